@@ -1,0 +1,74 @@
+"""Where things lie: the only module that builds paths.
+
+A stage of the course reads and writes in ``<run>/NN_stage``; a run is ``outputs/default`` unless
+the notebook parameter ``output_dir`` or the environment variable ``TIANJI_OUTPUT_DIR`` names
+another folder. Relative names start from the project root, whatever the caller's working folder
+is (papermill's is the caller's, nbval's is the notebook's).
+"""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
+CONFIGS = ROOT / "configs"
+NOTEBOOKS = ROOT / "notebooks"
+
+STAGES = (
+    "01_synthesis",
+    "02_merge_clean",
+    "03_self_cognition",
+    "04_ruozhiba",
+    "05_training",
+    "06_merge_chat",
+)
+
+
+def resolve(path: str | Path) -> Path:
+    """Return ``path`` as an absolute path; a relative one starts from the project root."""
+    return (ROOT / Path(path).expanduser()).resolve()
+
+
+def run_dir(output_dir: str | Path = "") -> Path:
+    """Return the folder of one run of the course.
+
+    output_dir: a folder; empty means ``$TIANJI_OUTPUT_DIR``, else ``outputs/default``.
+    """
+    return resolve(output_dir or os.environ.get("TIANJI_OUTPUT_DIR") or "outputs/default")
+
+
+def stage_dir(stage: str, output_dir: str | Path = "") -> Path:
+    """Return the folder of one stage of a run, and make it if it is not there.
+
+    stage: one of ``STAGES`` or its two digits.
+    Raises KeyError for a stage that the course does not have.
+
+    >>> stage_dir("07")
+    Traceback (most recent call last):
+        ...
+    KeyError: '07'
+    """
+    names = {name: name for name in STAGES} | {name[:2]: name for name in STAGES}
+    folder = run_dir(output_dir) / names[stage]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def models_dir() -> Path:
+    """Return the folder of prepared base models: ``$TIANJI_MODELS_DIR``, else ``models``."""
+    return resolve(os.environ.get("TIANJI_MODELS_DIR") or "models")
+
+
+def show(path: str | Path, output_dir: str | Path = "") -> str:
+    """Return ``path`` as text for a notebook's output, without the parts that one machine owns.
+
+    Relative to the run's folder, else to the project root, else the bare file name.
+
+    >>> show(DATA / "wishes" / "styles.yaml")
+    'data/wishes/styles.yaml'
+    """
+    path = resolve(path)
+    for base in (run_dir(output_dir), ROOT):
+        if path.is_relative_to(base):
+            return path.relative_to(base).as_posix()
+    return path.name

@@ -1,0 +1,239 @@
+"""The data contracts of the course, and how their files are read and written.
+
+Four shapes travel between the stages (one JSON object each):
+
+* raw round (01): ``{"conversation": [{"system", "src_input", "style_name", "input", "output"}]}``,
+  more keys may follow;
+* training row (02, 03): ``{"conversation": [{"system", "input", "output"}]}``; ``system`` may be
+  absent;
+* messages (04): ``{"messages": [{"role": "user", ...}, {"role": "assistant", ...}]}``;
+* COIG-CQIA source (04): ``{"instruction", "input", "output", ...}``.
+
+The first two are JSON arrays (UTF-8, indent 4, unescaped), the last two JSON Lines. A file is
+written to a temporary neighbour, synced and then renamed, so a reader finds the old file or the
+new one, never half of one. Beside each file a stage leaves ``<name>.provenance.json``.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+from tianji_helpers import paths
+from tianji_helpers.errors import CourseError
+
+RAW_FIELDS = ("system", "src_input", "style_name", "input", "output")
+TRAINING_FIELDS = ("input", "output")
+_VERSIONED = ("transformers", "peft", "xtuner", "bitsandbytes", "datasets", "openai", "torch")
+
+
+@contextmanager
+def atomic_writer(path: str | Path) -> Iterator[TextIO]:
+    """Open ``path`` for writing UTF-8 text; it appears under its name only when all went well.
+
+    Raises CourseError if the target is a folder, cannot be written, or the disk is full; the file
+    that was there before stays as it was.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CourseError(f"{path} 是一个文件夹，不能写成文件；请换一个文件名。")
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CourseError(
+            f"写不了 {path}：{error.strerror or error}。请检查磁盘空间和文件夹权限；原来的文件没有改动。"
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json_array(path: str | Path, rows: Iterable[dict]) -> int:
+    """Write rows one by one as a JSON array and return how many there were.
+
+    The bytes are those of ``json.dump(rows, file, ensure_ascii=False, indent=4)``, but ``rows``
+    may be a generator: memory holds one row at a time.
+    """
+    count = 0
+    with atomic_writer(path) as file:
+        for count, row in enumerate(rows, 1):
+            text = json.dumps(row, ensure_ascii=False, indent=4)
+            file.write("[\n    " if count == 1 else ",\n    ")
+            file.write(text.replace("\n", "\n    "))
+        file.write("\n]" if count else "[]")
+    return count
+
+
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
+    """Write one unescaped JSON object a line and return how many there were."""
+    count = 0
+    with atomic_writer(path) as file:
+        for count, row in enumerate(rows, 1):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return count
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write one JSON value, indented and unescaped, with a final newline."""
+    with atomic_writer(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+
+
+def read_text(path: str | Path) -> str:
+    """Return a UTF-8 file's text (a byte order mark is dropped), or say why it cannot be read."""
+    path = Path(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise CourseError(f"找不到文件 {path}。请先运行生成它的那一课，或检查路径。") from error
+    except UnicodeDecodeError as error:
+        raise CourseError(f"{path} 不是 UTF-8 文本（第 {error.start} 个字节）。请另存为 UTF-8。") from error
+    except OSError as error:
+        raise CourseError(f"读不了 {path}：{error.strerror or error}。") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """Return the JSON value of a file. Raises CourseError with file, line and column."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise CourseError(
+            f"{path} 第 {error.lineno} 行第 {error.colno} 列不是合法的 JSON：{error.msg}。"
+            "文件可能没有写完，请重新生成。"
+        ) from error
+    except RecursionError as error:
+        raise CourseError(f"{path} 的 JSON 嵌套太深，不是这门课的数据。") from error
+
+
+def read_json_array(path: str | Path) -> list[dict]:
+    """Return a JSON array of objects. Raises CourseError naming file and row (from 1)."""
+    rows = read_json(path)
+    if not isinstance(rows, list):
+        raise CourseError(f"{path} 的最外层是 {type(rows).__name__}，应当是数组 [ … ]。")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise CourseError(f"{path} 第 {number} 条是 {type(row).__name__}，应当是对象 {{ … }}。")
+    return rows
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """Return the objects of a JSON Lines file; blank lines are passed over.
+
+    Raises CourseError naming file and line (from 1).
+    """
+    rows = []
+    # not splitlines(): U+2028 and its kin are legal inside a JSON string
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CourseError(f"{path} 第 {number} 行不是合法的 JSON：{error.msg}。") from error
+        if not isinstance(row, dict):
+            raise CourseError(f"{path} 第 {number} 行是 {type(row).__name__}，应当是对象 {{ … }}。")
+        rows.append(row)
+    return rows
+
+
+def turn(row: dict, where: str, fields: Iterable[str] = TRAINING_FIELDS) -> dict:
+    """Return the only turn of a conversation row, checked.
+
+    where: words that name the row in an error, such as ``"wishes.json 第 3 条"``.
+    fields: the fields that must be there, each a string.
+    Raises CourseError naming row and field.
+
+    >>> turn({"conversation": [{"input": "你是谁", "output": "我是小助手"}]}, "toy 第 1 条")["output"]
+    '我是小助手'
+    """
+    turns = row.get("conversation")
+    if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], dict):
+        raise CourseError(f'{where}：应当有 "conversation"，里面恰好一轮对话。')
+    for field in fields:
+        if not isinstance(turns[0].get(field), str):
+            raise CourseError(f"{where}：缺少字段 {field}，或它不是字符串。")
+    return turns[0]
+
+
+def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> list[dict]:
+    """Return the turns of a raw-round or training file, every row checked (see ``turn``)."""
+    fields = tuple(fields)
+    return [
+        turn(row, f"{path} 第 {number} 条", fields) for number, row in enumerate(read_json_array(path), 1)
+    ]
+
+
+def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:
+    """Write turns (``input``, ``output``, perhaps ``system``) as a file of one-turn conversations."""
+    return write_json_array(path, ({"conversation": [turn]} for turn in turns))
+
+
+def sha256(path: str | Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_provenance(
+    path: str | Path,
+    *,
+    stage: str,
+    parameters: dict,
+    counts: dict | None = None,
+    inputs: Iterable[str | Path] = (),
+) -> dict:
+    """Write ``<path>.provenance.json``: what made the file (or model folder) at ``path``.
+
+    parameters: what was asked for, seed included; secrets have no place here.
+    counts: rows or tokens, by name. inputs: the files that were read; their sha256 is kept.
+    Returns what was written.
+    """
+    path = Path(path)
+    record = {
+        "file": path.name,
+        "stage": stage,
+        "parameters": parameters,
+        "counts": counts or {},
+        "inputs": {paths.show(item): sha256(item) for item in inputs},
+        "versions": {name: _version(name) for name in _VERSIONED},
+    }
+    if path.is_file():
+        record["sha256"] = sha256(path)
+    write_json(provenance_path(path), record)
+    return record
+
+
+def provenance_path(path: str | Path) -> Path:
+    """Return the name of the provenance file that stands beside ``path``."""
+    path = Path(path)
+    return path.with_name(path.name + ".provenance.json")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
