@@ -1,0 +1,83 @@
+"""Figures: the Chinese font is there, drawn without a missing glyph, on an opaque face."""
+
+import subprocess
+import sys
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tianji_helpers import plots
+from tianji_helpers.errors import CourseError
+
+
+@pytest.fixture
+def pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with matplotlib.rc_context():
+        yield pyplot
+        pyplot.close("all")
+
+
+def draw(pyplot, text):
+    figure, axes = pyplot.subplots()
+    axes.plot([-2, -1, 0], [-3, -1, 1])
+    axes.set_title(text)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Glyph")
+        figure.savefig("/dev/null", format="png")
+
+
+def test_chinese_and_minus_have_glyphs(pyplot):
+    plots.setup()
+    draw(pyplot, "祝姐姐生日快乐：损失（每个词元）− ✓ → ，。！？、《》“”…")
+
+
+def test_the_test_would_notice_a_missing_glyph(pyplot):
+    pyplot.rcParams.update({"font.family": "DejaVu Sans"})
+    with pytest.raises(UserWarning, match="Glyph"):
+        draw(pyplot, "祝福")
+
+
+def test_setup_twice_registers_the_font_once(pyplot):
+    from matplotlib import font_manager
+
+    plots.setup()
+    before = len(font_manager.fontManager.ttflist)
+    plots.setup()
+    assert len(font_manager.fontManager.ttflist) == before
+    assert font_manager.findfont(plots.FONT, fallback_to_default=False) == str(plots.font_file())
+
+
+def test_the_face_is_opaque_white(pyplot, tmp_path):
+    plots.setup()
+    figure, _ = pyplot.subplots()
+    figure.savefig(tmp_path / "face.png", transparent=None)
+    corner = pyplot.imread(tmp_path / "face.png")[0, 0]
+    assert corner.tolist() == [1, 1, 1, 1]
+
+
+def test_nothing_is_imported_and_no_configuration_is_written(tmp_path):
+    code = (
+        "import sys; from tianji_helpers import plots\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "plots.setup()\n"
+        "assert 'mplfonts' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={"MPLCONFIGDIR": str(tmp_path), "HOME": str(tmp_path)}
+    )
+    assert not list(tmp_path.rglob("matplotlibrc"))
+
+
+def test_a_missing_font_names_the_fix(monkeypatch, tmp_path):
+    spec = find_spec("mplfonts")
+    spec.origin = str(Path(tmp_path) / "__init__.py")
+    monkeypatch.setattr(plots, "find_spec", lambda name: spec)
+    with pytest.raises(CourseError, match="force-reinstall"):
+        plots.font_file()
