@@ -137,11 +137,15 @@ def read_json_array(path: str | Path) -> list[dict]:
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Return the objects of a JSON Lines file; blank lines are passed over.
+    """Return the objects of a JSON Lines file (see ``iter_jsonl``)."""
+    return [row for _, row in iter_jsonl(path)]
 
-    Raises CourseError naming file and line (from 1).
+
+def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
+    """Yield (line number from 1, object) of a JSON Lines file; blank lines are passed over.
+
+    Raises CourseError naming file and line.
     """
-    rows = []
     # not splitlines(): U+2028 and its kin are legal inside a JSON string
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
@@ -150,10 +154,27 @@ def read_jsonl(path: str | Path) -> list[dict]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise CourseError(f"{path} 第 {number} 行不是合法的 JSON：{error.msg}。") from error
+        except RecursionError as error:
+            raise CourseError(f"{path} 第 {number} 行的 JSON 嵌套太深，不是这门课的数据。") from error
         if not isinstance(row, dict):
             raise CourseError(f"{path} 第 {number} 行是 {type(row).__name__}，应当是对象 {{ … }}。")
-        rows.append(row)
-    return rows
+        yield number, row
+
+
+def check_text(value: Any, field: str, where: str) -> str:
+    """Return ``value`` if it is text that UTF-8 can hold; else raise CourseError naming row and field.
+
+    JSON can spell half a character (a lone surrogate such as ``"\\ud83d"``), which no file can store.
+    """
+    if not isinstance(value, str):
+        raise CourseError(f"{where}：缺少字段 {field}，或它不是字符串。")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise CourseError(
+            f"{where}：字段 {field} 的第 {error.start + 1} 个字符只有半个（残缺的 emoji），无法保存；请改正这一条。"
+        ) from error
+    return value
 
 
 def turn(row: dict, where: str, fields: Iterable[str] = TRAINING_FIELDS) -> dict:
@@ -170,8 +191,7 @@ def turn(row: dict, where: str, fields: Iterable[str] = TRAINING_FIELDS) -> dict
     if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], dict):
         raise CourseError(f'{where}：应当有 "conversation"，里面恰好一轮对话。')
     for field in fields:
-        if not isinstance(turns[0].get(field), str):
-            raise CourseError(f"{where}：缺少字段 {field}，或它不是字符串。")
+        check_text(turns[0].get(field), field, where)
     return turns[0]
 
 
