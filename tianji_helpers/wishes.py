@@ -1,0 +1,357 @@
+"""The matrix of the course as data: who is wished what, in which style.
+
+``data/wishes/*.yaml`` hold recipients, scenes, styles, the unsuitable pairs and the random
+requirements; a student edits them, so every rule that an entry breaks is reported with file, entry
+and rule. The rest of the module turns a cell of the matrix into the request that the model is
+trained on (``request``), reads such a request back (``parse_request``), and judges a wish by rules
+(``check``): one definition for cleaning, evaluation and tests.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tianji_helpers import paths, records
+from tianji_helpers.errors import CourseError
+
+SYSTEM = "你现在是一个送祝福大师，帮我针对不同人和事情、节日送对应的祝福"
+DEFAULT_STYLE = "正常"  # the style that a request need not name
+RECIPIENT_KINDS = ("elder", "superior", "peer", "younger")
+SCENE_KINDS = ("festival", "life", "work")
+
+_PICTOGRAPH = (
+    "[\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa\U0001f400-\U0001faff\u2600-\u27bf\u2b50\u2b55\u2b1b\u2b1c"
+    "\u231a\u231b\u23e9-\u23fa\u2728]"
+)
+_MODIFIER = "[\ufe0f\U0001f3fb-\U0001f3ff]*"
+_EMOJI = re.compile(
+    f"[\U0001f1e6-\U0001f1ff]{{2}}|{_PICTOGRAPH}{_MODIFIER}(?:\u200d{_PICTOGRAPH}{_MODIFIER})*"
+)
+
+# What a clean wish never holds; each pattern is one way in which an answer of a model goes wrong.
+_UNCLEAN = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"<\|?[A-Za-z/_][^>\n]*>|\[/?(?:INST|UNUSED_TOKEN[^\]]*)\]",  # a token of a chat template
+        r"祝福语|如下|以下是|^(?:好的|当然|没问题)[，,！!。]",  # the stub or preamble of a chat model
+        r"[#*`_{}]|^\s*[-•]\s|^\s*\d+[.、]",  # markdown, a list, an unfilled slot
+        r"\n",
+        r"^[\"“”'‘’「『]|[\"“”'‘’」』]$",  # the whole wish in quotes
+        r"[，。！？；：、,!?;:][呀啊哦呢啦嘛吧][～~。！!]?\s*$",  # a particle stuck behind the full stop
+        r"[，。；：、,;:]{2,}|[！!]{2,}|[～~]{2,}|[。，、][！!？?]|[！!？?～~][。，、]",  # doubled stops
+        r"(.{2,}?)\1\1",  # stuck in a loop
+    )
+)
+
+
+def count_emoji(text: str) -> int:
+    """Return how many emoji a person sees (a joined family, flag or skin tone counts once).
+
+    >>> count_emoji("生日快乐🎂👨‍👩‍👧❤️")
+    3
+    """
+    return len(_EMOJI.findall(text))
+
+
+def strip_emoji(text: str) -> str:
+    """Return ``text`` without its emoji.
+
+    >>> strip_emoji("生日快乐呀🎂")
+    '生日快乐呀'
+    """
+    return _EMOJI.sub("", text)
+
+
+@dataclass(frozen=True)
+class Recipient:
+    """Who is wished: ``kind`` is one of ``RECIPIENT_KINDS``, ``honorific`` is 您 or 你."""
+
+    name: str
+    kind: str
+    honorific: str
+    address: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What for: any one of ``keywords`` puts a wish on topic; ``marks`` belong to no other scene."""
+
+    name: str
+    kind: str
+    keywords: tuple[str, ...]
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How: the prompt's words and the bounds (in characters and in emoji) that a wish keeps."""
+
+    name: str
+    template: str
+    examples: tuple[str, ...]
+    min_chars: int
+    max_chars: int
+    min_emoji: int
+    max_emoji: int
+    endings: tuple[str, ...]
+    markers: tuple[str, ...]
+    avoid: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The whole matrix; see ``load``. ``unsuitable`` maps a scene to the recipients it does not suit."""
+
+    system: str
+    recipients: dict[str, Recipient]
+    scenes: dict[str, Scene]
+    styles: dict[str, Style]
+    requirements: list[str]
+    unsuitable: dict[str, frozenset[str]]
+
+    def suitable(self, recipient: str, scene: str) -> bool:
+        """Say whether one wishes this recipient this. Raises CourseError for an unknown name."""
+        _find(self.recipients, recipient, "对象")
+        _find(self.scenes, scene, "场景")
+        return recipient not in self.unsuitable.get(scene, ())
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the suitable (recipient, scene) pairs in the order of the files."""
+        return [(r, s) for r in self.recipients for s in self.scenes if self.suitable(r, s)]
+
+    def request(self, recipient: str, scene: str, style: str = DEFAULT_STYLE) -> str:
+        """Return what a person types: ``祝姐姐生日``, or ``祝姐姐生日,小红书风格``."""
+        _find(self.recipients, recipient, "对象")
+        _find(self.scenes, scene, "场景")
+        _find(self.styles, style, "风格")
+        return f"祝{recipient}{scene}" + ("" if style == DEFAULT_STYLE else f",{style}风格")
+
+    def parse_request(self, text: str) -> tuple[str, str, str] | None:
+        """Read a request back: (recipient, scene, style), or None if it is not one.
+
+        Both commas will do, and a 快乐 or 祝福 may follow the scene (祝姐姐生日快乐，严肃风格).
+        """
+        found = self._request_pattern.match(text.strip())
+        if not found:
+            return None
+        recipient, scene, style = found.groups()
+        return recipient, scene, style or DEFAULT_STYLE
+
+    @cached_property
+    def _request_pattern(self) -> re.Pattern:
+        def any_of(names):
+            return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+
+        return re.compile(
+            rf"祝({any_of(self.recipients)})\s*({any_of(self.scenes)})\s*"
+            rf"(?:快乐|祝福|安康|吉祥)?\s*(?:[,，\s]\s*({any_of(self.styles)})风格)?[。！!]?$"
+        )
+
+
+def load(folder: str | Path | None = None) -> Matrix:
+    """Read and validate the matrix.
+
+    folder: where the YAML files lie; None means ``data/wishes``.
+    Raises CourseError that names the file, the entry and the rule it breaks.
+
+    >>> matrix = load()
+    >>> matrix.request("姐姐", "生日", "小红书")
+    '祝姐姐生日,小红书风格'
+    >>> matrix.parse_request("祝领导春节快乐，严肃风格")
+    ('领导', '春节', '严肃')
+    """
+    folder = paths.DATA / "wishes" if folder is None else Path(folder)
+    recipients = _read_entries(folder / "recipients.yaml", _recipient, _RECIPIENT_FIELDS)
+    scenes = _read_entries(folder / "scenes.yaml", _scene, _SCENE_FIELDS)
+    styles = _read_entries(folder / "styles.yaml", _style, _STYLE_FIELDS)
+    if DEFAULT_STYLE not in styles:
+        raise CourseError(f"{folder / 'styles.yaml'}：缺少默认风格“{DEFAULT_STYLE}”。")
+
+    file = folder / "requirements.yaml"
+    requirements = _read_yaml(file)
+    if not isinstance(requirements, list) or not requirements:
+        raise CourseError(f"{file}：应当是至少一条的列表（每行以 - 开头）。")
+    for number, item in enumerate(requirements, 1):
+        if not isinstance(item, str):
+            raise CourseError(f"{file} 第 {number} 条：应当是一句话，现在是 {item!r}。")
+
+    file = folder / "suitability.yaml"
+
+    def unsuitable(entry: "_Entry") -> frozenset[str]:
+        entry.check(entry.name in scenes, f"scenes.yaml 里没有场景“{entry.name}”")
+        names = entry.strings("unsuitable")
+        for name in names:
+            entry.check(name in recipients, f"recipients.yaml 里没有对象“{name}”")
+        return frozenset(names)
+
+    table = _read_entries(file, unsuitable, ("unsuitable",), optional=("why",))
+    matrix = Matrix(SYSTEM, recipients, scenes, styles, requirements, table)
+    if not matrix.pairs():
+        raise CourseError(f"{file}：所有组合都被标成不合适，没有可写的祝福；请删掉一些名字。")
+    return matrix
+
+
+def check(matrix: Matrix, recipient: str, scene: str, style: str, text: str) -> dict[str, bool]:
+    """Judge a wish by rules alone (no model); True is good.
+
+    on_topic: a keyword of the scene, and no word that belongs to another scene only.
+    style: emoji, endings, markers and words to avoid, as the style says.
+    length: within the style's bounds, in characters.
+    honorific: no 你 for those one calls 您, no 您 for the others.
+    clean: one line of plain text without template tokens, stubs, markdown, doubled punctuation.
+    Raises CourseError for an unknown name.
+
+    >>> check(load(), "姐姐", "生日", "正常", "姐姐，祝你生日快乐，万事如意！")
+    {'on_topic': True, 'style': True, 'length': True, 'honorific': True, 'clean': True}
+    """
+    who = _find(matrix.recipients, recipient, "对象")
+    what = _find(matrix.scenes, scene, "场景")
+    how = _find(matrix.styles, style, "风格")
+    foreign = (mark for other in matrix.scenes.values() if other is not what for mark in other.marks)
+    ending = strip_emoji(text).rstrip(" 　。！!～~…")
+    return {
+        "on_topic": any(word in text for word in what.keywords)
+        and not any(mark in text for mark in foreign if mark not in what.keywords),
+        "style": how.min_emoji <= count_emoji(text) <= how.max_emoji
+        and (not how.endings or ending.endswith(how.endings))
+        and (not how.markers or any(word in text for word in how.markers))
+        and not any(word in text for word in how.avoid),
+        "length": how.min_chars <= len(text) <= how.max_chars,
+        "honorific": ("你" if who.honorific == "您" else "您") not in text,
+        "clean": bool(text) and text == text.strip() and not any(p.search(text) for p in _UNCLEAN),
+    }
+
+
+def _find(table: dict[str, Any], name: str, kind: str) -> Any:
+    if name not in table:
+        raise CourseError(f"没有名叫“{name}”的{kind}。可用的有：{'、'.join(table)}。")
+    return table[name]
+
+
+# --- reading and validating YAML ------------------------------------------------------------------
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets a later key silently replace an earlier one; an edited list must not lose a row."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"“{key}”写了两次", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(file: Path) -> Any:
+    try:
+        return yaml.load(records.read_text(file), Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" 第 {mark.line + 1} 行第 {mark.column + 1} 列" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise CourseError(f"{file}{where}不是合法的 YAML：{problem}。") from error
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One entry of a file, with checks that name file, entry and rule."""
+
+    file: Path
+    name: str
+    fields: dict
+
+    def check(self, ok: bool, rule: str) -> None:
+        if not ok:
+            raise CourseError(f"{self.file} 的条目“{self.name}”：{rule}。")
+
+    def string(self, field: str, allowed: tuple[str, ...] = ()) -> str:
+        value = self.fields.get(field)
+        self.check(
+            isinstance(value, str) and bool(value.strip()), f"{field} 应当是非空文字，现在是 {value!r}"
+        )
+        self.check(not allowed or value in allowed, f"{field} 是“{value}”，只能是 {'、'.join(allowed)}")
+        return value
+
+    def strings(self, field: str, at_least: int = 0) -> tuple[str, ...]:
+        value = self.fields.get(field)
+        self.check(isinstance(value, list), f"{field} 应当是列表，现在是 {value!r}")
+        for item in value:
+            self.check(
+                isinstance(item, str) and item == item.strip() != "",
+                f"{field} 里的 {item!r} 应当是首尾没有空格的文字",
+            )
+        self.check(len(value) >= at_least, f"{field} 至少要有 {at_least} 项")
+        self.check(len(set(value)) == len(value), f"{field} 里有重复的项")
+        return tuple(value)
+
+    def count(self, field: str) -> int:
+        value = self.fields.get(field)
+        self.check(type(value) is int and value >= 0, f"{field} 应当是不小于 0 的整数，现在是 {value!r}")
+        return value
+
+
+_RECIPIENT_FIELDS = ("kind", "honorific", "address")
+_SCENE_FIELDS = ("kind", "keywords", "marks")
+_STYLE_FIELDS = tuple(Style.__dataclass_fields__)[1:]
+
+
+def _read_entries(
+    file: Path,
+    build: Callable[[_Entry], Any],
+    fields: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    table = _read_yaml(file)
+    if not isinstance(table, dict) or not table:
+        raise CourseError(f"{file}：应当是“名字: 内容”的表，至少一条。")
+    entries = {}
+    for name, content in table.items():
+        entry = _Entry(file, str(name), content)
+        entry.check(isinstance(name, str) and name == name.strip() != "", "名字应当是首尾没有空格的文字")
+        entry.check(isinstance(content, dict), f"内容应当是“字段: 值”，现在是 {content!r}")
+        missing = [field for field in fields if field not in content]
+        entry.check(not missing, f"缺少字段 {'、'.join(missing)}")
+        extra = [str(field) for field in content if field not in fields + optional]
+        entry.check(not extra, f"不认识的字段 {'、'.join(extra)}（可用：{'、'.join(fields + optional)}）")
+        entries[name] = build(entry)
+    return entries
+
+
+def _recipient(entry: _Entry) -> Recipient:
+    return Recipient(
+        name=entry.name,
+        kind=entry.string("kind", RECIPIENT_KINDS),
+        honorific=entry.string("honorific", ("您", "你")),
+        address=entry.strings("address", at_least=1),
+    )
+
+
+def _scene(entry: _Entry) -> Scene:
+    return Scene(
+        name=entry.name,
+        kind=entry.string("kind", SCENE_KINDS),
+        keywords=entry.strings("keywords", at_least=1),
+        marks=entry.strings("marks"),
+    )
+
+
+def _style(entry: _Entry) -> Style:
+    style = Style(
+        name=entry.name,
+        template=entry.string("template"),
+        examples=entry.strings("examples"),
+        **{field: entry.count(field) for field in ("min_chars", "max_chars", "min_emoji", "max_emoji")},
+        **{field: entry.strings(field) for field in ("endings", "markers", "avoid")},
+    )
+    for low, high in (("min_chars", "max_chars"), ("min_emoji", "max_emoji")):
+        bounds = getattr(style, low), getattr(style, high)
+        entry.check(bounds[0] <= bounds[1], f"{low}={bounds[0]} 大于 {high}={bounds[1]}")
+    entry.check(style.max_chars > 0, "max_chars 应当大于 0")
+    return style
