@@ -7,6 +7,7 @@ trained on (``request``), reads such a request back (``parse_request``), and jud
 (``check``): one definition for cleaning, evaluation and tests.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,13 +59,16 @@ def count_emoji(text: str) -> int:
     return len(_EMOJI.findall(text))
 
 
-def strip_emoji(text: str) -> str:
-    """Return ``text`` without its emoji.
+def strip_emoji(text: str, keep: int = 0) -> str:
+    """Return ``text`` without its emoji, save the first ``keep`` of them.
 
     >>> strip_emoji("生日快乐呀🎂")
     '生日快乐呀'
+    >>> strip_emoji("🎂生日快乐呀🎉🎉", keep=2)
+    '🎂生日快乐呀🎉'
     """
-    return _EMOJI.sub("", text)
+    position = itertools.count()
+    return _EMOJI.sub(lambda found: found[0] if next(position) < keep else "", text)
 
 
 @dataclass(frozen=True)
