@@ -1,0 +1,96 @@
+# Two commands are the course: `make course` and `make test`. `make` alone lists all of them.
+#
+# Set-up is the target .venv/.ready: a virtual environment with the pins of requirements.lock. The
+# stamp is written last. Without it the environment is made anew, because a package whose installation
+# was cut off can look complete to pip; downloads that were complete come from pip's cache.
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
+OFFLINE := $(BIN)/python tests/offline.py
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# two busy processes with spinning OpenMP threads slow each other down up to ten times
+export OMP_WAIT_POLICY = PASSIVE
+export PYTHONUNBUFFERED = 1
+
+.DELETE_ON_ERROR:
+.PHONY: help course test lab lint lock notebooks doctor setup clean
+
+help:  ## 列出这些命令
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+course: export HF_HUB_OFFLINE = 1
+course: $(READY)  ## 从头到尾跑完六课（装环境、体检、合成、训练、对话）
+	@$(BIN)/tianji doctor
+	@$(BIN)/tianji course
+
+test: export HF_HUB_OFFLINE = 1
+test: lint  ## 全部检查：代码风格、单元测试、六课逐格比对、换一组参数再跑一遍
+	@rm -rf outputs/test-nbval outputs/test-course
+	@echo '==> 单元测试和文档例子'
+	$(OFFLINE) $(BIN)/python -m pytest -q
+	@echo '==> 六课逐格比对（断网）'
+	TIANJI_OUTPUT_DIR=outputs/test-nbval $(OFFLINE) $(BIN)/python -m pytest -q -p no:cacheprovider \
+		--nbval --nbval-current-env $(NOTEBOOKS)
+	@echo '==> 换一组参数再跑一遍六课（断网）'
+	$(OFFLINE) $(BIN)/python -m pytest -q -m course tests/course
+
+lab: $(READY)  ## 打开 JupyterLab
+	$(BIN)/python -m jupyterlab --ServerApp.root_dir='$(CURDIR)' $(if $(filter 0,$(shell id -u)),--allow-root) \
+		$(firstword $(NOTEBOOKS))
+
+lint: $(READY)  ## 代码风格（笔记本也查）
+	@echo '==> 代码风格'
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+doctor: $(READY)  ## 检查环境
+	@$(BIN)/tianji doctor
+
+notebooks: export HF_HUB_OFFLINE = 1
+notebooks: $(READY)  ## 依次重跑六课，把输出存回 notebooks/（给维护者）
+	$(BIN)/python -m tianji_helpers.classroom.refresh
+
+lock:  ## 由 requirements.in 重算 requirements.lock（给维护者）
+	@$(find-python); "$$python" -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links requirements.in -o requirements.lock
+
+clean:  ## 删除环境和缓存（outputs/ 里的结果和 models/ 里的模型不动）
+	rm -rf $(VENV) build outputs/test-nbval outputs/test-course .pytest_cache .ruff_cache *.egg-info
+
+setup: $(READY)  ## 只装环境
+
+# A candidate is run, not only looked up: a pyenv shim of an inactive version exists but fails, and
+# Debian's python3 without python3-venv cannot make environments.
+define find-python
+python=; \
+for candidate in $(or $(PYTHON),python3.11 python3.12 python3.10 python3 python); do \
+	if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
+		2>/dev/null; then python=$$candidate; break; fi; \
+done; \
+if [ -z "$$python" ]; then \
+	echo '错误：找不到能用的 Python 3.10–3.12（要带 venv 模块）。试过：$(or $(PYTHON),python3.11 python3.12 python3.10 python3 python)。' >&2; \
+	echo '请安装一个（Ubuntu/Debian：apt install python3-venv；或 conda env create -f environment.yml），' >&2; \
+	echo '或者指明它在哪里：make PYTHON=/path/to/python3.11 course' >&2; \
+	exit 1; \
+fi
+endef
+
+# setuptools comes with the lock: environments of Python 3.12 have none of their own, and the last
+# step builds without isolation (no second download).
+$(READY): requirements.lock requirements-xtuner.txt pyproject.toml
+	@$(find-python); echo "==> [1/4] 建立虚拟环境 $(VENV)（$$("$$python" -V)）"; \
+	if [ -f $@ ] && [ "$$($(BIN)/python -V)" = "$$("$$python" -V)" ]; \
+	then echo '    已有，只更新'; rm $@; else "$$python" -m venv --clear $(VENV); fi
+	@echo '==> [2/4] 安装 requirements.lock（下载约 3 GB，视网速要几分钟到半小时；断了再运行一次就行）'
+	@$(BIN)/python -m pip install --quiet -r requirements.lock
+	@echo '==> [3/4] 安装 XTuner（不带它自己的依赖：它钉的旧版本在 CPU 上训练不了）'
+	@$(BIN)/python -m pip install --quiet --no-deps -r requirements-xtuner.txt
+	@echo '==> [4/4] 安装课程自己的包'
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@

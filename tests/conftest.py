@@ -1,0 +1,14 @@
+"""What the tests share: they leave the course's own outputs and keys alone."""
+
+import os
+
+import pytest
+
+# before anything imports OpenMP: tests run beside the kernels that they start
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(autouse=True)
+def own_outputs(tmp_path_factory, monkeypatch):
+    """Send whatever a test writes without naming a folder into a temporary one."""
+    monkeypatch.setenv("TIANJI_OUTPUT_DIR", str(tmp_path_factory.mktemp("outputs")))

@@ -1,0 +1,97 @@
+"""The parameters of notebooks: which there are, and whether a value that somebody gave fits.
+
+papermill only warns of a name that no notebook has, and its own inspection overlooks a line with a
+second ``=`` (in a comment, say), so the ``parameters`` cell is read here as the Python it is.
+"""
+
+import ast
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import nbformat
+import yaml
+
+from tianji_helpers.errors import CourseError
+
+_KINDS = {
+    bool: "true 或 false",
+    int: "整数，例如 3",
+    float: "小数，例如 1e-4",
+    str: "文字",
+    list: "列表，例如 [正常, 小红书]",
+    dict: "映射，例如 {名字: 值}",
+}
+
+
+def defaults(notebook: nbformat.NotebookNode, name: str) -> dict[str, Any]:
+    """Return the parameters of a notebook with their default values.
+
+    name: what to call the notebook in an error.
+    Raises CourseError unless exactly one cell is tagged ``parameters`` and holds literals only.
+    """
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) != 1:
+        raise CourseError(f"{name} 有 {len(cells)} 个带 parameters 标签的格子，应当恰好一个。")
+    found = {}
+    try:
+        for statement in ast.parse(cells[0].source).body:
+            if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+                raise ValueError(ast.unparse(statement))
+            found[statement.targets[0].id] = ast.literal_eval(statement.value)
+    except (SyntaxError, ValueError) as error:
+        raise CourseError(f"{name} 的参数格只能写“名字 = 字面量”：{error}") from error
+    return found
+
+
+def convert(name: str, value: Any, default: Any) -> Any:
+    """Return ``value`` in the type of ``default``.
+
+    value: text as typed in a shell, or a value that has its type already.
+    Raises CourseError naming parameter, value and the type expected.
+
+    >>> convert("lr", "1e-4", 2e-3), convert("styles", "[正常, 严肃]", ["小红书"])
+    (0.0001, ['正常', '严肃'])
+    >>> convert("epochs", "two", 1)
+    Traceback (most recent call last):
+        ...
+    tianji_helpers.errors.CourseError: 参数 epochs 的值 'two' 不对，应当是整数，例如 3。
+    """
+    kind = type(default)
+    try:
+        if isinstance(value, str) and kind is not str:
+            # YAML reads 1e-4 as text: a number without a point is none there
+            value = float(value) if kind is float else yaml.safe_load(value)
+        if kind is float and type(value) is int:
+            value = float(value)
+        fits = default is None or type(value) is kind
+        if fits and kind is list and default and len(inner := {type(item) for item in default}) == 1:
+            fits = all(type(item) in inner for item in value)
+        if fits and kind is float:
+            fits = abs(value) < float("inf")  # neither infinite nor NaN
+    except (ValueError, yaml.YAMLError):
+        fits = False
+    if not fits:
+        raise CourseError(f"参数 {name} 的值 {value!r} 不对，应当是{_KINDS[kind]}。")
+    return value
+
+
+def assign(given: Mapping[str, Any], notebooks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return for each notebook those of the given parameters that it has, in its types.
+
+    given: values by parameter name. notebooks: defaults (see ``defaults``) by notebook name.
+    Raises CourseError for a name that no notebook has, with the close ones and the whole list.
+
+    >>> assign({"seed": "7"}, {"01": {"seed": 42}, "02": {"keep": 0.9}})
+    {'01': {'seed': 7}, '02': {}}
+    """
+    known = {name for values in notebooks.values() for name in values}
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            hint = f"是不是想写 {' 或 '.join(close)}？" if close else ""
+            raise CourseError(f"没有叫 {name} 的参数。{hint}可用的参数：{'、'.join(sorted(known))}。")
+    return {
+        notebook: {name: convert(name, given[name], values[name]) for name in given if name in values}
+        for notebook, values in notebooks.items()
+    }

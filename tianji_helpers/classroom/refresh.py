@@ -1,0 +1,85 @@
+"""``make notebooks``: execute the notebooks of the repository in place, and store what they print.
+
+Stored outputs are compared cell by cell in the tests and read as text by people, so all that only
+says when, where or by which release they were made is taken out.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+from tianji_helpers import paths
+from tianji_helpers.classroom.course import KERNEL, KERNEL_ARGUMENTS, find_notebooks
+from tianji_helpers.records import atomic_writer
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def refresh(file: Path) -> None:
+    """Execute a notebook with its default parameters and write it back, without the noise.
+
+    Raises nbclient's CellExecutionError if a cell fails; the file stays as it was.
+    """
+    notebook = nbformat.read(file, as_version=4)
+    NotebookClient(
+        notebook,
+        kernel_name=KERNEL,
+        timeout=None,
+        startup_timeout=300,
+        extra_arguments=KERNEL_ARGUMENTS,
+        record_timing=False,
+        coalesce_streams=True,  # also resolves carriage returns
+        resources={"metadata": {"path": str(paths.ROOT)}},
+    ).execute()
+    for line in strip(notebook):
+        print(f"    {file.name}：不保存 {line}")
+    with atomic_writer(file) as target:
+        nbformat.write(notebook, target)
+
+
+def strip(notebook: nbformat.NotebookNode) -> list[str]:
+    """Take the noise out of an executed notebook; return the lines of standard error it dropped.
+
+    Dropped are cell metadata but the tags, language and widget details of this machine, live widget
+    views (their text stays) and standard error of cells that are not compared (progress bars).
+    """
+    dropped = []
+    notebook.metadata = nbformat.from_dict(
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": KERNEL},
+            "language_info": {"name": "python"},
+        }
+    )
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        if cell.cell_type != "code":
+            continue
+        kept = []
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr" and "nbval-ignore-output" in tags:
+                dropped += output.text.strip().splitlines()
+                continue
+            if "data" in output:
+                output.data.pop(WIDGET, None)
+            kept.append(output)
+        cell.outputs = kept
+    return dropped
+
+
+def main(names: list[str]) -> None:
+    """Refresh the named notebooks (numbers such as ``05``), or all of them, in order."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for file in find_notebooks():
+        if not names or file.stem[:2] in names:
+            began = time.monotonic()
+            refresh(file)
+            print(f"{file.name}：{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
