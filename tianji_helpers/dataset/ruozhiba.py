@@ -1,0 +1,117 @@
+"""弱智吧: COIG-CQIA records become OpenAI messages, then a training and a test file.
+
+With the defaults the bytes are those of the original two scripts: one message pair a line, the
+first 70 % of the lines for training, the rest for the test. A seed shuffles instead, whole groups
+of near-duplicate questions at a time, so that no question stands on both sides.
+"""
+
+import random
+from pathlib import Path
+
+from tianji_helpers import records
+from tianji_helpers.dataset import duplicates
+from tianji_helpers.errors import CourseError
+
+STAGE = "04_ruozhiba"
+
+
+def read_source(path: str | Path) -> list[dict]:
+    """Return the records of a COIG-CQIA file, each with text ``instruction``, ``input``, ``output``.
+
+    The file is JSON Lines or one JSON array; a byte order mark, blank lines and CRLF do no harm. A
+    missing ``input`` counts as empty.
+    Raises CourseError naming file, line (or row of an array) and field.
+    """
+    path = Path(path)
+    if records.read_text(path).lstrip().startswith("["):
+        numbered = enumerate(records.read_json_array(path), 1)
+        unit = "条"
+    else:
+        numbered = records.iter_jsonl(path)
+        unit = "行"
+    rows = [_checked(row, f"{path} 第 {number} {unit}") for number, row in numbered]
+    if not rows:
+        raise CourseError(f"{path} 里没有一条记录。请检查是不是下载了空文件。")
+    return rows
+
+
+def _checked(row: dict, where: str) -> dict:
+    for field in ("instruction", "output"):
+        if not records.check_text(row.get(field), field, where).strip():
+            raise CourseError(f"{where}：字段 {field} 是空的；没有问题或没有答案的记录不能用来训练。")
+    records.check_text(row.get("input", ""), "input", where)
+    return row
+
+
+def to_messages(record: dict) -> dict:
+    """Return one COIG-CQIA record as OpenAI messages.
+
+    The question is the instruction; a non-empty ``input`` follows on a new line.
+
+    >>> to_messages({"instruction": "1+1=?", "input": "", "output": "2"})["messages"][0]
+    {'role': 'user', 'content': '1+1=?'}
+    """
+    question = record["instruction"]
+    if record.get("input", "").strip():
+        question += "\n" + record["input"]
+    return {
+        "messages": [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": record["output"]},
+        ]
+    }
+
+
+def split(rows: list[dict], ratio: float = 0.7, seed: int | None = None) -> tuple[list[dict], list[dict]]:
+    """Split message rows into (train, test).
+
+    ratio: share of the rows that train, between 0 and 1; ``int(len(rows) * ratio)`` rows.
+    seed: None keeps the order of the file (as the original does). A number shuffles; near-duplicate
+    questions then stay on one side, so that a group may move the border by a few rows.
+    Raises CourseError if the ratio is out of range or one side would be empty.
+
+    >>> rows = [{"messages": [{"role": "user", "content": f"问题{i}"}]} for i in "一二三四"]
+    >>> [len(part) for part in split(rows, 0.5)]
+    [2, 2]
+    """
+    if not 0 < ratio < 1:
+        raise CourseError(f"训练集比例是 {ratio}，应当在 0 和 1 之间（不含两端），例如 0.7。")
+    size = int(len(rows) * ratio)
+    if not 0 < size < len(rows):
+        raise CourseError(f"{len(rows)} 条记录按 {ratio} 划分，有一边是空的；请换一个比例，或准备更多记录。")
+    if seed is None:
+        return rows[:size], rows[size:]
+    groups = duplicates.clusters(row["messages"][0]["content"] for row in rows)
+    random.Random(seed).shuffle(groups)
+    train: list[dict] = []
+    test: list[dict] = []
+    for group in groups:
+        side = train if len(train) < size else test
+        side += [rows[position] for position in group]
+    if not test:
+        raise CourseError("几乎所有问题都互相重复，留不出测试集；请先去重，或准备更多记录。")
+    return train, test
+
+
+def convert_file(
+    source: str | Path,
+    train_path: str | Path,
+    test_path: str | Path,
+    *,
+    ratio: float = 0.7,
+    seed: int | None = None,
+) -> dict[str, int]:
+    """Convert a COIG-CQIA file and write its two halves as JSONL, with provenance.
+
+    Returns the row counts ``{"source", "train", "test"}``. See ``split`` for ratio and seed.
+    """
+    if Path(train_path).resolve() == Path(test_path).resolve():
+        raise CourseError(f"训练集和测试集写的是同一个文件 {train_path}；请换一个文件名。")
+    rows = [to_messages(record) for record in read_source(source)]
+    train, test = split(rows, ratio, seed)
+    counts = {"source": len(rows), "train": len(train), "test": len(test)}
+    for path, part in ((train_path, train), (test_path, test)):
+        records.write_jsonl(path, part)
+        parameters = {"ratio": ratio, "seed": seed}
+        records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])
+    return counts

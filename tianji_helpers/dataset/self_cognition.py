@@ -1,0 +1,195 @@
+"""Self-cognition: a persona becomes question and answer rows.
+
+The questions and answers stand in ``data/self_cognition/persona.yaml``, in kinds (who are you, who
+made you, English, typos, misleading ones …), with held-out questions apart: only a question that
+was never trained shows whether the model learned who it is or learned a sentence by heart.
+"""
+
+import random
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tianji_helpers import paths, records
+from tianji_helpers.errors import CourseError
+
+STAGE = "03_self_cognition"
+QUESTIONS = paths.DATA / "self_cognition" / "persona.yaml"
+MAX_NAME = 40
+MAX_REPEAT = 10_000
+_FIELDS = ("questions", "heldout", "answers")
+
+
+@dataclass(frozen=True)
+class Persona:
+    """Who the model shall think it is.
+
+    owner: who trained it; assistant: its name; model: the base model's name. Each is one line of 1
+    to 40 characters, without template tokens.
+    Raises CourseError naming the field, its value and the limit.
+
+    >>> Persona("小明", "小祝", "Gemma 3 270M").fill("我是{owner}的{assistant}")
+    '我是小明的小祝'
+    """
+
+    owner: str
+    assistant: str
+    model: str
+
+    def __post_init__(self):
+        titles = {"owner": "主人", "assistant": "助手的名字", "model": "基座模型的名字"}
+        for field, title in titles.items():
+            value = getattr(self, field)
+            if not isinstance(value, str) or not value.strip():
+                raise CourseError(f"{title}（{field}）是空的：{value!r}；请填一个名字，例如“小明”。")
+            if len(value) > MAX_NAME:
+                raise CourseError(
+                    f"{title}（{field}）有 {len(value)} 个字，最多 {MAX_NAME} 个：{value[:20]}…；请缩短。"
+                )
+            if any(unicodedata.category(character)[0] in "CZ" and character != " " for character in value):
+                raise CourseError(f"{title}（{field}）里有换行或控制字符：{value!r}；请只写一行文字。")
+            if "<|" in value or "|>" in value:
+                raise CourseError(
+                    f"{title}（{field}）里有对话模板的记号：{value!r}；它会让模型提前停下，请去掉。"
+                )
+            object.__setattr__(self, field, value.strip())
+
+    def fill(self, template: str) -> str:
+        """Return a template with {owner}, {assistant} and {model} filled in."""
+        return template.format(owner=self.owner, assistant=self.assistant, model=self.model)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of question: its title, training questions, held-out questions and answers."""
+
+    name: str
+    title: str
+    questions: tuple[str, ...]
+    heldout: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+def load(path: str | Path = QUESTIONS) -> dict[str, Kind]:
+    """Return the kinds of a question file, checked.
+
+    Raises CourseError naming file, kind and rule: a list is missing or empty, an entry is not text,
+    a placeholder is unknown, or a question stands twice.
+    """
+    try:
+        data = yaml.safe_load(records.read_text(path))
+    except yaml.YAMLError as error:
+        raise CourseError(f"{path} 不是合法的 YAML：{error}。请检查缩进和引号。") from error
+    if not isinstance(data, dict) or not data:
+        raise CourseError(f"{path} 里没有一类问题；应当是 “类名: {{title, questions, heldout, answers}}”。")
+    kinds = {str(name): _kind(str(name), entry, path) for name, entry in data.items()}
+    seen: dict[str, str] = {}
+    for kind in kinds.values():
+        for question in kind.questions + kind.heldout:
+            if question in seen:
+                raise CourseError(
+                    f"{path}：问题“{question}”出现了两次（{seen[question]} 和 {kind.name}）；请删去一处。"
+                )
+            seen[question] = kind.name
+    return kinds
+
+
+def _kind(name: str, entry, path: str | Path) -> Kind:
+    where = f"{path} 的 {name}"
+    if not isinstance(entry, dict) or not isinstance(entry.get("title"), str):
+        raise CourseError(f"{where}：缺少 title。")
+    lists = {}
+    for field in _FIELDS:
+        values = entry.get(field)
+        if not isinstance(values, list) or not values:
+            raise CourseError(f"{where}：{field} 应当是至少一句话的列表。")
+        for value in values:
+            if not isinstance(value, str) or not value.strip():
+                raise CourseError(f"{where}：{field} 里的 {value!r} 不是一句话；请加上引号。")
+            try:
+                value.format(owner="", assistant="", model="")
+            except (KeyError, IndexError, ValueError, AttributeError) as error:
+                raise CourseError(
+                    f"{where}：“{value}”里有不认识的占位符；只能用 {{owner}}、{{assistant}}、{{model}}。"
+                ) from error
+        lists[field] = tuple(values)
+    return Kind(name, entry["title"], **lists)
+
+
+def build(
+    persona: Persona,
+    kinds: dict[str, Kind] | None = None,
+    *,
+    wordings: int = 2,
+    repeat: int = 1,
+    seed: int = 42,
+) -> tuple[list[dict], list[dict]]:
+    """Return (training turns, held-out turns) of a persona; each turn has ``input`` and ``output``.
+
+    kinds: as ``load`` returns them (read if absent). wordings: how many different answers each
+    training question gets (fewer if its kind has fewer), from 1. seed: which answers, and the order.
+    repeat: write the whole set N times, as the original recipe does. One pass over a set repeated N
+    times is N passes over the set: the loss falls to nothing, the model recites those sentences, and
+    the persona leaks into answers about other things. More questions and wordings teach the same
+    without that, so the default is 1.
+    Raises CourseError for a wordings or repeat out of range.
+
+    >>> train, heldout = build(Persona("小明", "小祝", "Gemma 3 270M"))
+    >>> sorted(train[0])
+    ['input', 'output']
+    """
+    if not isinstance(wordings, int) or wordings < 1:
+        raise CourseError(f"每个问题的答法数是 {wordings}，应当是整数，至少是 1。")
+    if not isinstance(repeat, int) or not 1 <= repeat <= MAX_REPEAT:
+        raise CourseError(f"重复次数是 {repeat}，应当是整数，在 1 到 {MAX_REPEAT} 之间；一般用 1。")
+    kinds = load() if kinds is None else kinds
+    chance = random.Random(seed)
+    train, heldout = [], []
+    for kind in kinds.values():
+        for question in kind.questions:
+            answers = chance.sample(kind.answers, min(wordings, len(kind.answers)))
+            train += [_turn(persona, question, answer) for answer in answers]
+        heldout += [_turn(persona, question, chance.choice(kind.answers)) for question in kind.heldout]
+    chance.shuffle(train)
+    return train * repeat, heldout
+
+
+def _turn(persona: Persona, question: str, answer: str) -> dict:
+    return {"input": persona.fill(question), "output": persona.fill(answer)}
+
+
+def write(
+    folder: str | Path, persona: Persona, *, wordings: int = 2, repeat: int = 1, seed: int = 42
+) -> dict[str, int]:
+    """Write ``self_cognition.json`` and ``self_cognition_heldout.json`` with provenance.
+
+    Parameters as in ``build``. Returns the row counts ``{"train", "heldout"}``.
+    """
+    train, heldout = build(persona, wordings=wordings, repeat=repeat, seed=seed)
+    counts = {"train": len(train), "heldout": len(heldout)}
+    parameters = {
+        "owner": persona.owner,
+        "assistant": persona.assistant,
+        "model": persona.model,
+        "wordings": wordings,
+        "repeat": repeat,
+        "seed": seed,
+    }
+    for name, turns in (("self_cognition", train), ("self_cognition_heldout", heldout)):
+        path = Path(folder) / f"{name}.json"
+        records.write_conversations(path, turns)
+        records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[QUESTIONS])
+    return counts
+
+
+def knows_itself(persona: Persona, answers: Iterable[str]) -> float:
+    """Return the share of answers that name the owner or the assistant.
+
+    >>> knows_itself(Persona("小明", "小祝", "Gemma 3 270M"), ["我是小祝", "我是ChatGPT"])
+    0.5
+    """
+    answers = list(answers)
+    return sum(persona.owner in text or persona.assistant in text for text in answers) / len(answers)

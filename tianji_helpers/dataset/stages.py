@@ -1,0 +1,55 @@
+"""What notebooks 02, 03 and 04 make by default, in one call each, if it is not there yet.
+
+A later notebook that finds an earlier stage's files missing calls these; the files are the same as
+the notebook's own with the same seed.
+"""
+
+from pathlib import Path
+
+from tianji_helpers import paths
+from tianji_helpers.dataset import clean, merge, ruozhiba, self_cognition, splits
+
+THRESHOLD = 0.9
+HELDOUT_SHARE = 0.08
+DEFAULT_PERSONA = self_cognition.Persona("小明", "小祝", "Gemma 3 270M")
+RUOZHIBA_SAMPLE = paths.DATA / "ruozhiba" / "sample.jsonl"
+
+
+def ensure_wishes(output_dir: str | Path = "", seed: int = 42) -> bool:
+    """Merge, clean and split the rounds of stage 01 unless that is done; return whether it was work.
+
+    Raises CourseError if stage 01 has no rounds.
+    """
+    out = paths.stage_dir("02", output_dir)
+    names = ("wishes.json", "wishes_train.json", "wishes_heldout.json")
+    if all((out / name).is_file() for name in names):
+        return False
+    merge.merge_rounds(paths.stage_dir("01", output_dir), out / "merged.json")
+    clean.clean_file(
+        out / "merged.json",
+        out / "wishes.json",
+        rejects=out / "rejects.jsonl",
+        report=out / "report.json",
+        threshold=THRESHOLD,
+    )
+    splits.write_split(*(out / name for name in names), share=HELDOUT_SHARE, seed=seed)
+    return True
+
+
+def ensure_self_cognition(output_dir: str | Path = "", seed: int = 42) -> bool:
+    """Write the default persona's files unless they are there; return whether it was work."""
+    out = paths.stage_dir("03", output_dir)
+    if all((out / name).is_file() for name in ("self_cognition.json", "self_cognition_heldout.json")):
+        return False
+    self_cognition.write(out, DEFAULT_PERSONA, seed=seed)
+    return True
+
+
+def ensure_ruozhiba(output_dir: str | Path = "") -> bool:
+    """Convert the project's own sample unless that is done; return whether it was work."""
+    out = paths.stage_dir("04", output_dir)
+    names = ("ruozhiba_train.jsonl", "ruozhiba_test.jsonl")
+    if all((out / name).is_file() for name in names):
+        return False
+    ruozhiba.convert_file(RUOZHIBA_SAMPLE, *(out / name for name in names))
+    return True
