@@ -1,0 +1,11 @@
+"""Notebook 01: wishes from a teacher model.
+
+``prompts`` turns the matrix into prompts, ``providers`` knows whom to ask, ``teacher`` is the one that
+needs no network, ``journal`` keeps every answer, and ``generate`` puts them together.
+"""
+
+from tianji_helpers.synthesis.generate import ensure_rounds, preview, round_files, synthesize
+from tianji_helpers.synthesis.prompts import build
+from tianji_helpers.synthesis.teacher import Teacher
+
+__all__ = ["Teacher", "build", "ensure_rounds", "preview", "round_files", "synthesize"]
