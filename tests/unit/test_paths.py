@@ -1,0 +1,45 @@
+"""Paths: from the project root, whatever the working folder; shown without one machine's parts."""
+
+import pytest
+
+from tianji_helpers import paths
+
+
+def test_relative_names_start_from_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert paths.resolve("outputs/x") == paths.ROOT / "outputs" / "x"
+    assert paths.resolve(tmp_path) == tmp_path
+    assert (paths.ROOT / "pyproject.toml").is_file()
+
+
+def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.resolve("~/run") == tmp_path / "run"
+
+
+def test_the_run_folder_is_named_by_parameter_then_environment_then_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIANJI_OUTPUT_DIR", str(tmp_path))
+    assert paths.run_dir() == tmp_path
+    assert paths.run_dir("outputs/mine") == paths.ROOT / "outputs" / "mine"
+    monkeypatch.delenv("TIANJI_OUTPUT_DIR")
+    assert paths.run_dir() == paths.ROOT / "outputs" / "default"
+
+
+def test_models_lie_in_the_project_unless_the_environment_says_otherwise(tmp_path, monkeypatch):
+    monkeypatch.delenv("TIANJI_MODELS_DIR", raising=False)
+    assert paths.models_dir() == paths.ROOT / "models"
+    monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path))
+    assert paths.models_dir() == tmp_path
+
+
+@pytest.mark.parametrize("stage", ["03", "03_self_cognition"])
+def test_a_stage_folder_is_made(tmp_path, stage):
+    assert paths.stage_dir(stage, tmp_path) == tmp_path / "03_self_cognition"
+    assert (tmp_path / "03_self_cognition").is_dir()
+
+
+def test_what_is_shown_holds_no_machine(tmp_path):
+    run = tmp_path / "run"
+    assert paths.show(run / "01_synthesis" / "a.json", run) == "01_synthesis/a.json"
+    assert paths.show(paths.DATA / "wishes") == "data/wishes"
+    assert paths.show(tmp_path / "elsewhere.json", run) == "elsewhere.json"

@@ -1,0 +1,146 @@
+"""Data contracts and files: bytes as promised, never half a file, errors that name the place."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tianji_helpers import records
+from tianji_helpers.errors import CourseError
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+# a lone surrogate is no text that UTF-8 could hold
+ROWS = st.lists(st.dictionaries(st.text(), JSON_VALUES, max_size=3), max_size=5).filter(
+    lambda rows: not any(0xD800 <= ord(c) < 0xE000 for c in json.dumps(rows, ensure_ascii=False))
+)
+
+
+@given(ROWS)
+def test_an_array_is_written_as_json_dump_would(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("array") / "rows.json"
+    assert records.write_json_array(path, iter(rows)) == len(rows)
+    assert path.read_bytes() == json.dumps(rows, ensure_ascii=False, indent=4).encode()
+    assert records.read_json_array(path) == rows
+
+
+@given(ROWS)
+def test_lines_come_back_as_they_were(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("lines") / "rows.jsonl"
+    assert records.write_jsonl(path, rows) == len(rows)
+    assert records.read_jsonl(path) == rows
+
+
+def test_chinese_stays_readable_and_line_separators_do_not_split(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    records.write_jsonl(path, [{"祝福": "生日\u2028快乐🎂"}])
+    assert "生日\u2028快乐🎂" in path.read_text(encoding="utf-8")
+    assert records.read_jsonl(path) == [{"祝福": "生日\u2028快乐🎂"}]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text("old")
+
+    def rows():
+        yield {"a": 1}
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError):
+        records.write_json_array(path, rows())
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_a_full_disk_is_said_and_the_old_file_stays(tmp_path, monkeypatch):
+    path = tmp_path / "rows.json"
+    path.write_text("old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records.os, "fsync", full)
+    with pytest.raises(CourseError, match=r"No space left on device.*原来的文件没有改动"):
+        records.write_json(path, {"a": 1})
+    assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_new_files_get_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").touch()
+    records.write_json(tmp_path / "ours", 1)
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_folder_is_no_file_to_write(tmp_path):
+    with pytest.raises(CourseError, match="是一个文件夹"):
+        records.write_json(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"a": 1},\n {"a": }]', "第 2 行第 8 列不是合法的 JSON"),
+        (b'{"a": 1}', "最外层是 dict，应当是数组"),
+        (b'[{"a": 1}, 2]', "第 2 条是 int，应当是对象"),
+        (b"\xff\xfe[]", "不是 UTF-8 文本"),
+        (b"", "第 1 行第 1 列不是合法的 JSON"),
+        (b"[" * 100_000, "嵌套太深"),
+    ],
+)
+def test_a_broken_array_names_the_place(tmp_path, content, message):
+    path = tmp_path / "rows.json"
+    path.write_bytes(content)
+    with pytest.raises(CourseError, match=message) as error:
+        records.read_json_array(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [('{"a": 1}\n\n{"a"', "第 3 行不是合法的 JSON"), ("[]\n", "第 1 行是 list")]
+)
+def test_broken_lines_name_the_line(tmp_path, content, message):
+    (tmp_path / "rows.jsonl").write_text(content)
+    with pytest.raises(CourseError, match=message):
+        records.read_jsonl(tmp_path / "rows.jsonl")
+
+
+def test_a_missing_file_and_a_folder_say_what_to_do(tmp_path):
+    with pytest.raises(CourseError, match=r"找不到文件 .*请先运行生成它的那一课"):
+        records.read_json(tmp_path / "none.json")
+    with pytest.raises(CourseError, match="读不了"):
+        records.read_json(tmp_path)
+
+
+def test_a_byte_order_mark_is_dropped(tmp_path):
+    (tmp_path / "rows.json").write_bytes(b"\xef\xbb\xbf[]")
+    assert records.read_json_array(tmp_path / "rows.json") == []
+
+
+def test_conversations_come_back_and_a_bad_row_is_named(tmp_path):
+    path = tmp_path / "wishes.json"
+    turns = [{"system": "送祝福", "input": "祝姐姐生日", "output": "生日快乐"}]
+    assert records.write_conversations(path, turns) == 1
+    assert records.read_conversations(path) == turns
+    with pytest.raises(CourseError, match=r"wishes\.json 第 1 条：缺少字段 src_input"):
+        records.read_conversations(path, records.RAW_FIELDS)
+    for bad in ({"conversation": []}, {"conversation": [1]}, {}, {"conversation": turns * 2}):
+        records.write_json_array(path, [{"conversation": turns}, bad])
+        with pytest.raises(CourseError, match="第 2 条：应当有"):
+            records.read_conversations(path)
+
+
+def test_provenance_says_what_made_a_file(tmp_path):
+    source, result = tmp_path / "source.json", tmp_path / "result.json"
+    records.write_json(source, [])
+    records.write_json(result, [1])
+    written = records.write_provenance(
+        result, stage="02", parameters={"seed": 42}, counts={"rows": 1}, inputs=[source]
+    )
+    assert records.read_json(tmp_path / "result.json.provenance.json") == written
+    assert written["sha256"] == records.sha256(result)
+    assert written["inputs"] == {"source.json": records.sha256(source)}
+    assert written["parameters"] == {"seed": 42} and written["versions"]["transformers"]

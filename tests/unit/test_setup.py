@@ -1,0 +1,214 @@
+"""The set-up: the lock, environment.yml in step with it, the Makefile, and the offline runner."""
+
+import os
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from tianji_helpers.paths import ROOT
+
+MAKE = shutil.which("make")
+OFFLINE = [sys.executable, str(ROOT / "tests" / "offline.py")]
+
+
+def requirements(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [Requirement(text) for line in lines if (text := line.partition("#")[0].strip())]
+
+
+def clean_name(requirement):
+    return re.sub(r"[-_.]+", "-", requirement.name).lower()
+
+
+# --- the lock and what stands beside it
+
+
+def test_the_lock_pins_everything_that_is_asked_for():
+    locked = {}
+    for requirement in requirements("requirements.lock") + requirements("requirements-xtuner.txt"):
+        assert re.fullmatch(r"==[\w.]+", str(requirement.specifier)) and not requirement.url
+        locked.setdefault(clean_name(requirement), []).append(str(requirement.specifier)[2:])
+    for wanted in requirements("requirements.in"):
+        assert all(wanted.specifier.contains(version) for version in locked[clean_name(wanted)]), wanted
+    assert {"setuptools", "xtuner"} <= locked.keys()
+
+
+def test_every_exact_pin_has_its_reason():
+    lines = (ROOT / "requirements.in").read_text(encoding="utf-8").splitlines()
+    unexplained = [line for line in lines if "torch" in line and "==" in line and "#" not in line]
+    assert not unexplained
+
+
+@pytest.mark.parametrize("name", ["requirements.in", "requirements.lock", "requirements-xtuner.txt"])
+def test_no_index_or_link_stands_in_the_requirements(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert not re.search(r"https?://|--(extra-)?index|--find-links|--trusted", text)
+
+
+def test_conda_gets_the_same_environment():
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    python, pip, section = yaml.safe_load(text)["dependencies"]
+    assert (pip, section) == ("pip", {"pip": ["-r requirements.lock"]})
+    first = re.search(r"\$\(or \$\(PYTHON\),python(\S+)", makefile())  # the Makefile's own first choice
+    assert python == f"python={first[1]}"
+    # what the Makefile installs after the lock, environment.yml and the README tell people to install
+    steps = re.findall(r"pip install --quiet (--no-deps .*)", makefile())
+    assert len(steps) == 2
+    for step in steps:
+        assert f"#   pip install {step}\n" in text
+
+
+# --- the Makefile
+
+
+def makefile():
+    return (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("target", ["course", "test", "lab", "notebooks", "lint", "clean", "lock", "help"])
+def test_make_knows_the_target(target):
+    dry = subprocess.run([MAKE, "-n", target], cwd=ROOT, capture_output=True, text=True)
+    assert dry.returncode == 0 and dry.stdout, dry.stderr
+
+
+def test_make_alone_lists_the_commands():
+    shown = subprocess.run([MAKE], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"course", "test", "lab"} <= set(re.findall(r"make (\w+)", shown))
+
+
+def test_ci_runs_make_test():
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").rstrip().endswith("make test")
+
+
+def script(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the set-up with stand-ins for the interpreters, which keep a log of what they do."""
+    for name in ("Makefile", "requirements.lock", "requirements-xtuner.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "bin").mkdir()
+    for tool in ("sh", "awk", "touch", "rm", "mkdir", "cp", "echo"):
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    script(tmp_path / "bin" / "python3.11", "echo shim of an inactive version >&2; exit 127")
+    log = tmp_path / "log"
+    inside = f'echo "$@" >> {log}; case "$*" in *.lock) test ! -e {tmp_path}/broken;; esac'
+    script(tmp_path / "in-venv", f'case "$1" in -V) echo Python 3.10.1;; *) {inside};; esac')
+    script(
+        tmp_path / "bin" / "python3.10",
+        'case "$1" in -c) exit 0;; -V) echo Python 3.10.1;; '
+        f'*) echo "$@" >> {log}; mkdir -p .venv/bin; cp {tmp_path}/in-venv .venv/bin/python;; esac',
+    )
+
+    def setup(*arguments):
+        log.write_text("")
+        done = subprocess.run(
+            [MAKE, "setup", *arguments],
+            cwd=tmp_path,
+            env={"PATH": str(tmp_path / "bin")},
+            capture_output=True,
+            text=True,
+        )
+        return done, log.read_text().splitlines()
+
+    return setup, tmp_path
+
+
+STEPS = [
+    "-m pip install --quiet -r requirements.lock",
+    "-m pip install --quiet --no-deps -r requirements-xtuner.txt",
+    "-m pip install --quiet --no-deps --no-build-isolation -e .",
+]
+
+
+def test_setup_passes_over_a_dead_shim_and_installs_in_order(checkout):
+    setup, folder = checkout
+    done, log = setup()
+    assert done.returncode == 0, done.stderr
+    assert log == ["-m venv --clear .venv", *STEPS]
+    assert re.findall(r"^==> \[(\d)/4\]", done.stdout, re.MULTILINE) == ["1", "2", "3", "4"]
+    assert (folder / ".venv" / ".ready").exists()
+    assert setup()[1] == []
+
+
+def test_an_interrupted_setup_starts_over_and_a_finished_one_is_only_updated(checkout):
+    setup, folder = checkout
+    (folder / "broken").touch()
+    done, log = setup()
+    assert done.returncode != 0 and log[-1] == STEPS[0]
+    assert not (folder / ".venv" / ".ready").exists()
+    (folder / "broken").unlink()
+    assert setup()[1] == ["-m venv --clear .venv", *STEPS]
+    os.utime(folder / ".venv" / ".ready", (0, 0))
+    assert setup()[1] == STEPS
+
+
+def test_no_python_that_fits_is_said_clearly(checkout):
+    setup, folder = checkout
+    done, log = setup("PYTHON=python3.9")
+    assert done.returncode != 0 and not log
+    assert "找不到能用的 Python 3.10–3.12" in done.stderr and "python3.9" in done.stderr
+    assert not (folder / ".venv").exists()
+
+
+# --- the offline runner
+
+PROBE = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server:
+    socket.create_connection(server.getsockname(), timeout=5).close()
+for attempt in (lambda: socket.create_connection(("192.0.2.1", 443), timeout=5),
+                lambda: socket.getaddrinfo("example.org", 443)):
+    try:
+        attempt()
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_offline_leaves_loopback_only(namespaces, tmp_path):
+    environment = dict(os.environ)
+    if not namespaces:
+        environment["PATH"] = str(tmp_path)  # no unshare there: the fallback
+    elif subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode:
+        pytest.skip("this kernel allows no network namespaces")
+    done = subprocess.run(
+        [*OFFLINE, sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["OSError", "gaierror"]
+    assert ("WARNING" in done.stderr) == (not namespaces)
+
+
+def test_offline_hands_the_exit_status_on():
+    assert subprocess.run([*OFFLINE, sys.executable, "-c", "raise SystemExit(7)"]).returncode == 7
+
+
+def test_offline_refuses_to_start_where_the_network_is_still_there(monkeypatch):
+    sys.path.insert(0, str(ROOT / "tests"))
+    try:
+        import offline
+    finally:
+        sys.path.pop(0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(offline, "OUTSIDE", server.getsockname())
+        with pytest.raises(SystemExit, match="still there"):
+            offline.prove_offline()
+
+
+def test_the_license_is_apache():
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in text and "Version 2.0, January 2004" in text
+    assert 'license = "Apache-2.0"' in Path(ROOT / "pyproject.toml").read_text(encoding="utf-8")
