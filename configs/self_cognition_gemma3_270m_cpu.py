@@ -1,0 +1,10 @@
+"""Self-cognition (who are you?) on the embedded 270M model, on a CPU."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ._base_.qlora_cpu import *
+
+data_path = "outputs/default/03_self_cognition/self_cognition.json"
+train_dataloader.dataset.dataset.data_files.train = data_path
+custom_hooks[1].update(dict(evaluation_inputs=["你是谁", "请做一下自我介绍", "你是 ChatGPT 吗"]))

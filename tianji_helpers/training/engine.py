@@ -1,0 +1,278 @@
+"""Run XTuner: train, convert the checkpoint, merge. Each in a process of its own.
+
+A process of its own, because XTuner changes global state, keeps the model in memory, and may be
+killed (no memory left) without taking the notebook with it. Success is judged by the files it
+leaves as well as by its exit code.
+"""
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tianji_helpers import paths, records
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training.configs import load_config
+
+_PROGRESS = re.compile(
+    r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+time:.*?"
+    r"loss: (?P<loss>\S+)"
+)
+_TAIL_LINES = 25
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training left behind.
+
+    checkpoint: the last ``iter_N.pth``. curve: one ``{"step", "loss", "lr", "time"}`` for each
+    logged interval, ``time`` in seconds an iteration. samples: lines of ``samples.jsonl``.
+    seconds: wall time of the whole process. peak_memory_gb: its largest resident size.
+    """
+
+    work_dir: Path
+    config: Path
+    checkpoint: Path
+    curve: list[dict]
+    samples: list[dict]
+    seconds: float
+    peak_memory_gb: float
+
+
+def train(
+    config: str | Path,
+    work_dir: str | Path,
+    *,
+    cfg_options: dict | None = None,
+    resume: bool = False,
+    deepspeed: str | None = None,
+    report: Callable[[str], None] = print,
+) -> TrainResult:
+    """Train with XTuner and return what it left in ``work_dir``.
+
+    config: an XTuner config file. cfg_options: dotted settings to change, as XTuner's
+    ``--cfg-options``. resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
+    name of a DeepSpeed config, such as ``deepspeed_zero2``. report: called with a line of progress.
+
+    Raises CourseError before anything is loaded if the config names a missing file or model, or a
+    learning rate that would never rise; and when the training fails, with the end of its log.
+    """
+    config, work_dir = paths.resolve(config), paths.resolve(work_dir)
+    check_config(config, cfg_options)
+    arguments = [str(config), "--work-dir", str(work_dir)]
+    if cfg_options:
+        arguments += ["--cfg-options", *(f"{key}={value}" for key, value in cfg_options.items())]
+    if resume:
+        arguments += ["--resume", str(last_checkpoint(work_dir))]
+    elif work_dir.exists():
+        _clear_earlier_training(work_dir)
+    if deepspeed:
+        arguments += ["--deepspeed", deepspeed]
+    work_dir.mkdir(parents=True, exist_ok=True)
+
+    def on_line(line: str) -> None:
+        if match := _PROGRESS.search(line):
+            report(
+                f"第 {match['step']:>4}/{match['total']} 步  损失 {float(match['loss']):.3f}  "
+                f"学习率 {float(match['lr']):.1e}  预计还要 {match['eta']}"
+            )
+
+    started = time.monotonic()
+    run_tool("train", arguments, log=work_dir / "train.log", on_line=on_line)
+    seconds = time.monotonic() - started
+    # largest child so far, in KiB on Linux
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    return TrainResult(
+        work_dir=work_dir,
+        config=config,
+        checkpoint=last_checkpoint(work_dir),
+        curve=read_curve(work_dir),
+        samples=read_samples(work_dir),
+        seconds=seconds,
+        peak_memory_gb=peak,
+    )
+
+
+def check_config(config: str | Path, cfg_options: dict | None = None) -> None:
+    """Raise CourseError for what would go wrong minutes later: a missing model or data file, no
+    usable row, or a warm-up of less than two iterations (the learning rate then stays near 0).
+    """
+    cfg = load_config(config)
+    if cfg_options:
+        cfg.merge_from_dict(dict(cfg_options))
+    model_dir = paths.resolve(cfg.model.llm.pretrained_model_name_or_path)
+    if not (model_dir / "config.json").is_file():
+        raise CourseError(
+            f"配置里的模型文件夹 {paths.show(model_dir)} 里没有 config.json。"
+            f"请先运行 tianji prepare-model {model_dir.name}，或改配置里的 pretrained_model_name_or_path。"
+        )
+    dataset = cfg.train_dataloader.dataset
+    data_path = paths.resolve(dataset.dataset.data_files.train)
+    if not data_path.is_file():
+        raise CourseError(f"配置里的训练数据 {paths.show(data_path)} 不存在。请先运行生成它的那一课。")
+    count = _check_rows(data_path)
+    if not dataset.get("pack_to_max_length", True):
+        rows = min(count, dataset.get("max_dataset_length") or count)
+        batches = -(-rows // cfg.train_dataloader.batch_size)
+        warmup = cfg.param_scheduler[0]
+        if warmup.end * batches < 2:
+            epochs = cfg.train_cfg.max_epochs
+            raise CourseError(
+                f"热身只有 {warmup.end * batches:.2f} 步（{rows} 条数据，{batches} 批，{epochs} 轮），"
+                "至少要 2 步，否则学习率一直接近 0。请增加数据或轮数，"
+                f"或把 warmup_ratio 提高到 {2 / (batches * epochs):.2f} 以上。"
+            )
+
+
+def _check_rows(data_path: Path) -> int:
+    if data_path.suffix == ".jsonl":
+        rows = records.read_jsonl(data_path)
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row.get("messages"), list):
+                raise CourseError(f'{paths.show(data_path)} 第 {number} 条没有 "messages" 列表。')
+        count = len(rows)
+    else:
+        count = len(records.read_conversations(data_path))
+    if not count:
+        raise CourseError(f"训练数据 {paths.show(data_path)} 一条也没有。")
+    return count
+
+
+def _clear_earlier_training(work_dir: Path) -> None:
+    for item in work_dir.glob("iter_*.pth"):
+        item.unlink()
+    for name in ("last_checkpoint", "samples.jsonl"):
+        (work_dir / name).unlink(missing_ok=True)
+    for item in work_dir.glob("[0-9]*_[0-9]*"):
+        shutil.rmtree(item)
+
+
+def last_checkpoint(work_dir: str | Path) -> Path:
+    """Return the newest ``iter_N.pth`` of a training. Raises CourseError if there is none."""
+    work_dir = Path(work_dir)
+    found = sorted(work_dir.glob("iter_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
+    if not found:
+        raise CourseError(f"{paths.show(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次。")
+    return found[-1]
+
+
+def read_curve(work_dir: str | Path) -> list[dict]:
+    """Return the logged points of a training, in order: ``step``, ``loss``, ``lr``, ``time``."""
+    points = {}
+    for file in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            point = json.loads(line)
+            if "loss" in point:
+                points[point["step"]] = {key: point[key] for key in ("step", "loss", "lr", "time")}
+    return [points[step] for step in sorted(points)]
+
+
+def read_samples(work_dir: str | Path) -> list[dict]:
+    """Return the answers sampled during a training: ``iter``, ``input``, ``output``."""
+    file = Path(work_dir) / "samples.jsonl"
+    return records.read_jsonl(file) if file.is_file() else []
+
+
+def pth_to_hf(config: str | Path, checkpoint: str | Path, adapter_dir: str | Path) -> Path:
+    """Convert a checkpoint of XTuner to a Hugging Face (PEFT) adapter folder and return it.
+
+    The folder appears only when it is complete; one that is there already is replaced.
+    """
+    arguments = [str(paths.resolve(config)), str(paths.resolve(checkpoint))]
+    return _make_folder(
+        "pth_to_hf",
+        lambda target: [*arguments, str(target), "--fp32", "--safe-serialization"],
+        adapter_dir,
+        produces="adapter_model.safetensors",
+    )
+
+
+def merge(
+    model_dir: str | Path, adapter_dir: str | Path, merged_dir: str | Path, *, device: str = "cpu"
+) -> Path:
+    """Merge an adapter into the unquantized base model and return the new model's folder.
+
+    device: ``cpu``, ``cuda`` or ``auto``. The folder appears only when it is complete.
+    """
+    arguments = [str(paths.resolve(model_dir)), str(paths.resolve(adapter_dir))]
+    return _make_folder(
+        "merge",
+        lambda target: [*arguments, str(target), "--safe-serialization", "--device", device],
+        merged_dir,
+        produces="config.json",
+    )
+
+
+def _make_folder(
+    tool: str, arguments: Callable[[Path], Sequence[str]], folder: str | Path, *, produces: str
+) -> Path:
+    folder = paths.resolve(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
+        target = Path(part) / folder.name
+        run_tool(tool, arguments(target), log=folder.parent / f"{tool}.log")
+        if not (target / produces).is_file():
+            raise CourseError(
+                f"XTuner 的 {tool} 没有写出 {produces}，日志在 {folder.parent / (tool + '.log')}。"
+            )
+        if folder.exists():
+            shutil.rmtree(folder)
+        target.rename(folder)
+    return folder
+
+
+def run_tool(
+    tool: str,
+    arguments: Sequence[str],
+    *,
+    log: Path,
+    on_line: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Run one of XTuner's programs (see ``xtuner_compat``) and wait for it.
+
+    log: gets all that the program prints. on_line: called with each line as it comes.
+    Raises CourseError with the exit code and the end of the log if it fails; an interrupt of the
+    notebook stops the program too.
+    """
+    command = [sys.executable, "-m", "tianji_helpers.training.xtuner_compat", tool, *arguments]
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    with tempfile.TemporaryDirectory() as cache, log.open("w", encoding="utf-8") as log_file:
+        # a cache of its own: datasets' global one may hold rows of a file that has changed since
+        environment = os.environ | {"HF_DATASETS_CACHE": cache, "PYTHONUNBUFFERED": "1"}
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other
+        with subprocess.Popen(
+            command,
+            cwd=paths.ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        ) as process:
+            try:
+                for line in process.stdout:
+                    log_file.write(line)
+                    tail.append(line)
+                    on_line(line)
+            except BaseException:
+                process.terminate()
+                raise
+    if process.returncode:
+        reason = (
+            "被系统杀掉了，多半是内存不够" if process.returncode == -9 else f"退出码 {process.returncode}"
+        )
+        raise CourseError(
+            f"XTuner 的 {tool} 失败了（{reason}）。完整日志：{log}\n"
+            f"日志的最后几行：\n{''.join(tail).rstrip()}"
+        )

@@ -1,0 +1,110 @@
+"""Measure a model before and after training: held-out loss, and a rule-based score of wishes.
+
+Both look at rows that training never saw. The loss says how surprised the model is by the expected
+answers; the score says whether its own answers are usable. The score reads no meaning: it checks
+what rules can check (see ``tianji_helpers.wishes.check``), and can be fooled.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from tianji_helpers import records, wishes
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training.inference import Answer
+
+
+def read_turns(path: str | Path) -> list[dict]:
+    """Return the rows of a training or test file as turns with ``input``, ``output``, ``system``.
+
+    Takes conversations (``.json``) and OpenAI messages (``.jsonl``).
+    """
+    if Path(path).suffix != ".jsonl":
+        return [{"system": "", **turn} for turn in records.read_conversations(path)]
+    turns = []
+    for row in records.read_jsonl(path):
+        said = {message["role"]: message["content"] for message in row["messages"]}
+        turns.append({"system": said.get("system", ""), "input": said["user"], "output": said["assistant"]})
+    return turns
+
+
+def encode(tokenizer, turn: dict, prompt_template: str, max_length: int = 2048) -> dict:
+    """Return ``input_ids`` and ``labels`` of one turn, made by the very functions that train on it.
+
+    prompt_template: XTuner's name of the chat template. Labels are -100 on the prompt.
+    """
+    from xtuner.dataset.map_fns import template_map_fn_factory
+    from xtuner.dataset.utils import encode_fn
+    from xtuner.utils import PROMPT_TEMPLATE
+
+    # XTuner writes into what it is given
+    example = template_map_fn_factory(PROMPT_TEMPLATE[prompt_template])({"conversation": [dict(turn)]})
+    return encode_fn(example, tokenizer, max_length)
+
+
+def heldout_loss(
+    model,
+    tokenizer,
+    turns: Sequence[dict],
+    prompt_template: str,
+    *,
+    batch_size: int = 8,
+    max_length: int = 512,
+) -> float:
+    """Return the mean negative log-likelihood of an answer token, in nats, over all turns.
+
+    Raises CourseError if there is no turn, or no answer token is left within ``max_length``.
+    """
+    import torch
+    from xtuner.dataset.collate_fns import default_collate_fn
+
+    examples = [encode(tokenizer, turn, prompt_template, max_length) for turn in turns]
+    examples = [example for example in examples if any(label >= 0 for label in example["labels"])]
+    if not examples:
+        raise CourseError(
+            f"没有可以计算损失的测试数据（{len(turns)} 条里没有一个答案词元）。请检查测试文件。"
+        )
+    examples.sort(key=lambda example: len(example["input_ids"]))
+    total, count = 0.0, 0
+    for start in range(0, len(examples), batch_size):
+        batch = default_collate_fn(examples[start : start + batch_size], return_hf_format=True)
+        targets = batch.pop("labels")[:, 1:].to(model.device)
+        with torch.inference_mode():
+            logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits[:, :-1]
+            answered = targets != -100
+            total += torch.nn.functional.cross_entropy(
+                logits[answered].float(), targets[answered], reduction="sum"
+            ).item()
+        count += int(answered.sum())
+    return total / count
+
+
+def score_wishes(
+    requests: Sequence[str], answers: Sequence[Answer], matrix: wishes.Matrix | None = None
+) -> dict:
+    """Score answers to wish requests by rules.
+
+    requests: such as ``祝姐姐生日,小红书风格``; answers: in the same order.
+    Returns ``{"passed", "rules": {rule: share}, "rows": [...]}``; shares are between 0 and 1, and an
+    answer has passed if it kept every rule, ``stopped`` (it ended by itself) among them.
+    Raises CourseError for a request that names no recipient and scene of the course.
+    """
+    matrix = matrix or wishes.load()
+    rows = []
+    for request, answer in zip(requests, answers, strict=True):
+        parsed = matrix.parse_request(request)
+        if parsed is None:
+            raise CourseError(f"看不懂请求“{request}”：里面没有课程里的对象和场景，没法打分。")
+        kept = wishes.check(matrix, *parsed, answer.text) | {"stopped": answer.stopped}
+        rows.append({"request": request, "answer": answer.text, "passed": all(kept.values()), **kept})
+    rules = [key for key in (rows[0] if rows else {}) if key not in ("request", "answer", "passed")]
+    return {
+        "passed": _share(row["passed"] for row in rows),
+        "rules": {rule: _share(row[rule] for row in rows) for rule in rules},
+        "rows": rows,
+    }
+
+
+def _share(values) -> float:
+    values = list(values)
+    return sum(values) / len(values) if values else math.nan

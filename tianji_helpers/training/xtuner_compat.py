@@ -1,0 +1,209 @@
+"""The only place that knows XTuner's quirks: every work-around, with its upstream reason.
+
+Run as ``python -m tianji_helpers.training.xtuner_compat TOOL ARGS…`` this module applies the
+work-arounds and then hands over to XTuner's own program. It stands in for the ``xtuner`` command,
+which exits 0 even when training crashed and starts whatever ``python`` comes first on PATH.
+The classes here are XTuner's own with one method changed each; configs name them.
+
+Everything holds for XTuner 0.2.0 with the versions in ``requirements.lock``.
+"""
+
+import copy
+import inspect
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+from xtuner.engine.hooks import EvaluateChatHook as _EvaluateChatHook
+from xtuner.model import SupervisedFinetune as _SupervisedFinetune
+
+TOOLS = {
+    "train": "xtuner.tools.train",
+    "pth_to_hf": "xtuner.tools.model_converters.pth_to_hf",
+    "merge": "xtuner.tools.model_converters.merge",
+    "chat": "xtuner.tools.chat",
+}
+
+
+def apply() -> None:
+    """Apply all work-arounds to the loaded libraries. Doing it twice changes nothing."""
+    define_cpu_bf16_check()
+    restore_cache_get_max_length()
+    keep_4bit_weights_trainable()
+
+
+def define_cpu_bf16_check() -> None:
+    """Give ``torch.cpu`` the ``is_bf16_supported`` that XTuner calls on every device module.
+
+    Source: xtuner/model/sft.py and xtuner/tools/utils (0.2.0); ``torch.cpu`` has no such function.
+    """
+    if not hasattr(torch.cpu, "is_bf16_supported"):
+        torch.cpu.is_bf16_supported = lambda: True
+
+
+def restore_cache_get_max_length() -> None:
+    """Give transformers' ``Cache`` the method that InternLM2's remote code calls in ``generate``.
+
+    Source: transformers removed ``Cache.get_max_length`` in 4.50; it became
+    ``get_max_cache_shape``, which answers a negative number or None where there is no limit.
+    """
+    from transformers.cache_utils import Cache
+
+    if hasattr(Cache, "get_max_length"):
+        return
+
+    def get_max_length(self):
+        limit = self.get_max_cache_shape()
+        return None if limit is None or limit < 0 else limit
+
+    Cache.get_max_length = get_max_length
+
+
+def keep_4bit_weights_trainable() -> None:
+    """Undo bitsandbytes' CPU inference packing before a 4-bit layer trains or is saved.
+
+    On CPUs with AVX512-BF16, ``Linear4bit.forward`` in eval mode repacks the weight for a fast
+    kernel that has no autograd, and nothing packs it back: after any evaluation, the gradients
+    through frozen layers vanish with no more than a warning. XTuner evaluates before it trains, so
+    it always hits. The original weight and its quantization state are kept here before packing and
+    put back when they are needed; un-packing by bitsandbytes itself loses precision.
+
+    Source: bitsandbytes 0.49.0-0.50.2, ``nn/modules.py`` (``Linear4bit.forward``).
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    if hasattr(Linear4bit, "unpack_for_training"):
+        return
+    original_forward, original_save = Linear4bit.forward, Linear4bit._save_to_state_dict
+
+    def is_packed(layer) -> bool:
+        return getattr(getattr(layer.weight, "quant_state", None), "packing_format_for_cpu", False)
+
+    def unpack_for_training(layer) -> None:
+        if not is_packed(layer):
+            return
+        layer.weight.data, state = layer.__dict__.pop("_weight_before_packing")
+        layer.weight.quant_state = state
+        if layer.quant_state is not None:
+            layer.quant_state = state
+
+    def forward(layer, x):
+        if layer.training or x.requires_grad:
+            layer.unpack_for_training()
+        elif x.device.type == "cpu" and layer.support_avx512bf16_for_cpu and not is_packed(layer):
+            state = layer.weight.quant_state or layer.quant_state
+            layer.__dict__["_weight_before_packing"] = (layer.weight.data, copy.deepcopy(state))
+        return original_forward(layer, x)
+
+    def save_to_state_dict(layer, destination, prefix, keep_vars):
+        layer.unpack_for_training()
+        original_save(layer, destination, prefix, keep_vars)
+
+    Linear4bit.unpack_for_training = unpack_for_training
+    Linear4bit.forward = forward
+    Linear4bit._save_to_state_dict = save_to_state_dict
+
+
+class SupervisedFinetune(_SupervisedFinetune):
+    """XTuner's model for fine-tuning, with autocast on a CPU and a cheaper loss.
+
+    autocast_dtype: ``"bfloat16"`` computes matrix products in that type on a CPU, where mmengine's
+    ``AmpOptimWrapper`` (which does it on a GPU) refuses to work; None leaves it to the wrapper.
+    """
+
+    def __init__(self, *args, autocast_dtype: str | None = None, **kwargs):
+        apply()
+        super().__init__(*args, **kwargs)
+        self.autocast_dtype = autocast_dtype and getattr(torch, autocast_dtype)
+
+    def compute_loss(self, data, data_samples=None):
+        """Return ``{"loss": …}``, the mean negative log-likelihood of the answer tokens.
+
+        data: ``input_ids``, ``labels``, ``attention_mask``, each (batch, length).
+        Vocabulary scores are computed only at positions that some answer of the batch needs: for
+        short answers behind a long prompt that is half of them. Models whose forward has no
+        ``logits_to_keep`` (InternLM2's remote code) take XTuner's way. Both give the same loss.
+        """
+        device = data["input_ids"].device.type
+        with torch.autocast(device, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            if "logits_to_keep" not in inspect.signature(self._causal_lm().forward).parameters:
+                return super().compute_loss(data, data_samples)
+            inputs = {key: value for key, value in data.items() if key != "labels"}
+            targets = torch.nn.functional.pad(data["labels"], (0, 1), value=-100)[:, 1:]
+            positions = (targets != -100).any(dim=0).nonzero().squeeze(1)
+            logits = self.llm(**inputs, logits_to_keep=positions).logits
+        loss = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), targets[:, positions].flatten(), ignore_index=-100
+        )
+        return {"loss": loss}
+
+    def _causal_lm(self):
+        return self.llm.get_base_model() if self.use_lora else self.llm
+
+
+class EvaluateChatHook(_EvaluateChatHook):
+    """XTuner's sampling during training, in one batch, greedy, and kept as ``samples.jsonl``.
+
+    XTuner generates one answer after the other and writes them only into the log, template tokens
+    and all. A line of ``samples.jsonl`` in the work folder is ``{"iter", "input", "output"}``.
+    """
+
+    def __init__(self, *args, **kwargs):
+        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        super().__init__(*args, generation_kwargs=greedy | kwargs.pop("generation_kwargs", {}), **kwargs)
+
+    def _eval_language(self, runner, model, device, max_new_tokens=None, save_eval_output=False):
+        prompts = [
+            self.system
+            + self.instruction.format(input=text, round=1, bot_name=runner.cfg.get("bot_name", ""))
+            for text in self.evaluation_inputs
+        ]
+        batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(device)
+        with torch.no_grad():
+            tokens = model.generate(
+                **batch,
+                max_new_tokens=max_new_tokens,
+                generation_config=self.gen_config,
+                stopping_criteria=self.stop_criteria,
+            )
+        answers = self.tokenizer.batch_decode(
+            tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        with (Path(runner.work_dir) / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for text, answer in zip(self.evaluation_inputs, answers, strict=True):
+                runner.logger.info(f"Sample output:\n{text} -> {answer}\n")
+                line = {"iter": runner.iter, "input": text, "output": answer.strip()}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _merge_in_the_dtype_of_the_base() -> None:
+    """Make XTuner's merge keep the base model's own type instead of casting it to float16.
+
+    Gemma's activations overflow in float16, and a bfloat16 base loses range for nothing.
+    Source: ``torch_dtype=torch.float16`` in xtuner/tools/model_converters/merge.py (0.2.0).
+    """
+    from types import SimpleNamespace
+
+    from xtuner.tools.model_converters import merge
+
+    merge.torch = SimpleNamespace(float16="auto")
+    merge.main()
+
+
+def main(arguments: list[str]) -> None:
+    """Apply the work-arounds and run one of XTuner's programs: ``TOOL ARGS…``."""
+    tool, *rest = arguments
+    apply()
+    sys.argv = [TOOLS[tool], *rest]
+    if tool == "merge":
+        _merge_in_the_dtype_of_the_base()
+    else:
+        runpy.run_module(TOOLS[tool], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    main(sys.argv[1:])
