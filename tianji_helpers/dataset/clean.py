@@ -14,12 +14,14 @@ from tianji_helpers.dataset.rules import MENDS, REJECTS, RULES, Ask
 from tianji_helpers.errors import CourseError
 
 STAGE = "02_merge_clean"
-REQUEST, EXACT, NEAR = "unknown_request", "duplicate", "near_duplicate"
+REQUEST, OVERSIZE, EXACT, NEAR = "unknown_request", "oversize", "duplicate", "near_duplicate"
 TITLES = (
-    {REQUEST: "看不懂的请求"}
+    {REQUEST: "看不懂的请求", OVERSIZE: "长得离谱"}
     | {name: rule.title for name, rule in RULES.items()}
     | {EXACT: "完全重复", NEAR: "近似重复"}
 )
+MAX_CHARS = 2_000  # no wish is longer; mending costs time that grows faster than the length
+_ALWAYS = {REQUEST, OVERSIZE}
 _SAMPLES = 5
 
 
@@ -83,9 +85,10 @@ def clean_turns(
     (0, 1]; see ``duplicates``.
     Raises CourseError for a rule that does not exist or a threshold out of range.
     """
-    unknown = sorted(set(off) - set(TITLES) | (set(off) & {REQUEST}))
+    switchable = [name for name in TITLES if name not in _ALWAYS]
+    unknown = sorted(set(off) - set(switchable))
     if unknown:
-        names = "、".join(name for name in TITLES if name != REQUEST)
+        names = "、".join(switchable)
         raise CourseError(f"没有可以关掉的规则 {'、'.join(unknown)}。可以关的有：{names}。")
     matrix = wishes.load() if matrix is None else matrix
     near = duplicates.NearIndex(threshold)
@@ -100,6 +103,8 @@ def clean_turns(
         names = matrix.parse_request(turn["input"])
         if names is None:
             verdict = (REQUEST, "不是“祝<对象><场景>”这样的请求，或对象、场景、风格不在清单里")
+        elif len(before) > MAX_CHARS:
+            verdict = (OVERSIZE, f"{len(before)} 个字符，超过 {MAX_CHARS}")
         else:
             ask = Ask(matrix, *names)
             text, steps = mend(before, ask, off)

@@ -1,0 +1,98 @@
+"""Merging: byte for byte the contract, nothing lost, and every fault named."""
+
+import json
+
+import pytest
+
+from tianji_helpers import records
+from tianji_helpers.dataset import merge
+from tianji_helpers.errors import CourseError
+
+
+def raw(number: int) -> dict:
+    return {
+        "conversation": [
+            {
+                "system": "你是送祝福大师",
+                "src_input": "请写……",
+                "style_name": "正常",
+                "input": f"祝姐姐生日{number}",
+                "output": f"第一行\n“{number}”🎂",
+                "model": "extra key",
+            }
+        ]
+    }
+
+
+def write(path, value):
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+@pytest.fixture
+def rounds(tmp_path):
+    folder = tmp_path / "rounds"
+    folder.mkdir()
+    write(folder / "wishes_正常_2026-01-02-00-00-00.json", [raw(2), raw(3)])
+    write(folder / "wishes_正常_2026-01-01-00-00-00.json", [raw(1)])
+    return folder
+
+
+def test_bytes_are_those_of_json_dump(rounds, tmp_path):
+    merged = merge.merge_rounds(rounds, tmp_path / "merged.json")
+    expected = [
+        {"conversation": [{name: raw(n)["conversation"][0][name] for name in ("system", "input", "output")}]}
+        for n in (1, 2, 3)
+    ]
+    assert (tmp_path / "merged.json").read_text(encoding="utf-8") == json.dumps(
+        expected, ensure_ascii=False, indent=4
+    )
+    assert (merged.rows, merged.rejects) == (3, [])
+    assert records.read_json(records.provenance_path(tmp_path / "merged.json"))["counts"]["rows"] == 3
+
+
+def test_never_reads_its_own_output(rounds):
+    first = merge.merge_rounds(rounds, rounds / "a.json").rows
+    assert merge.merge_rounds(rounds, rounds / "a.json").rows == first
+    assert merge.merge_rounds(rounds, rounds / "b.json").rows == first  # a.json is ours, not a round
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[{", ("broken.json", "JSON")),
+        ("", ("broken.json", "JSON")),
+        ('{"conversation": []}', ("broken.json", "数组")),
+        ("[1]", ("broken.json", "第 1 条", "对象")),
+        ('[{"conversation": []}]', ("broken.json", "第 1 条", "conversation")),
+        ('[{"conversation": [{"system": "s", "input": "i"}]}]', ("第 1 条", "output")),
+        ('[{"conversation": [{"system": 3, "input": "i", "output": "o"}]}]', ("第 1 条", "system")),
+        ('[{"conversation": [{"system": "s", "input": "i", "output": "\\ud83d"}]}]', ("output", "半个")),
+        ("[" * 100_000, ("broken.json", "嵌套")),
+    ],
+)
+def test_fault_is_named_and_skip_bad_keeps_it(rounds, tmp_path, content, words):
+    (rounds / "broken.json").write_text(content, encoding="utf-8")
+    output = tmp_path / "merged.json"
+    output.write_text("old", encoding="utf-8")
+    with pytest.raises(CourseError) as caught:
+        merge.merge_rounds(rounds, output)
+    assert all(word in str(caught.value) for word in words)
+    assert output.read_text(encoding="utf-8") == "old"
+
+    merged = merge.merge_rounds(rounds, output, skip_bad=True)
+    assert merged.rows == 3
+    assert [bad["file"] for bad in merged.rejects] == ["broken.json"]
+
+
+def test_good_rows_of_a_bad_file_survive_skip_bad(rounds, tmp_path):
+    write(rounds / "wishes_正常_2026-01-03-00-00-00.json", [raw(4), {"conversation": 5}, raw(6)])
+    merged = merge.merge_rounds(rounds, tmp_path / "merged.json", skip_bad=True)
+    assert merged.rows == 5
+    assert [(bad["row"], bad["value"]) for bad in merged.rejects] == [(2, {"conversation": 5})]
+
+
+def test_no_rounds(tmp_path):
+    with pytest.raises(CourseError, match="第 1 课"):
+        merge.merge_rounds(tmp_path, tmp_path / "merged.json")
+    with pytest.raises(CourseError, match="找不到文件夹"):
+        merge.merge_rounds(tmp_path / "absent", tmp_path / "merged.json")

@@ -1,0 +1,169 @@
+"""COIG-CQIA to messages: the original's bytes by default, and any reasonable file is read."""
+
+import json
+
+import pytest
+
+from tianji_helpers import paths, records
+from tianji_helpers.dataset import duplicates, ruozhiba
+from tianji_helpers.errors import CourseError
+
+SAMPLE = paths.DATA / "ruozhiba" / "sample.jsonl"
+
+
+def record(question: str, answer: str = "答", extra: str = "") -> dict:
+    return {"instruction": question, "input": extra, "output": answer, "metadata": {"any": 1}}
+
+
+def reference(rows: list[dict]) -> tuple[str, str]:
+    """The two files that a plain conversion and a sequential 70/30 split make."""
+    lines = [
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "content": row["instruction"]},
+                    {"role": "assistant", "content": row["output"]},
+                ]
+            },
+            ensure_ascii=False,
+        )
+        + "\n"
+        for row in rows
+    ]
+    border = int(len(lines) * 0.7)
+    return "".join(lines[:border]), "".join(lines[border:])
+
+
+def test_default_bytes(tmp_path):
+    rows = [record(f"问题{n}“引号”\\", f"第一行\n第二行\u2028{n}") for n in range(13)]
+    source, train, test = (tmp_path / name for name in ("s.jsonl", "train.jsonl", "test.jsonl"))
+    source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert ruozhiba.convert_file(source, train, test) == {"source": 13, "train": 9, "test": 4}
+    assert (train.read_text(encoding="utf-8"), test.read_text(encoding="utf-8")) == reference(rows)
+
+
+def test_sample_is_a_coig_cqia_file():
+    rows = ruozhiba.read_source(SAMPLE)
+    fields = "instruction input output task_type domain metadata answer_from human_verified copyright"
+    assert 20 <= len(rows) <= 30
+    assert all(list(row) == fields.split() for row in rows)
+    assert {type(row["metadata"]) for row in rows} == {str, dict}
+    assert sum(bool(row["input"]) for row in rows) == 1
+
+
+ROWS = [record("一"), record("二", extra="补充"), record("三")]
+LINES = [json.dumps(row, ensure_ascii=False) for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\n".join(LINES),
+        "\ufeff" + "\n".join(LINES) + "\n",
+        "\r\n".join(LINES) + "\r\n",
+        "\n\n" + "\n \n".join(LINES) + "\n\n",
+        json.dumps(ROWS),
+        "\ufeff \n" + json.dumps(ROWS, indent=2, ensure_ascii=False),
+    ],
+    ids=["jsonl", "bom", "crlf", "blank lines", "array", "array with bom"],
+)
+def test_every_shape_of_file_reads_the_same(tmp_path, content):
+    path = tmp_path / "source"
+    path.write_bytes(content.encode())
+    assert ruozhiba.read_source(path) == ROWS
+
+
+def test_input_joins_the_question():
+    assert ruozhiba.to_messages(record("问", "答", "补充")) == {
+        "messages": [{"role": "user", "content": "问\n补充"}, {"role": "assistant", "content": "答"}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", ("第 4 行", "JSON")),
+        ("3", ("第 4 行", "对象")),
+        ('{"input": "", "output": "b"}', ("第 4 行", "instruction")),
+        ('{"instruction": "a", "input": ""}', ("第 4 行", "output")),
+        ('{"instruction": "a", "output": ["b"]}', ("第 4 行", "output")),
+        ('{"instruction": "a", "input": null, "output": "b"}', ("第 4 行", "input")),
+        ('{"instruction": " ", "output": "b"}', ("第 4 行", "instruction", "空")),
+        ('{"instruction": "a", "output": "\\udc00"}', ("第 4 行", "output", "半个")),
+        ("[" * 100_000, ("第 4 行", "嵌套")),
+    ],
+)
+def test_wrong_row_is_named(tmp_path, line, words):
+    path = tmp_path / "s.jsonl"
+    path.write_text("\n".join([LINES[0], "", LINES[1], line, LINES[2]]), encoding="utf-8")
+    with pytest.raises(CourseError) as caught:
+        ruozhiba.read_source(path)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_wrong_row_of_an_array_is_named(tmp_path):
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps([*ROWS, {"instruction": "a"}]), encoding="utf-8")
+    with pytest.raises(CourseError, match=r"第 4 条.*output"):
+        ruozhiba.read_source(path)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "[]"])
+def test_empty_source(tmp_path, content):
+    path = tmp_path / "s.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(CourseError, match="没有一条"):
+        ruozhiba.read_source(path)
+
+
+def messages(*questions):
+    return [ruozhiba.to_messages(record(question)) for question in questions]
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -1, 2, float("nan")])
+def test_ratio_out_of_range(ratio):
+    with pytest.raises(CourseError, match="比例"):
+        ruozhiba.split(messages("甲", "乙"), ratio)
+
+
+def test_empty_side():
+    with pytest.raises(CourseError, match="空的"):
+        ruozhiba.split(messages("甲"), 0.7)
+
+
+def test_shuffle_is_seeded_and_never_splits_near_duplicates():
+    rows = messages(*(f"{'问' * n}题{n}号怎么回答才对{mark}" for n in range(20) for mark in ("？", "！")))
+    sides = set()
+    for seed in range(5):
+        train, test = ruozhiba.split(rows, 0.7, seed)
+        assert sorted(train + test, key=rows.index) == rows
+        plain = [{row["messages"][0]["content"].rstrip("？！") for row in side} for side in (train, test)]
+        assert not plain[0] & plain[1]
+        assert (train, test) == ruozhiba.split(rows, 0.7, seed)
+        sides.add(tuple(rows.index(row) for row in train))
+    assert len(sides) == 5
+
+
+def test_sample_leaks_in_file_order_but_not_shuffled():
+    rows = [ruozhiba.to_messages(row) for row in ruozhiba.read_source(SAMPLE)]
+
+    def leaks(train, test):
+        index = duplicates.NearIndex()
+        for row in train:
+            index.add("", row["messages"][0]["content"])
+        return [row for row in test if index.near(row["messages"][0]["content"])]
+
+    assert len(leaks(*ruozhiba.split(rows))) == 1
+    assert not leaks(*ruozhiba.split(rows, seed=42))
+
+
+def test_both_halves_need_their_own_file(tmp_path):
+    with pytest.raises(CourseError, match="同一个文件"):
+        ruozhiba.convert_file(SAMPLE, tmp_path / "a", tmp_path / "a")
+
+
+def test_provenance(tmp_path):
+    ruozhiba.convert_file(SAMPLE, tmp_path / "a.jsonl", tmp_path / "b.jsonl", ratio=0.5, seed=3)
+    made = records.read_json(records.provenance_path(tmp_path / "b.jsonl"))
+    assert made["parameters"] == {"ratio": 0.5, "seed": 3}
+    assert made["inputs"] == {"data/ruozhiba/sample.jsonl": records.sha256(SAMPLE)}
