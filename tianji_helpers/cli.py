@@ -37,7 +37,8 @@ def prepare_model(args: argparse.Namespace) -> None:
     """准备一个底座模型（自带的不用联网，其余的会下载）"""
     from tianji_helpers.training import models
 
-    print(f"模型已就绪：{models.prepare(args.name)}")
+    folder = models.prepare(args.name, source=args.source, endpoint=args.endpoint)
+    print(f"模型已就绪：{folder}")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -50,7 +51,10 @@ def train(args: argparse.Namespace) -> None:
     result = engine.train(
         args.config, args.work_dir, cfg_options=options or None, resume=args.resume, deepspeed=args.deepspeed
     )
-    print(result)
+    print(
+        f"检查点：{result.checkpoint}\n"
+        f"用时 {result.seconds / 60:.1f} 分钟，内存峰值 {result.peak_memory_gb:.1f} GB"
+    )
 
 
 def chat(args: argparse.Namespace) -> None:
@@ -58,6 +62,79 @@ def chat(args: argparse.Namespace) -> None:
     from tianji_helpers.serving import chat
 
     chat.repl(args.model_dir, args.adapter, args.system, args.temperature, args.max_new_tokens)
+
+
+def synthesize(args: argparse.Namespace) -> int:
+    """生成祝福语，每种风格每轮一个文件（第 1 课）"""
+    from tianji_helpers.synthesis.generate import synthesize
+
+    summary = synthesize(
+        args.provider,
+        styles=args.style or None,
+        rounds=args.rounds,
+        seed=args.seed,
+        output_dir=args.output,
+        concurrency=args.concurrency,
+        model=args.model,
+        base_url=args.base_url,
+        temperature=args.temperature,
+        limit=args.limit,
+    )
+    print(summary)
+    for file in summary.files:
+        print(file)
+    for failure in summary.failures[:5]:
+        print(f"失败：{failure.recipient} {failure.scene} {failure.style}：{failure.error}", file=sys.stderr)
+    if summary.failures:
+        print("再运行一次同样的命令，只会补上失败的那些。", file=sys.stderr)
+    return 1 if summary.failures else 0
+
+
+def merge(args: argparse.Namespace) -> None:
+    """把各轮文件合并成一个训练文件（第 2 课）"""
+    from tianji_helpers.dataset.merge import merge_rounds
+
+    merged = merge_rounds(args.folder, args.output_file, skip_bad=args.skip_bad)
+    counts = f"{len(merged.files)} 个文件，写出 {merged.rows} 条，弃用 {len(merged.rejects)} 条"
+    print(f"{counts}：{args.output_file}")
+    for reject in merged.rejects:
+        print(f"弃用：{reject['file']} 第 {reject['row']} 条：{reject['reason']}", file=sys.stderr)
+
+
+def clean(args: argparse.Namespace) -> None:
+    """清洗合并后的文件，弃用的连原因一起留下（第 2 课）"""
+    from tianji_helpers.dataset.clean import clean_file
+
+    output = args.output_file
+    report = clean_file(
+        args.source,
+        output,
+        rejects=output.with_name(f"{output.stem}_rejects.jsonl"),
+        report=output.with_name(f"{output.stem}_report.json"),
+        off=args.off,
+        threshold=args.threshold,
+    ).report
+    print(
+        f"读入 {report['rows_in']} 条，保留 {report['rows_out']} 条"
+        f"（修补过 {report['mended']} 条），弃用 {report['rejected']} 条：{output}"
+    )
+
+
+def self_cognition(args: argparse.Namespace) -> None:
+    """写出自我认知的训练和测试文件（第 3 课）"""
+    from tianji_helpers.dataset.self_cognition import Persona, write
+
+    persona = Persona(args.owner, args.assistant, args.model)
+    counts = write(args.folder, persona, wordings=args.wordings, repeat=args.repeat, seed=args.seed)
+    print(f"训练 {counts['train']} 条，测试 {counts['heldout']} 条：{args.folder}")
+
+
+def ruozhiba(args: argparse.Namespace) -> None:
+    """把 COIG-CQIA 记录转成对话并划分（第 4 课）"""
+    from tianji_helpers.dataset.ruozhiba import convert_file
+
+    counts = convert_file(args.source, args.train_file, args.test_file, ratio=args.ratio, seed=args.seed)
+    print(f"读入 {counts['source']} 条：训练 {counts['train']} 条，测试 {counts['test']} 条")
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -101,6 +178,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     output = {"metavar": "DIR", "default": "", "help": "结果文件夹（默认 outputs/default）"}
 
+    seed = {"type": int, "default": 42, "metavar": "N", "help": "随机种子（默认 %(default)s）"}
+
     command("doctor", doctor).add_argument("--output", **output)
 
     sub = command("course", course)
@@ -123,6 +202,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "name", nargs="?", default="gemma-3-270m", help="模型名，见 tianji models（默认 %(default)s）"
     )
+    sub.add_argument(
+        "--source", default="", metavar="NAME", help="从哪里下载：modelscope（默认）或 huggingface"
+    )
+    sub.add_argument("--endpoint", default="", metavar="URL", help="镜像站的地址")
 
     sub = command("train", train)
     sub.add_argument("config", type=Path, help="XTuner 配置文件，见 configs/")
@@ -151,6 +234,59 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="回答的最大长度，词元数（默认 %(default)s）",
     )
+
+    sub = command("synthesize", synthesize)
+    sub.add_argument(
+        "--provider", default="offline", metavar="NAME", help="deepseek、zhipu、local 或 offline（默认）"
+    )
+    sub.add_argument(
+        "--style", action="append", metavar="NAME", help="只生成这种风格，可以写多次（默认全部）"
+    )
+    sub.add_argument("--rounds", type=int, default=1, metavar="N", help="轮数（默认 %(default)s）")
+    sub.add_argument("--limit", type=int, metavar="N", help="每种风格每轮最多几条（默认全部）")
+    sub.add_argument(
+        "--concurrency", type=int, default=8, metavar="N", help="同时发几个请求（默认 %(default)s）"
+    )
+    sub.add_argument("--model", default="", metavar="NAME", help="模型名（默认用服务商的）")
+    sub.add_argument("--base-url", default="", metavar="URL", help="接口地址（默认用服务商的）")
+    sub.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="采样温度，0 到 2（默认 %(default)s）"
+    )
+    sub.add_argument("--seed", **seed)
+    sub.add_argument("--output", **output)
+
+    sub = command("merge", merge)
+    sub.add_argument("folder", type=Path, help="装着各轮文件的文件夹")
+    sub.add_argument("output_file", type=Path, help="合并后的文件")
+    sub.add_argument("--skip-bad", action="store_true", help="跳过不能用的记录，而不是停下")
+
+    sub = command("clean", clean)
+    sub.add_argument("source", type=Path, help="合并后的文件")
+    sub.add_argument("output_file", type=Path, help="清洗后的文件；弃用的记录和报告写在它旁边")
+    sub.add_argument("--off", action="append", default=[], metavar="RULE", help="关掉一条规则，可以写多次")
+    sub.add_argument(
+        "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
+    )
+
+    sub = command("self-cognition", self_cognition)
+    sub.add_argument("folder", type=Path, help="结果文件夹")
+    sub.add_argument("--owner", required=True, metavar="NAME", help="主人是谁")
+    sub.add_argument("--assistant", required=True, metavar="NAME", help="助手叫什么")
+    sub.add_argument(
+        "--model", default="Gemma 3 270M", metavar="NAME", help="底座模型的名字（默认 %(default)s）"
+    )
+    sub.add_argument(
+        "--wordings", type=int, default=2, metavar="N", help="每个问题几种答法（默认 %(default)s）"
+    )
+    sub.add_argument("--repeat", type=int, default=1, metavar="N", help="整套重复几遍（默认 %(default)s）")
+    sub.add_argument("--seed", **seed)
+
+    sub = command("ruozhiba", ruozhiba)
+    sub.add_argument("source", type=Path, help="COIG-CQIA 的 .jsonl 文件")
+    sub.add_argument("train_file", type=Path, help="训练集写到哪里")
+    sub.add_argument("test_file", type=Path, help="测试集写到哪里")
+    sub.add_argument("--ratio", type=float, default=0.7, metavar="R", help="训练集的比例（默认 %(default)s）")
+    sub.add_argument("--seed", type=int, metavar="N", help="随机种子（默认不打乱）")
     return parser
 
 

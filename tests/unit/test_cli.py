@@ -1,6 +1,7 @@
 """The command line: help of every command, its speed, errors and exit statuses."""
 
 import argparse
+import json
 import subprocess
 import sys
 import time
@@ -115,3 +116,49 @@ def test_pairs_keep_what_stands_behind_the_first_equals_sign():
 def test_an_unknown_lesson_is_an_error_of_the_course(tmp_path):
     done = tianji("course", "--only", "99", "--output", str(tmp_path))
     assert done.returncode == 1 and "没有编号为 99 的课" in done.stderr
+
+
+def test_the_data_commands_work_one_after_another(tmp_path, capsys):
+    run, data = tmp_path / "run", tmp_path / "data"
+    data.mkdir()
+    assert cli.main(["synthesize", "--style", "正常", "--limit", "20", "--output", str(run)]) == 0
+    assert cli.main(["merge", str(run / "01_synthesis"), str(data / "merged.json")]) == 0
+    assert "写出 20 条" in capsys.readouterr().out
+    assert cli.main(["clean", str(data / "merged.json"), str(data / "clean.json")]) == 0
+    assert "读入 20 条" in capsys.readouterr().out
+    assert {"clean.json", "clean_rejects.jsonl", "clean_report.json"} <= {
+        file.name for file in data.iterdir()
+    }
+    persona = ["--owner", "小红", "--assistant", "小福", "--wordings", "1"]
+    assert cli.main(["self-cognition", str(data), *persona]) == 0
+    assert "小福" in (data / "self_cognition.json").read_text(encoding="utf-8")
+    source = data / "source.jsonl"
+    record = {"instruction": "为什么", "input": "", "output": "因为"}
+    source.write_text("".join(json.dumps(record | {"instruction": f"为什么{n}"}) + "\n" for n in range(10)))
+    halves = [str(data / "train.jsonl"), str(data / "test.jsonl")]
+    assert cli.main(["ruozhiba", str(source), *halves]) == 0
+    assert "训练 7 条，测试 3 条" in capsys.readouterr().out
+
+
+def test_models_are_listed_and_an_unknown_one_is_refused(capsys):
+    assert cli.main(["models"]) == 0
+    assert "gemma-3-270m" in capsys.readouterr().out
+    assert cli.main(["prepare-model", "gema"]) == 1
+    assert "gemma-3-270m" in capsys.readouterr().err
+
+
+def test_training_without_its_config_is_refused(tmp_path, capsys):
+    assert cli.main(["train", "configs/none.py", "--work-dir", str(tmp_path)]) == 1
+    assert "none.py" in capsys.readouterr().err
+
+
+def test_a_bad_row_stops_a_merge_or_is_passed_over_aloud(tmp_path, capsys):
+    turn = {name: "x" for name in ("system", "src_input", "style_name", "input", "output")}
+    rows = [{"conversation": [turn]}, {"conversation": []}]
+    (tmp_path / "wishes_x_2026-01-01-00-00-00.json").write_text(json.dumps(rows))
+    merged = str(tmp_path / "out" / "merged.json")
+    assert cli.main(["merge", str(tmp_path), merged]) == 1
+    assert "第 2 条" in capsys.readouterr().err
+    assert cli.main(["merge", str(tmp_path), merged, "--skip-bad"]) == 0
+    shown = capsys.readouterr()
+    assert "写出 1 条，弃用 1 条" in shown.out and "第 2 条" in shown.err
