@@ -98,7 +98,7 @@ def merge(args: argparse.Namespace) -> None:
     counts = f"{len(merged.files)} 个文件，写出 {merged.rows} 条，弃用 {len(merged.rejects)} 条"
     print(f"{counts}：{args.output_file}")
     for reject in merged.rejects:
-        print(f"弃用：{reject['file']} 第 {reject['row']} 条：{reject['reason']}", file=sys.stderr)
+        print(f"弃用：{reject['reason']}", file=sys.stderr)
 
 
 def clean(args: argparse.Namespace) -> None:

@@ -153,7 +153,7 @@ def test_training_without_its_config_is_refused(tmp_path, capsys):
 
 
 def test_a_bad_row_stops_a_merge_or_is_passed_over_aloud(tmp_path, capsys):
-    turn = {name: "x" for name in ("system", "src_input", "style_name", "input", "output")}
+    turn = dict.fromkeys(("system", "src_input", "style_name", "input", "output"), "x")
     rows = [{"conversation": [turn]}, {"conversation": []}]
     (tmp_path / "wishes_x_2026-01-01-00-00-00.json").write_text(json.dumps(rows))
     merged = str(tmp_path / "out" / "merged.json")

@@ -1,0 +1,72 @@
+"""Refreshing stored outputs: what is printed stays, what only says when or where goes."""
+
+import nbformat
+import pytest
+from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_code_cell, new_notebook
+
+from tianji_helpers import paths
+from tianji_helpers.classroom import refresh
+
+PROGRESS = (
+    "import sys\nfrom tqdm import tqdm\nfor _ in tqdm(range(3)):\n    pass\nprint('done', file=sys.stdout)"
+)
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(*cells):
+        path = tmp_path / "01_toy.ipynb"
+        nbformat.write(new_notebook(cells=list(cells), metadata={"papermill": {"duration": 1}}), path)
+        return path
+
+    return write
+
+
+def test_outputs_are_stored_without_the_noise(file, capsys):
+    path = file(
+        new_code_cell("seed = 42", metadata={"tags": ["parameters"], "papermill": {"duration": 3}}),
+        new_code_cell(PROGRESS, metadata={"tags": ["nbval-ignore-output"], "execution": {"x": "1"}}),
+        new_code_cell("import os\nprint('10%\\r100%')\nprint(os.getcwd() == " + repr(str(paths.ROOT)) + ")"),
+        new_code_cell("import ipywidgets\nipywidgets.IntSlider(3)"),
+    )
+    refresh.refresh(path)
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    first, progress, plain, widget = notebook.cells
+    assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3, 4]
+    assert first.metadata == {"tags": ["parameters"]} and plain.metadata == {}
+    assert [output.text for output in progress.outputs] == ["done\n"]
+    assert "3/3" in capsys.readouterr().out
+    assert [output.text for output in plain.outputs] == ["100%\nTrue\n"]
+    assert set(widget.outputs[0].data) == {"text/plain"}
+
+
+def test_standard_error_of_a_compared_cell_stays_to_be_seen(file):
+    path = file(new_code_cell("import warnings\nwarnings.warn('mind this')"))
+    refresh.refresh(path)
+    (output,) = nbformat.read(path, as_version=4).cells[0].outputs
+    assert output.name == "stderr" and "mind this" in output.text
+
+
+def test_a_failing_notebook_stays_as_it_was(file):
+    path = file(new_code_cell("1 / 0"))
+    before = path.read_bytes()
+    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        refresh.refresh(path)
+    assert path.read_bytes() == before
+
+
+def test_only_the_named_notebooks_are_refreshed(file, monkeypatch, capsys):
+    path = file(new_code_cell("print(1)"))
+    other = path.with_name("02_toy.ipynb")
+    other.write_bytes(path.read_bytes())
+    monkeypatch.setattr(refresh, "find_notebooks", lambda: [path, other])
+    refresh.main(["02"])
+    assert "02_toy.ipynb" in capsys.readouterr().out
+    assert nbformat.read(other, as_version=4).cells[0].outputs
+    assert not nbformat.read(path, as_version=4).cells[0].outputs
