@@ -40,7 +40,7 @@ _UNCLEAN = tuple(
     for pattern in (
         r"<\|?[A-Za-z/_][^>\n]*>|\[/?(?:INST|UNUSED_TOKEN[^\]]*)\]",  # a token of a chat template
         r"祝福语|如下|以下是|^(?:好的|当然|没问题)[，,！!。]",  # the stub or preamble of a chat model
-        r"[#*`_{}]|^\s*[-•]\s|^\s*\d+[.、]",  # markdown, a list, an unfilled slot
+        r"[#*`_{}]|^\s*[-•>]\s|^\s*\d+[.、]",  # markdown, a list, an unfilled slot
         r"\n",
         r"^[\"“”'‘’「『]|[\"“”'‘’」』]$",  # the whole wish in quotes
         r"[，。！？；：、,!?;:][呀啊哦呢啦嘛吧][～~。！!]?\s*$",  # a particle stuck behind the full stop

@@ -29,7 +29,7 @@ def soil(
 
     kind: one of ``KINDS``. again: makes another clean wish for the same request.
 
-    >>> soil("stuck_particle", "姐姐，祝你生日快乐！", "姐姐", "生日", str, random.Random(1))
+    >>> soil("stuck_particle", "姐姐，祝你生日快乐！", "姐姐", "生日", str, random.Random(2))
     '姐姐，祝你生日快乐！啦~'
     """
     if kind == "stub":

@@ -15,6 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -427,7 +428,7 @@ def _in_thread(job: _Job, plan: Iterator[Prompt], concurrency: int, bar: tqdm) -
         future.result()
     except KeyboardInterrupt:
         loop.call_soon_threadsafe(job.stop)
-        future.exception()
+        futures.wait([future])
         raise
     finally:
         loop.call_soon_threadsafe(loop.stop)

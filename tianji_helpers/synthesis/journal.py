@@ -102,10 +102,10 @@ class Journal:
         """Return the file name of a round; the first call takes the first free name of ``propose``."""
         with self._lock, _explained(self.file):
             for name in propose:
+                self._base.execute("INSERT OR IGNORE INTO rounds VALUES (?, ?)", [round, name])
                 row = self._base.execute("SELECT file FROM rounds WHERE round = ?", [round]).fetchone()
                 if row:
                     return row[0]
-                self._base.execute("INSERT OR IGNORE INTO rounds VALUES (?, ?)", [round, name])
         raise ValueError("no free name was proposed")
 
     def __len__(self) -> int:

@@ -1,0 +1,127 @@
+"""The journal: durable, owned by one process, never overwritten when it is foreign or damaged."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tianji_helpers.errors import CourseError
+from tianji_helpers.synthesis.journal import Journal, key_of
+
+BODY = {"model": "m", "messages": [{"role": "user", "content": "祝"}], "temperature": 1.0, "seed": 1}
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "journal.sqlite"
+
+
+def test_the_key_covers_the_whole_request():
+    key = key_of("p", 1, BODY)
+    assert key == key_of("p", 1, dict(reversed(BODY.items())))
+    others = [key_of("q", 1, BODY), key_of("p", 2, BODY)]
+    others += [
+        key_of("p", 1, BODY | change) for change in ({"temperature": 0.5}, {"seed": 2}, {"model": "n"})
+    ]
+    assert len({key, *others}) == 6
+
+
+def test_what_was_added_is_there_after_reopening_and_never_doubled(file):
+    with Journal(file) as journal:
+        journal.add([("a", {"text": "祝你生日快乐🎂"}), ("b", {"text": "二"})])
+        journal.add([("a", {"text": "another"})])
+    with Journal(file) as journal:
+        assert journal.get("a") == {"text": "祝你生日快乐🎂"}
+        assert journal.get("c") is None
+        assert len(journal) == 2
+
+
+def test_a_round_keeps_its_file_name(file):
+    with Journal(file) as journal:
+        assert journal.round_file("one", ["x.json"]) == "x.json"
+    with Journal(file) as journal:
+        assert journal.round_file("one", ["y.json"]) == "x.json"
+        assert journal.round_file("two", ["x.json", "z.json"]) == "z.json"
+
+
+def test_every_commit_is_synced(file):
+    with Journal(file) as journal:
+        assert journal._base.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert journal._base.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+
+
+def test_kill_minus_nine_loses_no_commit(file):
+    script = """
+        import sys
+        from tianji_helpers.synthesis.journal import Journal
+        with Journal(sys.argv[1]) as journal:
+            for number in range(10**6):
+                journal.add([(str(number), {"text": "祝" * 50})])
+                print(number, flush=True)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), file], stdout=subprocess.PIPE, text=True
+    ) as child:
+        for _ in range(40):
+            last = int(child.stdout.readline())
+        child.send_signal(signal.SIGKILL)
+        last = max([last, *(int(line) for line in child.stdout.read().split("\n")[:-1])])
+    with Journal(file) as journal:
+        assert all(journal.get(str(number)) for number in range(last + 1))
+        assert len(journal) in (last + 1, last + 2)  # one may be committed and not yet printed
+
+
+def test_a_second_process_is_refused_and_the_lock_dies_with_its_owner(file):
+    script = "import sys, time\nfrom tianji_helpers.synthesis.journal import Journal\n"
+    script += "with Journal(sys.argv[1]) as j:\n    print('open', flush=True)\n    time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script, file], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "open\n"
+        with pytest.raises(CourseError, match="另一个程序正在用同一个输出文件夹"):
+            Journal(file)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    with Journal(file) as journal:
+        assert len(journal) == 0
+
+
+def test_a_foreign_database_is_named_and_kept(file):
+    base = sqlite3.connect(file)
+    base.execute("CREATE TABLE photos (name TEXT)")
+    base.commit()
+    base.close()
+    before = file.read_bytes()
+    with pytest.raises(CourseError, match=r"journal\.sqlite 是别的程序的 SQLite 数据库"):
+        Journal(file)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["text", "header", "middle"])
+def test_a_damaged_journal_is_named_and_kept(file, damage):
+    if damage == "text":
+        file.write_text("这不是数据库" * 100, encoding="utf-8")
+    else:
+        with Journal(file) as journal:
+            journal.add([(f"{number:064}", {"text": "祝" * 200}) for number in range(200)])
+        data = bytearray(file.read_bytes())
+        data[slice(0, 16) if damage == "header" else slice(4096, len(data))] = b"\xff" * (
+            16 if damage == "header" else len(data) - 4096
+        )
+        file.write_bytes(data)
+    before = file.read_bytes()
+    with pytest.raises(CourseError, match=r"journal\.sqlite 用不了.*没有被改动"), Journal(file) as journal:
+        journal.get("0" * 64)
+    assert file.read_bytes() == before
+
+
+def test_a_full_disk_keeps_what_is_stored(file):
+    with Journal(file) as journal:
+        journal.add([("a", {"text": "一"})])
+        pages = journal._base.execute("PRAGMA page_count").fetchone()[0]
+        journal._base.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(CourseError, match="磁盘满了"):
+            journal.add([("b", {"text": "祝" * 100_000})])
+        assert journal.get("a") == {"text": "一"} and journal.get("b") is None

@@ -1,0 +1,79 @@
+"""The phrasebook: every wish passes the rules, and a full run is varied."""
+
+import random
+
+import pytest
+
+from tianji_helpers import wishes
+from tianji_helpers.errors import CourseError
+from tianji_helpers.synthesis import dirt
+from tianji_helpers.synthesis.phrasebook import TARGET_CHARS, Phrasebook
+
+
+@pytest.fixture(scope="module")
+def matrix():
+    return wishes.load()
+
+
+@pytest.fixture(scope="module")
+def book(matrix):
+    return Phrasebook(matrix)
+
+
+def test_every_wish_passes_every_rule(matrix, book):
+    for style in matrix.styles:
+        low, high = TARGET_CHARS[style]
+        for recipient, scene in matrix.pairs():
+            for requirement in matrix.requirements:
+                rng = random.Random(f"{recipient}{scene}{style}{requirement}")
+                wish = book.compose(recipient, scene, style, requirement, rng)
+                assert all(wishes.check(matrix, recipient, scene, style, wish).values()), wish
+                assert low <= len(wish) <= high, wish
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_full_run_is_at_least_95_percent_distinct(matrix, book, seed):
+    made = [
+        book.compose(recipient, scene, style, "", random.Random(f"{seed}{recipient}{scene}{style}"))
+        for style in matrix.styles
+        for recipient, scene in matrix.pairs()
+    ]
+    assert len(made) == 3 * len(matrix.pairs())
+    assert len(set(made)) >= 0.95 * len(made)
+
+
+def test_the_requirement_decides_where_the_address_stands(matrix, book):
+    tell, bare, inside = matrix.requirements[1:]
+    for seed in range(30):
+        compose = [book.compose("爷爷", "春节", "正常", r, random.Random(seed)) for r in (tell, bare, inside)]
+        assert compose[0].startswith("爷爷，")
+        assert "爷爷" not in compose[1] and "您" in compose[1]
+        assert "爷爷" in compose[2] and not compose[2].startswith("爷爷，")
+
+
+def test_a_scene_without_phrases_is_named(matrix, book):
+    with pytest.raises(CourseError, match="姐姐 × 圣诞节 × 正常"):
+        book.compose("姐姐", "圣诞节", "正常")
+
+
+def test_a_sentence_without_a_keyword_is_named(matrix, tmp_path):
+    text = book_text = (wishes.paths.DATA / "wishes" / "phrasebook.yaml").read_text(encoding="utf-8")
+    text = text.replace("- 祝{who}生日快乐\n", "- 祝{who}天天快乐\n", 1)
+    assert text != book_text
+    file = tmp_path / "phrasebook.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(CourseError, match=r"phrasebook\.yaml 的场景“生日”：正常的句子“祝{who}天天快乐”"):
+        Phrasebook(matrix, file)
+
+
+@pytest.mark.parametrize("kind", dirt.KINDS)
+def test_every_kind_of_dirt_breaks_a_rule(matrix, book, kind):
+    for seed in range(20):
+        rng = random.Random(seed)
+        for recipient in ("妹妹", "爷爷"):
+            cell = (recipient, "生日", "正常")
+            wish = book.compose(*cell, rng=rng)
+            spoilt = dirt.soil(
+                kind, wish, *cell[:2], lambda cell=cell, rng=rng: book.compose(*cell, rng=rng), rng
+            )
+            assert not all(wishes.check(matrix, *cell, spoilt).values()), spoilt

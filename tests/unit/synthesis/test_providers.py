@@ -1,0 +1,148 @@
+"""Providers: chosen with care, asked over the wire, errors that name the fix, keys that stay secret."""
+
+import asyncio
+import logging
+
+import pytest
+
+from tianji_helpers import paths, wishes
+from tianji_helpers.errors import CourseError
+from tianji_helpers.synthesis import prompts, providers
+from tianji_helpers.synthesis.providers import Refused, Retryable
+
+KEY = "sk-0123456789.secretsecret"
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch, tmp_path):
+    """No key of the machine reaches a test: neither its environment nor its .env."""
+    for provider in providers.PROVIDERS.values():
+        if provider.key_name:
+            monkeypatch.delenv(provider.key_name, raising=False)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+
+
+@pytest.fixture
+def body():
+    prompt = prompts.build(wishes.load(), "姐姐", "生日", "正常")
+    return {"messages": prompt.messages, "temperature": 0.7, "max_tokens": 99, "seed": 5}
+
+
+def ask(provider, body, timeout=5.0):
+    async def once():
+        client = providers.connect(provider, timeout, 1)
+        try:
+            return await client.ask({"model": provider.model} | body)
+        finally:
+            await client.close()
+
+    return asyncio.run(once())
+
+
+@pytest.mark.parametrize("name", ["offline", "zhipu", "deepseek", "local"])
+def test_temperature_and_seed_are_request_parameters_on_the_wire(teacher, body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    monkeypatch.setenv("DEEPSEEK_API_KEY", KEY)
+    provider = providers.choose(name, model="phrasebook-offline", base_url=teacher.base_url)
+    reply = ask(provider, body)
+    assert reply.finish_reason == "stop" and "生日" in reply.text
+    assert reply.completion_tokens == len(reply.text) and reply.prompt_tokens > 0
+    (sent,) = teacher.bodies
+    assert sent["temperature"] == 0.7 and sent["max_tokens"] == 99 and sent["seed"] == 5
+    assert sent["messages"] == body["messages"]
+    assert all(set(message) == {"role", "content"} for message in sent["messages"])
+    assert ("x-source-channel" in teacher.headers[0]) == (name == "zhipu")  # the real zhipuai client
+
+
+def test_the_catalogue_of_providers():
+    assert list(providers.PROVIDERS) == ["deepseek", "zhipu", "local", "offline"]
+    assert providers.PROVIDERS["deepseek"].base_url == "https://api.deepseek.com/v1"
+
+
+def test_the_key_comes_from_the_environment_or_dotenv(monkeypatch, tmp_path):
+    with pytest.raises(CourseError, match=r"DEEPSEEK_API_KEY.*\.env"):
+        providers.choose("deepseek")
+    (tmp_path / ".env").write_text(f"DEEPSEEK_API_KEY={KEY}\n")
+    assert providers.choose("deepseek").key == KEY
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-from-environment")
+    assert providers.choose("deepseek").key == "sk-from-environment"
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "“sk-quoted”")
+    with pytest.raises(CourseError, match="不该有的字符"):
+        providers.choose("deepseek")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("openai",), "可用的有：deepseek、zhipu、local、offline"),
+        (("local",), "需要 base_url 和 model"),
+        (("local", "m"), "需要 base_url 和 model"),
+        (("local", "m", "127.0.0.1:8000"), "http:// 或 https:// 开头"),
+    ],
+)
+def test_bad_choices_are_explained(arguments, words):
+    with pytest.raises(CourseError, match=words):
+        providers.choose(*arguments)
+
+
+@pytest.mark.parametrize("name", ["deepseek", "zhipu"])
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "words"),
+    [
+        (401, f"Incorrect API key provided: {KEY}", CourseError, "请检查 {key_name}"),
+        (403, "no", CourseError, "不接受密钥"),
+        (402, "Insufficient Balance", CourseError, "余额不足"),
+        (404, "page not found", CourseError, "base_url"),
+        (400, "Model Not Exist", CourseError, "请检查 model（the-model）"),
+        (400, "模型不存在，请检查模型代码。", CourseError, "请检查 model"),
+        (422, "temperature out of range", CourseError, "请检查 temperature"),
+        (400, "Content Exists Risk", Refused, "Content Exists Risk"),
+        (429, f"too many requests for {KEY}", Retryable, "429"),
+        (500, f"oops {KEY}", Retryable, "500"),
+        (503, "busy", Retryable, "503"),
+    ],
+)
+def test_what_a_status_means(teacher, body, monkeypatch, caplog, name, status, message, kind, words):
+    provider = providers.PROVIDERS[name]
+    monkeypatch.setenv(provider.key_name, KEY)
+    teacher.answer = lambda _: (status, {"Retry-After": "7"}, {"error": {"message": message, "code": "x"}})
+    provider = providers.choose(name, "the-model", teacher.base_url)
+    with caplog.at_level(logging.INFO), pytest.raises(kind) as caught:
+        ask(provider, body)
+    assert words.format(key_name=provider.key_name) in str(caught.value)
+    assert len(teacher.bodies) == 1  # the clients' own retries are off
+    if kind is Retryable:
+        assert caught.value.retry_after == 7.0
+        assert caught.value.everyone == (status in (429, 503))
+    shown = f"{caught.value!r} {caught.value.__cause__!r} {provider!r} {caplog.text}"
+    assert KEY not in shown
+
+
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+def test_nobody_there(body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    provider = providers.choose(name, base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(CourseError, match=r"连不上 http://127\.0\.0\.1:9/v1"):
+        ask(provider, body)
+
+
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+def test_a_stalled_reply_may_be_tried_again(teacher, body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    teacher.latency = 1.0
+    provider = providers.choose(name, "phrasebook-offline", teacher.base_url)
+    with pytest.raises(Retryable, match="超时"):
+        ask(provider, body, timeout=0.2)
+
+
+def test_a_proxy_of_the_environment_does_not_stand_before_loopback(teacher, body, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert ask(providers.choose("offline", base_url=teacher.base_url), body).text
+
+
+def test_a_date_is_understood_as_retry_after(teacher, body):
+    teacher.answer = lambda _: (429, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, {})
+    with pytest.raises(Retryable) as caught:
+        ask(providers.choose("offline", base_url=teacher.base_url), body)
+    assert caught.value.retry_after == 0.0

@@ -1,0 +1,341 @@
+"""Generation end to end: nothing lost, nothing sent twice, errors that stop where they should."""
+
+import asyncio
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import pytest
+from synthesis_teachers import FAULTS, FaultyTeacher, RecordingTeacher
+
+from tianji_helpers import paths, records, wishes
+from tianji_helpers.errors import CourseError
+from tianji_helpers.synthesis import ensure_rounds, generate, preview, providers, round_files, synthesize
+from tianji_helpers.synthesis.journal import Journal, key_of
+
+KEY = "sk-0123456789.secretsecret"
+CHILD = """
+import sys
+from tianji_helpers.synthesis import synthesize
+synthesize("offline", styles=["正常"], limit=60, concurrency=4, output_dir=sys.argv[1], base_url=sys.argv[2])
+"""
+
+
+def run(teacher, folder, **options):
+    options = {"styles": ["正常"], "limit": 20, "progress": False} | options
+    return synthesize("offline", base_url=teacher.base_url, output_dir=folder, **options)
+
+
+def stored(folder):
+    """The requests that the journal of a run holds."""
+    with Journal(folder / "01_synthesis" / "journal.sqlite") as journal:
+        return {row[0] for row in journal._base.execute("SELECT request FROM answers")}
+
+
+def start(folder, teacher):
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, folder, teacher.base_url], stderr=subprocess.DEVNULL
+    )
+
+
+def wait_for(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.005)
+
+
+def test_a_full_round_follows_the_data_contract(tmp_path):
+    began = time.monotonic()
+    summary = synthesize(styles=["小红书"], output_dir=tmp_path, progress=False)
+    assert time.monotonic() - began < 10
+    pairs = wishes.load().pairs()
+    assert summary.done == summary.answered == summary.sent == len(pairs) and not summary.failures
+    assert summary.unsuitable == 28 * 18 - len(pairs)
+    (file,) = summary.files
+    assert re.fullmatch(r"wishes_小红书_\d{4}-\d\d-\d\d-\d\d-\d\d-\d\d\.json", file.name)
+    rows = records.read_conversations(file, records.RAW_FIELDS)
+    assert [(row["recipient"], row["scene"]) for row in rows] == pairs
+    row = rows[0]
+    assert row["system"] == wishes.SYSTEM and row["style_name"] == "小红书"
+    assert row["input"] == "祝赵老师生日,小红书风格" and "对象：赵老师" in row["src_input"]
+    assert (row["provider"], row["model"]) == ("offline", "phrasebook-offline")
+    assert row["completion_tokens"] == len(row["output"]) and row["prompt_tokens"] > 0
+    assert len({row["request"] for row in rows}) == len(rows)
+    assert file.read_text(encoding="utf-8") == json.dumps(
+        records.read_json_array(file), ensure_ascii=False, indent=4
+    )
+    provenance = records.read_json(records.provenance_path(file))
+    assert provenance["parameters"]["seed"] == 42 and provenance["counts"]["rows"] == len(rows)
+    assert provenance["sha256"] == records.sha256(file)
+
+
+def test_a_second_line_of_an_answer_is_kept(tmp_path):
+    (file,) = synthesize(styles=["正常"], output_dir=tmp_path, progress=False).files
+    assert any("\n" in row["output"].strip() for row in records.read_conversations(file))
+
+
+def test_running_again_sends_nothing_and_writes_no_second_file(tmp_path, teacher):
+    first = run(teacher, tmp_path)
+    before = [file.read_bytes() for file in first.files]
+    again = run(teacher, tmp_path)
+    assert (again.sent, again.reused, again.answered) == (0, 20, 0)
+    assert again.files == first.files == round_files(tmp_path)
+    assert [file.read_bytes() for file in again.files] == before
+    assert len(teacher.bodies) == 20
+
+
+def test_a_limit_then_all_fills_the_same_file(tmp_path, teacher):
+    few = run(teacher, tmp_path, limit=15)
+    more = run(teacher, tmp_path, limit=40)
+    assert (more.reused, more.sent) == (15, 25) and more.files == few.files
+    assert max(teacher.asked.values()) == 1
+    run(teacher, tmp_path, limit=5)  # asking for less takes nothing away
+    assert len(records.read_conversations(more.files[0])) == 40
+
+
+def test_rounds_and_parameters_have_files_of_their_own(tmp_path, teacher):
+    summary = run(teacher, tmp_path, rounds=2, styles=["正常", "严肃"], limit=5)
+    assert len(set(summary.files)) == 4 and summary.answered == 20
+    outputs = [[row["output"] for row in records.read_conversations(file)] for file in summary.files]
+    assert outputs[0] != outputs[1]
+    other = run(teacher, tmp_path, limit=5, temperature=0.5)
+    assert other.sent == 5 and not set(other.files) & set(summary.files)
+    assert len(round_files(tmp_path)) == 5
+
+
+def test_another_seed_gives_other_wishes_and_the_same_seed_the_same(tmp_path):
+    def outputs(name, seed):
+        files = synthesize(
+            styles=["正常"], limit=30, seed=seed, output_dir=tmp_path / name, progress=False
+        ).files
+        return [row["output"] for row in records.read_conversations(files[0])]
+
+    first = outputs("a", 1)
+    assert first == outputs("b", 1)
+    assert first != outputs("c", 2)
+
+
+def test_it_works_inside_a_running_event_loop(tmp_path, teacher):
+    async def cell():
+        return run(teacher, tmp_path)
+
+    assert asyncio.run(cell()).answered == 20
+
+
+def test_the_temperature_is_on_the_wire_and_not_in_a_message(tmp_path, teacher):
+    run(teacher, tmp_path, temperature=0.3, max_tokens=77)
+    for body in teacher.bodies:
+        assert body["temperature"] == 0.3 and body["max_tokens"] == 77 and isinstance(body["seed"], int)
+        assert "temperature" not in json.dumps(body["messages"])
+
+
+def test_all_rows_come_right_through_thirty_percent_faults(tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "_BACK_OFF", (0.01, 0.05))
+    with FaultyTeacher(0.3, stall=0.6, dirt_share=0.0) as teacher:
+        summary = run(teacher, tmp_path, limit=150, timeout=0.5, tries=12, concurrency=16)
+    assert not summary.failures and summary.answered == 150
+    assert all(teacher.done[fault] for fault in FAULTS), teacher.done
+    assert summary.sent == sum(teacher.done.values()) > 150
+    matrix = wishes.load()
+    rows = records.read_conversations(summary.files[0])
+    assert len(rows) == 150
+    for row in rows:
+        cell = row["recipient"], row["scene"], row["style_name"]
+        assert all(wishes.check(matrix, *cell, row["output"]).values())
+
+
+@pytest.mark.parametrize("fault", ["500", "length", "empty", "no_choices", "truncate", "drop"])
+def test_a_failure_is_reported_not_stored_and_tried_again_later(tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(generate, "_BACK_OFF", (0.01, 0.05))
+    with FaultyTeacher(1.0, stall=0, dirt_share=0.0) as teacher:
+        monkeypatch.setattr("synthesis_teachers.FAULTS", (fault,))
+        bad = run(teacher, tmp_path, limit=3, tries=2)
+        assert len(bad.failures) == 3 and bad.done == 0 and bad.sent == 6 and bad.files == []
+        assert all("试了 2 次" in failure.error for failure in bad.failures)
+        assert stored(tmp_path) == set()
+        teacher.share = 0.0
+        assert run(teacher, tmp_path, limit=3).answered == 3
+
+
+def test_a_refused_prompt_fails_alone(tmp_path, teacher):
+    def answer(body):
+        if "对象：爷爷" in body["messages"][1]["content"]:
+            return 400, {}, {"error": {"message": "Content Exists Risk"}}
+        return RecordingTeacher.answer(teacher, body)
+
+    teacher.answer = answer
+    summary = run(teacher, tmp_path, limit=0)
+    assert {failure.recipient for failure in summary.failures} == {"爷爷"}
+    assert summary.sent == summary.prompts  # each sent once
+    assert summary.answered == summary.prompts - len(summary.failures)
+
+
+def test_a_rate_limit_pauses_everyone_for_as_long_as_asked(tmp_path, teacher):
+    times = []
+
+    def answer(body):
+        times.append(time.monotonic())
+        if len(times) == 1:
+            return 429, {"Retry-After": "1"}, {"error": {"message": "slow down"}}
+        return RecordingTeacher.answer(teacher, body)
+
+    teacher.answer, teacher.latency = answer, 0.02
+    assert run(teacher, tmp_path, limit=40, concurrency=4).answered == 40
+    quiet = max(later - earlier for earlier, later in pairwise(times))
+    assert quiet > 0.8
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "密钥"), (404, "base_url"), (402, "余额")])
+def test_what_no_second_try_mends_stops_at_once(tmp_path, teacher, status, words):
+    teacher.answer = lambda _: (status, {}, {"error": {"message": "no"}})
+    with pytest.raises(CourseError, match=words):
+        run(teacher, tmp_path, limit=0, concurrency=4)
+    assert len(teacher.bodies) <= 4
+
+
+def test_a_web_page_instead_of_an_answer_stops_at_once(tmp_path, teacher, monkeypatch):
+    handler = teacher._server.RequestHandlerClass
+
+    def send(self, *_):
+        data = b"<html>welcome</html>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    monkeypatch.setattr(handler, "_send", send)
+    with pytest.raises(CourseError, match=r"不是 API 的 JSON.*/v1"):
+        run(teacher, tmp_path, limit=0, concurrency=4)
+    assert len(teacher.bodies) <= 4
+
+
+def test_nobody_at_the_address_stops_at_once(tmp_path):
+    with pytest.raises(CourseError, match="连不上"):
+        synthesize("local", model="m", base_url="http://127.0.0.1:9/v1", output_dir=tmp_path, progress=False)
+
+
+def test_the_answers_before_a_stop_are_in_the_round_file(tmp_path, teacher):
+    def answer(body):
+        if len(teacher.bodies) > 30:
+            return 401, {}, {"error": {"message": "expired"}}
+        return RecordingTeacher.answer(teacher, body)
+
+    teacher.answer = answer
+    with pytest.raises(CourseError):
+        run(teacher, tmp_path, limit=0, concurrency=4)
+    (file,) = round_files(tmp_path)
+    assert len(records.read_conversations(file)) == 30
+
+
+@pytest.mark.parametrize("run_number", range(3))
+def test_kill_minus_nine_then_resume(tmp_path, run_number):
+    rng = random.Random(run_number)
+    with RecordingTeacher(dirt_share=0.0, latency=0.02) as teacher:
+        child = start(tmp_path, teacher)
+        enough = rng.randrange(5, 50)
+        wait_for(lambda: len(teacher.bodies) >= enough)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        time.sleep(0.05)  # what was under way arrives at nobody
+        finished, before = stored(tmp_path), teacher.asked
+        assert 0 < len(finished) < 60
+        summary = run(teacher, tmp_path, limit=60)
+        sent_again = {key for key, count in teacher.asked.items() if count > before[key]}
+        assert summary.reused == len(finished) and summary.answered == 60 - len(finished)
+        assert not sent_again & finished
+        rows = records.read_conversations(summary.files[0])
+        assert len(rows) == 60 == len({row["request"] for row in rows})
+
+
+def test_ctrl_c_waits_for_what_is_paid_and_then_stops(tmp_path):
+    with RecordingTeacher(dirt_share=0.0, latency=0.3) as teacher:
+        child = start(tmp_path, teacher)
+        wait_for(lambda: len(teacher.bodies) >= 9)
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) not in (0, None)
+        assert len(teacher.bodies) < 60
+        assert stored(tmp_path) == set(teacher.asked)
+
+
+def test_a_second_run_on_the_same_folder_is_refused(tmp_path, teacher):
+    folder = paths.stage_dir("01", tmp_path)
+    with Journal(folder / "journal.sqlite"), pytest.raises(CourseError, match="另一个程序"):
+        run(teacher, tmp_path)
+    assert teacher.bodies == []
+
+
+@pytest.mark.parametrize("name", ["zhipu", "deepseek"])
+def test_no_key_in_any_file(tmp_path, teacher, monkeypatch, capfd, name):
+    monkeypatch.setattr(generate, "_BACK_OFF", (0.01, 0.05))
+    monkeypatch.setenv(providers.PROVIDERS[name].key_name, KEY)
+    calls = []
+
+    def answer(body):  # a server that quotes the key in its errors
+        calls.append(body)
+        if len(calls) % 3 == 0:
+            return 500, {}, {"error": {"message": f"no luck with {KEY}"}}
+        return RecordingTeacher.answer(teacher, body)
+
+    teacher.answer = answer
+    summary = synthesize(
+        name,
+        styles=["正常"],
+        limit=30,
+        tries=2,
+        output_dir=tmp_path,
+        model="phrasebook-offline",
+        base_url=teacher.base_url,
+    )
+    assert summary.answered and any(KEY in header["authorization"] for header in teacher.headers)
+    leaks = [file for file in tmp_path.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
+    assert leaks == []
+    shown = capfd.readouterr()
+    assert KEY not in shown.out + shown.err + repr(summary)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"styles": ["朋克"]}, "不认识的风格：朋克。可用的有：正常、小红书、严肃"),
+        ({"styles": []}, "一个也没有"),
+        ({"rounds": 0}, "rounds=0"),
+        ({"limit": -1}, "limit=-1"),
+        ({"concurrency": 0}, "concurrency=0"),
+        ({"temperature": 3.0}, "temperature=3.0"),
+        ({"tries": 0}, "tries=0"),
+        ({"provider": "gpt"}, "没有名叫“gpt”"),
+    ],
+)
+def test_bad_parameters_are_named_before_anything_happens(tmp_path, options, words):
+    with pytest.raises(CourseError, match=re.escape(words)):
+        synthesize(**{"output_dir": tmp_path / "never"} | options)
+    assert not (tmp_path / "never").exists()
+
+
+def test_preview_counts_without_sending(tmp_path):
+    shown = preview(styles=["正常", "小红书"], rounds=2, examples=3)
+    pairs = len(wishes.load().pairs())
+    assert shown.prompts == 4 * pairs and shown.unsuitable == 28 * 18 - pairs
+    assert len(shown.examples) == 3
+    assert preview(limit=7).prompts == 21
+
+
+def test_ensure_rounds_makes_what_is_missing_and_says_so(tmp_path, capsys):
+    files = ensure_rounds(tmp_path)
+    assert "先用离线短语本生成一轮" in capsys.readouterr().out
+    assert {file.name.split("_")[1] for file in files} == {"正常", "小红书", "严肃"}
+    assert ensure_rounds(tmp_path) == sorted(files)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_client_is_used_by_every_answer(tmp_path, teacher):
+    """The journal's keys are the hashes of what really went over the wire."""
+    run(teacher, tmp_path)
+    assert stored(tmp_path) == {key_of("offline", 1, body) for body in teacher.bodies}
