@@ -6,6 +6,7 @@ needs no network, ``journal`` keeps every answer, and ``generate`` puts them tog
 
 from tianji_helpers.synthesis.generate import ensure_rounds, preview, round_files, synthesize
 from tianji_helpers.synthesis.prompts import build
+from tianji_helpers.synthesis.providers import choose
 from tianji_helpers.synthesis.teacher import Teacher
 
-__all__ = ["Teacher", "build", "ensure_rounds", "preview", "round_files", "synthesize"]
+__all__ = ["Teacher", "build", "choose", "ensure_rounds", "preview", "round_files", "synthesize"]

@@ -134,10 +134,10 @@ def synthesize(
     """
     matrix = matrix or wishes.load()
     styles = _check_parameters(matrix, styles, rounds, limit)
-    if not 1 <= concurrency <= 512:
-        raise CourseError(f"concurrency={concurrency}，应当在 1 到 512 之间。")
-    if not 0 <= temperature <= 2:
-        raise CourseError(f"temperature={temperature}，应当在 0 到 2 之间。")
+    if type(concurrency) is not int or not 1 <= concurrency <= 512:
+        raise CourseError(f"concurrency={concurrency!r}，应当是 1 到 512 之间的整数。")
+    if not isinstance(temperature, (int, float)) or not 0 <= temperature <= 2:
+        raise CourseError(f"temperature={temperature!r}，应当是 0 到 2 之间的数。")
     if tries < 1 or timeout <= 0 or max_tokens < 1:
         raise CourseError(f"tries={tries}、timeout={timeout}、max_tokens={max_tokens} 都应当大于 0。")
     chosen = providers.choose(provider, model, base_url)
@@ -152,7 +152,10 @@ def synthesize(
         job.summary.prompts = sum(1 for _ in _plan(matrix, styles, rounds, seed, limit))
         job.summary.unsuitable = _count_unsuitable(matrix)
         try:
-            with tqdm(total=job.summary.prompts, desc="生成祝福", unit="条", disable=not progress) as bar:
+            bar = tqdm(
+                total=job.summary.prompts, desc="生成祝福", unit="条", mininterval=0.5, disable=not progress
+            )
+            with bar:
                 _in_thread(job, plan, concurrency, bar)
         finally:  # whatever stopped the run, what is answered goes into the files
             for style in styles:
@@ -186,10 +189,10 @@ def _check_parameters(matrix: wishes.Matrix, styles, rounds: int, limit: int | N
             f"styles 里有不认识的风格：{'、'.join(unknown) or '（一个也没有）'}。"
             f"可用的有：{'、'.join(matrix.styles)}。"
         )
-    if rounds < 1:
-        raise CourseError(f"rounds={rounds}，至少是 1 轮。")
-    if limit is not None and limit < 0:
-        raise CourseError(f"limit={limit}，应当是 0（全部）或正整数。")
+    if type(rounds) is not int or rounds < 1:
+        raise CourseError(f"rounds={rounds!r}，应当是正整数，至少 1 轮。")
+    if limit is not None and (type(limit) is not int or limit < 0):
+        raise CourseError(f"limit={limit!r}，应当是 0（全部）或正整数。")
     return styles
 
 

@@ -307,6 +307,8 @@ def test_no_key_in_any_file(tmp_path, teacher, monkeypatch, capfd, name):
         ({"styles": []}, "一个也没有"),
         ({"rounds": 0}, "rounds=0"),
         ({"limit": -1}, "limit=-1"),
+        ({"limit": "5"}, "limit='5'"),
+        ({"temperature": "1"}, "temperature='1'"),
         ({"concurrency": 0}, "concurrency=0"),
         ({"temperature": 3.0}, "temperature=3.0"),
         ({"tries": 0}, "tries=0"),
