@@ -1,0 +1,71 @@
+"""The two READMEs: the same commands, and commands, links and lessons that exist."""
+
+import argparse
+import re
+import shlex
+
+import pytest
+
+from tianji_helpers import cli
+from tianji_helpers.paths import NOTEBOOKS, ROOT
+
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
+
+
+def commands(text):
+    """Return the command lines of the shell blocks, comments taken off."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = (line.partition("  #")[0].strip() for block in blocks for line in block.splitlines())
+    return [line for line in lines if line]
+
+
+ALL_COMMANDS = commands(TEXTS["README.md"])
+
+
+def test_both_languages_give_the_same_commands():
+    assert commands(TEXTS["README.zh-CN.md"]) == ALL_COMMANDS
+    assert ALL_COMMANDS[:2] == ["make course", "make test"]
+
+
+def test_both_languages_have_the_same_sections_figures_and_links():
+    english, chinese = TEXTS.values()
+    for pattern in (r"^(#+) ", r"^\d+\. ", r"^(\|)", r"@@\w+@@", r"(`tianji [a-z-]+`)"):
+        assert re.findall(pattern, english, re.MULTILINE) == re.findall(pattern, chinese, re.MULTILINE), (
+            pattern
+        )
+    links = [set(re.findall(r"\]\((\S+?)\)", text)) - set(TEXTS) for text in TEXTS.values()]
+    assert links[0] == links[1]
+
+
+@pytest.mark.parametrize("line", [line for line in ALL_COMMANDS if re.match(r"(\S*/)?tianji ", line)])
+def test_the_command_line_takes_it(line):
+    words = shlex.split(line)
+    args = cli.build_parser().parse_args(words[1:])
+    assert isinstance(args, argparse.Namespace) and args.run
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_make_knows_its_targets(text):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`|&& )make (?:PYTHON=\S+ )?([a-z]+)", text, re.MULTILINE))
+    assert {"course", "test", "lab"} <= named <= targets
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_its_links_and_files_exist(text):
+    for link in re.findall(r"\]\((?!https?://)(\S+?)\)", text):
+        assert (ROOT / link).exists(), link
+    for name in re.findall(r"`((?:notebooks|tianji_helpers|configs|data|requirements)[\w./-]*)`", text):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_its_parameters_exist(text):
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted(NOTEBOOKS.glob("*.ipynb")))
+    names = set(re.findall(r"-p (\w+)=", text))
+    assert names and all(re.search(rf'"{name} = ', source) for name in names)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_every_measured_figure_is_filled_in(text):
+    assert not re.findall(r"@@\w+@@", text)
