@@ -171,11 +171,12 @@ def clean_file(
     records.write_conversations(output, cleaned.kept)
     records.write_jsonl(rejects, cleaned.rejects)
     records.write_json(report, cleaned.report)
-    records.write_provenance(
-        output,
-        stage=STAGE,
-        parameters={"off": sorted(off), "threshold": threshold},
-        counts={name: cleaned.report[name] for name in ("rows_in", "rows_out", "mended", "rejected")},
-        inputs=[source],
-    )
+    for path in (output, rejects, report):
+        records.write_provenance(
+            path,
+            stage=STAGE,
+            parameters={"off": sorted(off), "threshold": threshold},
+            counts={name: cleaned.report[name] for name in ("rows_in", "rows_out", "mended", "rejected")},
+            inputs=[source],
+        )
     return cleaned

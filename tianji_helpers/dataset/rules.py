@@ -247,32 +247,6 @@ _POINT = re.compile(r"(?<=[^\x00-\x7f])\.(?![A-Za-z0-9.])")
 _ELLIPSIS = re.compile(r"\.{3,}|。{3,}|…{3,}|·{3,}")
 _RUN = re.compile(r"(?!……)[，。；：、！？～]{2,}|[，。；：、！？～]+……|……[，。；：、～]+")
 _STRENGTH = "！？～。；：，、"
-
-
-@_mend(
-    "标点",
-    ("祝姐姐生日", "姐姐,祝你生日快乐!", "姐姐，祝你生日快乐！"),
-    ("祝姐姐生日", "姐姐，，祝你生日快乐。！！", "姐姐，祝你生日快乐！"),
-    ("祝姐姐生日", "，姐姐，祝你生日快乐~~", "姐姐，祝你生日快乐～"),
-    ("祝姐姐生日", "姐姐，生日快乐，", "姐姐，生日快乐。"),
-    ("祝姐姐生日", "姐姐，愿你3.5倍快乐，10:30准时吃蛋糕！", "姐姐，愿你3.5倍快乐，10:30准时吃蛋糕！"),
-)
-def punctuation(text: str, ask: Ask) -> str:
-    """Make Chinese marks Chinese, a run of marks one mark, and end on no comma."""
-    text = _ELLIPSIS.sub("……", text)
-    text = _HALF.sub(lambda found: found[0].translate(_FULL), text)
-    text = _POINT.sub("。", text)
-    text = _RUN.sub(_strongest, text)
-    text = text.lstrip(" ,.;:!?~" + _STOPS)
-    return re.sub(r"[，、；：]$", "。", text)
-
-
-def _strongest(run: re.Match) -> str:
-    if "……" in run[0]:
-        return "……"
-    return min(run[0], key=_STRENGTH.index)
-
-
 _PARTICLES = "呀啊哦呢啦嘛吧哟喔"
 _EMOJI_RUN = r"[^\w\s，。；：、！？～…,.;:!?~“”‘’「」『』（）()<>《》【】{}#*\[\]|/\\]*"
 _STRAY = re.compile(
@@ -303,6 +277,30 @@ def particle(text: str, ask: Ask) -> str:
         return word + min(marks, key=_STRENGTH.index) + found["front"] + found["back"]
 
     return _STRAY.sub(unstray, text)
+
+
+@_mend(
+    "标点",
+    ("祝姐姐生日", "姐姐,祝你生日快乐!", "姐姐，祝你生日快乐！"),
+    ("祝姐姐生日", "姐姐，，祝你生日快乐。！！", "姐姐，祝你生日快乐！"),
+    ("祝姐姐生日", "，姐姐，祝你生日快乐~~", "姐姐，祝你生日快乐～"),
+    ("祝姐姐生日", "姐姐，生日快乐，", "姐姐，生日快乐。"),
+    ("祝姐姐生日", "姐姐，愿你3.5倍快乐，10:30准时吃蛋糕！", "姐姐，愿你3.5倍快乐，10:30准时吃蛋糕！"),
+)
+def punctuation(text: str, ask: Ask) -> str:
+    """Make Chinese marks Chinese, a run of marks one mark, and end on no comma."""
+    text = _ELLIPSIS.sub("……", text)
+    text = _HALF.sub(lambda found: found[0].translate(_FULL), text)
+    text = _POINT.sub("。", text)
+    text = _RUN.sub(_strongest, text)
+    text = text.lstrip(" ,.;:!?~" + _STOPS)
+    return re.sub(r"[，、；：]$", "。", text)
+
+
+def _strongest(run: re.Match) -> str:
+    if "……" in run[0]:
+        return "……"
+    return min(run[0], key=_STRENGTH.index)
 
 
 @_mend(

@@ -1,11 +1,14 @@
 """A later notebook finds what it needs, made once."""
 
+import inspect
 import json
 
+import nbformat
 import pytest
 
 from tianji_helpers import paths, records, wishes
-from tianji_helpers.dataset import stages
+from tianji_helpers.classroom.parameters import defaults
+from tianji_helpers.dataset import ruozhiba, self_cognition, stages
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis.phrasebook import Phrasebook
 
@@ -39,3 +42,21 @@ def test_the_other_two(tmp_path):
     assert stages.ensure_ruozhiba(tmp_path)
     assert not stages.ensure_ruozhiba(tmp_path)
     assert records.read_jsonl(paths.stage_dir("04", tmp_path) / "ruozhiba_test.jsonl")
+
+
+def test_defaults_are_those_of_the_notebooks():
+    def parameters(name):
+        return defaults(nbformat.read(paths.NOTEBOOKS / name, as_version=4), name)
+
+    wishes_lesson = parameters("02_merge_clean.ipynb")
+    assert wishes_lesson["threshold"] == stages.THRESHOLD
+    assert wishes_lesson["heldout_share"] == stages.HELDOUT_SHARE
+    assert wishes_lesson["rules_off"] == []
+    persona_lesson = parameters("03_make_self_cognition.ipynb")
+    names = [persona_lesson[name] for name in ("owner", "assistant", "model_name")]
+    assert self_cognition.Persona(*names) == stages.DEFAULT_PERSONA
+    build = inspect.signature(self_cognition.write).parameters
+    assert all(persona_lesson[name] == build[name].default for name in ("wordings", "repeat", "seed"))
+    ruozhiba_lesson = parameters("04_convert_ruozhiba.ipynb")
+    ratio = inspect.signature(ruozhiba.convert_file).parameters["ratio"].default
+    assert (ruozhiba_lesson["train_ratio"], ruozhiba_lesson["shuffle"]) == (ratio, False)
