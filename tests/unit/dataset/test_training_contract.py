@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from tianji_helpers import records
-from tianji_helpers.dataset import self_cognition
+from tianji_helpers.dataset import ruozhiba, self_cognition
 from tianji_helpers.wishes import SYSTEM
 
 IGNORED = -100
@@ -64,6 +64,17 @@ def test_loss_sees_the_answer_and_its_end_only(tmp_path, tokenizer):
         assert turn["input"] in whole
         assert turn.get("system", "") in whole
         assert learnt.replace("</s>", "").strip() == turn["output"] + "<|im_end|>"
+
+
+def test_messages_train_through_the_openai_map(tmp_path, tokenizer):
+    from xtuner.dataset.map_fns import openai_map_fn
+
+    record = {"instruction": "1+1=?", "input": "用中文回答", "output": "二"}
+    records.write_jsonl(tmp_path / "m.jsonl", [ruozhiba.to_messages(record)])
+    samples = process(tmp_path / "m.jsonl", tokenizer, dataset_map_fn=openai_map_fn, pack_to_max_length=False)
+    whole, learnt = read_back(samples[0], tokenizer)
+    assert "1+1=?\n用中文回答" in whole
+    assert learnt.replace("</s>", "").strip() == "二<|im_end|>"
 
 
 def test_packing_loses_no_answer(tmp_path, tokenizer):
