@@ -81,14 +81,14 @@ def write_config(
     dataset = cfg.train_dataloader.dataset
     chat_hook = cfg.custom_hooks[1]
     for part in _model_parts(cfg):
-        _set(part, "pretrained_model_name_or_path", model_dir and str(model_dir))
+        _set(part, "pretrained_model_name_or_path", model_dir and _portable(model_dir))
         _set(part, "trust_remote_code", trust_remote_code)
-    _set(cfg, "pretrained_model_name_or_path", model_dir and str(model_dir))
+    _set(cfg, "pretrained_model_name_or_path", model_dir and _portable(model_dir))
     if prompt_template is not None:
         name = f"xtuner.utils.PROMPT_TEMPLATE.{prompt_template}"
         cfg.prompt_template = dataset.template_map_fn.template = chat_hook.prompt_template = name
     if data_path is not None:
-        cfg.data_path = dataset.dataset.data_files.train = str(data_path)
+        cfg.data_path = dataset.dataset.data_files.train = _portable(data_path)
     if max_rows:
         dataset.max_dataset_length = max_rows
     _set(dataset, "max_length", max_length)
@@ -116,6 +116,12 @@ def write_config(
     target.parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(str(target))
     return target
+
+
+def _portable(path: str | Path) -> str:
+    """A path inside the project is written relative to its root, where XTuner is started."""
+    path = paths.resolve(path)
+    return path.relative_to(paths.ROOT).as_posix() if path.is_relative_to(paths.ROOT) else str(path)
 
 
 def _model_parts(cfg) -> Iterator[dict]:

@@ -55,13 +55,15 @@ def train(
     cfg_options: dict | None = None,
     resume: bool = False,
     deepspeed: str | None = None,
+    device: str = "",
     report: Callable[[str], None] = print,
 ) -> TrainResult:
     """Train with XTuner and return what it left in ``work_dir``.
 
     config: an XTuner config file. cfg_options: dotted settings to change, as XTuner's
     ``--cfg-options``. resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
-    name of a DeepSpeed config, such as ``deepspeed_zero2``. report: called with a line of progress.
+    name of a DeepSpeed config, such as ``deepspeed_zero2``. device: ``cpu`` hides the GPUs; empty or
+    ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
 
     Raises CourseError before anything is loaded if the config names a missing file or model, or a
     learning rate that would never rise; and when the training fails, with the end of its log.
@@ -87,7 +89,7 @@ def train(
             )
 
     started = time.monotonic()
-    run_tool("train", arguments, log=work_dir / "train.log", on_line=on_line)
+    run_tool("train", arguments, log=work_dir / "train.log", on_line=on_line, device=device)
     seconds = time.monotonic() - started
     # largest child so far, in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
@@ -103,12 +105,14 @@ def train(
 
 
 def check_config(config: str | Path, cfg_options: dict | None = None) -> None:
-    """Raise CourseError for what would go wrong minutes later: a missing model or data file, no
-    usable row, or a warm-up of less than two iterations (the learning rate then stays near 0).
+    """Raise CourseError for what would go wrong minutes later: no GPU for a GPU config, a missing
+    model or data file, no usable row, or a warm-up of less than two iterations (the learning rate
+    then stays near 0).
     """
     cfg = load_config(config)
     if cfg_options:
         cfg.merge_from_dict(dict(cfg_options))
+    _check_gpu(cfg)
     model_dir = paths.resolve(cfg.model.llm.pretrained_model_name_or_path)
     if not (model_dir / "config.json").is_file():
         raise CourseError(
@@ -131,6 +135,16 @@ def check_config(config: str | Path, cfg_options: dict | None = None) -> None:
                 "至少要 2 步，否则学习率一直接近 0。请增加数据或轮数，"
                 f"或把 warmup_ratio 提高到 {2 / (batches * epochs):.2f} 以上。"
             )
+
+
+def _check_gpu(cfg) -> None:
+    import torch
+
+    if "Amp" in str(cfg.optim_wrapper.type) and not torch.cuda.is_available():
+        raise CourseError(
+            "这个配置用 AmpOptimWrapper，只能在 GPU 上训练，而 PyTorch 没有找到 GPU。"
+            "请用 tianji doctor 检查驱动，或换成 configs/ 里名字带 _cpu 的配置。"
+        )
 
 
 def _check_rows(data_path: Path) -> int:
@@ -236,10 +250,12 @@ def run_tool(
     *,
     log: Path,
     on_line: Callable[[str], None] = lambda line: None,
+    device: str = "",
 ) -> None:
     """Run one of XTuner's programs (see ``xtuner_compat``) and wait for it.
 
-    log: gets all that the program prints. on_line: called with each line as it comes.
+    log: gets all that the program prints. on_line: called with each line as it comes. device: ``cpu``
+    hides the GPUs from it.
     Raises CourseError with the exit code and the end of the log if it fails; an interrupt of the
     notebook stops the program too.
     """
@@ -249,6 +265,8 @@ def run_tool(
         # a cache of its own: datasets' global one may hold rows of a file that has changed since
         environment = os.environ | {"HF_DATASETS_CACHE": cache, "PYTHONUNBUFFERED": "1"}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other
+        if device == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         with subprocess.Popen(
             command,
             cwd=paths.ROOT,

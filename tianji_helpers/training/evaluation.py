@@ -5,12 +5,14 @@ answers; the score says whether its own answers are usable. The score reads no m
 what rules can check (see ``tianji_helpers.wishes.check``), and can be fooled.
 """
 
+import gc
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
+from tianji_helpers.training import inference
 from tianji_helpers.training.inference import Answer
 
 
@@ -108,3 +110,42 @@ def score_wishes(
 def _share(values) -> float:
     values = list(values)
     return sum(values) / len(values) if values else math.nan
+
+
+def measure(
+    model_dir: str | Path,
+    adapter_dir: str | Path | None,
+    turns: Sequence[dict],
+    prompt_template: str,
+    *,
+    task: str = "wishes",
+    device: str = "cpu",
+    max_new_tokens: int = 80,
+    trust_remote_code: bool = False,
+) -> dict:
+    """Load a model, measure it on held-out turns, and free its memory again.
+
+    Returns ``loss`` (nats a token), ``perplexity``, and ``rows`` of ``request`` and ``answer``; for
+    the task ``wishes`` also ``passed`` and ``rules`` (see ``score_wishes``).
+    """
+    model, tokenizer = inference.load(
+        model_dir, adapter_dir, device=device, trust_remote_code=trust_remote_code
+    )
+    loss = heldout_loss(model, tokenizer, turns, prompt_template)
+    requests = [turn["input"] for turn in turns]
+    chats = [inference.messages(turn["input"], turn.get("system", "")) for turn in turns]
+    answers = inference.answer_all(model, tokenizer, chats, max_new_tokens=max_new_tokens, batch_size=16)
+    del model
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+    measured = {"loss": loss, "perplexity": math.exp(loss)}
+    if task == "wishes":
+        return measured | score_wishes(requests, answers)
+    rows = [
+        {"request": request, "answer": answer.text, "stopped": answer.stopped}
+        for request, answer in zip(requests, answers, strict=True)
+    ]
+    return measured | {"rows": rows}

@@ -192,5 +192,6 @@ def stream(
         ) from error
     finally:
         cancelled.set()
+        thread.join(timeout)  # a thread inside torch must not outlive the interpreter
     if failure:
         raise CourseError(f"生成失败：{type(failure[0]).__name__}: {failure[0]}") from failure[0]

@@ -1,0 +1,80 @@
+"""Models for the tests: the embedded one, prepared once in ``models/``, and a tiny random one."""
+
+import pytest
+
+from tianji_helpers import records, wishes
+from tianji_helpers.training import configs, engine, models
+
+ROWS = [("姐姐", "生日"), ("赵老师", "春节"), ("妹妹", "谈判顺利"), ("领导", "元宵节")] * 4
+
+
+@pytest.fixture(scope="session")
+def base_dir():
+    return models.prepare(report=lambda line: None)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base_dir):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base_dir)
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(base_dir, tokenizer, tmp_path_factory):
+    """A random Gemma 3 of two narrow layers, in the shape of a prepared model."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(base_dir)
+    config.update(
+        {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "num_attention_heads": 2,
+            "head_dim": 32,
+        }
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-gemma"
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory):
+    """Sixteen training rows, four different ones."""
+    matrix = wishes.load()
+    turns = [
+        {
+            "system": matrix.system,
+            "input": matrix.request(*pair),
+            "output": f"祝{pair[0]}{pair[1]}，万事如意！",
+        }
+        for pair in ROWS
+    ]
+    path = tmp_path_factory.mktemp("rows") / "rows.json"
+    records.write_conversations(path, turns)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tiny_dir, rows_file, tmp_path_factory):
+    """A short real training of the tiny model through XTuner."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = configs.write_config(
+        "configs/wishes_gemma3_270m_cpu.py",
+        folder / "config.py",
+        model_dir=tiny_dir,
+        data_path=rows_file,
+        max_epochs=5,
+        warmup_ratio=0.2,
+        every_n_iters=10,
+        lora_r=8,
+    )
+    lines = []
+    result = engine.train(config, folder / "work", report=lines.append)
+    return result, lines

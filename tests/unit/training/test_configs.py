@@ -1,0 +1,73 @@
+"""The configs in ``configs/`` and what ``write_config`` changes in them."""
+
+import pytest
+
+from tianji_helpers import paths
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training import configs
+
+FILES = sorted(path.name for path in paths.CONFIGS.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_config_is_complete_and_keeps_the_originals_lora(name):
+    cfg = configs.load_config(paths.CONFIGS / name)
+    assert (cfg.model.lora.r, cfg.model.lora.lora_alpha) == (64, 16)
+    assert cfg.model.llm.quantization_config.bnb_4bit_quant_type == "nf4"
+    assert cfg.randomness.seed is not None
+    models = {part.pretrained_model_name_or_path for part in configs._model_parts(cfg)}
+    assert models == {cfg.pretrained_model_name_or_path}
+    assert cfg.train_dataloader.dataset.dataset.data_files.train == cfg.data_path
+    assert name.startswith(tuple(configs.TASKS))
+
+
+def test_gpu_config_has_the_originals_hyper_parameters():
+    cfg = configs.load_config("configs/wishes_internlm2_chat_7b.py")
+    assert cfg.optim_wrapper.optimizer.lr == 2e-4
+    assert cfg.optim_wrapper.accumulative_counts == 16
+    assert cfg.train_dataloader.batch_size == 1
+    assert cfg.train_dataloader.dataset.max_length == 2048
+    assert cfg.model.lora.lora_dropout == 0.1
+
+
+def test_settings_reach_every_place_that_depends_on_them(tmp_path):
+    path = configs.write_config(
+        "configs/wishes_gemma3_270m_cpu.py",
+        tmp_path / "run.py",
+        model_dir="models/other",
+        prompt_template="qwen_chat",
+        data_path="rows.json",
+        max_epochs=3,
+        warmup_ratio=0.1,
+        lr=1e-3,
+        every_n_iters=7,
+        evaluation_inputs=["祝大舅发财"],
+        seed=7,
+        dtype="float32",
+        max_rows=50,
+    )
+    cfg = configs.load_config(path)
+    assert {part.pretrained_model_name_or_path for part in configs._model_parts(cfg)} == {"models/other"}
+    assert "models/gemma-3-270m" not in path.read_text(encoding="utf-8")
+    assert path.read_text(encoding="utf-8").count("PROMPT_TEMPLATE.qwen_chat") == 3
+    assert cfg.train_dataloader.dataset.dataset.data_files.train == "rows.json"
+    warmup, cosine = cfg.param_scheduler
+    assert (warmup.end, cosine.begin, cosine.end) == (pytest.approx(0.3), pytest.approx(0.3), 3)
+    assert cfg.train_cfg.max_epochs == 3 and cfg.optim_wrapper.optimizer.lr == 1e-3
+    assert cfg.custom_hooks[1].every_n_iters == cfg.default_hooks.checkpoint.interval == 7
+    assert cfg.custom_hooks[1].evaluation_inputs == ["祝大舅发财"]
+    assert cfg.randomness.seed == 7
+    assert cfg.model.autocast_dtype is None and cfg.model.llm.torch_dtype == "torch.float32"
+    assert cfg.train_dataloader.dataset.max_dataset_length == 50
+
+
+def test_unknown_task_model_and_file_are_named(tmp_path):
+    with pytest.raises(CourseError, match="没有叫 jokes 的任务。可选：wishes"):
+        configs.default_config("jokes", "gemma-3-270m")
+    with pytest.raises(CourseError, match=r"wishes_gpt_5\.py。现有：.*wishes_gemma3_270m_cpu\.py"):
+        configs.default_config("wishes", "gpt-5")
+    with pytest.raises(CourseError, match="找不到配置文件"):
+        configs.load_config(tmp_path / "none.py")
+    (tmp_path / "broken.py").write_text("model = dict(\n")
+    with pytest.raises(CourseError, match="读不进来：SyntaxError"):
+        configs.load_config(tmp_path / "broken.py")

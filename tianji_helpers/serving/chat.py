@@ -1,0 +1,144 @@
+"""Talk to a model: one conversation with its history, in a terminal or as a notebook widget.
+
+Both faces sit on ``Chat``, which streams the answer and remembers it. Answers end at the model's
+own end token, and no template token is shown.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training import inference
+
+RESET, EXIT = "RESET", "EXIT"
+MAX_REQUEST = 2_000  # characters; what one types is far shorter, a pasted book would fill the memory
+
+
+class Chat:
+    """A conversation with a loaded model.
+
+    model, tokenizer: as ``inference.load`` returns them. system: the system prompt of every turn.
+    temperature: 0 takes the likeliest token each time. max_new_tokens: limit of one answer.
+    """
+
+    def __init__(
+        self, model, tokenizer, *, system: str = "", temperature: float = 0.0, max_new_tokens: int = 200
+    ):
+        if temperature < 0:
+            raise CourseError(f"temperature 是 {temperature}，不能小于 0；0 表示每次都选最可能的词。")
+        if max_new_tokens < 1:
+            raise CourseError(f"max_new_tokens 是 {max_new_tokens}，至少要 1。")
+        self.model, self.tokenizer, self.system = model, tokenizer, system
+        self.temperature, self.max_new_tokens = temperature, max_new_tokens
+        self.history: list[tuple[str, str]] = []
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self.history.clear()
+
+    def say(self, request: str) -> Iterator[str]:
+        """Answer ``request`` and yield the text in pieces; a finished answer joins the history.
+
+        Raises CourseError for an empty or too long request, before anything is generated.
+        """
+        request = request.strip()
+        if not request:
+            raise CourseError("请先输入一句话。")
+        if len(request) > MAX_REQUEST:
+            raise CourseError(f"这句话有 {len(request)} 个字，最多 {MAX_REQUEST} 个。")
+        pieces = []
+        for piece in inference.stream(
+            self.model,
+            self.tokenizer,
+            inference.messages(request, self.system, self.history),
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+        ):
+            pieces.append(piece)
+            yield piece
+        self.history.append((request, "".join(pieces).strip()))
+
+
+def repl(
+    model_dir: str | Path,
+    adapter: str | Path | None = None,
+    system: str | None = None,
+    temperature: float = 0.0,
+    max_new_tokens: int = 200,
+    *,
+    source: TextIO | None = None,
+    sink: TextIO | None = None,
+) -> None:
+    """Chat in the terminal until EXIT or the end of the input; RESET forgets the history.
+
+    adapter: a PEFT folder to put on top of the model. source, sink: text streams instead of standard
+    input and output; a pipe works as well as a person.
+    """
+    source, sink = source or sys.stdin, sink or sys.stdout
+
+    def tell(text: str, end: str = "\n") -> None:
+        print(text, end=end, file=sink, flush=True)
+
+    tell("正在加载模型 …")
+    chat = Chat(
+        *inference.load(model_dir, adapter),
+        system=system or "",
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+    )
+    tell(f"可以聊了。输入一句话后回车；{RESET} 清空历史，{EXIT} 退出。")
+    tell("你：", end="")
+    for line in source:
+        request = line.strip()
+        if request == EXIT:
+            break
+        if request == RESET:
+            chat.reset()
+            tell("（历史已清空）")
+        elif request:
+            tell("模型：", end="")
+            try:
+                for piece in chat.say(request):
+                    tell(piece, end="")
+                tell("")
+            except CourseError as error:
+                tell(f"（{error}）")
+        tell("你：", end="")
+    tell("再见。")
+
+
+def widget(chat: Chat):
+    """Return an ipywidgets chat for a notebook: a line to type in, a button, the conversation.
+
+    Where widgets cannot be drawn (a static page), the notebook shows its text form only; ``Chat.say``
+    does the same from a cell.
+    """
+    import ipywidgets
+
+    line = ipywidgets.Text(placeholder="例如：祝姐姐生日快乐,小红书风格", layout={"width": "60%"})
+    send = ipywidgets.Button(description="发送", button_style="primary")
+    forget = ipywidgets.Button(description="清空")
+    shown = ipywidgets.Textarea(disabled=True, layout={"width": "90%", "height": "12em"})
+
+    def on_send(_) -> None:
+        request, line.value, send.disabled = line.value, "", True
+        before = shown.value
+        try:
+            shown.value = f"{before}你：{request}\n模型："
+            for piece in chat.say(request):
+                shown.value += piece
+            shown.value += "\n"
+        except CourseError as error:
+            shown.value = f"{before}（{error}）\n"
+        finally:
+            send.disabled = False
+
+    def on_forget(_) -> None:
+        chat.reset()
+        shown.value = ""
+
+    send.on_click(on_send)
+    forget.on_click(on_forget)
+    return ipywidgets.VBox([ipywidgets.HBox([line, send, forget]), shown])

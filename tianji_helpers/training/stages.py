@@ -1,0 +1,131 @@
+"""Where a training of notebook 05 reads and writes, and the whole of it in one call.
+
+Each task has a folder of its own, ``05_training/<task>``, with ``config.py``, ``work/`` (XTuner's),
+``adapter/`` and ``metrics.json``: one adapter folder for two tasks has cost people their first one.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tianji_helpers import paths, records
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training import configs, engine, inference, models
+
+_TRAIN_FILES = {
+    "wishes": ("02", "wishes_train.json"),
+    "self_cognition": ("03", "self_cognition.json"),
+    "ruozhiba": ("04", "ruozhiba_train.jsonl"),
+}
+_HELDOUT_FILES = {
+    "wishes": ("02", "wishes_heldout.json"),
+    "self_cognition": ("03", "self_cognition_heldout.json"),
+    "ruozhiba": ("04", "ruozhiba_test.jsonl"),
+}
+
+
+def task_dir(task: str, output_dir: str | Path = "") -> Path:
+    """Return the folder of one task's training."""
+    return paths.stage_dir("05", output_dir) / task
+
+
+def train_file(task: str, output_dir: str | Path = "") -> Path:
+    """Return the rows that a task trains on (made by notebook 02, 03 or 04)."""
+    stage, name = _TRAIN_FILES[task]
+    return paths.stage_dir(stage, output_dir) / name
+
+
+def heldout_file(task: str, output_dir: str | Path = "") -> Path:
+    """Return the rows that a task is tested on."""
+    stage, name = _HELDOUT_FILES[task]
+    return paths.stage_dir(stage, output_dir) / name
+
+
+def choose_device(device: str, model: str) -> str:
+    """Return ``cpu`` or ``cuda`` for a device setting (``auto``, ``cpu``, ``cuda``) and a model.
+
+    ``auto`` is the device that the catalogue names for the model. Raises CourseError for another
+    word, or where a GPU is asked for and PyTorch sees none.
+    """
+    import torch
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise CourseError(f"device 是 {device}，只能是 auto、cpu 或 cuda。")
+    wanted = ("cpu" if models.find(model).device == "CPU" else "cuda") if device == "auto" else device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise CourseError(
+            f"模型 {model} 要在 GPU 上训练，但 PyTorch 没有找到 GPU。请用 tianji doctor 检查驱动，"
+            f"或把参数 model 改成 {models.EMBEDDED}（CPU 就能训练）。"
+        )
+    return wanted
+
+
+def make_config(
+    task: str,
+    model: str = models.EMBEDDED,
+    output_dir: str | Path = "",
+    *,
+    device: str = "cpu",
+    config: str | Path = "",
+    **settings,
+) -> Path:
+    """Write ``<task folder>/config.py``, the config of this run, and return it.
+
+    config: the config to start from; empty means the one in ``configs/`` for task and model.
+    settings: as ``configs.write_config`` takes them.
+    """
+    base = paths.resolve(config) if config else configs.default_config(task, model)
+    return configs.write_config(
+        base,
+        task_dir(task, output_dir) / "config.py",
+        model_dir=models.locate(model),
+        prompt_template=models.find(model).template,
+        trust_remote_code=models.find(model).trust_remote_code,
+        data_path=train_file(task, output_dir),
+        dtype=inference.cpu_dtype() if device == "cpu" else None,
+        **settings,
+    )
+
+
+def ensure_trained(
+    output_dir: str | Path = "",
+    task: str = "wishes",
+    model: str = models.EMBEDDED,
+    *,
+    device: str = "cpu",
+    seed: int = 42,
+    report: Callable[[str], None] = print,
+) -> tuple[Path, Path]:
+    """Return (config, last checkpoint) of a task; train first if there is none.
+
+    What is trained is what notebook 05 trains with its defaults. Raises CourseError if the training
+    data are missing.
+    """
+    folder = task_dir(task, output_dir)
+    config = folder / "config.py"
+    if config.is_file() and any((folder / "work").glob("iter_*.pth")):
+        return config, engine.last_checkpoint(folder / "work")
+    models.prepare(model, report=report)
+    config = make_config(task, model, output_dir, device=device, seed=seed)
+    result = train_task(config, task, output_dir, device=device, report=report)
+    return config, result.checkpoint
+
+
+def train_task(
+    config: str | Path,
+    task: str,
+    output_dir: str | Path = "",
+    *,
+    device: str = "cpu",
+    report: Callable[[str], None] = print,
+) -> engine.TrainResult:
+    """Train a task with a config made by ``make_config``; provenance goes beside the work folder."""
+    work_dir = task_dir(task, output_dir) / "work"
+    result = engine.train(config, work_dir, device=device, report=report)
+    records.write_provenance(
+        work_dir,
+        stage="05_training",
+        parameters={"task": task, "config": Path(config).read_text(encoding="utf-8")},
+        counts={"iterations": result.curve[-1]["step"] if result.curve else 0},
+        inputs=[train_file(task, output_dir)],
+    )
+    return result
