@@ -93,7 +93,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Style:
-    """How: the prompt's words and the bounds (in characters and in emoji) that a wish keeps."""
+    """How: the prompt's words and the bounds (in characters and in emoji) that a wish keeps.
+
+    form: what is asked for (一句, 一首 ...). extra: only made when it is asked for by name.
+    """
 
     name: str
     template: str
@@ -105,6 +108,8 @@ class Style:
     endings: tuple[str, ...]
     markers: tuple[str, ...]
     avoid: tuple[str, ...]
+    form: str = "一句"
+    extra: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,11 @@ class Matrix:
     styles: dict[str, Style]
     requirements: list[str]
     unsuitable: dict[str, frozenset[str]]
+
+    @property
+    def usual_styles(self) -> list[str]:
+        """The styles that a run makes unless told otherwise: all but the extra ones."""
+        return [name for name, style in self.styles.items() if not style.extra]
 
     def suitable(self, recipient: str, scene: str) -> bool:
         """Say whether one wishes this recipient this. Raises CourseError for an unknown name."""
@@ -172,7 +182,7 @@ def load(folder: str | Path | None = None) -> Matrix:
     folder = paths.DATA / "wishes" if folder is None else Path(folder)
     recipients = _read_entries(folder / "recipients.yaml", _recipient, _RECIPIENT_FIELDS)
     scenes = _read_entries(folder / "scenes.yaml", _scene, _SCENE_FIELDS)
-    styles = _read_entries(folder / "styles.yaml", _style, _STYLE_FIELDS)
+    styles = _read_entries(folder / "styles.yaml", _style, _STYLE_FIELDS, optional=("form", "extra"))
     if DEFAULT_STYLE not in styles:
         raise CourseError(f"{folder / 'styles.yaml'}：缺少默认风格“{DEFAULT_STYLE}”。")
 
@@ -303,7 +313,17 @@ class _Entry:
 
 _RECIPIENT_FIELDS = ("kind", "honorific", "address")
 _SCENE_FIELDS = ("kind", "keywords", "marks")
-_STYLE_FIELDS = tuple(Style.__dataclass_fields__)[1:]
+_STYLE_FIELDS = (
+    "template",
+    "examples",
+    "min_chars",
+    "max_chars",
+    "min_emoji",
+    "max_emoji",
+    "endings",
+    "markers",
+    "avoid",
+)
 
 
 def _read_entries(
@@ -353,6 +373,12 @@ def _style(entry: _Entry) -> Style:
         examples=entry.strings("examples"),
         **{field: entry.count(field) for field in ("min_chars", "max_chars", "min_emoji", "max_emoji")},
         **{field: entry.strings(field) for field in ("endings", "markers", "avoid")},
+        form=entry.string("form") if "form" in entry.fields else Style.form,
+        extra=entry.fields.get("extra", Style.extra),
+    )
+    entry.check(isinstance(style.extra, bool), f"extra 应当是 true 或 false，现在是 {style.extra!r}")
+    entry.check(
+        style.name != DEFAULT_STYLE or not style.extra, "默认风格每次都要生成，不能写 extra: true"
     )
     for low, high in (("min_chars", "max_chars"), ("min_emoji", "max_emoji")):
         bounds = getattr(style, low), getattr(style, high)

@@ -29,11 +29,11 @@ def edit(folder, name, old, new):
 
 
 def test_the_matrix_has_the_size_of_the_original(matrix):
-    assert (len(matrix.recipients), len(matrix.scenes), list(matrix.styles)) == (
-        28,
-        18,
-        ["正常", "小红书", "严肃"],
-    )
+    assert (len(matrix.recipients), len(matrix.scenes)) == (28, 18)
+    assert matrix.usual_styles == ["正常", "小红书", "严肃"]
+    assert set(matrix.styles) - set(matrix.usual_styles) == {
+        *("文艺", "白话", "文言文", "诗词赋", "放飞自我", "祝福长文")
+    }
     assert "工作升职" in matrix.scenes  # without the original's trailing space
 
 

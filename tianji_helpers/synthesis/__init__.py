@@ -1,7 +1,8 @@
 """Notebook 01: wishes from a teacher model.
 
 ``prompts`` turns the matrix into prompts, ``providers`` knows whom to ask, ``teacher`` is the one that
-needs no network, ``journal`` keeps every answer, and ``generate`` puts them together.
+needs no network, ``journal`` keeps every answer, ``engine`` sends, limits, checks and counts;
+``generate`` (wishes) and ``knowledge`` (questions and answers from texts) put them together.
 """
 
 from tianji_helpers.synthesis.generate import ensure_rounds, preview, round_files, synthesize

@@ -85,6 +85,13 @@ class Journal:
             row = self._base.execute("SELECT answer FROM answers WHERE request = ?", [request]).fetchone()
         return json.loads(row[0]) if row else None
 
+    def known(self, requests: list[str]) -> set[str]:
+        """Return which of some requests (hundreds at most) have an answer."""
+        marks = ",".join("?" * len(requests))
+        with self._lock, _explained(self.file):
+            rows = self._base.execute(f"SELECT request FROM answers WHERE request IN ({marks})", requests)
+            return {row[0] for row in rows}
+
     def add(self, answers: Iterable[tuple[str, dict]]) -> None:
         """Store answers by request in one transaction; on return they are on the disk."""
         rows = [(request, json.dumps(answer, ensure_ascii=False)) for request, answer in answers]

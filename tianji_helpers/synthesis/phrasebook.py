@@ -1,9 +1,10 @@
 """Wishes put together from phrases: what the offline teacher knows.
 
-``data/wishes/phrasebook.yaml`` holds, for every scene and style, sentences that name the scene, short
-follow-ups and emoji, and general blessings by the kind of recipient. ``compose`` draws from them with
-the random generator it is given, so the same seed gives the same wish. This is no language model: it
-knows the scenes of its file and nothing else.
+``data/wishes/phrasebook.yaml`` holds, for every scene and usual style, sentences that name the scene,
+short follow-ups and emoji, and general blessings by the kind of recipient; ``phrasebook_more.yaml`` the
+same for the extra styles, whose wishes all have one shape (lead, scene, follow-ups). ``compose`` draws
+from them with the random generator it is given, so the same seed gives the same wish. This is no
+language model: it knows the scenes of its files and nothing else.
 """
 
 import random
@@ -22,23 +23,27 @@ _TRIES = 200
 
 
 class Phrasebook:
-    """The phrases of one file, checked against the matrix.
+    """The phrases of a folder's two files, checked against the matrix.
 
+    ``chars`` maps each style that the book can write to its lengths (least, most) in characters.
     Raises CourseError that names file, scene and rule if a phrase does not fit the matrix.
     """
 
-    def __init__(self, matrix: Matrix, file: str | Path | None = None):
+    def __init__(self, matrix: Matrix, folder: str | Path | None = None):
         self.matrix = matrix
-        self.file = paths.DATA / "wishes" / "phrasebook.yaml" if file is None else Path(file)
-        try:
-            book = yaml.safe_load(records.read_text(self.file))
-        except yaml.YAMLError as error:
-            raise CourseError(f"{self.file} 不是合法的 YAML：{error}") from error
+        folder = paths.DATA / "wishes" if folder is None else Path(folder)
+        self.file, self._more_file = folder / "phrasebook.yaml", folder / "phrasebook_more.yaml"
+        book, self._more = _read(self.file), _read(self._more_file)
         try:
             self._scenes, self._general = book["scenes"], book["general"]
             self._openings, self._particles = book["openings"], book["particles"]
-        except (KeyError, TypeError) as error:
-            raise CourseError(f"{self.file}：应当有 scenes、general、openings 和 particles。") from error
+            extra = {style: tuple(page["chars"]) for style, page in self._more.items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CourseError(
+                f"{self.file} 应当有 scenes、general、openings 和 particles，"
+                f"{self._more_file} 的每种风格应当有 chars。"
+            ) from error
+        self.chars = TARGET_CHARS | extra
         self._check()
 
     def compose(
@@ -52,7 +57,7 @@ class Phrasebook:
         """
         rng = rng or random.Random()
         who, how = self.matrix.recipients.get(recipient), self.matrix.styles.get(style)
-        if who is None or how is None or scene not in self._scenes or style not in TARGET_CHARS:
+        if who is None or how is None or scene not in self._sentences(style):
             raise CourseError(
                 f"短语本里没有“{recipient} × {scene} × {style}”。请在 {paths.show(self.file)} 里补上短语，"
                 "或换一个真正的大模型（provider）。"
@@ -65,10 +70,15 @@ class Phrasebook:
             forms = ("inline",)
         else:
             forms = ("front", "inline")
-        low, high = TARGET_CHARS[style]
+        low, high = self.chars[style]
+        page = self._more.get(style)
         for _ in range(_TRIES):
-            wish = self._draw(who, how, scene, rng.choice(forms), rng)
-            if low <= len(wish) <= high and _holds_no_echo(wish):
+            form = rng.choice(forms)
+            if page is None:
+                wish, echo = self._draw(who, how, scene, form, rng), 3
+            else:
+                wish, echo = _draw_from(page, who, scene, form, rng), page.get("echo", 3)
+            if low <= len(wish) <= high and _holds_no_echo(wish, echo):
                 return wish
         raise CourseError(
             f"{self.file}：“{scene}”的{style}短语拼不出 {low}–{high} 字的祝福，请补几句长短合适的。"
@@ -104,21 +114,49 @@ class Phrasebook:
             return f"{sentence}{first}{tail}{particle}{second}"
         return f"{sentence}，{tail}{particle}{first}"
 
+    def _sentences(self, style: str) -> dict[str, list[str]]:
+        """Return the sentences of a style by scene; empty if the book does not know the style."""
+        if style in self._more:
+            return self._more[style]["scenes"]
+        return {name: book[style] for name, book in self._scenes.items() if style in book}
+
     def _check(self) -> None:
-        for name, scene in self.matrix.scenes.items():
-            book = self._scenes.get(name)
-            if book is None:
-                continue  # a student's new scene: only the offline teacher cannot serve it
-            for style in TARGET_CHARS:
-                for sentence in book[style]:
+        for style in self.chars:
+            file = self._more_file if style in self._more else self.file
+            for name, sentences in self._sentences(style).items():
+                scene = self.matrix.scenes.get(name)
+                if scene is None:
+                    continue  # a scene that a student took out of the matrix
+                for sentence in sentences:
                     if not any(word in sentence for word in scene.keywords):
                         raise CourseError(
-                            f"{self.file} 的场景“{name}”：{style}的句子“{sentence}”里没有这个场景的关键词"
+                            f"{file} 的场景“{name}”：{style}的句子“{sentence}”里没有这个场景的关键词"
                             f"（{'、'.join(scene.keywords)}）。"
                         )
 
 
-def _holds_no_echo(wish: str) -> bool:
-    """Say that no three characters occur twice (愿你…愿你… is fine, 平安喜乐…平安喜乐 is not)."""
-    threes = [wish[i : i + 3] for i in range(len(wish) - 2)]
-    return len(threes) == len(set(threes))
+def _read(file: Path) -> dict:
+    try:
+        return yaml.safe_load(records.read_text(file))
+    except yaml.YAMLError as error:
+        raise CourseError(f"{file} 不是合法的 YAML：{error}") from error
+
+
+def _draw_from(page: dict, who: Recipient, scene: str, form: str, rng: random.Random) -> str:
+    """Draw a wish of an extra style: lead, the scene's sentence, follow-ups."""
+    address = who.address[0]
+    leads, sentences = page.get("leads", [""]), page["scenes"][scene]
+    if form == "inline" and leads == [""]:
+        sentences = [sentence for sentence in sentences if "{who}" in sentence]
+    pool = page["general"]["all"] + page["general"][who.kind]
+    parts = [rng.choice(sentences), *rng.sample(pool, rng.randint(*page["tails"]))]
+    wish = rng.choice(leads) + page["joint"].join(parts) + rng.choice(page["stops"])
+    pronoun = page.get("you", who.honorific)
+    wish = wish.replace("{who}", address if form == "inline" else pronoun).replace("{you}", pronoun)
+    return f"{address}，{wish}" if form == "front" else wish
+
+
+def _holds_no_echo(wish: str, size: int) -> bool:
+    """Say that no ``size`` characters occur twice (愿你…愿你… is fine, 平安喜乐…平安喜乐 is not)."""
+    parts = [wish[i : i + size] for i in range(len(wish) - size + 1)]
+    return len(parts) == len(set(parts))

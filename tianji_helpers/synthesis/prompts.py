@@ -22,6 +22,7 @@ class Prompt:
 
     input: what a person would type, the training input. text: the user message (``src_input``).
     example, requirement: what was drawn; an empty string is nothing. seed: for the request.
+    answer_chars: about how long the wish will be.
     """
 
     recipient: str
@@ -33,6 +34,12 @@ class Prompt:
     requirement: str
     input: str
     text: str
+    answer_chars: int
+
+    @property
+    def where(self) -> str:
+        """The prompt's name in a message."""
+        return f"{self.recipient} × {self.scene} × {self.style}，第 {self.round} 轮"
 
     @property
     def messages(self) -> list[dict]:
@@ -52,7 +59,7 @@ def build(matrix: Matrix, recipient: str, scene: str, style: str, round: int = 1
     example = rng.choice(how.examples) if how.examples else ""
     requirement = rng.choice(matrix.requirements)
     lines = [
-        "请写一句祝福。",
+        f"请写{how.form}祝福。",
         f"对象：{recipient}（{_KINDS[who.kind]}，用“{who.honorific}”称呼）",
         f"场景：{scene}",
         f"风格：{style}。{how.template}",
@@ -71,6 +78,7 @@ def build(matrix: Matrix, recipient: str, scene: str, style: str, round: int = 1
         requirement=requirement,
         input=request,
         text="\n".join(line for line in lines if line),
+        answer_chars=(how.min_chars + how.max_chars) // 2,
     )
 
 

@@ -1,13 +1,14 @@
 """The phrasebook: every wish passes the rules, and a full run is varied."""
 
 import random
+import shutil
 
 import pytest
 
-from tianji_helpers import wishes
+from tianji_helpers import paths, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import dirt
-from tianji_helpers.synthesis.phrasebook import TARGET_CHARS, Phrasebook
+from tianji_helpers.synthesis.phrasebook import Phrasebook
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def book(matrix):
 
 def test_every_wish_passes_every_rule(matrix, book):
     for style in matrix.styles:
-        low, high = TARGET_CHARS[style]
+        low, high = book.chars[style]
         for recipient, scene in matrix.pairs():
             for requirement in matrix.requirements:
                 rng = random.Random(f"{recipient}{scene}{style}{requirement}")
@@ -38,7 +39,7 @@ def test_a_full_run_is_at_least_95_percent_distinct(matrix, book, seed):
         for style in matrix.styles
         for recipient, scene in matrix.pairs()
     ]
-    assert len(made) == 3 * len(matrix.pairs())
+    assert len(made) == len(matrix.styles) * len(matrix.pairs())
     assert len(set(made)) >= 0.95 * len(made)
 
 
@@ -56,14 +57,22 @@ def test_a_scene_without_phrases_is_named(matrix, book):
         book.compose("姐姐", "圣诞节", "正常")
 
 
-def test_a_sentence_without_a_keyword_is_named(matrix, tmp_path):
-    text = book_text = (wishes.paths.DATA / "wishes" / "phrasebook.yaml").read_text(encoding="utf-8")
-    text = text.replace("- 祝{who}生日快乐\n", "- 祝{who}天天快乐\n", 1)
-    assert text != book_text
-    file = tmp_path / "phrasebook.yaml"
-    file.write_text(text, encoding="utf-8")
-    with pytest.raises(CourseError, match=r"phrasebook\.yaml 的场景“生日”：正常的句子“祝{who}天天快乐”"):
-        Phrasebook(matrix, file)
+@pytest.mark.parametrize(
+    ("edited", "style", "old", "new"),
+    [
+        ("phrasebook.yaml", "正常", "祝{who}生日快乐", "祝{who}天天快乐"),
+        ("phrasebook_more.yaml", "白话", "我嘴笨，就祝{who}生日快乐", "我嘴笨，就祝{who}天天快乐"),
+    ],
+)
+def test_a_sentence_without_a_keyword_is_named(matrix, tmp_path, edited, style, old, new):
+    for name in ("phrasebook.yaml", "phrasebook_more.yaml"):
+        shutil.copy(paths.DATA / "wishes" / name, tmp_path)
+    file = tmp_path / edited
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(CourseError, match=rf"{edited} 的场景“生日”：{style}的句子“{new}”"):
+        Phrasebook(matrix, tmp_path)
 
 
 @pytest.mark.parametrize("kind", dirt.KINDS)

@@ -15,7 +15,7 @@ from synthesis_teachers import FAULTS, FaultyTeacher, RecordingTeacher
 
 from tianji_helpers import paths, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis import ensure_rounds, generate, preview, providers, round_files, synthesize
+from tianji_helpers.synthesis import engine, ensure_rounds, preview, providers, round_files, synthesize
 from tianji_helpers.synthesis.journal import Journal, key_of
 
 KEY = "sk-0123456789.secretsecret"
@@ -136,7 +136,7 @@ def test_the_temperature_is_on_the_wire_and_not_in_a_message(tmp_path, teacher):
 
 
 def test_all_rows_come_right_through_thirty_percent_faults(tmp_path, monkeypatch):
-    monkeypatch.setattr(generate, "_BACK_OFF", (0.01, 0.05))
+    monkeypatch.setattr(engine, "_BACK_OFF", (0.01, 0.05))
     with FaultyTeacher(0.3, stall=0.6, dirt_share=0.0) as teacher:
         summary = run(teacher, tmp_path, limit=150, timeout=0.5, tries=12, concurrency=16)
     assert not summary.failures and summary.answered == 150
@@ -152,7 +152,7 @@ def test_all_rows_come_right_through_thirty_percent_faults(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("fault", ["500", "length", "empty", "no_choices", "truncate", "drop"])
 def test_a_failure_is_reported_not_stored_and_tried_again_later(tmp_path, monkeypatch, fault):
-    monkeypatch.setattr(generate, "_BACK_OFF", (0.01, 0.05))
+    monkeypatch.setattr(engine, "_BACK_OFF", (0.01, 0.05))
     with FaultyTeacher(1.0, stall=0, dirt_share=0.0) as teacher:
         monkeypatch.setattr("synthesis_teachers.FAULTS", (fault,))
         bad = run(teacher, tmp_path, limit=3, tries=2)
@@ -171,7 +171,7 @@ def test_a_refused_prompt_fails_alone(tmp_path, teacher):
 
     teacher.answer = answer
     summary = run(teacher, tmp_path, limit=0)
-    assert {failure.recipient for failure in summary.failures} == {"爷爷"}
+    assert {failure.where.split(" × ")[0] for failure in summary.failures} == {"爷爷"}
     assert summary.sent == summary.prompts  # each sent once
     assert summary.answered == summary.prompts - len(summary.failures)
 
@@ -273,7 +273,7 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path, teacher):
 
 @pytest.mark.parametrize("name", ["zhipu", "deepseek"])
 def test_no_key_in_any_file(tmp_path, teacher, monkeypatch, capfd, name):
-    monkeypatch.setattr(generate, "_BACK_OFF", (0.01, 0.05))
+    monkeypatch.setattr(engine, "_BACK_OFF", (0.01, 0.05))
     monkeypatch.setenv(providers.PROVIDERS[name].key_name, KEY)
     calls = []
 

@@ -1,0 +1,182 @@
+"""How fast the synthesis engine is, against a loopback server in another process.
+
+    python tests/benchmarks/bench_synthesis.py            # speed, overhead, memory (about 5 minutes)
+    python tests/benchmarks/bench_synthesis.py speed      # 200 ms latency, C = 64, N = 2,016
+    python tests/benchmarks/bench_synthesis.py overhead   # no latency: requests a second
+    python tests/benchmarks/bench_synthesis.py memory     # peak memory, 2,000 and 200,000 requests
+    python tests/benchmarks/bench_synthesis.py profile    # where the client's time goes
+
+Each run is a process of its own with a fresh journal on this disk; the time is that of ``synthesize``
+as a user calls it, from the first line to the written files.
+"""
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import loopback
+
+from tianji_helpers import wishes
+from tianji_helpers.synthesis import synthesize
+
+LATENCY, CONCURRENCY, REQUESTS = 0.2, 64, 2016
+
+
+def main() -> None:
+    """Print the tables that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=["speed", "overhead", "memory", "profile", "one"])
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--requests", type=int, help="of each run, instead of the benchmark's own number")
+    parser.add_argument("--concurrency", type=int, default=CONCURRENCY)
+    parser.add_argument("--base-url", help="of a running server (used by the benchmark itself)")
+    args = parser.parse_args()
+    if args.what == "one":
+        print(json.dumps(run(args.base_url, args.requests, args.concurrency)))
+        return
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
+    if args.what in ("speed", None):
+        speed(args.requests or REQUESTS, args.repeat)
+    if args.what in ("overhead", None):
+        overhead(args.requests or 20_000, args.repeat)
+    if args.what in ("memory", None):
+        memory([2_000, args.requests or 200_000])
+    if args.what == "profile":
+        profile(args.requests or 10_000)
+
+
+def speed(requests: int, repeat: int) -> None:
+    """Compare with the bound N x latency / C, and with asking one after the other."""
+    bound = requests * LATENCY / CONCURRENCY
+    with loopback.server(LATENCY) as (url, _):
+        serial_requests = 50
+        began = time.perf_counter()
+        serial_loop(url, serial_requests)
+        serial = (time.perf_counter() - began) / serial_requests * requests
+        print(f"\nN = {requests}, C = {CONCURRENCY}, latency {LATENCY:g} s; bound {bound:.2f} s")
+        print(
+            f"serial loop (openai client, as the original): {serial:.0f} s, from {serial_requests} requests"
+        )
+        print("   wall s   / bound   serial / wall   load")
+        for _ in range(repeat):
+            found = child(url, requests)
+            print(
+                f"{found['seconds']:9.2f}{found['seconds'] / bound:10.3f}"
+                f"{serial / found['seconds']:16.1f}{os.getloadavg()[0]:7.1f}"
+            )
+
+
+def overhead(requests: int, repeat: int) -> None:
+    """Requests a second when the server answers at once."""
+    print(f"\nno latency, N = {requests}, C = {CONCURRENCY}")
+    print("   wall s   requests/s   client CPU ms/request   server's count   load")
+    for _ in range(repeat):
+        with loopback.server(0) as (url, count):
+            found = child(url, requests)
+            print(
+                f"{found['seconds']:9.2f}{requests / found['seconds']:13.0f}"
+                f"{found['cpu'] / requests * 1e3:24.2f}{count.value:17}{os.getloadavg()[0]:7.1f}"
+            )
+
+
+def memory(sizes: list[int]) -> None:
+    """Peak memory of the client's process."""
+    print("\n   requests   peak RSS MiB   RSS at 1/4, 2/4, 3/4 MiB   wall s   requests/s")
+    for requests in sizes:
+        with loopback.server(0) as (url, _):
+            found = child(url, requests)
+            quarters = ", ".join(f"{value:.0f}" for value in found["quarters"])
+            print(
+                f"{requests:11}{found['peak']:15.1f}{quarters:>27}{found['seconds']:9.1f}"
+                f"{requests / found['seconds']:13.0f}",
+                flush=True,
+            )
+
+
+def profile(requests: int) -> None:
+    """Print where the event loop's thread spends its time."""
+    from tianji_helpers.synthesis.engine import Engine
+
+    profiler, original = cProfile.Profile(), Engine._run
+
+    async def profiled(self, *arguments):
+        profiler.enable()
+        try:
+            await original(self, *arguments)
+        finally:
+            profiler.disable()
+
+    Engine._run = profiled
+    with loopback.server(0) as (url, _):
+        run(url, requests, CONCURRENCY)
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
+
+
+def serial_loop(url: str, requests: int) -> None:
+    """Ask one after the other, as the original's script does."""
+    import openai
+
+    client = openai.OpenAI(api_key="none", base_url=url)
+    for number in range(requests):
+        client.chat.completions.create(
+            model="bench", messages=[{"role": "user", "content": f"祝福 {number}"}], temperature=1.0
+        )
+
+
+def child(url: str, requests: int) -> dict:
+    """Run ``run`` in a fresh process and return what it found."""
+    command = [sys.executable, __file__, "one", "--base-url", url, "--requests", str(requests)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=600).stdout)
+
+
+def run(url: str, requests: int, concurrency: int) -> dict:
+    """Send so many requests; return seconds, CPU seconds, memory in MiB."""
+    matrix = wishes.load()
+    a_round = len(matrix.pairs()) * len(matrix.styles)
+    rounds = max(1, requests // a_round)
+    # the last requests of a number that no whole rounds make are left out of a limit per style
+    limit = 0 if requests > a_round else -(-requests // len(matrix.styles))
+    samples: list[float] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            samples.append(_rss())
+
+    threading.Thread(target=watch, daemon=True).start()
+    with tempfile.TemporaryDirectory() as folder:
+        began, cpu = time.perf_counter(), time.process_time()
+        summary = synthesize(
+            "local",
+            styles=list(matrix.styles),
+            rounds=rounds,
+            limit=limit,
+            output_dir=folder,
+            model="bench",
+            base_url=url,
+            concurrency=concurrency,
+            progress=False,
+        )
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    done.set()
+    assert summary.answered == summary.prompts and not summary.failures
+    quarters = [samples[len(samples) * part // 4] for part in (1, 2, 3)] if len(samples) > 3 else []
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"sent": summary.sent, "seconds": seconds, "cpu": cpu, "peak": peak, "quarters": quarters}
+
+
+def _rss() -> float:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What a run costs: before it by estimate, after it by what the server counted.
+
+``data/prices.yaml`` holds the prices with the day on which they were looked up; a student edits it or
+hands a ``Price`` to the run. Tokens of a text are estimated as DeepSeek documents them (a Chinese
+character about 0.6, any other about 0.3); other models' tokenizers differ by some tens of percent.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import yaml
+
+from tianji_helpers import paths, records
+from tianji_helpers.errors import CourseError
+
+_FREE = ("local", "offline")  # providers that send no bill
+_CHINESE = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
+_FIELDS = ("date", "input", "cached", "output")
+
+
+@dataclass(frozen=True)
+class Price:
+    """Yuan for a million tokens: ``input``, ``cached`` (input found in the cache), ``output``."""
+
+    input: float
+    cached: float
+    output: float
+    date: str = ""
+
+    def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
+        """Return yuan.
+
+        >>> Price(input=2, cached=0.5, output=8).cost(1_000_000, 500_000, cached_tokens=400_000)
+        5.4
+        """
+        fresh = prompt_tokens - cached_tokens
+        total = fresh * self.input + cached_tokens * self.cached + completion_tokens * self.output
+        return total / 1_000_000
+
+
+def find(provider: str, model: str, file: str | Path | None = None) -> Price | None:
+    """Return the price of a model, or None if the table does not know it.
+
+    file: another table; None is ``data/prices.yaml``. Raises CourseError for a bad table.
+    """
+    if provider in _FREE:
+        return Price(0, 0, 0)
+    file = paths.DATA / "prices.yaml" if file is None else Path(file)
+    try:
+        row = (yaml.safe_load(records.read_text(file)) or {}).get(provider, {}).get(model)
+    except (yaml.YAMLError, AttributeError) as error:
+        raise CourseError(f"{file} 应当是“服务商: 模型: 价格”的 YAML 表：{error}") from error
+    if row is None:
+        return None
+    if not isinstance(row, dict) or set(row) != set(_FIELDS):
+        raise CourseError(
+            f"{file} 的 {provider} / {model}：应当恰好有 {'、'.join(_FIELDS)}，现在是 {row!r}。"
+        )
+    for field in _FIELDS[1:]:
+        if type(row[field]) not in (int, float) or row[field] < 0:
+            raise CourseError(
+                f"{file} 的 {provider} / {model}：{field} 应当是不小于 0 的数，现在是 {row[field]!r}。"
+            )
+    if not isinstance(row["date"], date):
+        raise CourseError(f"{file} 的 {provider} / {model}：date 应当是 2026-01-31 这样的日期。")
+    return Price(row["input"], row["cached"], row["output"], str(row["date"]))
+
+
+def show(cost: float | None) -> str:
+    """Return yuan as text.
+
+    >>> show(0.01234), show(None)
+    ('0.0123 元', '价格未知')
+    """
+    return "价格未知" if cost is None else f"{cost:.4f} 元"
+
+
+def estimate_tokens(text: str) -> int:
+    """Return about how many tokens a text is.
+
+    >>> estimate_tokens("祝你生日快乐，happy birthday")
+    9
+    """
+    chinese = len(_CHINESE.findall(text))
+    return math.ceil(0.6 * chinese + 0.3 * (len(text) - chinese))

@@ -1,0 +1,60 @@
+"""The round files of the data contract, written from the journal, atomically.
+
+A round keeps its file's name (the journal remembers it), so a run that goes on later fills the same
+file instead of beginning another one.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from tianji_helpers import records
+from tianji_helpers.synthesis.journal import Journal
+
+_NAME = re.compile(r"wishes_(.+)_\d{4}(?:-\d\d){5}\.json")
+
+
+def write(
+    folder: Path,
+    journal: Journal,
+    style: str,
+    identity: dict,
+    rows: Iterator[dict],
+    counts: dict,
+    inputs: list[Path],
+) -> Path | None:
+    """Write one round's rows and their provenance; return the file, or None if there are no rows.
+
+    identity: what makes the round this one and no other; it goes into the provenance.
+    """
+    first = next(rows, None)
+    if first is None:
+        return None
+    folder.mkdir(exist_ok=True)
+    file = folder / journal.round_file(repr(sorted(identity.items())), _free_names(folder, style))
+
+    def all_rows() -> Iterator[dict]:
+        yield first
+        yield from rows
+
+    count = records.write_conversations(file, all_rows())
+    records.write_provenance(
+        file, stage="01_synthesis", parameters=identity, counts={"rows": count, **counts}, inputs=inputs
+    )
+    return file
+
+
+def find(folder: Path) -> list[Path]:
+    """Return the round files of a folder, sorted by name."""
+    return sorted(file for file in folder.iterdir() if _NAME.fullmatch(file.name))
+
+
+def _free_names(folder: Path, style: str) -> Iterator[str]:
+    """Yield names for a round file: this second's, then the seconds after it."""
+    moment = datetime.now()
+    while True:
+        name = f"wishes_{style}_{moment:%Y-%m-%d-%H-%M-%S}.json"
+        if not (folder / name).exists():
+            yield name
+        moment += timedelta(seconds=1)
