@@ -20,6 +20,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -252,6 +253,7 @@ def provenance_path(path: str | Path) -> Path:
     return path.with_name(path.name + ".provenance.json")
 
 
+@cache  # some milliseconds each; a run writes one provenance a round
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)

@@ -82,8 +82,8 @@ def overhead(requests: int, repeat: int) -> None:
         with loopback.server(0) as (url, count):
             found = child(url, requests)
             print(
-                f"{found['seconds']:9.2f}{requests / found['seconds']:13.0f}"
-                f"{found['cpu'] / requests * 1e3:24.2f}{count.value:17}{os.getloadavg()[0]:7.1f}"
+                f"{found['seconds']:9.2f}{found['sent'] / found['seconds']:13.0f}"
+                f"{found['cpu'] / found['sent'] * 1e3:24.2f}{count.value:17}{os.getloadavg()[0]:7.1f}"
             )
 
 
@@ -95,8 +95,8 @@ def memory(sizes: list[int]) -> None:
             found = child(url, requests)
             quarters = ", ".join(f"{value:.0f}" for value in found["quarters"])
             print(
-                f"{requests:11}{found['peak']:15.1f}{quarters:>27}{found['seconds']:9.1f}"
-                f"{requests / found['seconds']:13.0f}",
+                f"{found['sent']:11}{found['peak']:15.1f}{quarters:>27}{found['seconds']:9.1f}"
+                f"{found['sent'] / found['seconds']:13.0f}",
                 flush=True,
             )
 
@@ -140,10 +140,10 @@ def child(url: str, requests: int) -> dict:
 def run(url: str, requests: int, concurrency: int) -> dict:
     """Send so many requests; return seconds, CPU seconds, memory in MiB."""
     matrix = wishes.load()
-    a_round = len(matrix.pairs()) * len(matrix.styles)
-    rounds = max(1, requests // a_round)
-    # the last requests of a number that no whole rounds make are left out of a limit per style
-    limit = 0 if requests > a_round else -(-requests // len(matrix.styles))
+    styles = matrix.usual_styles
+    # whole rounds, and no more of them than needed; a limit takes the rest off evenly
+    rounds = -(-requests // (len(matrix.pairs()) * len(styles)))
+    limit = -(-requests // (rounds * len(styles)))
     samples: list[float] = []
     done = threading.Event()
 
@@ -156,7 +156,7 @@ def run(url: str, requests: int, concurrency: int) -> dict:
         began, cpu = time.perf_counter(), time.process_time()
         summary = synthesize(
             "local",
-            styles=list(matrix.styles),
+            styles=styles,
             rounds=rounds,
             limit=limit,
             output_dir=folder,

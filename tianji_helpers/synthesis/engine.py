@@ -331,14 +331,25 @@ class Engine:
 
     async def _missing(self, requests: Iterator[Request]) -> AsyncIterator[tuple[str, Request]]:
         """Yield the requests that the journal does not answer, with their keys."""
-        while batch := {self.key(request): request for request in islice(requests, _BATCH)}:
-            known = await self._on_disk(self.journal.known, list(batch))
+        ahead = asyncio.ensure_future(self._look_up(requests))
+        while (found := await ahead)[0]:
+            batch, known = found
+            ahead = asyncio.ensure_future(self._look_up(requests))  # while the workers have this one
             if known:
                 self.summary.reused += len(known)
                 self._show(len(known), reused=True)
             for key, request in batch.items():
                 if key not in known:
                     yield key, request
+
+    async def _look_up(self, requests: Iterator[Request]) -> tuple[dict[str, Request], set[str]]:
+        """Return the next requests by key, and which of the keys the journal answers."""
+        batch = {}
+        for request in islice(requests, _BATCH):
+            batch[self.key(request)] = request
+            if len(batch) % 8 == 0:
+                await asyncio.sleep(0)  # replies wait for no more than 8 prompts to be built
+        return batch, await self._on_disk(self.journal.known, list(batch))
 
     async def _work(self, client: Client, missing: AsyncIterator[tuple[str, Request]]) -> None:
         while not self._stopping:
@@ -360,7 +371,7 @@ class Engine:
     async def _ask(self, client: Client, request: Request) -> dict:
         """Return a good answer; raises Retryable when the tries are used up."""
         unusable = 0
-        tokens = sum(_expected_tokens(request))
+        tokens = sum(_expected_tokens(request)) if self.settings.tpm else 0
         for attempt in range(1, self.settings.tries + 1):
             await self._turn(tokens)
             seed = request.seed + unusable
@@ -444,8 +455,9 @@ class Engine:
         if failure:
             raise failure
 
-    async def _on_disk(self, function: Callable, *arguments):
-        return await asyncio.get_running_loop().run_in_executor(self._disk, function, *arguments)
+    def _on_disk(self, function: Callable, *arguments) -> asyncio.Future:
+        """Call a function in the one thread that reads and writes the journal during a run."""
+        return asyncio.get_running_loop().run_in_executor(self._disk, function, *arguments)
 
     def _show(self, count: int, reused: bool = False) -> None:
         if not self._bar.disable:
