@@ -66,27 +66,49 @@ def chat(args: argparse.Namespace) -> None:
 
 def synthesize(args: argparse.Namespace) -> int:
     """生成祝福语，每种风格每轮一个文件（第 1 课）"""
-    from tianji_helpers.synthesis.generate import synthesize
+    from tianji_helpers import synthesis
 
-    summary = synthesize(
-        args.provider,
-        styles=args.style or None,
-        rounds=args.rounds,
-        seed=args.seed,
-        output_dir=args.output,
-        concurrency=args.concurrency,
-        model=args.model,
-        base_url=args.base_url,
-        temperature=args.temperature,
-        limit=args.limit,
-    )
+    options = {"styles": args.style or None, **_asking(args)}
+    if args.dry_run:
+        plan = synthesis.preview(**options)
+        print(f"{plan}\n不合适而跳过的组合 {plan.unsuitable} 对。第一条提示词：\n{plan.examples[0].text}")
+        return 0
+    return _report(synthesis.synthesize(**options))
+
+
+def synthesize_qa(args: argparse.Namespace) -> int:
+    """从文本文件（.txt、.md）生成问答，每轮一个文件（第 1 课）"""
+    from tianji_helpers import synthesis
+
+    options = {"folder": args.input, **_asking(args)}
+    if args.dry_run:
+        plan, questions = synthesis.preview_knowledge(**options)
+        print(f"{plan}\n第一条提示词：\n{questions[0].text}")
+        return 0
+    return _report(synthesis.synthesize_knowledge(**options))
+
+
+def _asking(args: argparse.Namespace) -> dict:
+    """Return the options that both kinds of synthesis share; what is not given keeps its default."""
+    names = ("provider", "base_url", "model", "temperature", "max_tokens", "concurrency", "rpm", "tpm")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    run = {"rounds": args.rounds, "seed": args.seed, "limit": args.limit, "output_dir": args.output}
+    return given | run
+
+
+def _report(summary) -> int:
+    """Print what a synthesis did; failures make the exit status 1."""
     print(summary)
     for file in summary.files:
         print(file)
-    for failure in summary.failures[:5]:
-        print(f"失败：{failure.recipient} {failure.scene} {failure.style}：{failure.error}", file=sys.stderr)
+    for failure in summary.failures[:20]:
+        print(f"失败：{failure.where}：{failure.error}", file=sys.stderr)
     if summary.failures:
-        print("再运行一次同样的命令，只会补上失败的那些。", file=sys.stderr)
+        rest = len(summary.failures) - 20
+        print(
+            (f"……另有 {rest} 条失败。" if rest > 0 else "") + "再运行一次同样的命令，只会补上失败的那些。",
+            file=sys.stderr,
+        )
     return 1 if summary.failures else 0
 
 
@@ -237,23 +259,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("synthesize", synthesize)
     sub.add_argument(
-        "--provider", default="offline", metavar="NAME", help="deepseek、zhipu、local 或 offline（默认）"
+        "--style",
+        action="append",
+        metavar="NAME",
+        help="只生成这种风格，可以写多次（默认：正常、小红书、严肃）",
     )
+    _add_asking(sub, seed, output, "每种风格每轮最多几条（默认全部）")
+
+    sub = command("synthesize-qa", synthesize_qa)
     sub.add_argument(
-        "--style", action="append", metavar="NAME", help="只生成这种风格，可以写多次（默认全部）"
+        "--input", required=True, type=Path, metavar="DIR", help="装着文本的文件夹，或一个文本文件"
     )
-    sub.add_argument("--rounds", type=int, default=1, metavar="N", help="轮数（默认 %(default)s）")
-    sub.add_argument("--limit", type=int, metavar="N", help="每种风格每轮最多几条（默认全部）")
-    sub.add_argument(
-        "--concurrency", type=int, default=8, metavar="N", help="同时发几个请求（默认 %(default)s）"
-    )
-    sub.add_argument("--model", default="", metavar="NAME", help="模型名（默认用服务商的）")
-    sub.add_argument("--base-url", default="", metavar="URL", help="接口地址（默认用服务商的）")
-    sub.add_argument(
-        "--temperature", type=float, default=1.0, metavar="T", help="采样温度，0 到 2（默认 %(default)s）"
-    )
-    sub.add_argument("--seed", **seed)
-    sub.add_argument("--output", **output)
+    _add_asking(sub, seed, output, "最多几段文本（默认全部）")
 
     sub = command("merge", merge)
     sub.add_argument("folder", type=Path, help="装着各轮文件的文件夹")
@@ -288,6 +305,25 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--ratio", type=float, default=0.7, metavar="R", help="训练集的比例（默认 %(default)s）")
     sub.add_argument("--seed", type=int, metavar="N", help="随机种子（默认不打乱）")
     return parser
+
+
+def _add_asking(sub: argparse.ArgumentParser, seed: dict, output: dict, limit: str) -> None:
+    """Add the options that both kinds of synthesis share."""
+    sub.add_argument(
+        "--provider", default="offline", metavar="P", help="deepseek、zhipu、local 或 offline（默认）"
+    )
+    sub.add_argument("--base-url", metavar="U", help="接口地址（默认用服务商的；local 必填）")
+    sub.add_argument("--model", metavar="M", help="模型名（默认用服务商的；local 必填）")
+    sub.add_argument("--temperature", type=float, metavar="T", help="采样温度，0 到 2（默认 1）")
+    sub.add_argument("--max-tokens", type=int, metavar="N", help="一个回答最多几个词元")
+    sub.add_argument("--rounds", type=int, default=1, metavar="N", help="轮数（默认 %(default)s）")
+    sub.add_argument("--seed", **seed)
+    sub.add_argument("--concurrency", type=int, metavar="C", help="同时发几个请求（默认 8）")
+    sub.add_argument("--rpm", type=int, metavar="R", help="每分钟最多几个请求（默认不限）")
+    sub.add_argument("--tpm", type=int, metavar="T", help="每分钟最多几个词元，按估算（默认不限）")
+    sub.add_argument("--limit", type=int, metavar="N", help=limit)
+    sub.add_argument("--dry-run", action="store_true", help="只估算请求数、词元和价格，不发请求")
+    sub.add_argument("--output", **output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,9 +5,24 @@ needs no network, ``journal`` keeps every answer, ``engine`` sends, limits, chec
 ``generate`` (wishes) and ``knowledge`` (questions and answers from texts) put them together.
 """
 
+from tianji_helpers.synthesis.engine import Settings
 from tianji_helpers.synthesis.generate import ensure_rounds, preview, round_files, synthesize
+from tianji_helpers.synthesis.knowledge import preview_knowledge, synthesize_knowledge
+from tianji_helpers.synthesis.prices import Price
 from tianji_helpers.synthesis.prompts import build
 from tianji_helpers.synthesis.providers import choose
 from tianji_helpers.synthesis.teacher import Teacher
 
-__all__ = ["Teacher", "build", "choose", "ensure_rounds", "preview", "round_files", "synthesize"]
+__all__ = [
+    "Price",
+    "Settings",
+    "Teacher",
+    "build",
+    "choose",
+    "ensure_rounds",
+    "preview",
+    "preview_knowledge",
+    "round_files",
+    "synthesize",
+    "synthesize_knowledge",
+]

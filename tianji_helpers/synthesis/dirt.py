@@ -4,6 +4,7 @@ Cleaning is most of the work on synthetic data, so an offline course needs data 
 kind is a mistake that the original's authors or their readers met.
 """
 
+import json
 import random
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ KINDS = (
     "doubled_stop",
     "markdown",
 )
+JSON_KINDS = ("fence", "preamble", "comma", "half_pair", "cut")
 
 
 def soil(
@@ -65,3 +67,25 @@ def soil(
     if kind == "markdown":
         return rng.choice(("**{}**", "- {}", "1. {}", "> {}")).format(wish)
     raise ValueError(f"unknown kind of dirt: {kind}")
+
+
+def soil_json(kind: str, pairs: list[dict], rng: random.Random) -> str:
+    """Return ``{"qa": pairs}`` as JSON, spoilt in one way that can be mended.
+
+    kind: one of ``JSON_KINDS``, or an empty string for clean JSON.
+
+    >>> soil_json("comma", [{"question": "几时？", "answer": "今天。"}], random.Random(0))
+    '{"qa": [{"question": "几时？", "answer": "今天。"},]}'
+    """
+    if kind == "half_pair":
+        pairs = [*pairs, {"question": rng.choice(pairs)["question"]}]
+    text = json.dumps({"qa": pairs}, ensure_ascii=False)
+    if kind == "fence":
+        return f"```json\n{text}\n```"
+    if kind == "preamble":
+        return f"好的，下面是根据资料出的题目：\n{text}\n希望对你有帮助！"
+    if kind == "comma":
+        return text[:-2] + ",]}"
+    if kind == "cut":
+        return text[: -rng.randint(1, 2)]
+    return text

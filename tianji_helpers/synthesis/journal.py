@@ -45,7 +45,8 @@ class Journal:
     def __init__(self, file: str | Path):
         self.file = Path(file)
         self._lock = threading.Lock()  # answers are added from a worker thread
-        self._base = sqlite3.connect(self.file, timeout=0, isolation_level=None, check_same_thread=False)
+        with _explained(self.file):
+            self._base = sqlite3.connect(self.file, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             with _explained(self.file):
                 self._open()

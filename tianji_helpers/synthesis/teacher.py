@@ -5,9 +5,10 @@ It is NOT a language model, and it says so: model id ``phrasebook-offline``, the
 server to talk to where there is no network and no key.
 
 ``POST /v1/chat/completions`` (also without ``/v1``, as the zhipuai client asks) and ``GET /v1/models``.
-It reads recipient, scene and style from the last message (the lines that ``prompts`` writes). The
-answer depends on the request's ``seed`` and messages alone; without a seed it differs each time, and at
-temperature 0 the seed does not matter, as with a real model. ``usage`` counts characters.
+It reads recipient, scene and style from the last message (the lines that ``prompts`` writes), or the
+text that ``knowledge`` wants questions about. The answer depends on the request's ``seed`` and messages
+alone; without a seed it differs each time, and at temperature 0 the seed does not matter, as with a real
+model. ``usage`` counts characters.
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Any
 
 from tianji_helpers import wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis import dirt
+from tianji_helpers.synthesis import dirt, quiz
 from tianji_helpers.synthesis.phrasebook import Phrasebook
 
 MODEL = "phrasebook-offline"
@@ -30,6 +31,7 @@ _FIELDS = {
     "scene": re.compile(r"^场景：(.+)$", re.M),
     "style": re.compile(r"^风格：([^。\n]+)", re.M),
 }
+_QUIZ = re.compile(r"^请根据下面的资料出 (\d+) 道问答题。.*?^资料：\n(.+)", re.M | re.S)
 _REQUIREMENT = re.compile(r"^额外要求：(.+)$", re.M)
 _MAX_BODY = 1 << 20  # bytes
 
@@ -74,18 +76,13 @@ class Teacher:
         if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
             return _error(400, "messages 应当是非空的消息列表。", "invalid_messages")
         text = str(messages[-1].get("content", ""))
-        found = {name: pattern.search(text) for name, pattern in _FIELDS.items()}
-        if not all(found.values()):
-            return _error(400, "短语本只会写祝福：消息里要有“对象：”“场景：”“风格：”三行。", "not_a_wish")
-        requirement = _REQUIREMENT.search(text)
         seed = None if body.get("temperature") == 0 else body.get("seed", random.getrandbits(31))
         rng = random.Random(json.dumps([seed, messages], ensure_ascii=False))
         try:
-            answer = self._write(
-                *(match[1].strip() for match in found.values()), requirement[1] if requirement else "", rng
-            )
+            quiz_wanted = _QUIZ.search(text)
+            answer = self._quiz(quiz_wanted, rng) if quiz_wanted else self._wish(text, rng)
         except CourseError as error:
-            return _error(400, str(error), "unknown_cell")
+            return _error(400, str(error), "not_in_the_book")
         limit = body.get("max_tokens")
         cut = limit is not None and len(answer) > limit
         answer = answer[:limit] if cut else answer
@@ -114,14 +111,27 @@ class Teacher:
             },
         )
 
-    def _write(self, recipient: str, scene: str, style: str, requirement: str, rng: random.Random) -> str:
+    def _wish(self, text: str, rng: random.Random) -> str:
+        found = {name: pattern.search(text) for name, pattern in _FIELDS.items()}
+        if not all(found.values()):
+            raise CourseError("短语本只会写祝福和出题：消息里要有“对象：”“场景：”“风格：”三行。")
+        recipient, scene, style = (match[1].strip() for match in found.values())
+        requirement = _REQUIREMENT.search(text)
+
         def compose() -> str:
-            return self._book.compose(recipient, scene, style, requirement, rng)
+            return self._book.compose(recipient, scene, style, requirement[1] if requirement else "", rng)
 
         wish = compose()
         if rng.random() >= self.dirt_share:
             return wish
         return dirt.soil(rng.choice(dirt.KINDS), wish, recipient, scene, compose, rng)
+
+    def _quiz(self, wanted: re.Match, rng: random.Random) -> str:
+        pairs = quiz.compose(wanted[2], int(wanted[1]), rng)
+        if not pairs:
+            raise CourseError("短语本在这段资料里找不到能出题的句子（10 到 160 个字）。")
+        kind = rng.choice(dirt.JSON_KINDS) if rng.random() < self.dirt_share else ""
+        return dirt.soil_json(kind, pairs, rng)
 
 
 def _error(status: int, message: str, code: str) -> tuple[int, dict[str, str], Any]:

@@ -10,6 +10,8 @@ from tianji_helpers import paths, records
 def count(file) -> int:
     if file.suffix == ".jsonl":
         return len(records.read_jsonl(file))
+    if file.suffix == ".txt":
+        return len(records.read_text(file).split("\n\n"))
     content = yaml.safe_load(records.read_text(file))
     if file.name == "persona.yaml":
         return sum(len(kind["questions"]) + len(kind["heldout"]) for kind in content.values())

@@ -6,10 +6,21 @@ import threading
 import time
 from collections import Counter
 
+from tianji_helpers.synthesis import synthesize
 from tianji_helpers.synthesis.journal import key_of
 from tianji_helpers.synthesis.teacher import Teacher, _Handler
 
-FAULTS = ("429", "500", "503", "drop", "stall", "truncate", "no_choices", "length", "empty")
+FAULTS = (
+    *("429", "500", "503", "drop", "stall", "truncate", "no_choices", "length", "empty"),
+    *("filter", "refusal"),
+)
+
+
+def run_child(folder, base_url, limit) -> None:
+    """Run a synthesis in a process that a test may kill."""
+    synthesize(
+        styles=["正常"], limit=limit, concurrency=4, output_dir=folder, base_url=base_url, progress=False
+    )
 
 
 class RecordingTeacher(Teacher):
@@ -66,6 +77,10 @@ class FaultyTeacher(RecordingTeacher):
             payload["choices"] = []
         elif fault == "length":
             payload["choices"][0].update(finish_reason="length")
+        elif fault == "filter":
+            payload["choices"][0].update(finish_reason="content_filter")
+        elif fault == "refusal":
+            payload["choices"][0]["message"]["content"] = "很抱歉，作为一个AI语言模型，我无法完成这个请求。"
         elif fault == "empty":
             payload["choices"][0]["message"]["content"] = " \n"
         elif fault in ("drop", "truncate"):

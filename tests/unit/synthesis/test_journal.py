@@ -125,3 +125,14 @@ def test_a_full_disk_keeps_what_is_stored(file):
         with pytest.raises(CourseError, match="磁盘满了"):
             journal.add([("b", {"text": "祝" * 100_000})])
         assert journal.get("a") == {"text": "一"} and journal.get("b") is None
+
+
+def test_a_folder_that_is_not_there_is_explained(tmp_path):
+    with pytest.raises(CourseError, match="检查磁盘空间和文件夹权限"):
+        Journal(tmp_path / "no" / "journal.sqlite")
+
+
+def test_known_names_what_has_an_answer(file):
+    with Journal(file) as journal:
+        journal.add([(str(number), {"text": "一"}) for number in range(10)])
+        assert journal.known(["3", "x", "7"]) == {"3", "7"} and journal.known([]) == set()

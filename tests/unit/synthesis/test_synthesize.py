@@ -2,28 +2,37 @@
 
 import asyncio
 import json
+import multiprocessing
+import os
 import random
 import re
 import signal
-import subprocess
-import sys
+import threading
 import time
 from itertools import pairwise
 
 import pytest
-from synthesis_teachers import FAULTS, FaultyTeacher, RecordingTeacher
+from synthesis_teachers import FAULTS, FaultyTeacher, RecordingTeacher, run_child
 
 from tianji_helpers import paths, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis import engine, ensure_rounds, preview, providers, round_files, synthesize
+from tianji_helpers.synthesis import (
+    Price,
+    Teacher,
+    engine,
+    ensure_rounds,
+    preview,
+    prompts,
+    providers,
+    round_files,
+    synthesize,
+)
 from tianji_helpers.synthesis.journal import Journal, key_of
 
+# children that a test may kill start from a clean process that has everything imported already
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["synthesis_teachers"])
 KEY = "sk-0123456789.secretsecret"
-CHILD = """
-import sys
-from tianji_helpers.synthesis import synthesize
-synthesize("offline", styles=["正常"], limit=60, concurrency=4, output_dir=sys.argv[1], base_url=sys.argv[2])
-"""
 
 
 def run(teacher, folder, **options):
@@ -33,14 +42,14 @@ def run(teacher, folder, **options):
 
 def stored(folder):
     """The requests that the journal of a run holds."""
-    with Journal(folder / "01_synthesis" / "journal.sqlite") as journal:
+    with Journal(paths.stage_dir("01", folder) / "journal.sqlite") as journal:
         return {row[0] for row in journal._base.execute("SELECT request FROM answers")}
 
 
-def start(folder, teacher):
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, folder, teacher.base_url], stderr=subprocess.DEVNULL
-    )
+def start(folder, teacher, limit=60):
+    child = PROCESSES.Process(target=run_child, args=(folder, teacher.base_url, limit))
+    child.start()
+    return child
 
 
 def wait_for(condition, seconds=30.0):
@@ -234,41 +243,182 @@ def test_the_answers_before_a_stop_are_in_the_round_file(tmp_path, teacher):
     assert len(records.read_conversations(file)) == 30
 
 
-@pytest.mark.parametrize("run_number", range(3))
-def test_kill_minus_nine_then_resume(tmp_path, run_number):
-    rng = random.Random(run_number)
-    with RecordingTeacher(dirt_share=0.0, latency=0.02) as teacher:
-        child = start(tmp_path, teacher)
-        enough = rng.randrange(5, 50)
-        wait_for(lambda: len(teacher.bodies) >= enough)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        time.sleep(0.05)  # what was under way arrives at nobody
-        finished, before = stored(tmp_path), teacher.asked
-        assert 0 < len(finished) < 60
-        summary = run(teacher, tmp_path, limit=60)
+def test_twenty_kills_then_resume(tmp_path):
+    """Killed at any moment: while it starts, asks, writes; then one run completes it."""
+    rng, finished = random.Random(0), set()
+    with RecordingTeacher(dirt_share=0.0, latency=0.01) as teacher:
+        for number in range(20):
+            before = teacher.asked
+            child = start(tmp_path, teacher, limit=400)
+            if number % 4 == 0:
+                time.sleep(rng.uniform(0.0, 0.1))
+            else:
+                enough = len(teacher.bodies) + rng.randrange(1, 20)
+                wait_for(lambda enough=enough: len(teacher.bodies) >= enough)
+            child.kill()
+            child.join()
+            assert child.exitcode == -signal.SIGKILL
+            time.sleep(0.03)  # what was under way arrives at nobody
+            sent_again = {key for key, count in teacher.asked.items() if count > before[key]}
+            assert not sent_again & finished
+            assert finished <= (finished := stored(tmp_path))
+        assert 50 < len(finished) < 400
+        before = teacher.asked
+        summary = run(teacher, tmp_path, limit=400)
         sent_again = {key for key, count in teacher.asked.items() if count > before[key]}
-        assert summary.reused == len(finished) and summary.answered == 60 - len(finished)
-        assert not sent_again & finished
+        assert not sent_again & finished and len(sent_again) == summary.sent
+        assert summary.reused == len(finished) and summary.answered == 400 - len(finished)
         rows = records.read_conversations(summary.files[0])
-        assert len(rows) == 60 == len({row["request"] for row in rows})
+        assert len(rows) == 400 == len({row["request"] for row in rows})
+        assert len(round_files(tmp_path)) == 1
 
 
 def test_ctrl_c_waits_for_what_is_paid_and_then_stops(tmp_path):
     with RecordingTeacher(dirt_share=0.0, latency=0.3) as teacher:
         child = start(tmp_path, teacher)
         wait_for(lambda: len(teacher.bodies) >= 9)
-        child.send_signal(signal.SIGINT)
-        assert child.wait(20) not in (0, None)
+        os.kill(child.pid, signal.SIGINT)
+        child.join(20)
+        assert child.exitcode not in (0, None)
         assert len(teacher.bodies) < 60
         assert stored(tmp_path) == set(teacher.asked)
 
 
-def test_a_second_run_on_the_same_folder_is_refused(tmp_path, teacher):
-    folder = paths.stage_dir("01", tmp_path)
-    with Journal(folder / "journal.sqlite"), pytest.raises(CourseError, match="另一个程序"):
+def test_a_full_disk_stops_the_run_and_keeps_what_is_stored(tmp_path, teacher, monkeypatch):
+    original = Journal._open
+
+    def on_a_small_disk(self):
+        original(self)
+        self._base.execute("PRAGMA max_page_count = 12")
+
+    monkeypatch.setattr(Journal, "_open", on_a_small_disk)
+    with pytest.raises(CourseError, match="磁盘满了"):
+        run(teacher, tmp_path, limit=0)
+    monkeypatch.undo()
+    finished, before = stored(tmp_path), teacher.asked
+    assert 0 < len(finished) < len(before) < 400
+    (file,) = round_files(tmp_path)
+    assert {row["request"] for row in records.read_conversations(file)} == finished
+    summary = run(teacher, tmp_path, limit=0)
+    assert summary.reused == len(finished) and summary.done == summary.prompts
+    assert all(teacher.asked[key] == before[key] for key in finished)
+
+
+def test_a_damaged_journal_stops_the_run_before_anything_is_sent(tmp_path, teacher):
+    file = paths.stage_dir("01", tmp_path) / "journal.sqlite"
+    file.write_bytes(b"\xff" * 5000)
+    with pytest.raises(CourseError, match="没有被改动"):
         run(teacher, tmp_path)
-    assert teacher.bodies == []
+    assert teacher.bodies == [] and file.read_bytes() == b"\xff" * 5000
+
+
+def test_a_second_process_on_the_same_folder_is_refused(tmp_path, teacher):
+    teacher.latency = 0.2
+    first = start(tmp_path, teacher, limit=12)
+    wait_for(lambda: teacher.bodies)
+    with pytest.raises(CourseError, match="另一个程序正在用同一个输出文件夹"):
+        run(teacher, tmp_path, limit=40)
+    first.join(20)
+    assert first.exitcode == 0 and len(teacher.bodies) == 12  # and the first one did not notice
+    assert len(records.read_conversations(*round_files(tmp_path))) == 12
+
+
+def test_the_limit_of_requests_a_minute_is_kept(tmp_path, teacher):
+    times = []
+    teacher.answer = lambda body: times.append(time.monotonic()) or RecordingTeacher.answer(teacher, body)
+    assert run(teacher, tmp_path, limit=8, rpm=600).answered == 8  # one in 0.1 s
+    assert times[-1] - times[0] > 0.65
+    assert max(sum(0 <= later - first < 0.5 for later in times) for first in times) <= 6
+
+
+def test_the_limit_of_tokens_a_minute_goes_by_what_the_server_counts(tmp_path, teacher):
+    began = time.monotonic()
+    summary = run(teacher, tmp_path, limit=10, concurrency=1, tpm=120_000)
+    used = summary.prompt_tokens + summary.completion_tokens
+    assert time.monotonic() - began > 0.85 * used * 9 / 10 / 2000
+
+
+def test_refused_and_filtered_answers_are_paid_for_but_never_stored(tmp_path, monkeypatch):
+    for fault, words in (("refusal", "模型拒绝回答：很抱歉"), ("filter", "内容审查拦下")):
+        monkeypatch.setattr("synthesis_teachers.FAULTS", (fault,))
+        with FaultyTeacher(1.0, stall=0, dirt_share=0.0) as teacher:
+            bad = run(teacher, tmp_path, limit=3, tries=2, price=Price(10, 10, 20))
+            assert [words in failure.error for failure in bad.failures] == [True] * 3
+            assert stored(tmp_path) == set()
+            seeds = sorted(body["seed"] for body in teacher.bodies)
+            assert [later - first for first, later in zip(seeds[::2], seeds[1::2], strict=True)] == [1] * 3
+            tokens = bad.prompt_tokens * 10 + bad.completion_tokens * 20
+            assert bad.cost == pytest.approx(tokens / 1e6) and bad.cost > 0
+
+
+def test_no_good_wish_is_taken_for_a_refusal():
+    matrix, teacher = wishes.load(), Teacher()
+    for style in matrix.styles:
+        for prompt in prompts.build_round(matrix, style):
+            _, _, payload = teacher.respond(
+                {"model": "phrasebook-offline", "messages": prompt.messages, "seed": prompt.seed}
+            )
+            assert not engine._REFUSAL.search(payload["choices"][0]["message"]["content"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "抱歉，我无法提供这样的内容。",
+        "对不起，作为人工智能助手，我不能写这个。",
+        "我是一个AI语言模型，没有情感。",
+        "很遗憾，该请求涉及敏感内容。",
+        "I'm sorry, but I can't help with that.",
+        "As an AI language model, I cannot",
+        "无法生成该内容",
+    ],
+)
+def test_a_refusal_is_known_by_its_words(text):
+    assert engine._REFUSAL.search(text)
+
+
+def test_the_progress_line_tells_failures_and_cost(tmp_path, teacher, capfd):
+    def answer(body):
+        if len(teacher.bodies) % 4 == 0:
+            return 400, {}, {"error": {"message": "Content Exists Risk"}}
+        return RecordingTeacher.answer(teacher, body)
+
+    teacher.answer = answer
+    run(teacher, tmp_path, limit=20, progress=True, price=Price(0, 0, 1000))
+    run(teacher, tmp_path, limit=20, progress=True)
+    first, second = (line for line in capfd.readouterr().err.split("\n") if line)
+    assert re.search(r"100%.*20/20 .*条/s, 失败 5，花费 0\.\d{4} 元", first)
+    assert "20/20" in second and "花费 0.0000 元" in second
+
+
+def test_the_usage_is_what_the_server_counted(tmp_path, teacher):
+    def answer(body):
+        status, headers, payload = RecordingTeacher.answer(teacher, body)
+        payload["usage"] = {"prompt_tokens": 100, "completion_tokens": 7, "prompt_cache_hit_tokens": 64}
+        return status, headers, payload
+
+    teacher.answer = answer
+    summary = run(teacher, tmp_path, limit=10, price=Price(input=2, cached=0.5, output=8))
+    assert (summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens) == (1000, 640, 70)
+    assert summary.cost == pytest.approx((360 * 2 + 640 * 0.5 + 70 * 8) / 1e6)
+    assert f"花费 {summary.cost:.4f} 元" in str(summary)
+
+
+def test_a_broken_connection_later_on_is_tried_again(tmp_path, monkeypatch):
+    """Only a server that never answered is a wrong address."""
+    monkeypatch.setattr(engine, "_BACK_OFF", (0.01, 0.05))
+    with RecordingTeacher(dirt_share=0.0) as teacher:
+
+        def answer(body):
+            if len(teacher.bodies) == 5:
+                threading.Thread(target=teacher.__exit__).start()
+                time.sleep(0.2)
+            return RecordingTeacher.answer(teacher, body)
+
+        teacher.answer = answer
+        monkeypatch.setattr(type(teacher), "__exit__", lambda *_: teacher._server.server_close())
+        summary = run(teacher, tmp_path, limit=20, concurrency=1, tries=2, timeout=5)
+    assert summary.answered >= 4 and not [f for f in summary.failures if "连不上" in f.error]
 
 
 @pytest.mark.parametrize("name", ["zhipu", "deepseek"])
@@ -303,13 +453,15 @@ def test_no_key_in_any_file(tmp_path, teacher, monkeypatch, capfd, name):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"styles": ["朋克"]}, "不认识的风格：朋克。可用的有：正常、小红书、严肃"),
+        ({"styles": ["朋克"]}, "不认识的风格：朋克。可用的有：正常、小红书、严肃、文艺"),
         ({"styles": []}, "一个也没有"),
         ({"rounds": 0}, "rounds=0"),
         ({"limit": -1}, "limit=-1"),
         ({"limit": "5"}, "limit='5'"),
         ({"temperature": "1"}, "temperature='1'"),
         ({"concurrency": 0}, "concurrency=0"),
+        ({"rpm": -1}, "rpm=-1"),
+        ({"tpm": 1.5}, "tpm=1.5"),
         ({"temperature": 3.0}, "temperature=3.0"),
         ({"tries": 0}, "tries=0"),
         ({"provider": "gpt"}, "没有名叫“gpt”"),
@@ -321,12 +473,47 @@ def test_bad_parameters_are_named_before_anything_happens(tmp_path, options, wor
     assert not (tmp_path / "never").exists()
 
 
-def test_preview_counts_without_sending(tmp_path):
-    shown = preview(styles=["正常", "小红书"], rounds=2, examples=3)
+def test_preview_counts_without_sending(tmp_path, monkeypatch):
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)  # none is needed
+    options = {"styles": ["正常", "小红书"], "rounds": 2, "output_dir": tmp_path / "never"}
+    shown = preview("deepseek", examples=3, **options)
     pairs = len(wishes.load().pairs())
-    assert shown.prompts == 4 * pairs and shown.unsuitable == 28 * 18 - pairs
-    assert len(shown.examples) == 3
-    assert preview(limit=7).prompts == 21
+    assert shown.prompts == 4 * pairs and shown.unsuitable == 28 * 18 - pairs and shown.reused == 0
+    assert len(shown.examples) == 3 and not (tmp_path / "never").exists()
+    price = engine.prices.find("deepseek", "deepseek-flash")
+    assert shown.cost == price.cost(shown.prompt_tokens, shown.completion_tokens) > 0
+    assert preview(limit=7).prompts == 21 and preview("deepseek", model="new").cost is None
+
+
+def test_preview_leaves_out_what_is_paid_already(tmp_path, teacher):
+    run(teacher, tmp_path, limit=15)
+    shown = preview(styles=["正常"], limit=40, output_dir=tmp_path)
+    assert (shown.prompts, shown.reused) == (40, 15) and "要发 25 个请求" in str(shown)
+
+
+def test_the_estimate_is_near_to_what_the_run_uses(tmp_path, teacher):
+    """The teacher counts characters; a Chinese one is about 0.6 of a token."""
+    shown = preview(styles=["正常"], limit=100, output_dir=tmp_path)
+    used = run(teacher, tmp_path, limit=100)
+    assert shown.prompt_tokens == pytest.approx(0.6 * used.prompt_tokens, rel=0.15)
+    assert shown.completion_tokens == pytest.approx(0.6 * used.completion_tokens, rel=0.25)
+
+
+def test_the_extra_styles_are_made_when_they_are_named(tmp_path):
+    matrix = wishes.load()
+    extra = [style for style in matrix.styles if style not in matrix.usual_styles]
+    summary = synthesize(styles=extra, limit=12, output_dir=tmp_path, progress=False)
+    assert summary.answered == 12 * 6 and not summary.failures
+    rows = [row for file in summary.files for row in records.read_conversations(file)]
+    good = [
+        all(wishes.check(matrix, row["recipient"], row["scene"], row["style_name"], row["output"]).values())
+        for row in rows
+    ]
+    assert sum(good) >= 0.7 * len(rows)
+    for row in rows:
+        style = matrix.styles[row["style_name"]]
+        assert f"请写{style.form}祝福" in row["src_input"]
+        assert f"{style.min_chars} 到 {style.max_chars} 个字" in row["src_input"]
 
 
 def test_ensure_rounds_makes_what_is_missing_and_says_so(tmp_path, capsys):

@@ -1,0 +1,38 @@
+"""``tianji synthesize`` and ``tianji synthesize-qa``."""
+
+import pytest
+from synthesis_teachers import RecordingTeacher
+
+from tianji_helpers import cli, paths
+
+WISHES = ["synthesize", "--style", "正常", "--limit", "6", "--tpm", "1000000", "--rpm", "60000"]
+TEXTS = ["synthesize-qa", "--input", str(paths.DATA / "knowledge")]
+
+
+@pytest.mark.parametrize("command", [WISHES, TEXTS])
+def test_it_writes_files_and_says_what_it_did(tmp_path, capsys, command):
+    assert cli.main([*command, "--output", str(tmp_path), "--concurrency", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "失败 0" in shown and "花费 0.0000 元" in shown
+    assert [file for file in tmp_path.rglob("wishes_*.json") if str(file) in shown]
+
+
+@pytest.mark.parametrize("command", [WISHES, TEXTS])
+def test_a_failed_row_makes_the_exit_status_1(tmp_path, capsys, command):
+    with RecordingTeacher() as teacher:
+        teacher.answer = lambda body: (400, {}, {"error": {"message": "Content Exists Risk"}})
+        assert cli.main([*command, "--output", str(tmp_path), "--base-url", teacher.base_url]) == 1
+    shown = capsys.readouterr()
+    assert "Content Exists Risk" in shown.err and "只会补上失败的那些" in shown.err
+
+
+@pytest.mark.parametrize("command", [WISHES, TEXTS])
+def test_a_dry_run_needs_no_key_and_leaves_nothing(tmp_path, capsys, monkeypatch, command):
+    monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)
+    folder = tmp_path / "never"
+    options = ["--provider", "deepseek", "--rounds", "2", "--dry-run", "--output", str(folder)]
+    assert cli.main([*command, *options]) == 0
+    shown = capsys.readouterr().out
+    assert "要发" in shown and "deepseek-flash" in shown and "价格表日期 2026" in shown
+    assert ("对象：" in shown) == (command is WISHES)
+    assert not folder.exists()
