@@ -34,7 +34,7 @@ def test_split_keeps_rows_and_order():
     assert sorted(train + heldout, key=TURNS.index) == TURNS
     assert train == sorted(train, key=TURNS.index)
     assert not pairs(train) & pairs(heldout)
-    assert len(heldout) == 3 * len(pairs(heldout))  # all styles of a pair
+    assert len(heldout) == len(MATRIX.styles) * len(pairs(heldout))  # all styles of a pair
     assert splits.split_wishes(TURNS, MATRIX, seed=1) == (train, heldout)
     assert splits.split_wishes(TURNS, MATRIX, seed=2) != (train, heldout)
 
