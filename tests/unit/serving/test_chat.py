@@ -19,14 +19,23 @@ def loaded(base_dir):
     return inference.load(base_dir)
 
 
-def test_history_joins_the_next_prompt_and_reset_forgets_it(loaded):
+def test_history_joins_the_next_prompt_and_reset_forgets_it(loaded, monkeypatch):
+    asked = []
+    stream = inference.stream
+
+    def listen(model, tokenizer, chat, **settings):
+        asked.append(chat)
+        return stream(model, tokenizer, chat, **settings)
+
+    monkeypatch.setattr(inference, "stream", listen)
     chat = Chat(*loaded, system="你是大师", max_new_tokens=5)
     first = "".join(chat.say(" 祝姐姐生日 "))
     assert first and chat.history == [("祝姐姐生日", first.strip())]
-    again = "".join(chat.say("祝姐姐生日"))
-    assert len(chat.history) == 2
+    "".join(chat.say("再来一句"))
+    assert asked[1] == inference.messages("再来一句", "你是大师", [("祝姐姐生日", first.strip())])
     chat.reset()
-    assert "".join(chat.say("祝姐姐生日")) == first != again
+    assert "".join(chat.say("祝姐姐生日")) == first
+    assert asked[2] == asked[0]
 
 
 def test_repl_works_on_a_pipe_and_shows_no_template_token(base_dir):

@@ -15,16 +15,16 @@ CONFIG = "configs/wishes_gemma3_270m_cpu.py"
 def test_training_leaves_checkpoint_curve_and_samples(trained):
     result, lines = trained
     assert result.checkpoint.name == "iter_20.pth"
-    assert [point["step"] for point in result.curve] == [10, 20]
-    assert result.curve[1]["loss"] < result.curve[0]["loss"] < 12
-    assert {sample["iter"] for sample in result.samples} >= {0, 20}
+    assert [point["step"] for point in result.curve][-2:] == [10, 20]
+    assert result.curve[-1]["loss"] < result.curve[0]["loss"] < 12
+    assert [sample["iter"] for sample in result.samples] == [0] * 6 + [10] * 6 + [20] * 6
     assert {"祝姐姐生日快乐"} <= {sample["input"] for sample in result.samples}
     assert any("20/20 步" in line for line in lines)
     assert 0.1 < result.peak_memory_gb < 20
 
 
 def test_learning_rate_follows_warm_up_and_cosine(trained):
-    first, last = (point["lr"] for point in trained[0].curve)
+    first, last = (point["lr"] for point in trained[0].curve[-2:])
     assert 1e-3 < first < 2e-3 and last < 1e-4
 
 

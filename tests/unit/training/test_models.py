@@ -373,3 +373,8 @@ def test_an_offline_client_is_told_which_variable(variable, start_hub, prepare, 
     assert "请先 unset HF_HUB_OFFLINE TRANSFORMERS_OFFLINE" in done.stderr
     assert hub.log == []
     assert not (models_dir / NAME).exists()
+
+
+def test_embedded_model_is_not_downloaded():
+    with pytest.raises(CourseError, match="由安装包提供"):
+        models.prepare(models.EMBEDDED, source="huggingface")
