@@ -7,6 +7,7 @@ from threading import Event, Thread
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
+from tianji_helpers.training import models
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,13 @@ def load(
     *,
     device: str = "cpu",
     dtype: str = "",
-    trust_remote_code: bool = False,
+    trust_remote_code: bool | None = None,
 ):
     """Load a Hugging Face folder, perhaps with an adapter on top, and return (model, tokenizer).
 
     device: ``cpu`` or ``cuda``. dtype: ``bfloat16`` or ``float32``; empty means what suits the
-    device. The model is in eval mode. Raises CourseError if a folder is not what it should be.
+    device. trust_remote_code: None asks the catalogue, through the folder's provenance. The model is
+    in eval mode. Raises CourseError if a folder is not what it should be.
     """
     import torch
     from safetensors import SafetensorError
@@ -48,6 +50,12 @@ def load(
             f"{paths.show(model_dir)} 不是模型文件夹（没有 config.json）。"
             "基座模型用 tianji prepare-model 准备；合并后的模型由第 6 课写出。"
         )
+    if trust_remote_code is None:
+        trust_remote_code = models.needs_remote_code(model_dir)
+    if trust_remote_code:
+        from tianji_helpers.training import xtuner_compat
+
+        xtuner_compat.restore_cache_get_max_length()
     name = dtype or (cpu_dtype() if device == "cpu" else "bfloat16")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)

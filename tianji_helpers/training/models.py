@@ -142,6 +142,19 @@ def locate(name: str) -> Path:
     return model.folder
 
 
+def needs_remote_code(folder: str | Path) -> bool:
+    """Say whether a model folder is, or was trained from, a model whose own code must be run.
+
+    Only what the course itself wrote beside the folder is believed, never the folder's content.
+    """
+    file = records.provenance_path(paths.resolve(folder))
+    if not file.is_file():
+        return False
+    parameters = records.read_json(file)["parameters"]
+    model = CATALOGUE.get(parameters.get("base_model") or parameters.get("name"))
+    return model is not None and model.trust_remote_code
+
+
 def table() -> str:
     """Return the catalogue as text: one model a line, with sizes in GB and the licence."""
     lines = [

@@ -56,6 +56,27 @@ def test_resume_goes_on_from_the_last_checkpoint(trained, tmp_path):
     assert not any(" 10/24 步" in line for line in lines)
 
 
+def test_internlm2_goes_the_whole_way(internlm2_dir, rows_file, tmp_path):
+    config = configs.write_config(
+        CONFIG,
+        tmp_path / "config.py",
+        model_dir=internlm2_dir,
+        trust_remote_code=True,
+        data_path=rows_file,
+        max_epochs=3,
+        warmup_ratio=0.2,
+        every_n_iters=12,
+    )
+    result = engine.train(config, tmp_path / "work", report=lambda line: None)
+    assert result.curve[-1]["loss"] < result.curve[0]["loss"]
+    adapter = engine.pth_to_hf(config, result.checkpoint, tmp_path / "adapter")
+    merged = engine.merge(internlm2_dir, adapter, tmp_path / "merged")
+    model, tokenizer = inference.load(merged, trust_remote_code=True)
+    chat = inference.messages("祝姐姐生日")
+    (answer,) = inference.answer_all(model, tokenizer, [chat], max_new_tokens=6)
+    assert answer.text == "".join(inference.stream(model, tokenizer, chat, max_new_tokens=6)).strip() != ""
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
