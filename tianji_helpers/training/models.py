@@ -142,15 +142,18 @@ def locate(name: str) -> Path:
     return model.folder
 
 
-def needs_remote_code(folder: str | Path) -> bool:
-    """Say whether a model folder is, or was trained from, a model whose own code must be run.
+def recorded(folder: str | Path) -> dict:
+    """Return the parameters in a model folder's provenance: what the course knows about it.
 
-    Only what the course itself wrote beside the folder is believed, never the folder's content.
+    Empty for a folder that the course did not write. Nothing inside the folder is believed.
     """
     file = records.provenance_path(paths.resolve(folder))
-    if not file.is_file():
-        return False
-    parameters = records.read_json(file)["parameters"]
+    return records.read_json(file)["parameters"] if file.is_file() else {}
+
+
+def needs_remote_code(folder: str | Path) -> bool:
+    """Say whether a model folder is, or was trained from, a model whose own code must be run."""
+    parameters = recorded(folder)
     model = CATALOGUE.get(parameters.get("base_model") or parameters.get("name"))
     return model is not None and model.trust_remote_code
 

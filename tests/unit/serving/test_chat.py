@@ -1,17 +1,14 @@
 """The chat: history, commands, limits, and the widget, on the real base model."""
 
 import io
+import shutil
 
 import pytest
 
+from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.serving import Chat, repl, widget
-from tianji_helpers.training import inference, models
-
-
-@pytest.fixture(scope="module")
-def base_dir():
-    return models.prepare(report=lambda line: None)
+from tianji_helpers.training import inference
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +48,23 @@ def test_too_long_a_line_is_answered_in_words_and_the_chat_goes_on(base_dir):
     repl(base_dir, max_new_tokens=2, source=io.StringIO("祝" * 2_001 + "\n祝姐姐生日"), sink=sink)
     assert "这句话有 2001 个字，最多 2000 个" in sink.getvalue()
     assert sink.getvalue().count("模型：") == 2
+
+
+def test_system_prompt_of_the_training_is_the_default(base_dir, tmp_path, monkeypatch):
+    merged = tmp_path / "merged"
+    shutil.copytree(base_dir, merged)
+    records.write_provenance(merged, stage="06_merge_chat", parameters={"system": "你是大师"})
+    systems = []
+    real = inference.messages
+    monkeypatch.setattr(
+        inference,
+        "messages",
+        lambda text, system, history: systems.append(system) or real(text, system, history),
+    )
+    for system in (None, "", "你是诗人"):
+        repl(merged, system=system, max_new_tokens=1, source=io.StringIO("你好"), sink=io.StringIO())
+    repl(base_dir, max_new_tokens=1, source=io.StringIO("你好"), sink=io.StringIO())
+    assert systems == ["你是大师", "", "你是诗人", ""]
 
 
 @pytest.mark.parametrize(

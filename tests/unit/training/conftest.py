@@ -1,4 +1,4 @@
-"""Models for the tests: the embedded one, prepared once in ``models/``, and a tiny random one."""
+"""Tiny random models for the tests, and a short real training of one."""
 
 import importlib.util
 import json
@@ -8,14 +8,9 @@ from pathlib import Path
 import pytest
 
 from tianji_helpers import records, wishes
-from tianji_helpers.training import configs, engine, models
+from tianji_helpers.training import configs, engine
 
 ROWS = [("姐姐", "生日"), ("赵老师", "春节"), ("妹妹", "谈判顺利"), ("领导", "元宵节")] * 4
-
-
-@pytest.fixture(scope="session")
-def base_dir():
-    return models.prepare(report=lambda line: None)
 
 
 @pytest.fixture(scope="session")
