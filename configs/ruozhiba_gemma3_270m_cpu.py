@@ -9,6 +9,13 @@ from xtuner.dataset.map_fns import openai_map_fn
 with read_base():
     from ._base_.qlora_cpu import *
 
+# few rows: more epochs, and a warm-up of more than two iterations
+max_epochs = 10
+warmup_ratio = 0.1
+train_cfg.max_epochs = max_epochs
+param_scheduler[0].end = param_scheduler[1].begin = warmup_ratio * max_epochs
+param_scheduler[1].end = max_epochs
+
 data_path = "outputs/default/04_ruozhiba/ruozhiba_train.jsonl"
 train_dataloader.dataset.dataset.data_files.train = data_path
 train_dataloader.dataset.dataset_map_fn = openai_map_fn
