@@ -4,17 +4,7 @@ from mmengine.config import read_base
 
 with read_base():
     from ._base_.qlora_gpu import *
+    from ._base_.wishes import *
 
-custom_hooks[1].update(
-    dict(
-        system="你现在是一个送祝福大师，帮我针对不同人和事情、节日送对应的祝福",
-        evaluation_inputs=[
-            "祝姐姐生日快乐",
-            "祝姐姐生日快乐,小红书风格",
-            "祝姐姐生日快乐,严肃风格",
-            "祝妹妹谈判顺利,小红书风格",
-            "祝大家元宵节快乐",
-            "祝领导春节快乐,严肃风格",
-        ],
-    )
-)
+train_dataloader.dataset.dataset.data_files.train = data_path
+custom_hooks[1].update(wishes_hook)

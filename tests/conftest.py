@@ -2,10 +2,23 @@
 
 import os
 
+import hypothesis
 import pytest
 
 # before anything imports OpenMP: tests run beside the kernels that they start
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# machines are shared: a slow example says nothing
+hypothesis.settings.register_profile("course", deadline=None)
+hypothesis.settings.load_profile("course")
+
+
+@pytest.fixture(scope="session")
+def base_dir():
+    """The embedded model, prepared once in ``models/``."""
+    from tianji_helpers.training import models
+
+    return models.prepare(report=lambda line: None)
 
 
 @pytest.fixture(autouse=True)

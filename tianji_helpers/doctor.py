@@ -101,7 +101,7 @@ def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Check:
         "CPU",
         WARN,
         f"{cores} 核，没有 AVX2：第 5 课会很慢",
-        "先用小的训练量试：tianji course -p max_tokens=…",
+        "先用小的训练量试：tianji course -p max_rows=320",
     )
 
 

@@ -51,8 +51,9 @@ def atomic_writer(path: str | Path) -> Iterator[TextIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary = Path(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     except OSError as error:
         raise CourseError(
             f"写不了 {path}：{error.strerror or error}。请检查磁盘空间和文件夹权限；原来的文件没有改动。"
@@ -88,8 +89,9 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
     """Write one unescaped JSON object a line and return how many there were."""
     count = 0
     with atomic_writer(path) as file:
-        for count, row in enumerate(rows, 1):
+        for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
     return count
 
 
@@ -173,7 +175,7 @@ def check_text(value: Any, field: str, where: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise CourseError(
-            f"{where}：字段 {field} 的第 {error.start + 1} 个字符只有半个（残缺的 emoji），无法保存；请改正这一条。"
+            f"{where}：字段 {field} 第 {error.start + 1} 个字符只有半个（残缺的 emoji），存不了；请改正。"
         ) from error
     return value
 
@@ -212,7 +214,7 @@ def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:
 def sha256(path: str | Path) -> str:
     """Return the hex SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

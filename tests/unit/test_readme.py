@@ -4,10 +4,13 @@ import argparse
 import re
 import shlex
 
+import nbformat
 import pytest
 
 from tianji_helpers import cli
-from tianji_helpers.paths import NOTEBOOKS, ROOT
+from tianji_helpers.classroom.course import find_notebooks
+from tianji_helpers.classroom.parameters import defaults
+from tianji_helpers.paths import ROOT
 
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
 
@@ -55,15 +58,24 @@ def test_make_knows_its_targets(text):
 def test_its_links_and_files_exist(text):
     for link in re.findall(r"\]\((?!https?://)(\S+?)\)", text):
         assert (ROOT / link).exists(), link
-    for name in re.findall(r"`((?:notebooks|tianji_helpers|configs|data|requirements)[\w./-]*)`", text):
+    for name in re.findall(
+        r"`((?:(?:notebooks|tianji_helpers|configs|data)/|requirements[.-])[\w./-]*)`", text
+    ):
         assert (ROOT / name).exists(), name
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_its_parameters_exist(text):
-    source = "".join(path.read_text(encoding="utf-8") for path in sorted(NOTEBOOKS.glob("*.ipynb")))
-    names = set(re.findall(r"-p (\w+)=", text))
-    assert names and all(re.search(rf'"{name} = ', source) for name in names)
+    known = {}
+    for file in find_notebooks():
+        known[int(file.stem[:2])] = defaults(nbformat.read(file, as_version=4), file.name)
+    for name in re.findall(r"-p \"?(\w+)=", text):
+        assert any(name in values for values in known.values()), name
+    table = re.findall(r"^\| ([\d, 、]+|all|全部) \| (`.*?`) \|", text, re.MULTILINE)
+    assert len(table) == 9
+    for lessons, names in table:
+        for lesson in map(int, re.findall(r"\d", lessons) or known):
+            assert set(re.findall(r"\w+", names)) <= known[lesson].keys(), names
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)

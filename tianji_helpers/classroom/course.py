@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,8 +27,9 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.records import atomic_writer
 
 KERNEL = "python3"
-# the kernel warns that loopback is not encrypted, once a notebook
-KERNEL_ARGUMENTS = ["--log-level=ERROR"]
+# the kernel process warns that loopback is not encrypted, and of being stopped; what goes wrong in a
+# cell arrives as a message all the same
+KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,29 @@ def run_course(
     lessons = _lessons(chosen, parameters or {}, run)
     _require(doctor.resources(run))
     executed = []
+
+    def key(lesson: Lesson) -> str:
+        earlier = files[: files.index(lesson.path)]
+        return _key(lesson, [_record(_copy(file, run)).get("key") for file in earlier])
+
+    def is_done(lesson: Lesson) -> bool:
+        record = _record(lesson.copy)
+        if only or start or record.get("key") != key(lesson):
+            return False
+        return all((run / file).exists() for file in record["files"])
+
     with _lock(run), _surroundings():
         for lesson in lessons:
-            _try_parameters(lesson, run)
+            if not is_done(lesson):
+                _try_parameters(lesson, run)
         for lesson in lessons:
-            number = files.index(lesson.path)
-            label = f"[{number + 1}/{len(files)}] {lesson.name}"
-            key = _key(lesson, [_record(_copy(file, run)).get("key") for file in files[:number]])
-            if only is None and start is None and _is_done(lesson, key, run):
+            label = f"[{files.index(lesson.path) + 1}/{len(files)}] {lesson.name}"
+            if is_done(lesson):
                 print(f"{label}：之前已经完成，跳过", flush=True)
                 continue
-            began = time.monotonic()
+            began, made_from = time.monotonic(), key(lesson)
             _execute(lesson, lesson.notebook, run, lesson.copy, label)
-            _write_record(lesson, key, run)
+            _write_record(lesson, made_from, run)
             executed.append(lesson.name)
             print(f"{label}：完成，{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
     print(f"全部完成。带输出的笔记本在 {_display(run / 'notebooks')}", flush=True)
@@ -119,10 +131,10 @@ def _lessons(files: list[Path], parameters: Mapping[str, Any], run: Path) -> lis
                 f"读不了笔记本 {file}：{error}。可用 git checkout -- {file.name} 恢复。"
             ) from error
     known = {file.stem: defaults(notebook, file.name) for file, notebook in notebooks.items()}
+    takes_folder = [name for name, values in known.items() if values.pop("output_dir", None) is not None]
     given = assign(parameters, known)
-    for name, values in given.items():
-        if "output_dir" in known[name]:
-            values["output_dir"] = str(run)
+    for name in takes_folder:
+        given[name]["output_dir"] = str(run)
     return [
         Lesson(file, notebook, given[file.stem], _copy(file, run)) for file, notebook in notebooks.items()
     ]
@@ -213,16 +225,23 @@ def _execute(
             extra_arguments=KERNEL_ARGUMENTS,
         )
     except PapermillExecutionError as error:
-        reason = error.evalue if error.ename == "CourseError" else f"{error.ename}: {error.evalue}"
-        source = "\n".join(f"    {line}" for line in error.source.strip().splitlines()[:6])
-        raise CourseError(
-            f"{label}：停在代码格 [{error.exec_count}]。\n{reason.strip()}\n{source}{again}"
-        ) from error
+        raise CourseError(f"{label}：停在代码格 [{error.exec_count}]。\n{_reason(error)}{again}") from error
     except DeadKernelError as error:
         raise CourseError(
             f"{label}：笔记本的内核被系统结束了，多半是内存不够"
             f"（现在{doctor.check_memory().message}）。关掉别的程序，或把训练量调小。{again}"
         ) from error
+
+
+def _reason(error) -> str:
+    """Return what a person needs of a papermill error: our own words, or the line and what it raised."""
+    from papermill.exceptions import strip_color
+
+    if error.ename == "CourseError":
+        return error.evalue.strip()
+    lines = strip_color("\n".join(error.traceback)).splitlines()
+    place = [line.strip() for line in lines if re.match(r"-+> \d", line)][:1]
+    return "\n".join([f"{error.ename}: {error.evalue}".strip(), *place])
 
 
 def _key(lesson: Lesson, earlier: list[str | None]) -> str:
@@ -262,11 +281,6 @@ def _write_record(lesson: Lesson, key: str, run: Path) -> None:
     notebook.metadata["tianji"] = {"key": key, "files": files}
     with atomic_writer(lesson.copy) as file:
         nbformat.write(notebook, file)
-
-
-def _is_done(lesson: Lesson, key: str, run: Path) -> bool:
-    record = _record(lesson.copy)
-    return record.get("key") == key and all((run / file).exists() for file in record["files"])
 
 
 def _display(path: Path) -> Path:

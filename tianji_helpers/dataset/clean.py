@@ -118,7 +118,8 @@ def clean_turns(
             steps_of[verdict[0]].append(rejected)
             continue
         seen[text] = total
-        near.add(total, text)
+        if NEAR not in off:
+            near.add(total, text)
         cleaned.kept.append({**turn, "output": text})
         if text != before:
             cleaned.mended.append({**row, "rules": list(dict.fromkeys(name for name, _, _ in steps))})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import inference
+from tianji_helpers.training import inference, models
 
 RESET, EXIT = "RESET", "EXIT"
 MAX_REQUEST = 2_000  # characters; what one types is far shorter, a pasted book would fill the memory
@@ -73,8 +73,9 @@ def repl(
 ) -> None:
     """Chat in the terminal until EXIT or the end of the input; RESET forgets the history.
 
-    adapter: a PEFT folder to put on top of the model. source, sink: text streams instead of standard
-    input and output; a pipe works as well as a person.
+    adapter: a PEFT folder to put on top of the model. system: the system prompt; None takes the one
+    that the model was trained with, where the course has recorded it. source, sink: text streams
+    instead of standard input and output; a pipe works as well as a person.
     """
     source, sink = source or sys.stdin, sink or sys.stdout
 
@@ -84,7 +85,7 @@ def repl(
     tell("正在加载模型 …")
     chat = Chat(
         *inference.load(model_dir, adapter),
-        system=system or "",
+        system=models.recorded(model_dir).get("system", "") if system is None else system,
         temperature=temperature,
         max_new_tokens=max_new_tokens,
     )

@@ -261,7 +261,7 @@ def run_tool(
     """
     command = [sys.executable, "-m", "tianji_helpers.training.xtuner_compat", tool, *arguments]
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    with tempfile.TemporaryDirectory() as cache, log.open("w", encoding="utf-8") as log_file:
+    with tempfile.TemporaryDirectory() as cache, log.open("w", encoding="utf-8", buffering=1) as log_file:
         # a cache of its own: datasets' global one may hold rows of a file that has changed since
         environment = os.environ | {"HF_DATASETS_CACHE": cache, "PYTHONUNBUFFERED": "1"}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other

@@ -7,6 +7,7 @@ from threading import Event, Thread
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
+from tianji_helpers.training import models
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,16 @@ def load(
     *,
     device: str = "cpu",
     dtype: str = "",
-    trust_remote_code: bool = False,
+    trust_remote_code: bool | None = None,
 ):
     """Load a Hugging Face folder, perhaps with an adapter on top, and return (model, tokenizer).
 
     device: ``cpu`` or ``cuda``. dtype: ``bfloat16`` or ``float32``; empty means what suits the
-    device. The model is in eval mode. Raises CourseError if a folder is not what it should be.
+    device. trust_remote_code: None asks the catalogue, through the folder's provenance. The model is
+    in eval mode. Raises CourseError if a folder is not what it should be.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model_dir = paths.resolve(model_dir)
@@ -47,13 +50,19 @@ def load(
             f"{paths.show(model_dir)} 不是模型文件夹（没有 config.json）。"
             "基座模型用 tianji prepare-model 准备；合并后的模型由第 6 课写出。"
         )
+    if trust_remote_code is None:
+        trust_remote_code = models.needs_remote_code(model_dir)
+    if trust_remote_code:
+        from tianji_helpers.training import xtuner_compat
+
+        xtuner_compat.restore_cache_get_max_length()
     name = dtype or (cpu_dtype() if device == "cpu" else "bfloat16")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=getattr(torch, name), trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CourseError(f"模型 {paths.show(model_dir)} 加载失败，文件可能不完整：{error}") from error
     if adapter_dir is not None:
         model = _with_adapter(model, paths.resolve(adapter_dir))
@@ -101,6 +110,7 @@ def answer_all(
     """
     import torch
 
+    stops = stop_ids(model, tokenizer)
     answers: list[Answer | None] = [None] * len(chats)
     # neighbours of similar length need little padding
     order = sorted(range(len(chats)), key=lambda index: sum(len(m["content"]) for m in chats[index]))
@@ -115,13 +125,20 @@ def answer_all(
                 temperature=None,
                 top_p=None,
                 top_k=None,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=stops,
                 pad_token_id=tokenizer.pad_token_id,
             )
         for index, row in zip(chosen, tokens[:, batch["input_ids"].shape[1] :], strict=True):
             text = tokenizer.decode(row, skip_special_tokens=True).strip()
-            answers[index] = Answer(text, stopped=bool((row == tokenizer.eos_token_id).any()))
+            answers[index] = Answer(text, stopped=any(token in stops for token in row.tolist()))
     return answers
+
+
+def stop_ids(model, tokenizer) -> list[int]:
+    """Return the ids that end an answer: the tokenizer's, and those the model's author lists."""
+    listed = model.generation_config.eos_token_id
+    listed = listed if isinstance(listed, list) else [listed]
+    return sorted({tokenizer.eos_token_id, *listed} - {None})
 
 
 def _encode(tokenizer, chats: Sequence[list[dict]]):
@@ -171,7 +188,7 @@ def stream(
                 **_encode(tokenizer, [chat]).to(model.device),
                 **sampling,
                 max_new_tokens=max_new_tokens,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=stop_ids(model, tokenizer),
                 pad_token_id=tokenizer.pad_token_id,
                 streamer=streamer,
                 stopping_criteria=StoppingCriteriaList([Cancelled()]),

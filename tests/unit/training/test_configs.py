@@ -19,6 +19,9 @@ def test_config_is_complete_and_keeps_the_originals_lora(name):
     assert models == {cfg.pretrained_model_name_or_path}
     assert cfg.train_dataloader.dataset.dataset.data_files.train == cfg.data_path
     assert name.startswith(tuple(configs.TASKS))
+    warmup, cosine = cfg.param_scheduler
+    assert warmup.end == cosine.begin == pytest.approx(cfg.warmup_ratio * cfg.max_epochs)
+    assert cosine.end == cfg.train_cfg.max_epochs == cfg.max_epochs
 
 
 def test_gpu_config_has_the_originals_hyper_parameters():

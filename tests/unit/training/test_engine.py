@@ -15,16 +15,16 @@ CONFIG = "configs/wishes_gemma3_270m_cpu.py"
 def test_training_leaves_checkpoint_curve_and_samples(trained):
     result, lines = trained
     assert result.checkpoint.name == "iter_20.pth"
-    assert [point["step"] for point in result.curve] == [10, 20]
-    assert result.curve[1]["loss"] < result.curve[0]["loss"] < 12
-    assert {sample["iter"] for sample in result.samples} >= {0, 20}
+    assert [point["step"] for point in result.curve][-2:] == [10, 20]
+    assert result.curve[-1]["loss"] < result.curve[0]["loss"] < 12
+    assert [sample["iter"] for sample in result.samples] == [0] * 6 + [10] * 6 + [20] * 6
     assert {"祝姐姐生日快乐"} <= {sample["input"] for sample in result.samples}
     assert any("20/20 步" in line for line in lines)
     assert 0.1 < result.peak_memory_gb < 20
 
 
 def test_learning_rate_follows_warm_up_and_cosine(trained):
-    first, last = (point["lr"] for point in trained[0].curve)
+    first, last = (point["lr"] for point in trained[0].curve[-2:])
     assert 1e-3 < first < 2e-3 and last < 1e-4
 
 
@@ -54,6 +54,27 @@ def test_resume_goes_on_from_the_last_checkpoint(trained, tmp_path):
     again = engine.train(config, result.work_dir, resume=True, report=lines.append)
     assert again.checkpoint.name == "iter_24.pth"
     assert not any(" 10/24 步" in line for line in lines)
+
+
+def test_internlm2_goes_the_whole_way(internlm2_dir, rows_file, tmp_path):
+    config = configs.write_config(
+        CONFIG,
+        tmp_path / "config.py",
+        model_dir=internlm2_dir,
+        trust_remote_code=True,
+        data_path=rows_file,
+        max_epochs=3,
+        warmup_ratio=0.2,
+        every_n_iters=12,
+    )
+    result = engine.train(config, tmp_path / "work", report=lambda line: None)
+    assert result.curve[-1]["loss"] < result.curve[0]["loss"]
+    adapter = engine.pth_to_hf(config, result.checkpoint, tmp_path / "adapter")
+    merged = engine.merge(internlm2_dir, adapter, tmp_path / "merged")
+    model, tokenizer = inference.load(merged, trust_remote_code=True)
+    chat = inference.messages("祝姐姐生日")
+    (answer,) = inference.answer_all(model, tokenizer, [chat], max_new_tokens=6)
+    assert answer.text == "".join(inference.stream(model, tokenizer, chat, max_new_tokens=6)).strip() != ""
 
 
 @pytest.mark.parametrize(

@@ -21,15 +21,29 @@ def test_batch_and_stream_say_the_same(tiny):
         assert "".join(inference.stream(*tiny, chat, max_new_tokens=12)).strip() == answer.text
 
 
-def test_end_token_stops_and_is_not_shown(tiny, monkeypatch):
+def test_end_token_stops_and_is_not_shown(tiny):
     model, tokenizer = tiny
     (free,) = inference.answer_all(model, tokenizer, chats("祝姐姐生日"), max_new_tokens=8)
     assert not free.stopped and free.text
-    first = tokenizer.encode(free.text, add_special_tokens=False)[0]
-    monkeypatch.setattr(tokenizer, "eos_token", tokenizer.convert_ids_to_tokens(first))
-    (ended,) = inference.answer_all(model, tokenizer, chats("祝姐姐生日"), max_new_tokens=8)
-    assert ended == inference.Answer("", stopped=True)
-    assert list(inference.stream(model, tokenizer, chats("祝姐姐生日")[0], max_new_tokens=8)) == []
+
+    def prefer_the_end(module, arguments, output):
+        output.logits[..., tokenizer.eos_token_id] += 1e4
+
+    hook = model.register_forward_hook(prefer_the_end)
+    try:
+        (ended,) = inference.answer_all(model, tokenizer, chats("祝姐姐生日"), max_new_tokens=8)
+        assert ended == inference.Answer("", stopped=True)
+        assert list(inference.stream(model, tokenizer, chats("祝姐姐生日")[0], max_new_tokens=8)) == []
+    finally:
+        hook.remove()
+
+
+def test_every_stop_of_the_models_author_counts(tiny, monkeypatch):
+    model, tokenizer = tiny
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [tokenizer.eos_token_id, 7])
+    assert inference.stop_ids(model, tokenizer) == sorted([tokenizer.eos_token_id, 7])
+    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
+    assert inference.stop_ids(model, tokenizer) == [tokenizer.eos_token_id]
 
 
 def test_leaving_the_stream_stops_the_generation(tiny):

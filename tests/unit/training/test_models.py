@@ -1,0 +1,389 @@
+"""The catalogue of base models, and downloads from loopback servers that speak the hubs' protocols.
+
+The clients run in processes of their own (``tianji prepare-model``) with a clean environment: they
+read their settings when they are imported, and must neither see nor touch the user's caches.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from functools import cached_property
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tianji_helpers import paths, records
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training import models
+
+NAME = "qwen2.5-0.5b-instruct"
+MODEL = models.find(NAME)
+WEIGHTS = "model.safetensors"
+FILES = {
+    "config.json": b'{"model_type": "qwen2"}',
+    "tokenizer.json": '{"version": "1.0", "祝": 1}'.encode(),
+    "tokenizer_config.json": b"{}",
+    "runs/notes.txt": b"a file in a folder\n",
+    # more than the 10 MB that huggingface_hub reads before it writes
+    WEIGHTS: random.Random(0).randbytes(24_000_000),
+}
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+class Hub(ThreadingHTTPServer):
+    """One repository as Hugging Face and ModelScope serve it: weights are behind a redirect.
+
+    log: (method, path, query, Range header) of each request. dies: whether the server sends half of
+    the weights and is gone from then on. tampered: whether a byte of the weights is another one
+    than the listing promises.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, dies=False, tampered=False):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.dies, self.tampered, self.dead, self.log = dies, tampered, False, []
+
+    @cached_property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def content(self, name):
+        data = FILES[name]
+        return data[:-1] + bytes([data[-1] ^ 1]) if self.tampered and name == WEIGHTS else data
+
+    def asked(self, text):
+        return [entry for entry in self.log if text in entry[1]]
+
+
+class Handler(BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def handle(self):
+        if not self.server.dead:
+            super().handle()
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+        self.server.log.append((self.command, path, query, self.headers["Range"]))
+        huggingface, modelscope = MODEL.huggingface, MODEL.modelscope
+        if path == f"/api/models/{huggingface}/revision/{MODEL.huggingface_revision}":
+            self.send_json({"id": huggingface, "sha": MODEL.huggingface_revision, "siblings": siblings()})
+        elif path.startswith(resolve := f"/{huggingface}/resolve/{MODEL.huggingface_revision}/"):
+            self.send_file(path.removeprefix(resolve))
+        elif path == f"/api/v1/models/{modelscope}/repo/files":
+            self.send_json({"Code": 200, "Success": True, "Data": {"Files": listing()}})
+        elif path == f"/api/v1/models/{modelscope}/repo":
+            self.send_file(query["FilePath"][0])
+        elif path == f"/storage/{WEIGHTS}":
+            self.send_content(WEIGHTS)
+        else:
+            self.send_error(404)
+
+    def send_json(self, value):
+        self.send_body(200, {"Content-Type": "application/json"}, json.dumps(value).encode())
+
+    def send_file(self, name):
+        if name != WEIGHTS:
+            return self.send_content(name)
+        self.send_body(
+            302,
+            {
+                "Location": f"{self.server.url}/storage/{WEIGHTS}",
+                "X-Repo-Commit": MODEL.huggingface_revision,
+                "X-Linked-Size": str(len(FILES[WEIGHTS])),
+                "X-Linked-ETag": f'"{sha256(FILES[WEIGHTS])}"',
+            },
+            b"",
+        )
+
+    def send_content(self, name):
+        data = self.server.content(name)
+        etag = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        headers = {
+            "X-Repo-Commit": MODEL.huggingface_revision,
+            "ETag": f'"{etag}"',
+            "Accept-Ranges": "bytes",
+        }
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
+        if not wanted:
+            return self.send_body(200, headers, data)
+        start = int(wanted[1])
+        headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self.send_body(206, headers, data[start:])
+
+    def send_body(self, status, headers, body):
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": len(body)}.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        if self.server.dies and self.path.startswith("/storage/"):
+            self.server.dead = True
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+
+def siblings():
+    """The files as Hugging Face lists them (``?blobs=true``)."""
+    rows = [{"rfilename": name, "size": len(data)} for name, data in FILES.items()]
+    rows[-1]["lfs"] = {"size": len(FILES[WEIGHTS]), "sha256": sha256(FILES[WEIGHTS]), "pointerSize": 134}
+    return rows
+
+
+def listing():
+    """The files as ModelScope lists them."""
+    return [
+        {"Path": "runs", "Name": "runs", "Type": "tree", "Size": 0},
+        *(
+            {"Path": name, "Type": "blob", "Size": len(data), "Sha256": sha256(data)}
+            for name, data in FILES.items()
+        ),
+    ]
+
+
+@pytest.fixture
+def start_hub():
+    hubs = []
+
+    def start(**options):
+        hub = Hub(**options)
+        threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True).start()
+        hubs.append(hub)
+        return hub
+
+    yield start
+    for hub in hubs:
+        hub.shutdown()
+        hub.server_close()
+
+
+@pytest.fixture
+def models_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def prepare(tmp_path, models_dir):
+    """Run ``tianji prepare-model`` for the model of these tests against a hub."""
+
+    def run(hub, source, **environment):
+        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+        settings = {
+            "HOME": str(tmp_path),  # both clients keep their caches and tokens below it
+            "TIANJI_MODELS_DIR": str(models_dir),
+            "PYTHONUTF8": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            # a hub that is gone stays gone
+            "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "0",
+            "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
+        }
+        command = ["-m", "tianji_helpers.cli", "prepare-model", "--source"]
+        return subprocess.run(
+            [sys.executable, *command, source, "--endpoint", hub.url, NAME],
+            env=kept | settings | environment,
+            cwd=paths.ROOT,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=60,
+        )
+
+    return run
+
+
+def contents(folder):
+    return {
+        file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+    }
+
+
+def test_an_unknown_name_gets_the_close_one():
+    with pytest.raises(CourseError, match=r"没有叫 internlm2-chat-7B 的模型。你是想用 internlm2-chat-7b 吗"):
+        models.find("internlm2-chat-7B")
+    with pytest.raises(CourseError) as caught:
+        models.find("zzz")
+    assert "你是想用" not in str(caught.value)
+    assert all(name in str(caught.value) for name in models.CATALOGUE)
+
+
+def test_the_table_has_licence_sizes_and_origin_of_every_model():
+    table = models.table()
+    for model in models.CATALOGUE.values():
+        (row,) = re.findall(rf"^{re.escape(model.name)} .*\n.*$", table, re.MULTILINE)
+        assert model.licence in row
+        assert f"{model.download_gb:.1f} GB" in row
+        assert f"{model.modelscope}@{model.modelscope_revision}" in row
+        assert f"{model.huggingface}@{model.huggingface_revision[:12]}" in row
+
+
+def test_only_internlm2_runs_code_of_its_repository():
+    assert {name for name, model in models.CATALOGUE.items() if model.trust_remote_code} == {
+        name for name in models.CATALOGUE if name.startswith("internlm2")
+    }
+
+
+def test_huggingface_revisions_are_commits():
+    for model in models.CATALOGUE.values():
+        assert re.fullmatch("[0-9a-f]{40}", model.huggingface_revision), model.name
+
+
+def test_the_table_shows_what_is_prepared(models_dir):
+    assert "已准备" not in models.table()
+    records.write_json(MODEL.folder / "config.json", {})
+    assert "已准备" not in models.table()  # an interrupted copy by hand, say
+    records.write_provenance(MODEL.folder, stage="prepare-model", parameters={})
+    assert re.findall("^(.*?) .*已准备", models.table(), re.MULTILINE) == [NAME]
+
+
+def test_locating_an_unprepared_model_names_the_command(models_dir):
+    with pytest.raises(CourseError, match=f"请先运行 tianji prepare-model {NAME}"):
+        models.locate(NAME)
+
+
+def test_the_embedded_model_is_prepared_once(base_dir):
+    before = {file.name: file.stat().st_mtime_ns for file in base_dir.iterdir()}
+    lines = []
+    start = time.perf_counter()
+    assert models.prepare(report=lines.append) == base_dir == models.locate(models.EMBEDDED)
+    assert time.perf_counter() - start < 1  # seconds; unpacking takes many
+    assert lines == []
+    assert {file.name: file.stat().st_mtime_ns for file in base_dir.iterdir()} == before
+
+
+def test_the_embedded_model_comes_with_its_terms(base_dir):
+    assert "Gemma" in (base_dir / "GEMMA_TERMS.html").read_text(encoding="utf-8")
+    record = records.read_json(records.provenance_path(base_dir))
+    assert record["parameters"]["name"] == models.EMBEDDED
+    assert re.fullmatch("[0-9a-f]{64}", record["parameters"]["sha256"])
+
+
+def test_an_unknown_source_is_refused(models_dir, start_hub):
+    hub = start_hub()
+    with pytest.raises(CourseError, match="没有叫 github 的下载源。可选：modelscope、huggingface"):
+        models.prepare(NAME, source="github", endpoint=hub.url)
+    assert hub.log == []
+    assert not models_dir.exists()
+
+
+def test_too_little_disk_is_refused_before_the_download(models_dir, start_hub, monkeypatch):
+    hub = start_hub()
+    usage = shutil.disk_usage(paths.ROOT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=400_000_000))
+    with pytest.raises(CourseError, match=r"还需要 1\.1 GB.*只剩 0\.4 GB.*TIANJI_MODELS_DIR"):
+        models.prepare(NAME, source="huggingface", endpoint=hub.url, report=lambda line: None)
+    # what an interrupted download left counts
+    with (models_dir / f".{NAME}.huggingface.part" / WEIGHTS).open("wb") as file:
+        file.truncate(550_000_000)  # sparse: takes no room
+    with pytest.raises(CourseError, match=r"还需要 0\.5 GB.*只剩 0\.4 GB"):
+        models.prepare(NAME, source="huggingface", endpoint=hub.url, report=lambda line: None)
+    assert hub.log == []
+    assert not MODEL.folder.exists()
+
+
+def test_huggingface_delivers_the_pinned_commit(start_hub, prepare, models_dir):
+    hub = start_hub()
+    done = prepare(hub, "huggingface")
+    assert done.returncode == 0, done.stderr
+    assert contents(models_dir / NAME) == FILES
+    assert hub.asked(f"/revision/{MODEL.huggingface_revision}")
+    fetched = {path for method, path, *_ in hub.asked("/resolve/") if method == "HEAD"}
+    assert fetched == {f"/{MODEL.huggingface}/resolve/{MODEL.huggingface_revision}/{name}" for name in FILES}
+    assert not hub.asked("/resolve/main/")
+    origin = records.read_json(models_dir / f"{NAME}.provenance.json")["parameters"]
+    assert origin["source"] == "huggingface"
+    assert (origin["repository"], origin["revision"]) == (MODEL.huggingface, MODEL.huggingface_revision)
+    # and the second time, nobody is asked
+    hub.log.clear()
+    assert prepare(hub, "huggingface").returncode == 0
+    assert hub.log == []
+
+
+def test_modelscope_delivers_the_pinned_revision_from_the_endpoint(start_hub, prepare, models_dir):
+    hub, elsewhere = start_hub(), start_hub()
+    # --endpoint wins over both of the client's own variables
+    done = prepare(hub, "modelscope", MODELSCOPE_ENDPOINT=elsewhere.url, MODELSCOPE_DOMAIN=elsewhere.url)
+    assert done.returncode == 0, done.stderr
+    assert elsewhere.log == []
+    assert contents(models_dir / NAME) == FILES
+    revisions = {query["Revision"][0] for _, _, query, _ in hub.asked(f"/models/{MODEL.modelscope}/repo")}
+    assert revisions == {MODEL.modelscope_revision}
+    origin = records.read_json(models_dir / f"{NAME}.provenance.json")["parameters"]
+    assert origin["source"] == "modelscope"
+    assert (origin["repository"], origin["revision"]) == (MODEL.modelscope, MODEL.modelscope_revision)
+
+
+@pytest.mark.parametrize("source", models.SOURCES)
+def test_a_cut_download_fails_with_the_fix_and_goes_on_later(source, start_hub, prepare, models_dir):
+    hub = start_hub(dies=True)
+    for attempt in ("cut half-way", "nobody answers"):
+        done = prepare(hub, source)
+        assert done.returncode == 1, attempt
+        repository = f"{getattr(MODEL, source)}@{getattr(MODEL, f'{source}_revision')}"
+        assert f"错误：没能从 {source} 下载 {repository}" in done.stderr
+        assert "再运行一次" in done.stderr
+        assert "--source" in done.stderr
+        assert "--endpoint" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (models_dir / NAME).exists()
+        assert not (models_dir / f"{NAME}.provenance.json").exists()
+    healthy = start_hub()
+    done = prepare(healthy, source)
+    assert done.returncode == 0, done.stderr
+    assert contents(models_dir / NAME) == FILES
+    (start,) = [wanted for method, _, _, wanted in healthy.asked("/storage/") if method == "GET"]
+    assert int(re.fullmatch(r"bytes=(\d+)-", start)[1]) >= 10_000_000
+    assert {path.name for path in models_dir.iterdir()} == {f".{NAME}.lock", NAME, f"{NAME}.provenance.json"}
+
+
+@pytest.mark.parametrize("source", models.SOURCES)
+def test_tampered_weights_are_refused(source, start_hub, prepare, models_dir):
+    done = prepare(start_hub(tampered=True), source)
+    assert done.returncode == 1
+    assert f"没能从 {source} 下载" in done.stderr
+    assert WEIGHTS in done.stderr.rpartition("错误：")[2]
+    assert not (models_dir / NAME).exists()
+    assert not list(models_dir.rglob(WEIGHTS))
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_an_offline_client_is_told_which_variable(variable, start_hub, prepare, models_dir):
+    hub = start_hub()
+    done = prepare(hub, "huggingface", **{variable: "1"})
+    assert done.returncode == 1
+    assert "HF_HUB_OFFLINE（或 TRANSFORMERS_OFFLINE）禁止访问 Hugging Face" in done.stderr
+    assert "请先 unset HF_HUB_OFFLINE TRANSFORMERS_OFFLINE" in done.stderr
+    assert hub.log == []
+    assert not (models_dir / NAME).exists()
+
+
+def test_embedded_model_is_not_downloaded():
+    with pytest.raises(CourseError, match="由安装包提供"):
+        models.prepare(models.EMBEDDED, source="huggingface")
+
+
+def test_remote_code_runs_only_where_our_own_provenance_names_a_model_that_needs_it(tmp_path):
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    assert not models.needs_remote_code(folder)
+    for name, expected in (("internlm2-chat-7b", True), ("gemma-3-270m", False), ("unknown", False)):
+        records.write_provenance(folder, stage="06_merge_chat", parameters={"base_model": name})
+        assert models.needs_remote_code(folder) is expected

@@ -1,0 +1,59 @@
+"""The training stage as notebooks call it, on a tiny model under the embedded one's name."""
+
+import shutil
+
+import pytest
+
+from tianji_helpers import paths, records, wishes
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training import configs, models, stages
+
+
+def test_device_follows_the_catalogue_and_is_checked():
+    assert stages.choose_device("auto", "gemma-3-270m") == "cpu"
+    with pytest.raises(CourseError, match="device 是 gpu，只能是 auto、cpu 或 cuda"):
+        stages.choose_device("gpu", "gemma-3-270m")
+
+
+def test_gpu_model_without_a_gpu_is_refused(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CourseError, match="internlm2-chat-7b 要在 GPU 上训练"):
+        stages.choose_device("auto", "internlm2-chat-7b")
+
+
+def test_tasks_keep_apart(tmp_path):
+    folders = {stages.task_dir(task, tmp_path) for task in configs.TASKS}
+    files = {
+        read(task, tmp_path) for task in configs.TASKS for read in (stages.train_file, stages.heldout_file)
+    }
+    assert len(folders) == 3 and len(files) == 6
+
+
+@pytest.fixture
+def tiny_catalogue(tiny_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
+    folder = models.find(models.EMBEDDED).folder
+    shutil.copytree(tiny_dir, folder)
+    records.write_provenance(folder, stage="prepare-model", parameters={"name": models.EMBEDDED})
+
+
+def test_later_lesson_trains_what_is_missing_once(tiny_catalogue, tmp_path):
+    matrix = wishes.load()
+    turns = [
+        {"system": matrix.system, "input": matrix.request(*pair), "output": f"祝{''.join(pair)}！"}
+        for pair in matrix.pairs()[:280]
+    ]
+    with pytest.raises(CourseError, match=r"训练数据 .*不存在"):
+        stages.ensure_trained(tmp_path)
+    records.write_conversations(stages.train_file("wishes", tmp_path), turns)
+    lines = []
+    config, checkpoint = stages.ensure_trained(tmp_path, report=lines.append)
+    assert checkpoint.name == "iter_70.pth" and lines
+    assert str(tmp_path) in config.read_text(encoding="utf-8")  # outside the project: not relative
+    provenance = records.read_json(records.provenance_path(checkpoint.parent))
+    assert provenance["counts"] == {"iterations": 70}
+    assert list(provenance["inputs"]) == [paths.show(stages.train_file("wishes", tmp_path))]
+    again = []
+    assert stages.ensure_trained(tmp_path, report=again.append) == (config, checkpoint) and not again
