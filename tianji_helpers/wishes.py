@@ -377,9 +377,7 @@ def _style(entry: _Entry) -> Style:
         extra=entry.fields.get("extra", Style.extra),
     )
     entry.check(isinstance(style.extra, bool), f"extra 应当是 true 或 false，现在是 {style.extra!r}")
-    entry.check(
-        style.name != DEFAULT_STYLE or not style.extra, "默认风格每次都要生成，不能写 extra: true"
-    )
+    entry.check(style.name != DEFAULT_STYLE or not style.extra, "默认风格每次都要生成，不能写 extra: true")
     for low, high in (("min_chars", "max_chars"), ("min_emoji", "max_emoji")):
         bounds = getattr(style, low), getattr(style, high)
         entry.check(bounds[0] <= bounds[1], f"{low}={bounds[0]} 大于 {high}={bounds[1]}")

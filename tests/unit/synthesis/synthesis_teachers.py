@@ -30,6 +30,7 @@ class RecordingTeacher(Teacher):
         super().__init__(**options)
         self.bodies: list[dict] = []
         self.headers: list[dict] = []
+        self._asked: Counter = Counter()
         self._lock = threading.Lock()
 
     def __enter__(self):
@@ -42,11 +43,12 @@ class RecordingTeacher(Teacher):
     def asked(self) -> Counter:
         """How often each request (by the journal's key, round 1) arrived."""
         with self._lock:
-            return Counter(key_of("offline", 1, body) for body in self.bodies)
+            return Counter(self._asked)
 
     def respond(self, body):
         with self._lock:
             self.bodies.append(body)
+            self._asked[key_of("offline", 1, body)] += 1
         return self.answer(body)
 
     def answer(self, body):
@@ -63,7 +65,7 @@ class FaultyTeacher(RecordingTeacher):
 
     def answer(self, body):
         key = key_of("offline", 1, body)
-        rng = random.Random(f"{key}{self.asked[key]}")
+        rng = random.Random(f"{key}{self._asked[key]}")
         fault = rng.choice(FAULTS) if rng.random() < self.share else ""
         with self._lock:
             self.done[fault] += 1

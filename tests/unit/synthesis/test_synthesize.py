@@ -450,6 +450,15 @@ def test_no_key_in_any_file(tmp_path, teacher, monkeypatch, capfd, name):
     assert KEY not in shown.out + shown.err + repr(summary)
 
 
+def test_deepseek_is_told_not_to_think_and_gets_no_seed(tmp_path, teacher, monkeypatch):
+    """Thinking is paid for, eats up max_tokens, and switches the temperature off."""
+    monkeypatch.setenv("DEEPSEEK_API_KEY", KEY)
+    options = {"limit": 2, "output_dir": tmp_path, "base_url": teacher.base_url, "progress": False}
+    synthesize("deepseek", model="phrasebook-offline", **options)
+    for body in teacher.bodies:
+        assert body["thinking"] == {"type": "disabled"} and "seed" not in body and body["temperature"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
