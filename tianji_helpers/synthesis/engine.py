@@ -256,7 +256,7 @@ class Engine:
         return {
             "provider": self.provider.name,
             "model": self.provider.model,
-            "seed": answer["seed"],
+            "seed": answer.get("seed", request.seed),  # an older journal has none
             "request": self.key(request),
             "prompt_tokens": answer["prompt_tokens"],
             "completion_tokens": answer["completion_tokens"],
@@ -282,6 +282,7 @@ class Engine:
         )
         with bar:
             self._bar, self._check = bar, check
+            self._stopping, self._stop = False, asyncio.Event()
             self._in_thread(self._run(iter(requests)))
 
     def _in_thread(self, work) -> None:
@@ -293,7 +294,7 @@ class Engine:
         try:
             future.result()
         except KeyboardInterrupt:
-            loop.call_soon_threadsafe(lambda: self._stop.set())
+            loop.call_soon_threadsafe(self._stop.set)
             futures.wait([future])
             raise
         finally:
@@ -303,9 +304,7 @@ class Engine:
 
     async def _run(self, requests: Iterator[Request]) -> None:
         concurrency = self.settings.concurrency
-        self._stopping = False
-        self._stop, self._draw = asyncio.Event(), asyncio.Lock()
-        self._answers: asyncio.Queue = asyncio.Queue(maxsize=_BATCH)
+        self._draw, self._answers = asyncio.Lock(), asyncio.Queue(maxsize=_BATCH)
         client = providers.connect(self.provider, self.settings.timeout, concurrency)
         with futures.ThreadPoolExecutor(1, thread_name_prefix="journal") as self._disk:
             missing = self._missing(requests)
@@ -323,6 +322,7 @@ class Engine:
                 for task in late:
                     task.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
+                await missing.aclose()
                 await self._answers.put(None)
                 await asyncio.wait([committer])
                 await client.close()
@@ -332,15 +332,18 @@ class Engine:
     async def _missing(self, requests: Iterator[Request]) -> AsyncIterator[tuple[str, Request]]:
         """Yield the requests that the journal does not answer, with their keys."""
         ahead = asyncio.ensure_future(self._look_up(requests))
-        while (found := await ahead)[0]:
-            batch, known = found
-            ahead = asyncio.ensure_future(self._look_up(requests))  # while the workers have this one
-            if known:
-                self.summary.reused += len(known)
-                self._show(len(known), reused=True)
-            for key, request in batch.items():
-                if key not in known:
-                    yield key, request
+        try:
+            while (found := await ahead)[0]:
+                batch, known = found
+                ahead = asyncio.ensure_future(self._look_up(requests))  # while the workers have this one
+                if known:
+                    self.summary.reused += len(known)
+                    self._show(len(known), reused=True)
+                for key, request in batch.items():
+                    if key not in known:
+                        yield key, request
+        finally:
+            ahead.cancel()
 
     async def _look_up(self, requests: Iterator[Request]) -> tuple[dict[str, Request], set[str]]:
         """Return the next requests by key, and which of the keys the journal answers."""
