@@ -12,8 +12,9 @@ NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 OFFLINE := $(BIN)/python tests/offline.py
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-# two busy processes with spinning OpenMP threads slow each other down up to ten times
+# as tianji_helpers/threads.py, for what is started from here
 export OMP_WAIT_POLICY = PASSIVE
+export GOMP_SPINCOUNT = 1000
 export PYTHONUNBUFFERED = 1
 
 .DELETE_ON_ERROR:

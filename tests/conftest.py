@@ -5,8 +5,10 @@ import os
 import hypothesis
 import pytest
 
+from tianji_helpers import threads
+
 # before anything imports OpenMP: tests run beside the kernels that they start
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.update(threads.with_defaults())
 
 # machines are shared: a slow example says nothing
 hypothesis.settings.register_profile("course", deadline=None)

@@ -212,3 +212,12 @@ def test_the_license_is_apache():
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert "Apache License" in text and "Version 2.0, January 2004" in text
     assert 'license = "Apache-2.0"' in Path(ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_makefile_and_package_agree_on_threads():
+    from tianji_helpers import threads
+
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for name, value in threads.ENVIRONMENT.items():
+        assert f"export {name} = {value}\n" in text
+    assert threads.with_defaults({"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"

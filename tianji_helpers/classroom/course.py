@@ -21,7 +21,7 @@ from typing import Any
 
 import nbformat
 
-from tianji_helpers import doctor, paths
+from tianji_helpers import doctor, paths, threads
 from tianji_helpers.classroom.parameters import assign, defaults
 from tianji_helpers.errors import CourseError
 from tianji_helpers.records import atomic_writer
@@ -168,9 +168,8 @@ def _lock(run: Path) -> Iterator[None]:
 @contextmanager
 def _surroundings() -> Iterator[None]:
     """What the kernels inherit, for the time of the course."""
-    before = os.environ.get("OMP_WAIT_POLICY")
-    # kernel and training process share the cores; spinning threads would slow both down
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    before = dict(os.environ)
+    os.environ.update(threads.with_defaults())
     papermill = logging.getLogger("papermill")
     level = papermill.level
     papermill.setLevel(logging.ERROR)  # it warns of parameters that its own inspection overlooks
@@ -178,8 +177,8 @@ def _surroundings() -> Iterator[None]:
         yield
     finally:
         papermill.setLevel(level)
-        if before is None:
-            del os.environ["OMP_WAIT_POLICY"]
+        for name in threads.ENVIRONMENT.keys() - before.keys():
+            del os.environ[name]
 
 
 def _try_parameters(lesson: Lesson, run: Path) -> None:

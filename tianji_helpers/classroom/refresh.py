@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from tianji_helpers import paths
+from tianji_helpers import paths, threads
 from tianji_helpers.classroom.course import KERNEL, KERNEL_ARGUMENTS, find_notebooks
 from tianji_helpers.records import atomic_writer
 
@@ -73,7 +73,7 @@ def strip(notebook: nbformat.NotebookNode) -> list[str]:
 
 def main(names: list[str]) -> None:
     """Refresh the named notebooks (numbers such as ``05``), or all of them, in order."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.update(threads.with_defaults())
     for file in find_notebooks():
         if not names or file.stem[:2] in names:
             began = time.monotonic()

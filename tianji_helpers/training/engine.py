@@ -6,7 +6,6 @@ leaves as well as by its exit code.
 """
 
 import json
-import os
 import re
 import resource
 import shutil
@@ -19,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tianji_helpers import paths, records
+from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training.configs import load_config
 
@@ -263,8 +262,7 @@ def run_tool(
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     with tempfile.TemporaryDirectory() as cache, log.open("w", encoding="utf-8", buffering=1) as log_file:
         # a cache of its own: datasets' global one may hold rows of a file that has changed since
-        environment = os.environ | {"HF_DATASETS_CACHE": cache, "PYTHONUNBUFFERED": "1"}
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other
+        environment = threads.with_defaults() | {"HF_DATASETS_CACHE": cache, "PYTHONUNBUFFERED": "1"}
         if device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         with subprocess.Popen(
