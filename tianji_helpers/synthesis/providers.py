@@ -156,7 +156,7 @@ class _OpenAIClient:
 
     It would also look through every message and make every answer a pydantic model. Without that, and
     with the client's aiohttp transport, a request takes 0.5 ms of CPU instead of 1.4 (measured by
-    tests/benchmarks/bench_synthesis.py layers), and a run may send twice as many a second.
+    tests/benchmarks/bench_synthesis.py layers).
     """
 
     def __init__(self, provider: Provider, timeout: float, concurrency: int):
