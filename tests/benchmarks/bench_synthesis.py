@@ -1,16 +1,18 @@
 """How fast the synthesis engine is, against a loopback server in another process.
 
-    python tests/benchmarks/bench_synthesis.py            # speed, overhead, memory (about 5 minutes)
+    python tests/benchmarks/bench_synthesis.py            # speed, overhead, layers, memory (about 10 minutes)
     python tests/benchmarks/bench_synthesis.py speed      # 200 ms latency, C = 64, N = 2,016
     python tests/benchmarks/bench_synthesis.py overhead   # no latency: requests a second
     python tests/benchmarks/bench_synthesis.py memory     # peak memory, 2,000 and 200,000 requests
-    python tests/benchmarks/bench_synthesis.py profile    # where the client's time goes
+    python tests/benchmarks/bench_synthesis.py layers     # no latency: what each layer costs
+    python tests/benchmarks/bench_synthesis.py profile    # where the event loop's time goes
 
 Each run is a process of its own with a fresh journal on this disk; the time is that of ``synthesize``
 as a user calls it, from the first line to the written files.
 """
 
 import argparse
+import asyncio
 import cProfile
 import json
 import os
@@ -21,12 +23,15 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 
+import aiohttp
 import loopback
+import openai
 
 from tianji_helpers import wishes
-from tianji_helpers.synthesis import synthesize
+from tianji_helpers.synthesis import prompts, providers, synthesize
 
 LATENCY, CONCURRENCY, REQUESTS = 0.2, 64, 2016
 
@@ -34,7 +39,9 @@ LATENCY, CONCURRENCY, REQUESTS = 0.2, 64, 2016
 def main() -> None:
     """Print the tables that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=["speed", "overhead", "memory", "profile", "one"])
+    parser.add_argument(
+        "what", nargs="?", choices=["speed", "overhead", "layers", "memory", "profile", "one"]
+    )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--requests", type=int, help="of each run, instead of the benchmark's own number")
     parser.add_argument("--concurrency", type=int, default=CONCURRENCY)
@@ -48,6 +55,8 @@ def main() -> None:
         speed(args.requests or REQUESTS, args.repeat)
     if args.what in ("overhead", None):
         overhead(args.requests or 20_000, args.repeat)
+    if args.what in ("layers", None):
+        layers(args.requests or 3_000, args.repeat)
     if args.what in ("memory", None):
         memory([2_000, args.requests or 200_000])
     if args.what == "profile":
@@ -88,6 +97,56 @@ def overhead(requests: int, repeat: int) -> None:
             )
 
 
+def layers(requests: int, repeat: int) -> None:
+    """CPU of a request through aiohttp alone, the openai client in two ways, and a whole run."""
+    bodies = [
+        {"model": "bench", "messages": prompt.messages, "temperature": 1.0, "max_tokens": 512}
+        for prompt in islice(prompts.build_round(wishes.load(), "正常", 1, 1), 100)
+    ]
+
+    async def bare(url: str) -> None:
+        async with aiohttp.ClientSession() as session:
+
+            async def ask(body: dict) -> None:
+                data = json.dumps(body).encode()
+                async with session.post(f"{url}/chat/completions", data=data) as response:
+                    json.loads(await response.read())
+
+            await spread(ask)
+
+    async def ours(url: str) -> None:
+        client = providers.connect(providers.choose("local", "bench", url), 60.0, CONCURRENCY)
+        await spread(client.ask)
+        await client.close()
+
+    async def usual(url: str) -> None:
+        async with openai.AsyncOpenAI(api_key="none", base_url=url) as client:
+            await spread(lambda body: client.chat.completions.create(**body))
+
+    async def spread(ask) -> None:
+        numbers = iter(range(requests))
+
+        async def work() -> None:
+            for number in numbers:
+                await ask(bodies[number % len(bodies)])
+
+        await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
+
+    print(f"\nno latency, N = {requests}, C = {CONCURRENCY}; client CPU ms/request (requests/s)")
+    print("     aiohttp alone   openai as we use it   openai as usual       whole run   load")
+    for _ in range(repeat):
+        cells = []
+        with loopback.server(0) as (url, _count):
+            for way in (bare, ours, usual):
+                began, cpu = time.perf_counter(), time.process_time()
+                asyncio.run(way(url))
+                cells.append((time.process_time() - cpu, time.perf_counter() - began))
+            found = child(url, requests)
+            cells.append((found["cpu"], found["seconds"]))
+        row = [f"{cpu / requests * 1e3:.2f} ({requests / wall:.0f})" for cpu, wall in cells]
+        print("{:>18}{:>22}{:>18}{:>16}".format(*row) + f"{os.getloadavg()[0]:7.1f}", flush=True)
+
+
 def memory(sizes: list[int]) -> None:
     """Peak memory of the client's process."""
     print("\n   requests   peak RSS MiB   RSS at 1/4, 2/4, 3/4 MiB   wall s   requests/s")
@@ -123,8 +182,6 @@ def profile(requests: int) -> None:
 
 def serial_loop(url: str, requests: int) -> None:
     """Ask one after the other, as the original's script does."""
-    import openai
-
     client = openai.OpenAI(api_key="none", base_url=url)
     for number in range(requests):
         client.chat.completions.create(

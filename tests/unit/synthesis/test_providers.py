@@ -1,9 +1,14 @@
 """Providers: chosen with care, asked over the wire, errors that name the fix, keys that stay secret."""
 
 import asyncio
+import contextlib
 import logging
+import socket
+import threading
+import time
 
 import pytest
+from synthesis_teachers import FaultyTeacher
 
 from tianji_helpers import paths, wishes
 from tianji_helpers.errors import CourseError
@@ -51,7 +56,9 @@ def test_temperature_and_seed_are_request_parameters_on_the_wire(teacher, body, 
     assert sent["temperature"] == 0.7 and sent["max_tokens"] == 99 and sent["seed"] == 5
     assert sent["messages"] == body["messages"]
     assert all(set(message) == {"role", "content"} for message in sent["messages"])
-    assert ("x-source-channel" in teacher.headers[0]) == (name == "zhipu")  # the real zhipuai client
+    # the real clients introduce themselves
+    own, other = ("x-source-channel", "x-stainless-lang")[:: 1 if name == "zhipu" else -1]
+    assert own in teacher.headers[0] and other not in teacher.headers[0]
 
 
 def test_the_catalogue_of_providers():
@@ -133,6 +140,44 @@ def test_a_stalled_reply_may_be_tried_again(teacher, body, monkeypatch, name):
     provider = providers.choose(name, "phrasebook-offline", teacher.base_url)
     with pytest.raises(Retryable, match="超时"):
         ask(provider, body, timeout=0.2)
+
+
+@pytest.mark.parametrize(("fault", "words"), [("drop", "连接中断"), ("truncate", "不完整")])
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+def test_a_broken_connection_is_no_time_out(body, monkeypatch, name, fault, words):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    with FaultyTeacher(share=0.0, stall=0.0) as teacher:
+        teacher.answer = lambda _: (200, {}, fault)
+        with pytest.raises(Retryable, match=words):
+            ask(providers.choose(name, "phrasebook-offline", teacher.base_url), body)
+
+
+def test_the_time_out_is_for_the_whole_reply(body):
+    """A server that keeps the connection alive with blanks, as DeepSeek does, cannot hold a request."""
+
+    def trickle(listening):
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):  # the client hangs up
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            for _ in range(50):
+                connection.sendall(b"\n")
+                time.sleep(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=trickle, args=[listening])
+        thread.start()
+        provider = providers.choose("local", "m", f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
+        began = time.monotonic()
+        with pytest.raises(Retryable, match="超时"):
+            ask(provider, body, timeout=0.3)
+        assert time.monotonic() - began < 1.5
+        thread.join()
+
+
+@pytest.mark.parametrize("base_url", ["http://", "http://127.0.0.1:99999/v1"])
+def test_an_address_that_is_none(body, base_url):
+    with pytest.raises(CourseError, match="发不出请求"):
+        ask(providers.choose("local", "m", base_url), body)
 
 
 def test_a_proxy_of_the_environment_does_not_stand_before_loopback(teacher, body, monkeypatch):
