@@ -1,6 +1,7 @@
 """What the tests share: they leave the course's own outputs and keys alone."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -9,6 +10,9 @@ from tianji_helpers import threads
 
 # before anything imports OpenMP: tests run beside the kernels that they start
 os.environ.update(threads.with_defaults())
+
+# a shell that runs the tests in the background has Ctrl-C ignored, in all their children too
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # machines are shared: a slow example says nothing
 hypothesis.settings.register_profile("course", deadline=None)
