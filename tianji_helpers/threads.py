@@ -3,9 +3,9 @@
 PyTorch's CPU operators are short, and between two of them a thread either spins or sleeps. Endless
 spinning is fastest on an idle machine and up to ten times slower as soon as another process wants
 a core; sleeping at once never starves but costs a third of the speed. A short spin is close to the
-best of both (measured on two cores with the default training: about 190, 260 and 320 tokens/s for
-sleeping, the short spin and endless spinning on an idle machine; 215, 170 and 60-120 beside one
-busy process).
+best of both. One training step of the default model on two cores of a noisy host gave about 190, 260
+and 320 tokens/s for sleeping, the short spin and endless spinning, and 215, 170 and 60-120 beside one
+busy process.
 """
 
 import os
