@@ -78,11 +78,33 @@ def write_json_array(path: str | Path, rows: Iterable[dict]) -> int:
     count = 0
     with atomic_writer(path) as file:
         for count, row in enumerate(rows, 1):
-            text = json.dumps(row, ensure_ascii=False, indent=4)
             file.write("[\n    " if count == 1 else ",\n    ")
-            file.write(text.replace("\n", "\n    "))
+            file.write(_indented(row, "\n    "))
         file.write("\n]" if count else "[]")
     return count
+
+
+def _indented(value: Any, line: str) -> str:
+    """Return a JSON value (object keys are strings) as ``json.dumps(..., indent=4)`` writes it.
+
+    json's own indenting runs in Python; without ``indent`` its C encoder writes a flat object whole,
+    with the line break as a part of the separator. line: the break before this value's own lines.
+    """
+    inner = line + "    "
+    if not isinstance(value, (dict, list, tuple)) or not value:
+        return _encoder(inner).encode(value)
+    if isinstance(value, dict):
+        if any(isinstance(item, (dict, list, tuple)) for item in value.values()):
+            flat = _encoder(inner).encode
+            items = (f"{flat(key)}: {_indented(item, inner)}" for key, item in value.items())
+            return "{" + inner + ("," + inner).join(items) + line + "}"
+        return "{" + inner + _encoder(inner).encode(value)[1:-1] + line + "}"
+    return "[" + inner + ("," + inner).join(_indented(item, inner) for item in value) + line + "]"
+
+
+@cache
+def _encoder(line: str) -> json.JSONEncoder:
+    return json.JSONEncoder(ensure_ascii=False, separators=("," + line, ": "))
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:

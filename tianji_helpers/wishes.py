@@ -250,7 +250,7 @@ def _find(table: dict[str, Any], name: str, kind: str) -> Any:
 # --- reading and validating YAML ------------------------------------------------------------------
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(yaml.CSafeLoader):
     """YAML lets a later key silently replace an earlier one; an edited list must not lose a row."""
 
     def construct_mapping(self, node, deep=False):

@@ -239,8 +239,10 @@ class Engine:
         return _key(self.provider, self.settings, request)
 
     def answer(self, request: Request) -> dict | None:
-        """Return the stored answer of a request (``text``, ``seed``, tokens), or None."""
-        return self.journal.get(self.key(request))
+        """Return the stored answer of a request (``text``, ``seed``, tokens) with its key, or None."""
+        key = self.key(request)
+        answer = self.journal.get(key)
+        return answer and answer | {"request": key}
 
     def identity(self) -> dict:
         """Return what of the settings shapes the answers: it belongs to a round's identity."""
@@ -257,7 +259,7 @@ class Engine:
             "provider": self.provider.name,
             "model": self.provider.model,
             "seed": answer.get("seed", request.seed),  # an older journal has none
-            "request": self.key(request),
+            "request": answer["request"],
             "prompt_tokens": answer["prompt_tokens"],
             "completion_tokens": answer["completion_tokens"],
         }
