@@ -265,12 +265,18 @@ class Engine:
         }
 
     def run(
-        self, requests: Iterable[Request], total: int, what: str, check: Callable[[str], object] = bool
+        self,
+        requests: Iterable[Request],
+        total: int,
+        what: str,
+        check: Callable[[str], object] = bool,
+        answered: Callable[[list[Request]], object] = bool,
     ) -> None:
         """Get an answer for every request into the journal; ``summary`` tells how it went.
 
         total, what: for the progress line. check: called with each answer's text; raises ValueError
-        for one that cannot be used.
+        for one that cannot be used. answered: called with requests whose answers are in the journal,
+        old or new, in the thread that owns it.
         Raises CourseError for what stops the run; what was answered before is kept.
         """
         self.summary.prompts += total
@@ -283,7 +289,7 @@ class Engine:
             disable=not self.settings.progress,
         )
         with bar:
-            self._bar, self._check = bar, check
+            self._bar, self._check, self._answered = bar, check, answered
             self._stopping, self._stop = False, asyncio.Event()
             self._in_thread(self._run(iter(requests)))
 
@@ -339,6 +345,7 @@ class Engine:
                 batch, known = found
                 ahead = asyncio.ensure_future(self._look_up(requests))  # while the workers have this one
                 if known:
+                    await self._on_disk(self._answered, [batch[key] for key in known])
                     self.summary.reused += len(known)
                     self._show(len(known), reused=True)
                 for key, request in batch.items():
@@ -371,7 +378,7 @@ class Engine:
                 self.summary.failures.append(Failure(request.where, str(error)))
                 self._show(1)
             else:
-                await self._answers.put((key, answer))
+                await self._answers.put((key, answer, request))
 
     async def _ask(self, client: Client, request: Request) -> dict:
         """Return a good answer; raises Retryable when the tries are used up."""
@@ -449,7 +456,7 @@ class Engine:
             if not batch or failure:
                 continue
             try:
-                await self._on_disk(self.journal.add, batch)
+                await self._on_disk(self._store, batch)
             except Exception as error:
                 failure = error
                 self._stopping = True
@@ -459,6 +466,10 @@ class Engine:
                 self._show(len(batch))
         if failure:
             raise failure
+
+    def _store(self, batch: list[tuple[str, dict, Request]]) -> None:
+        self.journal.add((key, answer) for key, answer, _ in batch)
+        self._answered([request for *_, request in batch])
 
     def _on_disk(self, function: Callable, *arguments) -> asyncio.Future:
         """Call a function in the one thread that reads and writes the journal during a run."""

@@ -72,13 +72,24 @@ def synthesize(
     styles = _check_parameters(matrix, styles, rounds, limit)
     with started(settings, output_dir, matrix) as engine:
         engine.summary.unsuitable = _count_unsuitable(matrix)
-        total = rounds * len(styles) * min(limit or len(matrix.pairs()), len(matrix.pairs()))
+        size = min(limit or len(matrix.pairs()), len(matrix.pairs()))
+        waiting = {(style, number): size for number in range(1, rounds + 1) for style in styles}
+
+        def answered(requests: list[Prompt]) -> None:
+            """Write the rounds that these answers complete, while others are still waited for."""
+            for done in [(request.style, request.round) for request in requests]:
+                waiting[done] -= 1
+                if not waiting[done]:
+                    _write_round(engine, matrix, *done, seed)
+                    del waiting[done]
+
         try:
-            engine.run(_plan(matrix, styles, rounds, seed, limit), total, "生成祝福")
+            plan = _plan(matrix, styles, rounds, seed, limit)
+            engine.run(plan, size * len(waiting), "生成祝福", answered=answered)
         finally:  # whatever stopped the run, what is answered goes into the files
-            for style in styles:
-                for number in range(1, rounds + 1):
-                    _write_round(engine, matrix, style, number, seed)
+            for style, number in sorted(waiting, key=lambda left: (left[1], styles.index(left[0]))):
+                _write_round(engine, matrix, style, number, seed)
+            engine.summary.files.sort()
         return engine.summary
 
 
