@@ -130,12 +130,12 @@ def test_the_data_commands_work_one_after_another(tmp_path, capsys):
         file.name for file in data.iterdir()
     }
     persona = ["--owner", "小红", "--assistant", "小福", "--wordings", "1"]
-    assert cli.main(["self-cognition", str(data), *persona]) == 0
+    assert cli.main(["self-cognition", "--output", str(data / "self_cognition.json"), *persona]) == 0
     assert "小福" in (data / "self_cognition.json").read_text(encoding="utf-8")
     source = data / "source.jsonl"
     record = {"instruction": "为什么", "input": "", "output": "因为"}
     source.write_text("".join(json.dumps(record | {"instruction": f"为什么{n}"}) + "\n" for n in range(10)))
-    halves = [str(data / "train.jsonl"), str(data / "test.jsonl")]
+    halves = ["--train", str(data / "train.jsonl"), "--test", str(data / "test.jsonl")]
     assert cli.main(["ruozhiba", str(source), *halves]) == 0
     assert "训练 7 条，测试 3 条" in capsys.readouterr().out
 

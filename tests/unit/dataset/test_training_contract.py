@@ -79,8 +79,8 @@ def test_messages_train_through_the_openai_map(tmp_path, tokenizer):
 
 def test_packing_loses_no_answer(tmp_path, tokenizer):
     persona = self_cognition.Persona("小明", "小祝", "Gemma 3 270M")
-    self_cognition.write(tmp_path, persona)
     path = tmp_path / "self_cognition.json"
+    self_cognition.write(path, persona)
     samples = process(path, tokenizer, pack_to_max_length=True, shuffle_before_pack=False)
     whole = tokenizer.decode([token for sample in samples for token in sample["input_ids"]])
     turns = records.read_conversations(path)
