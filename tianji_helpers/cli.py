@@ -207,6 +207,16 @@ def leakage(args: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
+def dataset(args: argparse.Namespace) -> None:
+    """下载公开的数据集；不写名字就列出有哪些"""
+    from tianji_helpers.dataset import download
+
+    if not args.name:
+        print(download.table())
+        return
+    download.fetch(args.name, args.output, source=args.source, endpoint=args.endpoint, revision=args.revision)
+
+
 def convert(args: argparse.Namespace) -> None:
     """把对话数据换一种格式"""
     from tianji_helpers.dataset.formats import convert_file
@@ -412,6 +422,15 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="把漏题从测试集里去掉，另存一份（不加则只报告，有漏题时退出码是 1）",
     )
+
+    sub = command("dataset", dataset)
+    sub.add_argument("name", nargs="?", default="", help="数据集的名字（不写就列出来）")
+    sub.add_argument(
+        "--source", default="", metavar="NAME", help="从哪里下载：huggingface（默认）或 modelscope"
+    )
+    sub.add_argument("--endpoint", default="", metavar="URL", help="镜像站的地址")
+    sub.add_argument("--revision", default="", metavar="REV", help="版本（默认见 tianji dataset）")
+    sub.add_argument("--output", default="", metavar="DIR", help="放在哪里（默认 outputs/datasets）")
 
     sub = command("convert", convert)
     sub.add_argument("source", type=Path, help="要转换的 .json 或 .jsonl 文件")
