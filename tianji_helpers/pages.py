@@ -60,5 +60,5 @@ def _free(host: str, port: int) -> int:
             return server.getsockname()[1]
     except (OSError, OverflowError) as error:
         raise CourseError(
-            f"不能在 {host}:{port} 上开网页（{error}）。请换一个端口（例如 --port 8601），或停下占用它的程序。"
+            f"不能在 {host}:{port} 上开网页（{error}）。请换一个端口（如 --port 8601），或停下占用它的程序。"
         ) from error
