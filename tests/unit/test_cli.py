@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tianji_helpers import __version__, cli
+from tianji_helpers import __version__, cli, records, wishes
 from tianji_helpers.errors import CourseError
 
 PARSER = cli.build_parser()
@@ -136,8 +136,43 @@ def test_the_data_commands_work_one_after_another(tmp_path, capsys):
     record = {"instruction": "为什么", "input": "", "output": "因为"}
     source.write_text("".join(json.dumps(record | {"instruction": f"为什么{n}"}) + "\n" for n in range(10)))
     halves = ["--train", str(data / "train.jsonl"), "--test", str(data / "test.jsonl")]
-    assert cli.main(["ruozhiba", str(source), *halves]) == 0
+    whole = data / "format.jsonl"
+    assert cli.main(["ruozhiba", str(source), *halves, "--format-output", str(whole)]) == 0
     assert "训练 7 条，测试 3 条" in capsys.readouterr().out
+    assert whole.read_bytes() == (data / "train.jsonl").read_bytes() + (data / "test.jsonl").read_bytes()
+    assert cli.main(["convert", str(whole), str(data / "xtuner.json"), "--to", "xtuner"]) == 0
+    assert "openai → xtuner：10 条，10 轮" in capsys.readouterr().out
+    assert cli.main(["leakage", halves[1], str(whole)]) == 1
+    assert "漏题 7 条：一字不差 7 条" in capsys.readouterr().out
+    assert cli.main(["leakage", halves[1], str(whole), "--repair"]) == 0
+    assert cli.main(["leakage", halves[1], str(whole)]) == 0
+    assert whole.read_bytes() == (data / "test.jsonl").read_bytes()
+
+
+def test_clean_wishes_are_split_from_the_shell(tmp_path, capsys):
+    matrix = wishes.load()
+    turns = [{"input": matrix.request(*pair), "output": "好"} for pair in matrix.pairs()]
+    records.write_conversations(tmp_path / "wishes.json", turns)
+    halves = ["--train", str(tmp_path / "train.json"), "--test", str(tmp_path / "test.json")]
+    assert cli.main(["split", str(tmp_path / "wishes.json"), *halves, "--share", "0.1"]) == 0
+    heldout = round(0.1 * len(turns))
+    assert f"训练 {len(turns) - heldout} 条，测试 {heldout} 条" in capsys.readouterr().out
+
+
+def test_repeating_the_persona_says_what_it_costs(tmp_path, capsys):
+    target = tmp_path / "copied.json"
+    names = ["--owner", "小红", "--assistant", "小福", "--general-ratio", "0", "--repeat", "8"]
+    assert cli.main(["self-cognition", "--output", str(target), *names]) == 0
+    assert "训练一轮要 8 倍的时间" in capsys.readouterr().err
+    rows = json.loads(target.read_text(encoding="utf-8"))
+    assert rows[: len(rows) // 8] * 8 == rows
+
+
+def test_published_data_sets_are_listed_and_an_unknown_one_is_refused(capsys):
+    assert cli.main(["dataset"]) == 0
+    assert "sanbu/tianji-chinese@" in capsys.readouterr().out
+    assert cli.main(["dataset", "ruozhi"]) == 1
+    assert "你是想用 ruozhiba 吗" in capsys.readouterr().err
 
 
 def test_models_are_listed_and_an_unknown_one_is_refused(capsys):
