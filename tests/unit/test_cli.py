@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tianji_helpers import __version__, cli, records, wishes
+from tianji_helpers.dataset import formats, self_cognition, splits
 from tianji_helpers.errors import CourseError
 
 PARSER = cli.build_parser()
@@ -166,6 +167,16 @@ def test_repeating_the_persona_says_what_it_costs(tmp_path, capsys):
     assert "训练一轮要 8 倍的时间" in capsys.readouterr().err
     rows = json.loads(target.read_text(encoding="utf-8"))
     assert rows[: len(rows) // 8] * 8 == rows
+
+
+def test_choices_and_defaults_are_those_of_the_functions():
+    def option(command, name):
+        (action,) = [action for action in COMMANDS[command]._actions if name in action.option_strings]
+        return action
+
+    assert option("convert", "--to").choices == option("convert", "--from").choices == formats.FORMATS
+    assert option("leakage", "--by").choices == splits.PARTS
+    assert option("self-cognition", "--general-ratio").default == self_cognition.GENERAL_RATIO
 
 
 def test_published_data_sets_are_listed_and_an_unknown_one_is_refused(capsys):

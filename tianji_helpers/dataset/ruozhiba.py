@@ -21,10 +21,10 @@ SAME_QUESTION = 0.5
 
 
 def read_source(path: str | Path) -> list[dict]:
-    """Return the records of a COIG-CQIA file, each with text ``instruction``, ``input``, ``output``.
+    """Return the records of a COIG-CQIA file: ``instruction``, ``output`` and perhaps ``input`` are text.
 
     The file is JSON Lines or one JSON array; a byte order mark, blank lines and CRLF do no harm. A
-    missing ``input`` counts as empty.
+    missing ``input``, or one that is null, counts as empty.
     Raises CourseError naming file, line (or row of an array) and field.
     """
     rows = [_checked(row, where) for where, row in formats.iter_rows(path)]
@@ -37,7 +37,8 @@ def _checked(row: dict, where: str) -> dict:
     for field in ("instruction", "output"):
         if not records.check_text(row.get(field), field, where).strip():
             raise CourseError(f"{where}：字段 {field} 是空的；没有问题或没有答案的记录不能用来训练。")
-    records.check_text(row.get("input", ""), "input", where)
+    if row.get("input") is not None:
+        records.check_text(row["input"], "input", where)
     return row
 
 
@@ -50,7 +51,7 @@ def to_messages(record: dict) -> dict:
     {'role': 'user', 'content': '1+1=?'}
     """
     question = record["instruction"]
-    if record.get("input", "").strip():
+    if (record.get("input") or "").strip():
         question += "\n" + record["input"]
     return {
         "messages": [

@@ -169,3 +169,15 @@ def test_an_empty_file(tmp_path):
     with pytest.raises(CourseError, match="没有一条"):
         formats.convert_file(tmp_path / "a.json", tmp_path / "b.json", "openai")
     assert not (tmp_path / "b.json").exists()
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_datasets_reads_what_is_written_and_nothing_changes(tmp_path, name):
+    from datasets import load_dataset
+
+    one = {"input": "你好", "output": "第一行\n第二行\u2028“引号”"}
+    talks = [[one], [{"system": "设定", **one}, one, one], [one, one]]
+    path = tmp_path / "rows.json"
+    formats.write_rows(path, [formats.from_turns(turns, name) for turns in talks], lines=name == "openai")
+    rows = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert [formats.to_turns(row, name) for row in rows] == talks

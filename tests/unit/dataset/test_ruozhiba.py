@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tianji_helpers import paths, records
 from tianji_helpers.dataset import duplicates, ruozhiba
@@ -40,6 +42,24 @@ def test_default_bytes(tmp_path):
     source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     assert ruozhiba.convert_file(source, train, test) == {"source": 13, "train": 9, "test": 4}
     assert (train.read_text(encoding="utf-8"), test.read_text(encoding="utf-8")) == reference(rows)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+RECORD = st.fixed_dictionaries(
+    {"instruction": TEXT, "output": TEXT, "metadata": TEXT | st.floats() | st.dictionaries(TEXT, TEXT)},
+    optional={"input": st.none() | st.just("")},
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(RECORD, min_size=2, max_size=8), st.booleans())
+def test_default_bytes_of_any_valid_file(tmp_path_factory, rows, escaped):
+    folder = tmp_path_factory.mktemp("any")
+    source, train, test = (folder / name for name in ("s.jsonl", "train.jsonl", "test.jsonl"))
+    source.write_text("".join(json.dumps(row, ensure_ascii=escaped) + "\n" for row in rows), encoding="utf-8")
+    ruozhiba.convert_file(source, train, test)
+    halves = tuple(file.read_bytes().decode() for file in (train, test))
+    assert halves == reference(rows)
 
 
 def test_sample_is_a_coig_cqia_file():
@@ -87,7 +107,7 @@ def test_input_joins_the_question():
         ('{"input": "", "output": "b"}', ("第 4 行", "instruction")),
         ('{"instruction": "a", "input": ""}', ("第 4 行", "output")),
         ('{"instruction": "a", "output": ["b"]}', ("第 4 行", "output")),
-        ('{"instruction": "a", "input": null, "output": "b"}', ("第 4 行", "input")),
+        ('{"instruction": "a", "input": 3, "output": "b"}', ("第 4 行", "input")),
         ('{"instruction": " ", "output": "b"}', ("第 4 行", "instruction", "空")),
         ('{"instruction": "a", "output": "\\udc00"}', ("第 4 行", "output", "半个")),
         ("[" * 100_000, ("第 4 行", "嵌套")),
