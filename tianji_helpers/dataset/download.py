@@ -111,7 +111,10 @@ def fetch(
             raise CourseError(f"{source} 上没有 {name}；请用 --source {published.sources[0]}。")
     folder = paths.datasets_dir() if folder == "" else paths.resolve(folder)
     target = folder / f"{name}{Path(published.file).suffix}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(f"建不了文件夹 {folder}：{error.strerror}。请用 --output 换一个位置。") from error
     with FileLock(folder / f".{name}.lock"):
         if _is_there(target, source, revision):
             report(f"已经有了：{paths.show(target)}")

@@ -119,7 +119,7 @@ def file_leakage(
 
     The files may be in any format of ``formats``, each in its own. by: compare the ``question``, the
     ``answer``, or ``both`` (then a row leaks by either). Positions count rows from 0.
-    Raises CourseError for another ``by``, and for rows that cannot be read.
+    Raises CourseError for another ``by``, an empty file, and rows that cannot be read.
     """
     if by not in PARTS:
         raise CourseError(f"没有叫 {by} 的比较方式。可选：{'、'.join(PARTS)}。")
@@ -141,6 +141,8 @@ def _texts(path: str | Path) -> list[dict[str, str]]:
     for where, row in formats.iter_rows(path):
         turns = formats.to_turns(row, formats.detect(row, where), where)
         rows.append({key: "\n".join(turn[key] for turn in turns) for key in ("input", "output")})
+    if not rows:
+        raise CourseError(f"{path} 里没有一条记录，查不了漏题。请检查是不是写错了文件名。")
     return rows
 
 

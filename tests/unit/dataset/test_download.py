@@ -133,6 +133,12 @@ def test_wrong_names_are_refused(tmp_path):
         download.fetch("tianji-wishes-chinese", tmp_path, source="modelscope")
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CourseError, match=r"建不了文件夹 .*file/out.*--output"):
+        download.fetch(NAME, tmp_path / "file" / "out")
+
+
 def test_the_table_names_origin_and_licence():
     table = download.table()
     for published in download.CATALOGUE.values():

@@ -126,6 +126,13 @@ def test_the_wishes_split_leaks_no_request():
     assert not splits.leakage([turn["input"] for turn in train], [turn["input"] for turn in heldout])
 
 
+def test_an_empty_file_is_not_a_clean_one(tmp_path):
+    write_rows(tmp_path / "openai_train.jsonl", *TRAIN)
+    (tmp_path / "test.jsonl").write_text("")
+    with pytest.raises(CourseError, match=r"test\.jsonl 里没有一条"):
+        splits.file_leakage(tmp_path / "openai_train.jsonl", tmp_path / "test.jsonl")
+
+
 def test_an_unknown_way_to_compare(tmp_path):
     with pytest.raises(CourseError, match=r"没有叫 system .*question、answer、both"):
         splits.file_leakage(tmp_path / "a", tmp_path / "b", by="system")
