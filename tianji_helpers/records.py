@@ -15,21 +15,25 @@ new one, never half of one. Beside each file a stage leaves ``<name>.provenance.
 """
 
 import hashlib
+import io
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
+
+import yaml
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 
 RAW_FIELDS = ("system", "src_input", "style_name", "input", "output")
 TRAINING_FIELDS = ("input", "output")
+_MAX_DEPTH = 50
 _VERSIONED = ("transformers", "peft", "xtuner", "bitsandbytes", "datasets", "openai", "torch")
 
 
@@ -37,30 +41,61 @@ _VERSIONED = ("transformers", "peft", "xtuner", "bitsandbytes", "datasets", "ope
 def atomic_writer(path: str | Path) -> Iterator[TextIO]:
     """Open ``path`` for writing UTF-8 text; it appears under its name only when all went well.
 
-    Raises CourseError if the target is a folder, cannot be written, or the disk is full; the file
-    that was there before stays as it was.
+    Raises CourseError if the target is a folder or a device, cannot be written, the disk is full, or
+    the text holds half a character; the file that was there before stays as it was. An error of
+    whoever writes (the rows' generator, say) passes through as it is.
     """
     path = Path(path)
-    if path.is_dir():
-        raise CourseError(f"{path} 是一个文件夹，不能写成文件；请换一个文件名。")
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        with _said(path):
+            if path.is_dir():
+                raise CourseError(f"{path} 是一个文件夹，不能写成文件；请换一个文件名。")
+            if path.exists() and not path.is_file():
+                raise CourseError(f"{path} 是设备或管道，不能换成一个新文件；请换一个文件名。")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        raw = io.BufferedWriter(_Target(handle, path), buffer_size=1 << 16)
+        with io.TextIOWrapper(raw, encoding="utf-8", newline="") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        temporary = Path(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+            with _said(path):
+                os.fsync(file.fileno())
+        with _said(path):
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(path)
+    except UnicodeEncodeError as error:
+        raise CourseError(
+            f"写不了 {path}：有一个字符只有半个（残缺的 emoji，{error.object[error.start]!a}），"
+            "UTF-8 存不了；请改正数据。原来的文件没有改动。"
+        ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):  # the disk that refused the file may refuse this too
+                Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Turn what the system says about writing ``path`` into a CourseError."""
+    try:
+        yield
     except OSError as error:
         raise CourseError(
             f"写不了 {path}：{error.strerror or error}。请检查磁盘空间和文件夹权限；原来的文件没有改动。"
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+
+
+class _Target(io.FileIO):
+    """The file behind a writer: only what fails here is a failure to write, not what rows come from."""
+
+    def __init__(self, handle: int, path: Path):
+        super().__init__(handle, "w")
+        self._path = path
+
+    def write(self, data) -> int:
+        with _said(self._path):
+            return super().write(data)
 
 
 def _umask() -> int:
@@ -140,7 +175,7 @@ def read_text(path: str | Path) -> str:
 def read_json(path: str | Path) -> Any:
     """Return the JSON value of a file. Raises CourseError with file, line and column."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise CourseError(
             f"{path} 第 {error.lineno} 行第 {error.colno} 列不是合法的 JSON：{error.msg}。"
@@ -148,6 +183,49 @@ def read_json(path: str | Path) -> Any:
         ) from error
     except RecursionError as error:
         raise CourseError(f"{path} 的 JSON 嵌套太深，不是这门课的数据。") from error
+    except ValueError as error:  # NaN, or an integer of thousands of digits
+        raise CourseError(f"{path} 里有不能用的数：{error}。") from error
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} 不是合法的 JSON")
+
+
+class _UniqueKeys(yaml.CSafeLoader):
+    """YAML lets a later key silently replace an earlier one; an edited list must not lose a row."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"“{key}”写了两次", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return the value of a YAML file; a key that stands twice is an error.
+
+    Raises CourseError with file, line and column.
+    """
+    text = read_text(path)
+    depth = 0
+    try:
+        # counted first, because the loader below overflows the stack of the process
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_DEPTH:
+                raise CourseError(f"{path} 的 YAML 嵌套超过 {_MAX_DEPTH} 层，不是这门课的数据。")
+        return yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" 第 {mark.line + 1} 行第 {mark.column + 1} 列" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise CourseError(f"{path}{where}不是合法的 YAML：{problem}。请检查缩进和引号。") from error
+    # what the loader's own conversions raise for 2026-13-45, !!int x, or a list as a key
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CourseError(f"{path} 里有 YAML 读不懂的值：{error}。请给它加上引号。") from error
 
 
 def read_json_array(path: str | Path) -> list[dict]:
@@ -176,11 +254,13 @@ def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_no_constant)
         except json.JSONDecodeError as error:
             raise CourseError(f"{path} 第 {number} 行不是合法的 JSON：{error.msg}。") from error
         except RecursionError as error:
             raise CourseError(f"{path} 第 {number} 行的 JSON 嵌套太深，不是这门课的数据。") from error
+        except ValueError as error:
+            raise CourseError(f"{path} 第 {number} 行里有不能用的数：{error}。") from error
         if not isinstance(row, dict):
             raise CourseError(f"{path} 第 {number} 行是 {type(row).__name__}，应当是对象 {{ … }}。")
         yield number, row
@@ -218,6 +298,23 @@ def turn(row: dict, where: str, fields: Iterable[str] = TRAINING_FIELDS) -> dict
     for field in fields:
         check_text(turns[0].get(field), field, where)
     return turns[0]
+
+
+def messages(row: dict, where: str) -> list[dict]:
+    """Return the messages of a messages row, checked: each has text ``role`` and ``content``.
+
+    Raises CourseError naming row and field.
+
+    >>> messages({"messages": [{"role": "user", "content": "你是谁"}]}, "toy 第 1 条")[0]["content"]
+    '你是谁'
+    """
+    said = row.get("messages")
+    if not isinstance(said, list) or not said or not all(isinstance(message, dict) for message in said):
+        raise CourseError(f'{where}没有 "messages"，或它不是一条条消息的列表。')
+    for message in said:
+        for field in ("role", "content"):
+            check_text(message.get(field), field, where)
+    return said
 
 
 def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> list[dict]:

@@ -10,12 +10,11 @@ often an answer names owner or assistant where nobody asked.
 """
 
 import random
+import string
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
@@ -91,7 +90,7 @@ def load(path: str | Path = QUESTIONS) -> dict[str, Kind]:
     Raises CourseError naming file, kind and rule: a list is missing or empty, an entry is not text,
     a placeholder is unknown, or a question stands twice.
     """
-    data = _read_yaml(path)
+    data = records.read_yaml(path)
     if not isinstance(data, dict) or not data:
         raise CourseError(f"{path} 里没有一类问题；应当是 “类名: {{title, questions, heldout, answers}}”。")
     kinds = {str(name): _kind(str(name), entry, path) for name, entry in data.items()}
@@ -106,7 +105,7 @@ def load_general(path: str | Path = GENERAL) -> tuple[list[dict], list[dict]]:
 
     Raises CourseError naming file, list and row: not a pair of texts, or a question stands twice.
     """
-    data = _read_yaml(path)
+    data = records.read_yaml(path)
     parts = {}
     for name in ("train", "probe"):
         rows = data.get(name) if isinstance(data, dict) else None
@@ -124,13 +123,6 @@ def load_general(path: str | Path = GENERAL) -> tuple[list[dict], list[dict]]:
         parts[name] = [{"input": question, "output": answer} for question, answer in rows]
     _check_distinct(((turn["input"], name) for name, turns in parts.items() for turn in turns), path)
     return parts["train"], parts["probe"]
-
-
-def _read_yaml(path: str | Path):
-    try:
-        return yaml.safe_load(records.read_text(path))
-    except yaml.YAMLError as error:
-        raise CourseError(f"{path} 不是合法的 YAML：{error}。请检查缩进和引号。") from error
 
 
 def _check_distinct(questions: Iterable[tuple[str, str]], path: str | Path) -> None:
@@ -156,14 +148,24 @@ def _kind(name: str, entry, path: str | Path) -> Kind:
         for value in values:
             if not isinstance(value, str) or not value.strip():
                 raise CourseError(f"{where}：{field} 里的 {value!r} 不是一句话；请加上引号。")
-            try:
-                value.format(owner="", assistant="", model="")
-            except (KeyError, IndexError, ValueError, AttributeError) as error:
+            if not _fillable(value):
                 raise CourseError(
-                    f"{where}：“{value}”里有不认识的占位符；只能用 {{owner}}、{{assistant}}、{{model}}。"
-                ) from error
+                    f"{where}：“{value[:80]}”里有不认识的占位符；只能用 {{owner}}、{{assistant}}、{{model}}。"
+                )
         lists[field] = tuple(values)
     return Kind(name, entry["title"], **lists)
+
+
+def _fillable(template: str) -> bool:
+    """Say whether a template's placeholders are the three names, and nothing but names."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError:
+        return False
+    return all(
+        name in (None, "owner", "assistant", "model") and not spec and not conversion
+        for _, name, spec, conversion in parts
+    )
 
 
 def build(

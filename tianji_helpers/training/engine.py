@@ -150,8 +150,7 @@ def _check_rows(data_path: Path) -> int:
     if data_path.suffix == ".jsonl":
         rows = records.read_jsonl(data_path)
         for number, row in enumerate(rows, 1):
-            if not isinstance(row.get("messages"), list):
-                raise CourseError(f'{paths.show(data_path)} 第 {number} 条没有 "messages" 列表。')
+            records.messages(row, f"{paths.show(data_path)} 第 {number} 条")
         count = len(rows)
     else:
         count = len(records.read_conversations(data_path))

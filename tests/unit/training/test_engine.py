@@ -105,7 +105,7 @@ def test_empty_and_broken_data_are_named(tiny_dir, tmp_path):
 
 def test_messages_without_messages_are_named(tiny_dir, tmp_path):
     data = tmp_path / "rows.jsonl"
-    records.write_jsonl(data, [{"messages": []}, {"instruction": "x"}])
+    records.write_jsonl(data, [{"messages": [{"role": "user", "content": "x"}]}, {"instruction": "x"}])
     config = configs.write_config(
         "configs/ruozhiba_gemma3_270m_cpu.py", tmp_path / "config.py", model_dir=tiny_dir, data_path=data
     )
