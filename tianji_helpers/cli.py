@@ -142,6 +142,20 @@ def clean(args: argparse.Namespace) -> None:
     )
 
 
+def shard(args: argparse.Namespace) -> None:
+    """把合并后的文件切成分片，给 configs/data_juicer/ 的多机清洗（第 2 课）"""
+    from tianji_helpers.dataset.juicer import write_shards
+
+    print(f"{write_shards(args.source, args.folder, args.rows)} 个分片：{args.folder}")
+
+
+def unshard(args: argparse.Namespace) -> None:
+    """把多机清洗留下的条目合成一个训练文件（第 2 课）"""
+    from tianji_helpers.dataset.juicer import join_shards
+
+    print(f"写出 {join_shards(args.folder, args.output_file)} 条：{args.output_file}")
+
+
 def self_cognition(args: argparse.Namespace) -> None:
     """写出自我认知的训练和测试文件（第 3 课）"""
     from tianji_helpers.dataset.self_cognition import Persona, write
@@ -284,6 +298,17 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
     )
+
+    sub = command("shard", shard)
+    sub.add_argument("source", type=Path, help="合并后的文件")
+    sub.add_argument("folder", type=Path, help="分片写到哪个新文件夹")
+    sub.add_argument(
+        "--rows", type=int, default=100_000, metavar="N", help="一个分片最多几条（默认 %(default)s）"
+    )
+
+    sub = command("unshard", unshard)
+    sub.add_argument("folder", type=Path, help="留下的分片，即配方里的 export_path")
+    sub.add_argument("output_file", type=Path, help="训练文件")
 
     sub = command("self-cognition", self_cognition)
     sub.add_argument("folder", type=Path, help="结果文件夹")
