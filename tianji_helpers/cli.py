@@ -117,10 +117,9 @@ def merge(args: argparse.Namespace) -> None:
     from tianji_helpers.dataset.merge import merge_rounds
 
     merged = merge_rounds(args.folder, args.output_file, skip_bad=args.skip_bad)
-    counts = f"{len(merged.files)} 个文件，写出 {merged.rows} 条，弃用 {len(merged.rejects)} 条"
-    print(f"{counts}：{args.output_file}")
-    for reject in merged.rejects:
-        print(f"弃用：{reject['reason']}", file=sys.stderr)
+    print(f"{len(merged.files)} 个文件，写出 {merged.rows} 条：{args.output_file}")
+    if merged.rejects:
+        print(f"弃用 {merged.rejected} 条，连原因一起写在：{merged.rejects}")
 
 
 def clean(args: argparse.Namespace) -> None:
@@ -140,6 +139,20 @@ def clean(args: argparse.Namespace) -> None:
         f"读入 {report['rows_in']} 条，保留 {report['rows_out']} 条"
         f"（修补过 {report['mended']} 条），弃用 {report['rejected']} 条：{output}"
     )
+
+
+def shard(args: argparse.Namespace) -> None:
+    """把合并后的文件切成分片，给 configs/data_juicer/ 的多机清洗（第 2 课）"""
+    from tianji_helpers.dataset.juicer import write_shards
+
+    print(f"{write_shards(args.source, args.folder, args.rows)} 个分片：{args.folder}")
+
+
+def unshard(args: argparse.Namespace) -> None:
+    """把多机清洗留下的条目合成一个训练文件（第 2 课）"""
+    from tianji_helpers.dataset.juicer import join_shards
+
+    print(f"写出 {join_shards(args.folder, args.output_file)} 条：{args.output_file}")
 
 
 def self_cognition(args: argparse.Namespace) -> None:
@@ -345,7 +358,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("merge", merge)
     sub.add_argument("folder", type=Path, help="装着各轮文件的文件夹")
     sub.add_argument("output_file", type=Path, help="合并后的文件")
-    sub.add_argument("--skip-bad", action="store_true", help="跳过不能用的记录，而不是停下")
+    sub.add_argument(
+        "--skip-bad", action="store_true", help="跳过不能用的记录（另存到 …_rejects.jsonl），而不是停下"
+    )
 
     sub = command("clean", clean)
     sub.add_argument("source", type=Path, help="合并后的文件")
@@ -354,6 +369,17 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
     )
+
+    sub = command("shard", shard)
+    sub.add_argument("source", type=Path, help="合并后的文件")
+    sub.add_argument("folder", type=Path, help="分片写到哪个新文件夹")
+    sub.add_argument(
+        "--rows", type=int, default=100_000, metavar="N", help="一个分片最多几条（默认 %(default)s）"
+    )
+
+    sub = command("unshard", unshard)
+    sub.add_argument("folder", type=Path, help="留下的分片，即配方里的 export_path")
+    sub.add_argument("output_file", type=Path, help="训练文件")
 
     sub = command("self-cognition", self_cognition)
     sub.add_argument(

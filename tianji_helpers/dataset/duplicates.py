@@ -8,6 +8,7 @@ the real Jaccard similarity, so nothing is called a duplicate on an estimate.
 """
 
 import re
+import struct
 from collections.abc import Iterable
 from functools import cache
 
@@ -40,10 +41,11 @@ def similarity(one: str, other: str) -> float:
     >>> similarity("祝您生日快乐", "祝您生日快乐！")
     1.0
     """
-    return _jaccard(shingles(one), shingles(other))
+    return jaccard(shingles(one), shingles(other))
 
 
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """Return the share of two sets that they have in common."""
     shared = len(one & other)
     return shared / (len(one) + len(other) - shared)
 
@@ -63,6 +65,18 @@ def bands(threshold: float) -> int:
         if (1 - threshold**rows) ** count < _MISSED:
             return count
     return _PERMUTATIONS
+
+
+def band_keys(text: str, threshold: float) -> list[bytes]:
+    """Return a key for each band of a text's signature; texts with a key in common are candidates.
+
+    They are the pairs that ``NearIndex`` compares, for those who cannot hold all texts in one index.
+    """
+    digest, count = _minhash(shingles(text)).digest(), bands(threshold)
+    rows = _PERMUTATIONS // count
+    return [
+        struct.pack(f"<{rows + 1}I", band, *digest[band * rows : (band + 1) * rows]) for band in range(count)
+    ]
 
 
 class NearIndex:
@@ -97,7 +111,7 @@ class NearIndex:
         grams = shingles(text)
         found = []
         for key in sorted(self._lsh.query(_minhash(grams))):
-            value = _jaccard(grams, self._grams[key])
+            value = jaccard(grams, self._grams[key])
             if value >= self.threshold:
                 found.append((self._names[key], value))
         return found
