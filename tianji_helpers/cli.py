@@ -147,7 +147,7 @@ def review(args: argparse.Namespace) -> None:
     from tianji_helpers import pages, paths
     from tianji_helpers.dataset import clean, decisions
 
-    source = args.source or paths.stage_dir(clean.STAGE, args.run_dir) / "merged.json"
+    source = args.source or paths.run_dir(args.run_dir) / clean.STAGE / "merged.json"
     path = args.decisions or source.with_name("decisions.jsonl")
     if not source.is_file():
         raise CourseError(
