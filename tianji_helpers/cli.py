@@ -117,10 +117,9 @@ def merge(args: argparse.Namespace) -> None:
     from tianji_helpers.dataset.merge import merge_rounds
 
     merged = merge_rounds(args.folder, args.output_file, skip_bad=args.skip_bad)
-    counts = f"{len(merged.files)} 个文件，写出 {merged.rows} 条，弃用 {len(merged.rejects)} 条"
-    print(f"{counts}：{args.output_file}")
-    for reject in merged.rejects:
-        print(f"弃用：{reject['reason']}", file=sys.stderr)
+    print(f"{len(merged.files)} 个文件，写出 {merged.rows} 条：{args.output_file}")
+    if merged.rejects:
+        print(f"弃用 {merged.rejected} 条，连原因一起写在：{merged.rejects}")
 
 
 def clean(args: argparse.Namespace) -> None:
@@ -292,7 +291,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("merge", merge)
     sub.add_argument("folder", type=Path, help="装着各轮文件的文件夹")
     sub.add_argument("output_file", type=Path, help="合并后的文件")
-    sub.add_argument("--skip-bad", action="store_true", help="跳过不能用的记录，而不是停下")
+    sub.add_argument(
+        "--skip-bad", action="store_true", help="跳过不能用的记录（另存到 …_rejects.jsonl），而不是停下"
+    )
 
     sub = command("clean", clean)
     sub.add_argument("source", type=Path, help="合并后的文件")

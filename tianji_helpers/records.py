@@ -14,29 +14,34 @@ written to a temporary neighbour, synced and then renamed, so a reader finds the
 new one, never half of one. Beside each file a stage leaves ``<name>.provenance.json``.
 """
 
+import codecs
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 
 RAW_FIELDS = ("system", "src_input", "style_name", "input", "output")
 TRAINING_FIELDS = ("input", "output")
+MAX_VALUE = 1 << 26  # characters; one row that is longer is no row of this course
+_BLOCK = 1 << 20  # bytes read at a time
 _VERSIONED = ("transformers", "peft", "xtuner", "bitsandbytes", "datasets", "openai", "torch")
 
 
 @contextmanager
-def atomic_writer(path: str | Path) -> Iterator[TextIO]:
-    """Open ``path`` for writing UTF-8 text; it appears under its name only when all went well.
+def atomic_writer(path: str | Path, binary: bool = False) -> Iterator[IO]:
+    """Open ``path`` for writing; it appears under its name only when all went well.
 
+    binary: the file takes bytes; otherwise text, which becomes UTF-8.
     Raises CourseError if the target is a folder, cannot be written, or the disk is full; the file
     that was there before stays as it was.
     """
@@ -47,7 +52,8 @@ def atomic_writer(path: str | Path) -> Iterator[TextIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        text = {} if binary else {"encoding": "utf-8", "newline": ""}
+        with os.fdopen(handle, "wb" if binary else "w", **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -108,13 +114,24 @@ def _encoder(line: str) -> json.JSONEncoder:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
-    """Write one unescaped JSON object a line and return how many there were."""
+    """Write one JSON object a line and return how many there were.
+
+    Lines are unescaped, save those that hold half a character (see ``check_text``): these are ASCII.
+    """
     count = 0
-    with atomic_writer(path) as file:
+    with atomic_writer(path, binary=True) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(jsonl_line(row))
             count += 1
     return count
+
+
+def jsonl_line(row: Any) -> bytes:
+    """Return a JSON value as the line that ``write_jsonl`` writes."""
+    try:
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:
+        return (json.dumps(row) + "\n").encode()
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -126,13 +143,29 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_text(path: str | Path) -> str:
     """Return a UTF-8 file's text (a byte order mark is dropped), or say why it cannot be read."""
+    return "".join(_blocks(path))
+
+
+def _blocks(path: str | Path) -> Iterator[str]:
+    """Yield a UTF-8 file's text, a block at a time; errors as in ``read_text``."""
     path = Path(path)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    done = 0  # bytes before the block
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            while True:
+                data = file.read(_BLOCK)
+                pending = len(decoder.getstate()[0])
+                text = decoder.decode(data, final=not data)
+                yield text.removeprefix("\ufeff") if done == 0 else text
+                if not data:
+                    return
+                done += len(data)
     except FileNotFoundError as error:
         raise CourseError(f"找不到文件 {path}。请先运行生成它的那一课，或检查路径。") from error
     except UnicodeDecodeError as error:
-        raise CourseError(f"{path} 不是 UTF-8 文本（第 {error.start} 个字节）。请另存为 UTF-8。") from error
+        place = done - pending + error.start
+        raise CourseError(f"{path} 不是 UTF-8 文本（第 {place} 个字节）。请另存为 UTF-8。") from error
     except OSError as error:
         raise CourseError(f"读不了 {path}：{error.strerror or error}。") from error
 
@@ -141,24 +174,120 @@ def read_json(path: str | Path) -> Any:
     """Return the JSON value of a file. Raises CourseError with file, line and column."""
     try:
         return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise CourseError(
-            f"{path} 第 {error.lineno} 行第 {error.colno} 列不是合法的 JSON：{error.msg}。"
-            "文件可能没有写完，请重新生成。"
-        ) from error
-    except RecursionError as error:
-        raise CourseError(f"{path} 的 JSON 嵌套太深，不是这门课的数据。") from error
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, error) from error
+
+
+def _broken(path: str | Path, error: Exception, line: int = 1, column: int = 1) -> CourseError:
+    """Say what is wrong with a file's JSON; line, column: where the text that failed begins."""
+    if isinstance(error, RecursionError):
+        return CourseError(f"{path} 的 JSON 嵌套太深，不是这门课的数据。")
+    if not isinstance(error, json.JSONDecodeError):  # a number of more than 4,300 digits
+        return CourseError(f"{path} 不是合法的 JSON：{error}。")
+    column = error.colno + (column - 1 if error.lineno == 1 else 0)
+    return CourseError(
+        f"{path} 第 {line + error.lineno - 1} 行第 {column} 列不是合法的 JSON：{error.msg}。"
+        "文件可能没有写完，请重新生成。"
+    )
+
+
+def iter_json_array(path: str | Path) -> Iterator[Any]:
+    """Yield the values of a JSON array one by one; memory holds a block of the file, not the file.
+
+    Raises CourseError with file, line and column where the JSON is broken (the values before that place
+    have been yielded by then), or if the file holds something other than an array.
+    """
+    window = _Window(path)
+    if window.peek() != "[":
+        value = read_json(path)
+        raise CourseError(f"{path} 的最外层是 {type(value).__name__}，应当是数组 [ … ]。")
+    window.at += 1
+    mark = window.peek()
+    while mark != "]":
+        yield window.value()
+        mark = window.peek()
+        if mark == ",":
+            window.at += 1
+            window.peek()
+        elif mark != "]":
+            raise window.error("Expecting ',' delimiter")
+    window.at += 1
+    if window.peek():
+        raise window.error("Extra data")
+
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+class _Window:
+    """A part of a JSON file's text that moves on as values are taken from it.
+
+    ``at`` is the place of the next value in ``text``; ``line`` and ``column`` say where ``text`` begins.
+    """
+
+    def __init__(self, path: str | Path):
+        self._path, self._blocks = path, _blocks(path)
+        self.text, self.at, self.line, self.column = "", 0, 1, 1
+
+    def peek(self) -> str:
+        """Pass over blanks; return the next character, or an empty string at the end."""
+        while True:
+            self.at = _SPACE.match(self.text, self.at).end()
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self._more():
+                return ""
+
+    def value(self) -> Any:
+        """Take the next value."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+            except (ValueError, RecursionError) as error:
+                cut = isinstance(error, json.JSONDecodeError) and len(self.text) - self.at < MAX_VALUE
+                if cut and self._more():
+                    continue
+                raise _broken(self._path, error, self.line, self.column) from error
+            if end == len(self.text) and self._more():
+                continue  # a number that ends with the window may go on
+            self.at = end
+            return value
+
+    def error(self, message: str) -> CourseError:
+        """Return the error that a thing at this place is."""
+        return _broken(self._path, json.JSONDecodeError(message, self.text, self.at), self.line, self.column)
+
+    def _more(self) -> bool:
+        """Drop what was taken and read on, as much again as is left; return whether there was more."""
+        blocks, grown = [], 0
+        for block in self._blocks:
+            blocks.append(block)
+            grown += len(block)
+            if grown > len(self.text) - self.at:
+                break
+        if not grown:
+            return False
+        self.line += self.text.count("\n", 0, self.at)
+        newline = self.text.rfind("\n", 0, self.at)
+        self.column = self.at - newline if newline >= 0 else self.column + self.at
+        self.text, self.at = "".join((self.text[self.at :], *blocks)), 0
+        return True
 
 
 def read_json_array(path: str | Path) -> list[dict]:
     """Return a JSON array of objects. Raises CourseError naming file and row (from 1)."""
-    rows = read_json(path)
-    if not isinstance(rows, list):
-        raise CourseError(f"{path} 的最外层是 {type(rows).__name__}，应当是数组 [ … ]。")
+    rows = list(iter_json_array(path))
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise CourseError(f"{path} 第 {number} 条是 {type(row).__name__}，应当是对象 {{ … }}。")
+        check_row(row, f"{path} 第 {number} 条")
     return rows
+
+
+def check_row(row: Any, where: str) -> dict:
+    """Return ``row`` if it is an object; else raise CourseError. where: words that name the row."""
+    if not isinstance(row, dict):
+        raise CourseError(f"{where}是 {type(row).__name__}，应当是对象 {{ … }}。")
+    return row
 
 
 def read_jsonl(path: str | Path) -> list[dict]:
@@ -171,19 +300,32 @@ def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
 
     Raises CourseError naming file and line.
     """
-    # not splitlines(): U+2028 and its kin are legal inside a JSON string
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
+        where = f"{path} 第 {number} 行"
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise CourseError(f"{path} 第 {number} 行不是合法的 JSON：{error.msg}。") from error
+            raise CourseError(f"{where}不是合法的 JSON：{error.msg}。") from error
+        except ValueError as error:
+            raise CourseError(f"{where}不是合法的 JSON：{error}。") from error
         except RecursionError as error:
-            raise CourseError(f"{path} 第 {number} 行的 JSON 嵌套太深，不是这门课的数据。") from error
-        if not isinstance(row, dict):
-            raise CourseError(f"{path} 第 {number} 行是 {type(row).__name__}，应当是对象 {{ … }}。")
-        yield number, row
+            raise CourseError(f"{where}的 JSON 嵌套太深，不是这门课的数据。") from error
+        yield number, check_row(row, where)
+
+
+def _lines(path: str | Path) -> Iterator[str]:
+    """Yield a file's lines. Only line feeds end one: U+2028 and its kin may stand inside a JSON string."""
+    parts: list[str] = []  # of a line that goes on in the next block
+    for block in _blocks(path):
+        *lines, rest = block.split("\n")
+        if lines:
+            yield "".join((*parts, lines[0]))
+            yield from lines[1:]
+            parts = []
+        parts.append(rest)
+    yield "".join(parts)
 
 
 def check_text(value: Any, field: str, where: str) -> str:
@@ -220,12 +362,17 @@ def turn(row: dict, where: str, fields: Iterable[str] = TRAINING_FIELDS) -> dict
     return turns[0]
 
 
-def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> list[dict]:
-    """Return the turns of a raw-round or training file, every row checked (see ``turn``)."""
+def iter_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> Iterator[dict]:
+    """Yield the turns of a raw-round or training file one by one, every row checked (see ``turn``)."""
     fields = tuple(fields)
-    return [
-        turn(row, f"{path} 第 {number} 条", fields) for number, row in enumerate(read_json_array(path), 1)
-    ]
+    for number, row in enumerate(iter_json_array(path), 1):
+        where = f"{path} 第 {number} 条"
+        yield turn(check_row(row, where), where, fields)
+
+
+def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> list[dict]:
+    """Return the turns of a raw-round or training file (see ``iter_conversations``)."""
+    return list(iter_conversations(path, fields))
 
 
 def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:
@@ -248,21 +395,23 @@ def write_provenance(
     stage: str,
     parameters: dict,
     counts: dict | None = None,
-    inputs: Iterable[str | Path] = (),
+    inputs: Iterable[str | Path] | Mapping[Path, str] = (),
 ) -> dict:
     """Write ``<path>.provenance.json``: what made the file (or model folder) at ``path``.
 
     parameters: what was asked for, seed included; secrets have no place here.
-    counts: rows or tokens, by name. inputs: the files that were read; their sha256 is kept.
+    counts: rows or tokens, by name. inputs: the files that were read; their sha256 is kept (a mapping
+    brings it along).
     Returns what was written.
     """
     path = Path(path)
+    known = inputs if isinstance(inputs, Mapping) else {item: sha256(item) for item in inputs}
     record = {
         "file": path.name,
         "stage": stage,
         "parameters": parameters,
         "counts": counts or {},
-        "inputs": {paths.show(item): sha256(item) for item in inputs},
+        "inputs": {paths.show(item): digest for item, digest in known.items()},
         "versions": {name: _version(name) for name in _VERSIONED},
     }
     if path.is_file():

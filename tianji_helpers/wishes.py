@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ _PICTOGRAPH = (
     "[\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa\U0001f400-\U0001faff\u2600-\u27bf\u2b50\u2b55\u2b1b\u2b1c"
     "\u231a\u231b\u23e9-\u23fa\u2728]"
 )
+_EMOJI_START = re.compile(_PICTOGRAPH[:-1] + "\U0001f1e6-\U0001f1ff]")
 _MODIFIER = "[\ufe0f\U0001f3fb-\U0001f3ff]*"
 _EMOJI = re.compile(
     f"[\U0001f1e6-\U0001f1ff]{{2}}|{_PICTOGRAPH}{_MODIFIER}(?:\u200d{_PICTOGRAPH}{_MODIFIER})*"
@@ -45,9 +46,20 @@ _UNCLEAN = tuple(
         r"^[\"“”'‘’「『]|[\"“”'‘’」』]$",  # the whole wish in quotes
         r"[，。！？；：、,!?;:][呀啊哦呢啦嘛吧][～~。！!]?\s*$",  # a particle stuck behind the full stop
         r"[，。；：、,;:]{2,}|[！!]{2,}|[～~]{2,}|[。，、][！!？?]|[！!？?～~][。，、]",  # doubled stops
-        r"(.{2,}?)\1\1",  # stuck in a loop
     )
 )
+_LOOP = re.compile(r"(.{2,}?)\1\1")
+
+
+@lru_cache(maxsize=8)  # cleaning asks twice about the same text
+def find_loop(text: str) -> str:
+    """Return the words that stand three times in a row in a text, or an empty string.
+
+    >>> find_loop("生日快乐生日快乐生日快乐")
+    '生日快乐'
+    """
+    found = _LOOP.search(text)
+    return found[1] if found else ""
 
 
 def count_emoji(text: str) -> int:
@@ -56,7 +68,7 @@ def count_emoji(text: str) -> int:
     >>> count_emoji("生日快乐🎂👨‍👩‍👧❤️")
     3
     """
-    return len(_EMOJI.findall(text))
+    return len(_EMOJI.findall(text)) if _EMOJI_START.search(text) else 0
 
 
 def strip_emoji(text: str, keep: int = 0) -> str:
@@ -67,6 +79,8 @@ def strip_emoji(text: str, keep: int = 0) -> str:
     >>> strip_emoji("🎂生日快乐呀🎉🎉", keep=2)
     '🎂生日快乐呀🎉'
     """
+    if not _EMOJI_START.search(text):
+        return text
     position = itertools.count()
     return _EMOJI.sub(lambda found: found[0] if next(position) < keep else "", text)
 
@@ -156,6 +170,17 @@ class Matrix:
         recipient, scene, style = found.groups()
         return recipient, scene, style or DEFAULT_STYLE
 
+    def judge(self, recipient: str, scene: str, style: str) -> Callable[[str], dict[str, bool]]:
+        """Return ``check`` for one cell, to be called with many texts. Raises CourseError as that does."""
+        cell = recipient, scene, style
+        if cell not in self._judges:
+            self._judges[cell] = _Judge(self, *cell)
+        return self._judges[cell]
+
+    @cached_property
+    def _judges(self) -> dict[tuple[str, str, str], "_Judge"]:
+        return {}
+
     @cached_property
     def _request_pattern(self) -> re.Pattern:
         def any_of(names):
@@ -223,22 +248,37 @@ def check(matrix: Matrix, recipient: str, scene: str, style: str, text: str) -> 
     >>> check(load(), "姐姐", "生日", "正常", "姐姐，祝你生日快乐，万事如意！")
     {'on_topic': True, 'style': True, 'length': True, 'honorific': True, 'clean': True}
     """
-    who = _find(matrix.recipients, recipient, "对象")
-    what = _find(matrix.scenes, scene, "场景")
-    how = _find(matrix.styles, style, "风格")
-    foreign = (mark for other in matrix.scenes.values() if other is not what for mark in other.marks)
-    ending = strip_emoji(text).rstrip(" 　。！!～~…")
-    return {
-        "on_topic": any(word in text for word in what.keywords)
-        and not any(mark in text for mark in foreign if mark not in what.keywords),
-        "style": how.min_emoji <= count_emoji(text) <= how.max_emoji
-        and (not how.endings or ending.endswith(how.endings))
-        and (not how.markers or any(word in text for word in how.markers))
-        and not any(word in text for word in how.avoid),
-        "length": how.min_chars <= len(text) <= how.max_chars,
-        "honorific": ("你" if who.honorific == "您" else "您") not in text,
-        "clean": bool(text) and text == text.strip() and not any(p.search(text) for p in _UNCLEAN),
-    }
+    return matrix.judge(recipient, scene, style)(text)
+
+
+class _Judge:
+    """``check`` of one cell of the matrix; what does not depend on the text is made once."""
+
+    def __init__(self, matrix: Matrix, recipient: str, scene: str, style: str):
+        who = _find(matrix.recipients, recipient, "对象")
+        what = _find(matrix.scenes, scene, "场景")
+        self.style = _find(matrix.styles, style, "风格")
+        marks = [mark for other in matrix.scenes.values() if other is not what for mark in other.marks]
+        foreign = [re.escape(mark) for mark in marks if mark not in what.keywords]
+        self.keywords = what.keywords
+        self.foreign = re.compile("|".join(foreign) or "(?!)")
+        self.wrong_you = "你" if who.honorific == "您" else "您"
+
+    def __call__(self, text: str) -> dict[str, bool]:
+        how = self.style
+        return {
+            "on_topic": any(word in text for word in self.keywords) and not self.foreign.search(text),
+            "style": how.min_emoji <= count_emoji(text) <= how.max_emoji
+            and (not how.endings or strip_emoji(text).rstrip(" 　。！!～~…").endswith(how.endings))
+            and (not how.markers or any(word in text for word in how.markers))
+            and not any(word in text for word in how.avoid),
+            "length": how.min_chars <= len(text) <= how.max_chars,
+            "honorific": self.wrong_you not in text,
+            "clean": bool(text)
+            and text == text.strip()
+            and not any(p.search(text) for p in _UNCLEAN)
+            and not find_loop(text),
+        }
 
 
 def _find(table: dict[str, Any], name: str, kind: str) -> Any:

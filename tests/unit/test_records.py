@@ -115,6 +115,63 @@ def test_a_missing_file_and_a_folder_say_what_to_do(tmp_path):
         records.read_json(tmp_path)
 
 
+def test_an_array_streams_in_small_blocks_as_it_reads_whole(tmp_path, monkeypatch):
+    path = tmp_path / "rows.json"
+    rows = [{"a": ["祝", {"b": 1.5}], "c": "\u2028\n]," * number} for number in range(40)] + [
+        1234567,
+        "祝",
+        None,
+    ]
+    for indent in (None, 4):
+        path.write_text(json.dumps(rows, ensure_ascii=False, indent=indent) + "\n ", encoding="utf-8")
+        for block in (1, 7, 1 << 20):
+            monkeypatch.setattr(records, "_BLOCK", block)
+            assert list(records.iter_json_array(path)) == rows
+    monkeypatch.setattr(records, "_BLOCK", 5)
+    for tail, place in (("1] 2", "第 3 行第 6 列"), ("1", "第 3 行第 4 列"), ("1,]", "第 3 行第 5 列")):
+        path.write_text('[{"a":\n"祝祝祝祝祝祝"},\n  ' + tail, encoding="utf-8")
+        values = records.iter_json_array(path)
+        assert next(values) == {"a": "祝" * 6}
+        with pytest.raises(CourseError, match=place):
+            list(values)
+
+
+def test_lines_stream_in_small_blocks_as_they_read_whole(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"a": "祝" * number} for number in range(20)]
+    path.write_bytes(
+        b"\xef\xbb\xbf" + "\r\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+    )
+    for block in (3, 10, 1 << 20):
+        monkeypatch.setattr(records, "_BLOCK", block)
+        assert [row for _, row in records.iter_jsonl(path)] == rows
+        assert [number for number, _ in records.iter_jsonl(path)] == list(range(1, 40, 2))
+
+
+def test_bytes_that_are_no_text_are_counted_over_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_BLOCK", 4)
+    (tmp_path / "rows.json").write_bytes('["祝祝"'.encode() + b"\xe7\xa5]")
+    with pytest.raises(CourseError, match="第 9 个字节"):
+        list(records.iter_json_array(tmp_path / "rows.json"))
+
+
+def test_half_a_character_is_kept_in_ascii(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"a": "祝\ud83d"}, {"a": "祝"}]
+    records.write_jsonl(path, rows)
+    assert path.read_text(encoding="utf-8").splitlines()[1] == '{"a": "祝"}'
+    assert records.read_jsonl(path) == rows
+
+
+def test_a_huge_number_is_named(tmp_path):
+    for name in ("rows.json", "rows.jsonl"):
+        (tmp_path / name).write_text('{"a": ' + "9" * 5000 + "}")
+    with pytest.raises(CourseError, match="不是合法的 JSON"):
+        records.read_json(tmp_path / "rows.json")
+    with pytest.raises(CourseError, match="第 1 行不是合法的 JSON"):
+        records.read_jsonl(tmp_path / "rows.jsonl")
+
+
 def test_a_byte_order_mark_is_dropped(tmp_path):
     (tmp_path / "rows.json").write_bytes(b"\xef\xbb\xbf[]")
     assert records.read_json_array(tmp_path / "rows.json") == []

@@ -3,26 +3,54 @@
 A round file (notebook 01) carries what the teacher was asked beside what it answered. Training
 needs only ``system``, ``input`` and ``output``. Files are read one after the other and rows are
 written as they come, so memory holds one round, however many there are.
+
+A sound file goes through msgspec whole: it reads the three fields, passes over the rest, and writes
+them with json's own bytes. Only a file in which something is wrong, or a very large one, is read row by
+row with json, which can say what is wrong and where, and needs memory for a row only.
 """
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+
+import msgspec
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 
 STAGE = "02_merge_clean"
 FIELDS = ("system", "input", "output")
+_WHOLE = 32 << 20  # bytes; a larger file is read row by row
+
+
+class _Turn(msgspec.Struct, gc=False):
+    system: str
+    input: str
+    output: str
+
+
+class _Row(msgspec.Struct, gc=False):
+    conversation: tuple[_Turn]
+
+
+_decode = msgspec.json.Decoder(list[_Row]).decode
 
 
 @dataclass
 class Merged:
-    """What a merge read and wrote: the files, the rows written, the bad ones with their reasons."""
+    """What a merge read and wrote: the files, how many rows were written and passed over.
+
+    rejects: the file that holds what was passed over, each with its reason; None unless asked for.
+    """
 
     files: list[Path]
     rows: int = 0
-    rejects: list[dict] = field(default_factory=list)
+    rejected: int = 0
+    rejects: Path | None = None
 
 
 def round_files(folder: str | Path, output: str | Path | None = None) -> list[Path]:
@@ -53,50 +81,103 @@ def _is_round(path: Path, output: str | Path | None) -> bool:
     return not (isinstance(made, dict) and made.get("stage") == STAGE)
 
 
-def merge_rounds(folder: str | Path, output: str | Path, *, skip_bad: bool = False) -> Merged:
+def merge_rounds(
+    folder: str | Path, output: str | Path, *, skip_bad: bool = False, rejects: str | Path | None = None
+) -> Merged:
     """Write all rounds of ``folder`` as one training file.
 
     The bytes are those of ``json.dump(rows, file, ensure_ascii=False, indent=4)``, rows in file
-    order. skip_bad: put what cannot be used into ``rejects`` (file, row, reason, and the row) and go
-    on. Returns a ``Merged``; provenance is left beside the output.
+    order. skip_bad: go on at what cannot be used, and write it to ``rejects`` (JSON Lines: file, row
+    from 1, reason, value; by default ``<output>_rejects.jsonl``); of a file that breaks off the rows
+    before the break are kept. Returns a ``Merged``; provenance is left beside the output.
     Raises CourseError naming file, row and field at the first bad one (unless ``skip_bad``); then
     ``output`` is as it was before.
     """
+    output = Path(output)
     merged = Merged(round_files(folder, output))
-    merged.rows = records.write_conversations(output, _turns(merged, skip_bad))
+    if skip_bad:
+        merged.rejects = Path(rejects) if rejects else output.with_name(f"{output.stem}_rejects.jsonl")
+    digests: dict[Path, str] = {}
+    with ExitStack() as stack:
+        bad = stack.enter_context(records.atomic_writer(merged.rejects, binary=True)) if skip_bad else None
+        target = stack.enter_context(records.atomic_writer(output, binary=True))
+        for path, data, digests[path] in _read_ahead(merged.files):
+            for rows in _rows(path, data, merged, bad):
+                if rows:
+                    target.write(b",\n    " if merged.rows else b"[\n    ")
+                    target.write(_layout(rows))
+                    merged.rows += len(rows)
+        target.write(b"\n]" if merged.rows else b"[]")
     records.write_provenance(
         output,
         stage=STAGE,
         parameters={"skip_bad": skip_bad},
-        counts={"files": len(merged.files), "rows": merged.rows, "rejects": len(merged.rejects)},
-        inputs=merged.files,
+        counts={"files": len(merged.files), "rows": merged.rows, "rejects": merged.rejected},
+        inputs=digests,
     )
     return merged
 
 
-def _turns(merged: Merged, skip_bad: bool) -> Iterator[dict]:
-    for path in merged.files:
+def _layout(rows: list) -> bytes:
+    """Return rows as they stand between the brackets of an indented array."""
+    return msgspec.json.format(msgspec.json.encode(rows), indent=4)[len("[\n    ") : -len("\n]")]
+
+
+def _read_ahead(files: list[Path]) -> Iterator[tuple[Path, bytes | None, str]]:
+    """Yield (path, content, sha256) of every file; the next one is read while this one is used.
+
+    The content of a large file is None.
+    """
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(_read, files[0])
+        for path, after in zip(files, [*files[1:], None], strict=True):
+            content, digest = ahead.result()
+            if after:
+                ahead = reader.submit(_read, after)
+            yield path, content, digest
+
+
+def _read(path: Path) -> tuple[bytes | None, str]:
+    try:
+        if path.stat().st_size > _WHOLE:
+            return None, records.sha256(path)
+        content = path.read_bytes()
+    except OSError:  # said in full when the file is read row by row
+        return None, ""
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def _rows(path: Path, content: bytes | None, merged: Merged, bad) -> Iterator[list]:
+    """Yield a file's rows in lists; what is bad goes to the file ``bad``, or raises if that is None."""
+    if content is not None:
         try:
-            rows = records.read_json(path)
-            if not isinstance(rows, list):
-                raise CourseError(f"{path} 的最外层是 {type(rows).__name__}，应当是数组 [ … ]。")
-        except CourseError as error:
-            if not skip_bad:
-                raise
-            merged.rejects.append({"file": path.name, "row": None, "reason": str(error), "value": None})
-            continue
-        for number, row in enumerate(rows, 1):
+            yield _decode(content)
+            return
+        except (ValueError, RecursionError):
+            pass
+    checked = _checked_rows(path, merged, bad)
+    while some := list(islice(checked, 1000)):
+        yield some
+
+
+def _checked_rows(path: Path, merged: Merged, bad) -> Iterator[dict]:
+    number = 0
+    try:
+        for number, row in enumerate(records.iter_json_array(path), 1):
             try:
-                turn = _checked(row, f"{path} 第 {number} 条")
+                where = f"{path} 第 {number} 条"
+                turn = records.turn(records.check_row(row, where), where, FIELDS)
             except CourseError as error:
-                if not skip_bad:
-                    raise
-                merged.rejects.append({"file": path.name, "row": number, "reason": str(error), "value": row})
-                continue
-            yield {name: turn[name] for name in FIELDS}
+                _put_aside(error, path, number, row, merged, bad)
+            else:
+                yield {"conversation": [{name: turn[name] for name in FIELDS}]}
+    except CourseError as error:  # the file itself breaks off after this row
+        _put_aside(error, path, number + 1, None, merged, bad)
 
 
-def _checked(row, where: str) -> dict:
-    if not isinstance(row, dict):
-        raise CourseError(f"{where}是 {type(row).__name__}，应当是对象 {{ … }}。")
-    return records.turn(row, where, FIELDS)
+def _put_aside(error: CourseError, path: Path, number: int, value, merged: Merged, bad) -> None:
+    if bad is None:
+        raise error
+    reject = {"file": path.name, "row": number, "reason": str(error), "value": value}
+    bad.write(records.jsonl_line(reject))
+    merged.rejected += 1

@@ -9,8 +9,8 @@ of them changes anything. What is good is defined once, in ``wishes.check``.
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 from tianji_helpers import wishes
 
@@ -23,10 +23,20 @@ class Ask:
     recipient: str
     scene: str
     style: str
+    _last: dict[str, dict[str, bool]] = field(default_factory=dict, repr=False, compare=False)
 
     def verdict(self, text: str) -> dict[str, bool]:
-        """Return ``wishes.check`` of a text."""
-        return wishes.check(self.matrix, self.recipient, self.scene, self.style, text)
+        """Return ``wishes.check`` of a text; three rules ask about the same one."""
+        if text not in self._last:
+            self._last.clear()
+            self._last[text] = wishes.check(self.matrix, self.recipient, self.scene, self.style, text)
+        return self._last[text]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The recipient's name and forms of address, the longest first."""
+        recipient = self.matrix.recipients[self.recipient]
+        return tuple(sorted({recipient.name, *recipient.address}, key=lambda name: (-len(name), name)))
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,8 @@ _JOINERS = "\u200d\ufe0f"  # they hold an emoji together
 )
 def invisible(text: str, ask: Ask) -> str:
     """Drop control, zero-width and half characters; make every kind of space one space."""
+    if text.isprintable():  # no control, format, half or space character but the plain space
+        return text
     kept = []
     for character in text.replace("\r\n", "\n").replace("\r", "\n"):
         group = unicodedata.category(character)
@@ -189,6 +201,7 @@ def label(text: str, ask: Ask) -> str:
 
 
 _OPEN, _CLOSE = "\"'“‘「『", "\"'”’」』"
+_QUOTES = tuple(_OPEN + _CLOSE)
 
 
 @_mend(
@@ -201,11 +214,11 @@ _OPEN, _CLOSE = "\"'“‘「『", "\"'”’」』"
 def quotes(text: str, ask: Ask) -> str:
     """Drop a quotation mark at either end, together with its partner."""
     text = text.strip()
-    if text[:1] in tuple(_OPEN + _CLOSE):
+    if text.startswith(_QUOTES):
         rest = text[1:]
         partner = next((i for i, character in enumerate(rest) if character in _CLOSE), None)
         text = rest if partner is None else rest[:partner] + rest[partner + 1 :]
-    if text[-1:] in tuple(_OPEN + _CLOSE):
+    if text.endswith(_QUOTES):
         rest = text[:-1]
         partner = next((i for i in reversed(range(len(rest))) if rest[i] in _OPEN), None)
         text = rest if partner is None else rest[:partner] + rest[partner + 1 :]
@@ -233,6 +246,8 @@ _STOPS = "，。；：、！？～…"
 )
 def lines(text: str, ask: Ask) -> str:
     """Join the lines of a wish; a comma stands where a line ended without a mark or emoji."""
+    if "\n" not in text:
+        return text.strip()
     parts = [part for part in (line.strip() for line in text.split("\n")) if part]
     joined = "".join(parts[:1])
     for part in parts[1:]:
@@ -247,12 +262,14 @@ _POINT = re.compile(r"(?<=[^\x00-\x7f])\.(?![A-Za-z0-9.])")
 _ELLIPSIS = re.compile(r"\.{3,}|。{3,}|…{3,}|·{3,}")
 _RUN = re.compile(r"(?!……)[，。；：、！？～]{2,}|[，。；：、！？～]+……|……[，。；：、～]+")
 _STRENGTH = "！？～。；：，、"
+_UNEVEN = re.compile(rf"[,;:!?~.·]|[{_STOPS}]{{2}}|^[ {_STOPS}]|[，、；：]$")  # what the rule looks for
 _PARTICLES = "呀啊哦呢啦嘛吧哟喔"
 _EMOJI_RUN = r"[^\w\s，。；：、！？～…,.;:!?~“”‘’「」『』（）()<>《》【】{}#*\[\]|/\\]*"
 _STRAY = re.compile(
     rf"(?P<before>[{_PARTICLES}]?)(?P<front>{_EMOJI_RUN})(?P<first>[，。；：、！？～!?.,~]+)"
     rf"(?P<back>{_EMOJI_RUN})(?P<particle>[{_PARTICLES}])(?P<last>[。！？～!?.~]+|(?=\W*$))"
 )
+_STRAY_SIGN = re.compile(rf"[，。；：、！？～!?.,~]{_EMOJI_RUN}[{_PARTICLES}]")
 
 
 @_mend(
@@ -269,6 +286,8 @@ def particle(text: str, ask: Ask) -> str:
 
     A second particle goes, and so does any in a style that avoids particles.
     """
+    if not _STRAY_SIGN.search(text):
+        return text
     avoided = any(word in _PARTICLES for word in ask.matrix.styles[ask.style].avoid)
 
     def unstray(found: re.Match) -> str:
@@ -289,6 +308,8 @@ def particle(text: str, ask: Ask) -> str:
 )
 def punctuation(text: str, ask: Ask) -> str:
     """Make Chinese marks Chinese, a run of marks one mark, and end on no comma."""
+    if not _UNEVEN.search(text):
+        return text
     text = _ELLIPSIS.sub("……", text)
     text = _HALF.sub(lambda found: found[0].translate(_FULL), text)
     text = _POINT.sub("。", text)
@@ -309,7 +330,10 @@ def _strongest(run: re.Match) -> str:
 )
 def spaces(text: str, ask: Ask) -> str:
     """Drop spaces at the ends and beside Chinese marks; a run of spaces is one."""
-    text = re.sub(r" {2,}", " ", text.strip())
+    text = text.strip()
+    if " " not in text:
+        return text
+    text = re.sub(r" {2,}", " ", text)
     return re.sub(rf" (?=[{_STOPS}])|(?<=[{_STOPS}]) ", "", text)
 
 
@@ -338,10 +362,15 @@ def honorific(text: str, ask: Ask) -> str:
 )
 def doubled_address(text: str, ask: Ask) -> str:
     """Say a form of address once where it stands twice in a row."""
-    recipient = ask.matrix.recipients[ask.recipient]
-    names = sorted({recipient.name, *recipient.address, "尊敬的", "亲爱的"}, key=len, reverse=True)
-    pattern = "|".join(re.escape(name) for name in names)
-    return re.sub(rf"({pattern})(?:[，、]?\1)+", r"\1", text)
+    names = (*ask.names, "尊敬的", "亲爱的")
+    if all(text.count(name) < 2 for name in names):
+        return text
+    return _twice(names).sub(r"\1", text)
+
+
+@cache
+def _twice(names: tuple[str, ...]) -> re.Pattern:
+    return re.compile(rf"({'|'.join(map(re.escape, names))})(?:[，、]?\1)+")
 
 
 # --- rejects, in order --------------------------------------------------------------------------
@@ -392,6 +421,9 @@ def leftover(text: str, ask: Ask) -> str | None:
 
 
 _LATIN = re.compile(r"[A-Za-z]")
+_FAMILIAR = re.compile(
+    r"[\0-\u036f\u2000-\u2dff\u3000-\u302d\u4e00-\u9fff\uff00-\uff65\U0001f000-\U0001faff]*"
+)
 _FOREIGN = ("HIRAGANA", "KATAKANA", "HANGUL", "CYRILLIC", "ARABIC", "THAI", "GREEK", "HEBREW", "DEVANAGARI")
 
 
@@ -405,9 +437,10 @@ def language(text: str, ask: Ask) -> str | None:
     """Another script, mostly Latin letters, or a character that was lost in decoding."""
     if "\ufffd" in text:
         return "有解码失败的字符（�）"
-    for character in text:
-        if character > "\u036f" and _is_foreign(character):
-            return f"出现其他文字“{character}”"
+    if not _FAMILIAR.fullmatch(text):
+        for character in text:
+            if _is_foreign(character):
+                return f"出现其他文字“{character}”"
     letters = len(_LATIN.findall(text))
     return f"{len(text)} 个字符里有 {letters} 个字母" if letters * 5 > len(text) else None
 
@@ -417,14 +450,11 @@ def _is_foreign(character: str) -> bool:
     return unicodedata.name(character, "").startswith(_FOREIGN)
 
 
-_LOOP = re.compile(r"(.{2,}?)\1\1")
-
-
 @_reject("复读", ("祝姐姐生日", "生日快乐生日快乐生日快乐生日快乐"))
 def loop(text: str, ask: Ask) -> str | None:
     """The same words three times in a row."""
-    found = _LOOP.search(text)
-    return f"“{found[1]}”连着说了三遍以上" if found else None
+    found = wishes.find_loop(text)
+    return f"“{found}”连着说了三遍以上" if found else None
 
 
 @_reject("不合适的组合", ("祝爷爷七夕节", "爷爷，祝您七夕节快乐，天天开心！"))
@@ -451,8 +481,7 @@ def length(text: str, ask: Ask) -> str | None:
 @_reject("送错了人", ("祝姐姐生日", "亲爱的奶奶，祝你生日快乐！"))
 def wrong_recipient(text: str, ask: Ask) -> str | None:
     """It opens with an address that belongs to somebody else, and never addresses the right one."""
-    own = {ask.recipient, *ask.matrix.recipients[ask.recipient].address}
-    if any(name in text for name in own):
+    if any(name in text for name in ask.names):
         return None
     found = re.match(rf"(?:亲爱的|尊敬的|敬爱的|祝|愿)*({_addresses(ask.matrix.recipients.values())})", text)
     return f"开头是“{found[1]}”，应当是“{ask.recipient}”" if found else None

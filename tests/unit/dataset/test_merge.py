@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tianji_helpers import records
 from tianji_helpers.dataset import merge
@@ -46,7 +48,7 @@ def test_bytes_are_those_of_json_dump(rounds, tmp_path):
     assert (tmp_path / "merged.json").read_text(encoding="utf-8") == json.dumps(
         expected, ensure_ascii=False, indent=4
     )
-    assert (merged.rows, merged.rejects) == (3, [])
+    assert (merged.rows, merged.rejected, merged.rejects) == (3, 0, None)
     assert records.read_json(records.provenance_path(tmp_path / "merged.json"))["counts"]["rows"] == 3
 
 
@@ -80,15 +82,42 @@ def test_fault_is_named_and_skip_bad_keeps_it(rounds, tmp_path, content, words):
     assert output.read_text(encoding="utf-8") == "old"
 
     merged = merge.merge_rounds(rounds, output, skip_bad=True)
-    assert merged.rows == 3
-    assert [bad["file"] for bad in merged.rejects] == ["broken.json"]
+    assert (merged.rows, merged.rejected) == (3, 1)
+    assert merged.rejects == tmp_path / "merged_rejects.jsonl"
+    (bad,) = records.read_jsonl(merged.rejects)
+    assert bad["file"] == "broken.json" and all(word in bad["reason"] for word in words)
 
 
 def test_good_rows_of_a_bad_file_survive_skip_bad(rounds, tmp_path):
     write(rounds / "wishes_正常_2026-01-03-00-00-00.json", [raw(4), {"conversation": 5}, raw(6)])
-    merged = merge.merge_rounds(rounds, tmp_path / "merged.json", skip_bad=True)
-    assert merged.rows == 5
-    assert [(bad["row"], bad["value"]) for bad in merged.rejects] == [(2, {"conversation": 5})]
+    cut = json.dumps([raw(7), raw(8)], ensure_ascii=False)[:-60]
+    (rounds / "wishes_正常_2026-01-04-00-00-00.json").write_text(cut, encoding="utf-8")
+    merged = merge.merge_rounds(
+        rounds, tmp_path / "merged.json", skip_bad=True, rejects=tmp_path / "bad.jsonl"
+    )
+    assert (merged.rows, merged.rejected) == (6, 2)
+    inputs = [turn["input"][-1] for turn in records.read_conversations(tmp_path / "merged.json")]
+    assert inputs == list("123467")
+    bad = records.read_jsonl(tmp_path / "bad.jsonl")
+    assert [(row["row"], row["value"]) for row in bad] == [(2, {"conversation": 5}), (2, None)]
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(turns=st.lists(st.tuples(TEXTS, TEXTS, TEXTS), max_size=4), escaped=st.booleans(), large=st.booleans())
+def test_any_text_is_laid_out_as_json_does(tmp_path_factory, turns, escaped, large):
+    folder = tmp_path_factory.mktemp("rounds")
+    rows = [{"conversation": [dict(zip(merge.FIELDS, turn, strict=True))]} for turn in turns]
+    for number in range(2):
+        file = folder / f"{number}.json"
+        file.write_text(json.dumps(rows, ensure_ascii=escaped), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        if large:
+            patch.setattr(merge, "_WHOLE", 1)
+        assert merge.merge_rounds(folder, folder / "merged" / "all.json").rows == 2 * len(rows)
+    expected = json.dumps(rows * 2, ensure_ascii=False, indent=4)
+    assert (folder / "merged" / "all.json").read_bytes() == expected.encode()
 
 
 def test_no_rounds(tmp_path):
