@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tianji_helpers import records, wishes
 from tianji_helpers.dataset import clean, decisions
+from tianji_helpers.dataset.rules import Ask
 
 MAX_SHOWN = 2 * clean.MAX_CHARS  # characters of a text on the page
 MAX_COMPARED = 400  # characters; comparing takes time that grows faster than the length
@@ -135,7 +136,7 @@ def warning(item: Item, text: str) -> str:
     """Return why a rule would reject a person's text, or an empty string; the person is still right."""
     matrix = wishes.load()
     names = matrix.parse_request(item.request)
-    verdict = names and clean.reject(text, clean.Ask(matrix, *names))
+    verdict = names and clean.reject(text, Ask(matrix, *names))
     return verdict[1] if verdict else ""
 
 

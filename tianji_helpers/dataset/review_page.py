@@ -266,4 +266,5 @@ def editor(item: review.Item, decision: dict | None, path: str) -> None:
     st.html(FOCUS, unsafe_allow_javascript=True)
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":  # helper processes of cleaning import this file under another name
+    main(*sys.argv[1:])
