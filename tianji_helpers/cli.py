@@ -155,6 +155,23 @@ def unshard(args: argparse.Namespace) -> None:
     print(f"写出 {join_shards(args.folder, args.output_file)} 条：{args.output_file}")
 
 
+def review(args: argparse.Namespace) -> None:
+    """在网页里逐条复核修补过和弃用的记录；下一次清洗照您的决定办（第 2 课）"""
+    from tianji_helpers import pages, paths
+    from tianji_helpers.dataset import clean, decisions
+
+    source = args.source or paths.run_dir(args.run_dir) / clean.STAGE / "merged.json"
+    path = args.decisions or source.with_name("decisions.jsonl")
+    if not source.is_file():
+        raise CourseError(
+            f"找不到合并后的文件 {source}。请先运行第 2 课或 tianji merge，或用 --source 指明它。"
+        )
+    count = len(decisions.read(path))
+    print(f"决定记在 {path}（已有 {count} 条）；清洗时加上 --decisions {path} 就照着办。")
+    script = paths.ROOT / "tianji_helpers" / "dataset" / "review_page.py"
+    pages.serve(script, [source, path, args.threshold, *args.off], args.host, args.port)
+
+
 def self_cognition(args: argparse.Namespace) -> None:
     """写出自我认知的训练和测试文件（第 3 课）"""
     from tianji_helpers.dataset.self_cognition import Persona, write
@@ -381,6 +398,27 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("folder", type=Path, help="留下的分片，即配方里的 export_path")
     sub.add_argument("output_file", type=Path, help="训练文件")
 
+    sub = command("review", review)
+    sub.add_argument(
+        "run_dir",
+        nargs="?",
+        default="",
+        metavar="RUN_DIR",
+        help="一次课程的结果文件夹（默认 outputs/default）",
+    )
+    sub.add_argument("--source", type=Path, metavar="IN.json", help="合并后的文件，代替 RUN_DIR 里的那个")
+    sub.add_argument(
+        "--decisions",
+        type=Path,
+        metavar="FILE",
+        help="决定记在哪里（默认在合并后的文件旁边的 decisions.jsonl）",
+    )
+    sub.add_argument("--off", action="append", default=[], metavar="RULE", help="关掉一条规则，可以写多次")
+    sub.add_argument(
+        "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
+    )
+    _add_address(sub)
+
     sub = command("self-cognition", self_cognition)
     sub.add_argument(
         "--output",
@@ -496,6 +534,19 @@ def _add_asking(sub: argparse.ArgumentParser, seed: dict, output: dict, limit: s
     sub.add_argument("--limit", type=int, metavar="N", help=limit)
     sub.add_argument("--dry-run", action="store_true", help="只估算请求数、词元和价格，不发请求")
     sub.add_argument("--output", **output)
+
+
+def _add_address(sub: argparse.ArgumentParser) -> None:
+    """Add the options of a page's address."""
+    sub.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="在哪个地址上开（默认 %(default)s，只有本机能看）",
+    )
+    sub.add_argument(
+        "--port", type=int, default=8501, metavar="N", help="端口，0 表示任选（默认 %(default)s）"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
