@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import inference, models
+from tianji_helpers.training import checkpoints, inference, models
 
 STAGE = "06_export"
 MODELFILE = "Modelfile"
@@ -64,14 +64,10 @@ def export(
     if quantize not in QUANTIZATIONS:
         raise CourseError(f"没有叫 {quantize} 的量化方式。可选：{'、'.join(QUANTIZATIONS)}。")
     model_dir, output_dir = paths.resolve(model_dir), paths.resolve(output_dir)
-    if not (model_dir / "config.json").is_file():
-        hint = "这是适配器，请先合并（第 6 课）。" if (model_dir / "adapter_config.json").is_file() else ""
-        raise CourseError(f"{paths.show(model_dir)} 不是模型文件夹（没有 config.json）。{hint}")
+    model = checkpoints.inspect_model(model_dir)
     _check_target(output_dir)
     recorded = models.recorded(model_dir)
-    tokenizer = AutoTokenizer.from_pretrained(
-        model_dir, trust_remote_code=models.needs_remote_code(model_dir)
-    )
+    tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=checkpoints.needs_own_code(model))
     chat_format = ollama.read_format(tokenizer)
     name = f"{recorded.get('task') or model_dir.name}-{quantize}.gguf"
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +77,7 @@ def export(
         _convert(model_dir, target / name, quantize, Path(part), report)
         text = ollama.modelfile(name, chat_format, _stops(model_dir, tokenizer), recorded.get("system", ""))
         (target / MODELFILE).write_text(text, encoding="utf-8")
-        for notice in notices(model_dir):
+        for notice in notices(model_dir, models.CATALOGUE.get(recorded.get("base_model", ""))):
             shutil.copy(notice, target)
         if output_dir.exists():
             shutil.rmtree(output_dir)
@@ -90,15 +86,13 @@ def export(
         output_dir,
         stage=STAGE,
         parameters=recorded | {"quantize": quantize},
-        inputs=sorted(model_dir.glob("*.safetensors")),
+        inputs=model.weights,
     )
     return Exported(output_dir / name, output_dir / MODELFILE)
 
 
-def notices(model_dir: str | Path) -> list[Path]:
+def notices(model_dir: Path, base: models.BaseModel | None) -> list[Path]:
     """Return the licence texts that must go along with a model: its own, else its base model's."""
-    model_dir = paths.resolve(model_dir)
-    base = models.CATALOGUE.get(models.recorded(model_dir).get("base_model", ""))
     for folder in (model_dir, *([base.folder] if base else [])):
         patterns = ("LICENSE*", "NOTICE*", "GEMMA_TERMS*")
         if found := sorted(file for pattern in patterns for file in folder.glob(pattern)):
