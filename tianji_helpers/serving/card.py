@@ -184,7 +184,7 @@ def _sections(facts: Facts, repo: str, platform: str) -> list[str]:
 
 def _changes(facts: Facts) -> str:
     if facts.base.name == models.EMBEDDED:
-        return "权重经过微调；词表精简到中文、英文、标点和 emoji 需要的部分，两个标记改了名字，和原版分词器不通用。"
+        return "权重经过微调；词表只留下中文、英文、标点和 emoji，两个标记改了名字，和原版分词器不通用。"
     return "权重经过微调，词表不变。"
 
 
