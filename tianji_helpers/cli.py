@@ -64,6 +64,13 @@ def chat(args: argparse.Namespace) -> None:
     chat.repl(args.model_dir, args.adapter, args.system, args.temperature, args.max_new_tokens)
 
 
+def web(args: argparse.Namespace) -> None:
+    """用网页和模型对话：挑选或自己写、前后对比、换适配器"""
+    from tianji_helpers.serving import web
+
+    web.serve(args.model_dir, _pairs(args.adapter), args.base, host=args.host, port=args.port)
+
+
 def synthesize(args: argparse.Namespace) -> int:
     """生成祝福语，每种风格每轮一个文件（第 1 课）"""
     from tianji_helpers import synthesis
@@ -255,6 +262,23 @@ def build_parser() -> argparse.ArgumentParser:
         default=200,
         metavar="N",
         help="回答的最大长度，词元数（默认 %(default)s）",
+    )
+
+    sub = command("web", web)
+    sub.add_argument("model_dir", type=Path, help="模型文件夹")
+    sub.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="LoRA 适配器，可以写多次，在网页上切换；这时模型文件夹就是底座",
+    )
+    sub.add_argument("--base", type=Path, metavar="DIR", help="合并后的模型的底座，用来前后对比")
+    sub.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="监听的地址（默认 %(default)s，只有这台机器能打开）"
+    )
+    sub.add_argument(
+        "--port", type=int, default=8501, metavar="N", help="端口，0 表示随便找一个空的（默认 %(default)s）"
     )
 
     sub = command("synthesize", synthesize)
