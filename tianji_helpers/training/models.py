@@ -151,13 +151,6 @@ def recorded(folder: str | Path) -> dict:
     return records.read_json(file)["parameters"] if file.is_file() else {}
 
 
-def needs_remote_code(folder: str | Path) -> bool:
-    """Say whether a model folder is, or was trained from, a model whose own code must be run."""
-    parameters = recorded(folder)
-    model = CATALOGUE.get(parameters.get("base_model") or parameters.get("name"))
-    return model is not None and model.trust_remote_code
-
-
 def table() -> str:
     """Return the catalogue as text: one model a line, with sizes in GB and the licence."""
     lines = [

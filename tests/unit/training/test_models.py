@@ -378,12 +378,3 @@ def test_an_offline_client_is_told_which_variable(variable, start_hub, prepare, 
 def test_embedded_model_is_not_downloaded():
     with pytest.raises(CourseError, match="由安装包提供"):
         models.prepare(models.EMBEDDED, source="huggingface")
-
-
-def test_remote_code_runs_only_where_our_own_provenance_names_a_model_that_needs_it(tmp_path):
-    folder = tmp_path / "merged"
-    folder.mkdir()
-    assert not models.needs_remote_code(folder)
-    for name, expected in (("internlm2-chat-7b", True), ("gemma-3-270m", False), ("unknown", False)):
-        records.write_provenance(folder, stage="06_merge_chat", parameters={"base_model": name})
-        assert models.needs_remote_code(folder) is expected
