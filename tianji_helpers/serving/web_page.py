@@ -71,11 +71,9 @@ def main(arguments: str) -> None:
         question, voice, before, candidates = ask(studio)
         result = st.container()
         if question is not None:
-            try:
-                with result:
-                    answers = say(studio, question, voice, before, candidates)
-            finally:
-                past = st.session_state.setdefault("past", [])
+            with result:
+                answers = say(studio, question, voice, before, candidates)
+            past = st.session_state.setdefault("past", [])
             past.insert(0, (question.text, answers))
             del past[MAX_HISTORY:]
             st.rerun()
@@ -104,7 +102,9 @@ def ask(studio: web.Studio) -> tuple[web.Question | None, str, bool, int]:
             text = matrix.request(recipient, scene, style)
         else:
             text = st.text_area(
-                f"想说的话（最多 {web.MAX_REQUEST} 个字）", placeholder="例如：祝姐姐生日,小红书风格", height=100
+                f"想说的话（最多 {web.MAX_REQUEST} 个字）",
+                placeholder="例如：祝姐姐生日,小红书风格",
+                height=100,
             )
         voice = studio.voices[0]
         if len(studio.voices) > 1:
