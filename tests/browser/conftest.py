@@ -45,7 +45,7 @@ def page(browser):
     with browser.new_context(locale="zh-CN", viewport={"width": 1280, "height": 900}) as context:
         tab = context.new_page()
         tab.set_default_timeout(60_000)
-        tab.on("pageerror", errors.append)
+        tab.on("pageerror", lambda error: errors.append(error))  # Playwright takes no built-in
         yield tab
     assert not errors
 
