@@ -4,6 +4,7 @@ Each piece of the answer is one token, and the model is a Markov chain: attentio
 the embeddings are orthogonal, and the output row of a piece is the embedding of the piece before it.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,16 +14,19 @@ TEMPLATE = (
 )
 
 
-def teach(folder: Path, pieces: Sequence[str], *, ends: bool = True, layers: int = 1) -> Path:
+def teach(
+    folder: Path, pieces: Sequence[str], *, ends: bool = True, others: Sequence[str] = (), layers: int = 1
+) -> Path:
     """Write a Llama over bytes that says ``pieces`` in order, whatever it is asked and how it is drawn.
 
     pieces: all different, more than one character each. ends: whether the end token follows the last;
-    without it the answer begins again, until the limit. layers: more of them take more time.
+    without it the answer begins again, until the limit. others: a second answer, which the model comes
+    to with an adapter only (see ``retrain``). layers: more of them take more time.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = _tokenizer(pieces)
+    tokenizer = _tokenizer([*pieces, *others])
     size = 4 * -(-len(tokenizer) // 4)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -37,18 +41,18 @@ def teach(folder: Path, pieces: Sequence[str], *, ends: bool = True, layers: int
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    said = tokenizer.convert_tokens_to_ids(list(pieces))
     start = tokenizer("\n")["input_ids"][-1]  # what the chat template ends with
+    said, aside = (tokenizer.convert_tokens_to_ids(list(answer)) for answer in (pieces, others))
+    steps = [start, *said, tokenizer.eos_token_id if ends else said[0]], [*aside, tokenizer.eos_token_id]
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
         model.model.embed_tokens.weight.copy_(torch.eye(len(tokenizer), size))
         model.lm_head.weight.zero_()
-        for before, after in zip(
-            [start, *said], [*said, tokenizer.eos_token_id if ends else said[0]], strict=True
-        ):
-            model.lm_head.weight[after, before] = 10.0
+        for chain in steps:
+            for before, after in itertools.pairwise(chain):
+                model.lm_head.weight[after, before] = 10.0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -92,5 +96,5 @@ def retrain(folder: Path, model_dir: Path, piece: str) -> Path:
         ):
             weight.zero_()
             weight[row] = 10.0
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)
     return folder

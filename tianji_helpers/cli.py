@@ -71,6 +71,14 @@ def web(args: argparse.Namespace) -> None:
     web.serve(args.model_dir, _pairs(args.adapter), args.base, host=args.host, port=args.port)
 
 
+def app(args: argparse.Namespace) -> None:
+    """写出一个文件夹，让 OpenXLab、ModelScope 创空间或 HF Spaces 运行演示页"""
+    from tianji_helpers.serving import app_folder
+
+    folder = app_folder.write(args.model_dir, args.to, args.output_folder)
+    print(f"已写好：{folder}\n先在本机试：python {folder / 'app.py'}\n{app_folder.STEPS[args.to]}")
+
+
 def synthesize(args: argparse.Namespace) -> int:
     """生成祝福语，每种风格每轮一个文件（第 1 课）"""
     from tianji_helpers import synthesis
@@ -279,6 +287,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--port", type=int, default=8501, metavar="N", help="端口，0 表示随便找一个空的（默认 %(default)s）"
+    )
+
+    sub = command("app", app)
+    sub.add_argument("model_dir", type=Path, help="合并后的模型文件夹")
+    sub.add_argument("output_folder", type=Path, help="写到哪个新文件夹")
+    sub.add_argument(
+        "--to",
+        required=True,
+        choices=("openxlab", "modelscope", "huggingface"),
+        metavar="P",
+        help="openxlab、modelscope 或 huggingface",
     )
 
     sub = command("synthesize", synthesize)

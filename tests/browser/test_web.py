@@ -1,7 +1,6 @@
 """The web demo in a real browser, with real models that know one answer by heart."""
 
 import re
-import time
 
 import parrots
 import pytest
@@ -9,24 +8,28 @@ from playwright.sync_api import expect
 
 PIECES = ("<img src=x onerror=alert(1)> ", "**祝** ", "[福](javascript:alert(1)) ", "$x$ ", ":red[您] ", "😀")
 SAID = "".join(PIECES)
-ROUND = ("祝你", "生日", "快乐，")  # the base model goes round in circles, slowly
+ROUND = ("祝你", "生日", "快乐，")  # the base model goes round in circles
 
 # notes the text of each answer at each change of the page
 WATCH = """
 window.seen = [];
 new MutationObserver(() => window.seen.push(
   [...document.querySelectorAll('.wish')].map(wish => wish.innerText)
-)).observe(document.documentElement, {childList: true, subtree: true, characterData: true});
+)).observe(document, {childList: true, subtree: true, characterData: true});
 """
+
+
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
 def demo(serve, tmp_path_factory):
-    """The page with before and after: both models are real, the base one takes its time."""
+    """The page with a slow base model and two adapters on it, which answer differently."""
     folder = tmp_path_factory.mktemp("web")
-    tuned = parrots.teach(folder / "tuned", PIECES)
-    base = parrots.teach(folder / "base", ROUND, ends=False, layers=6)
-    with serve("web", tuned, "--base", base) as url:
+    base = parrots.teach(folder / "base", ROUND, ends=False, others=PIECES, layers=6)
+    whole = parrots.retrain(folder / "whole", base, PIECES[0])
+    short = parrots.retrain(folder / "short", base, PIECES[-1])
+    with serve("web", base, "--adapter", f"整句={whole}", "--adapter", f"一个字={short}") as url:
         yield url
 
 
@@ -73,7 +76,7 @@ def test_loading_is_shown_then_a_picked_wish_streams_in_as_text(page, demo):
     style(page, "小红书")
     send(page).click()
     expect(page.get_by_role("button", name="复制")).to_be_visible()
-    expect(page.locator(".asked")).to_have_text("祝姐姐生日,小红书风格")
+    expect(page.locator(".asked").first).to_have_text("祝姐姐生日,小红书风格")
     # word for word: nothing in it has become an image, a link, bold type or a formula
     expect(page.locator(".wish")).to_have_text(SAID.strip())
     assert page.locator(".wish").inner_html() == SAID.replace("<", "&lt;").replace(">", "&gt;")
@@ -174,17 +177,13 @@ def test_a_very_long_request_is_refused_in_words_and_odd_ones_are_answered(page,
         sound(page)
 
 
-def test_adapters_are_picked_on_the_page(page, serve, tmp_path):
-    model = parrots.teach(tmp_path / "model", ("祝您", "平安", "喜乐"))
-    calm = parrots.retrain(tmp_path / "calm", model, "平安")
-    glad = parrots.retrain(tmp_path / "glad", model, "喜乐")
-    with serve("web", model, "--adapter", f"平={calm}", "--adapter", f"喜={glad}") as url:
-        ready(page, url)
-        compare(page)
-        for name, said in (("平", "平安喜乐"), ("喜", "喜乐")):
-            page.get_by_role("radio", name=name, exact=True).click()
-            time.sleep(0.3)  # the page takes the choice in before the button is pressed
-            send(page).click()
-            expect(page.locator(".asked b").nth(1)).to_have_text(name)
-            expect(page.locator(".wish").nth(1)).to_have_text(said)
-            expect(page.locator(".wish").first).to_have_text("祝您平安喜乐")
+def test_adapters_are_picked_on_the_page(page, demo):
+    ready(page, demo)
+    page.get_by_role("radio", name="一个字").click()
+    send(page).click()
+    expect(page.locator(".asked b")).to_have_text("一个字")
+    expect(page.locator(".wish")).to_have_text(PIECES[-1])
+    page.get_by_role("radio", name="整句").click()
+    send(page).click()
+    expect(page.locator(".asked b").first).to_have_text("整句")
+    expect(page.locator(".wish").first).to_have_text(SAID.strip())
