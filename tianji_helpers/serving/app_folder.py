@@ -106,17 +106,17 @@ def _copy_model(model: checkpoints.ModelFolder, entry: models.BaseModel | None, 
     target.mkdir(parents=True)
     for file in sorted(model.path.iterdir()):
         if file.is_file() and (file.suffix in MODEL_FILES or file.name in TERMS):
-            shutil.copy(file, target)
+            shutil.copyfile(file, target / file.name)
     known = {"system": models.recorded(model.path).get("system", wishes.SYSTEM)}
     if entry:
         known["base_model"] = entry.name
         for name in TERMS:
             if (entry.folder / name).is_file():
-                shutil.copy(entry.folder / name, target)
+                shutil.copyfile(entry.folder / name, target / name)
         # a model's own code is run only if it is that of the prepared base model
         for file in sorted(entry.folder.glob("*.py")):
             (part / "models" / entry.name).mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, part / "models" / entry.name)
+            shutil.copyfile(file, part / "models" / entry.name / file.name)
     records.write_provenance(target, stage="app", parameters=known)
 
 
@@ -124,9 +124,9 @@ def _copy_package(part: Path) -> None:
     package = Path(__file__).parent.parent
     shutil.copytree(package, part / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(paths.DATA / "wishes", part / "data" / "wishes")
-    shutil.copy(app.__file__, part / "app.py")
+    shutil.copyfile(app.__file__, part / "app.py")
     for name in ("LICENSE", "NOTICE"):
-        shutil.copy(paths.ROOT / name, part)
+        shutil.copyfile(paths.ROOT / name, part / name)
 
 
 def _write_settings(part: Path, platform: str, entry: models.BaseModel | None) -> None:
