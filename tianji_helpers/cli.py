@@ -132,6 +132,21 @@ def publish(args: argparse.Namespace) -> None:
         print("这次什么也没有上传。确认以后，在同样的命令后面加 --yes。")
 
 
+def web(args: argparse.Namespace) -> None:
+    """用网页和模型对话：挑选或自己写、前后对比、换适配器"""
+    from tianji_helpers.serving import web
+
+    web.serve(args.model_dir, _pairs(args.adapter), args.base, host=args.host, port=args.port)
+
+
+def app(args: argparse.Namespace) -> None:
+    """写出一个文件夹，让 OpenXLab、ModelScope 创空间或 HF Spaces 运行演示页"""
+    from tianji_helpers.serving import app_folder
+
+    folder = app_folder.write(args.model_dir, args.to, args.output_folder)
+    print(f"已写好：{folder}\n先在本机试：python {folder / 'app.py'}\n{app_folder.STEPS[args.to]}")
+
+
 def synthesize(args: argparse.Namespace) -> int:
     """生成祝福语，每种风格每轮一个文件（第 1 课）"""
     from tianji_helpers import synthesis
@@ -484,6 +499,34 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--private", action="store_true", help="新建的仓库只有自己能看")
     sub.add_argument("--endpoint", default="", metavar="URL", help="平台的地址（默认用客户端自己的设置）")
     sub.add_argument("--yes", action="store_true", help="真的上传（不加就只列出文件）")
+
+    sub = command("web", web)
+    sub.add_argument("model_dir", type=Path, help="模型文件夹")
+    sub.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="LoRA 适配器，可以写多次，在网页上切换；这时模型文件夹就是底座",
+    )
+    sub.add_argument("--base", type=Path, metavar="DIR", help="合并后的模型的底座，用来前后对比")
+    sub.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="监听的地址（默认 %(default)s，只有这台机器能打开）"
+    )
+    sub.add_argument(
+        "--port", type=int, default=8501, metavar="N", help="端口，0 表示随便找一个空的（默认 %(default)s）"
+    )
+
+    sub = command("app", app)
+    sub.add_argument("model_dir", type=Path, help="合并后的模型文件夹")
+    sub.add_argument("output_folder", type=Path, help="写到哪个新文件夹")
+    sub.add_argument(
+        "--to",
+        required=True,
+        choices=("openxlab", "modelscope", "huggingface"),
+        metavar="P",
+        help="openxlab、modelscope 或 huggingface",
+    )
 
     sub = command("synthesize", synthesize)
     sub.add_argument(
