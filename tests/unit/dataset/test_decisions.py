@@ -1,5 +1,9 @@
 """Decisions are kept as they were made, and the last one about a row holds."""
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tianji_helpers.dataset import decisions
@@ -33,12 +37,13 @@ def test_a_key_tells_rows_apart():
     [
         ('{"action": "keep"}', "key"),
         ('{"key": 3, "action": "keep"}', "key"),
-        ('{"key": "k", "action": "drop"}', "'drop'，只能是 keep、edit、reject"),
+        ('{"key": "k", "action": "drop"}', "'drop'，只能是 keep、edit、reject、undo"),
         ('{"key": "k", "action": ["keep"]}', "只能是"),
         ('{"key": "k", "action": "edit"}', "output"),
         ('{"key": "k", "action": "edit", "output": " "}', "是空的"),
         ('{"key": "k", "action": "edit", "output": "\\ud83d"}', "半个"),
-        ("[]", "应当是对象"),
+        ("[]", "不是合法的 JSON 对象"),
+        ("{", "不是合法的 JSON 对象"),
     ],
 )
 def test_a_line_that_is_no_decision_is_named(tmp_path, line, words):
@@ -55,3 +60,72 @@ def test_a_decision_that_could_not_be_read_is_not_written(tmp_path):
     with pytest.raises(CourseError, match="写不了"):
         decisions.append(tmp_path, "k", "keep")
     assert not list(tmp_path.iterdir())
+
+
+def test_steps_are_taken_back_one_by_one_and_the_file_only_grows(tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    for key, action in [("a", "keep"), ("b", "reject"), ("a", "reject")]:
+        decisions.append(path, key, action)
+    before = path.read_bytes()
+    taken = [decisions.undo(path) for _ in range(4)]
+    assert [row and (row["key"], row["action"]) for row in taken] == [
+        ("a", "reject"),
+        ("b", "reject"),
+        ("a", "keep"),
+        None,
+    ]
+    assert path.read_bytes().startswith(before) and decisions.history(path) == []
+    decisions.append(path, "nobody", "undo")
+    assert decisions.history(path) == []
+
+
+LINE = b'{"key": "b", "action": "edit", "output": "\xe7\x94\x9f\xe6\x97\xa5"}\n'
+
+
+@pytest.mark.parametrize("length", range(len(LINE) + 1))
+def test_wherever_the_last_line_is_torn_the_rest_holds(tmp_path, length):
+    path = tmp_path / "decisions.jsonl"
+    decisions.append(path, "a", "keep")
+    with path.open("ab") as file:
+        file.write(LINE[:length])
+    whole = length >= len(LINE) - 1  # only the line break is missing
+    assert list(decisions.read(path)) == (["a", "b"] if whole else ["a"])
+    decisions.append(path, "c", "reject")
+    assert list(decisions.read(path)) == (["a", "b", "c"] if whole else ["a", "c"])
+
+
+def test_what_the_page_has_shown_as_done_survives_kill(tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    code = f"""
+import itertools
+from tianji_helpers.dataset import decisions
+for number in itertools.count():
+    decisions.append({str(path)!r}, str(number), "keep")
+    print(number, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        shown = [process.stdout.readline() for _ in range(20)]
+        process.kill()
+        shown += process.stdout.readlines()
+    assert set(map(str.strip, filter(lambda line: line.endswith("\n"), shown))) <= set(decisions.read(path))
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    code = f"""
+import resource
+from tianji_helpers.dataset import decisions
+decisions.append({str(path)!r}, "a", "keep")
+resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60))
+decisions.append({str(path)!r}, "b" * 64, "keep")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "CourseError: 写不了" in done.stderr
+    assert path.read_bytes() == b'{"key": "a", "action": "keep"}\n'
+
+
+def test_two_writers_lose_nothing(tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda key: decisions.append(path, str(key), "keep"), range(40)))
+    assert set(decisions.read(path)) == set(map(str, range(40)))
