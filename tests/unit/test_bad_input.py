@@ -286,9 +286,10 @@ def test_ten_megabytes_in_one_string(tmp_path):
     rows = [ROUND | {"output": HUGE}, ROUND | {"input": "祝姐姐生日" + " " * len(HUGE) + "x"}, ROUND]
     records.write_conversations(rounds / "wishes.json", rows)
     assert merge.merge_rounds(rounds, tmp_path / "merged.json").rows == 3
-    cleaned = _clean(tmp_path / "merged.json")
-    assert [row["rule"] for row in cleaned.rejects] == [clean.OVERSIZE, clean.REQUEST]
-    assert cleaned.kept == [TURN]
+    _clean(tmp_path / "merged.json")
+    rejects = records.read_jsonl(tmp_path / "rejects.jsonl")
+    assert [row["rule"] for row in rejects] == [clean.OVERSIZE, clean.REQUEST]
+    assert records.read_conversations(tmp_path / "out.json") == [TURN]
 
     source = tmp_path / "cqia.jsonl"
     records.write_jsonl(source, [{"instruction": f"{n}{HUGE}", "output": "好"} for n in "一二"])

@@ -134,11 +134,14 @@ def test_the_data_commands_work_one_after_another(tmp_path, capsys):
     assert cli.main(["synthesize", "--style", "正常", "--limit", "20", "--output", str(run)]) == 0
     assert cli.main(["merge", str(run / "01_synthesis"), str(data / "merged.json")]) == 0
     assert "写出 20 条" in capsys.readouterr().out
-    assert cli.main(["clean", str(data / "merged.json"), str(data / "clean.json")]) == 0
+    names = {"--output": "clean.json", "--rejects": "rejects.jsonl", "--report": "report.json"}
+    files = [word for option, name in names.items() for word in (option, str(data / name))]
+    assert cli.main(["clean", str(data / "merged.json"), *files, "--variety", "3"]) == 0
     assert "读入 20 条" in capsys.readouterr().out
-    assert {"clean.json", "clean_rejects.jsonl", "clean_report.json"} <= {
-        file.name for file in data.iterdir()
-    }
+    assert {*names.values()} <= {file.name for file in data.iterdir()}
+    assert "我想祝" in (data / "clean.json").read_text(encoding="utf-8")
+    assert cli.main(["clean", str(data / "merged.json"), *files, "--variety", "9"]) == 1
+    assert "1 到 5" in capsys.readouterr().err
     persona = ["--owner", "小红", "--assistant", "小福", "--wordings", "1"]
     assert cli.main(["self-cognition", "--output", str(data / "self_cognition.json"), *persona]) == 0
     assert "小福" in (data / "self_cognition.json").read_text(encoding="utf-8")
@@ -229,4 +232,5 @@ def test_a_bad_row_stops_a_merge_or_is_passed_over_aloud(tmp_path, capsys):
     assert "第 2 条" in capsys.readouterr().err
     assert cli.main(["merge", str(tmp_path), merged, "--skip-bad"]) == 0
     shown = capsys.readouterr()
-    assert "写出 1 条，弃用 1 条" in shown.out and "第 2 条" in shown.err
+    assert "写出 1 条" in shown.out and "弃用 1 条" in shown.out
+    assert "第 2 条" in (tmp_path / "out" / "merged_rejects.jsonl").read_text(encoding="utf-8")

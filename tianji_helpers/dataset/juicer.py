@@ -23,7 +23,7 @@ from tianji_helpers.dataset.rules import RULES, Ask
 from tianji_helpers.errors import CourseError
 
 FIELDS = ("system", "input", "output")
-_KNOWN = {clean.REQUEST, clean.OVERSIZE, *RULES, clean.EXACT, clean.NEAR}
+_KNOWN = {clean.HUMAN, clean.REQUEST, clean.OVERSIZE, *RULES, clean.EXACT, clean.NEAR}
 SHARD = "shard-{:05d}.jsonl"
 
 
