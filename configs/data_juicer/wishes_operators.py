@@ -68,7 +68,7 @@ class WishDeduplicator(Deduplicator):
     rejects: a new folder for the other rows as JSON Lines, each with rule and reason. skipped_rules,
     threshold: as ``--off`` and ``--threshold`` of ``tianji clean``. partitions: into how many parts the
     comparison is cut; one part must fit into a machine's memory. Pairs of duplicates are gathered where
-    the run is started (about 300 bytes each); everything else stays on the machines that hold it.
+    the run is started (about 450 bytes each); everything else stays on the machines that hold it.
     """
 
     _supported_exec_modes = ("ray",)

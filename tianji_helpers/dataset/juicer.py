@@ -38,7 +38,7 @@ def write_shards(source: str | Path, folder: str | Path, rows: int = 100_000) ->
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise CourseError(f"{folder} 不是空文件夹；data-juicer 会把里面的文件都当成数据。请换一个新文件夹。")
-    turns = enumerate(records.read_conversations(source, FIELDS), 1)
+    turns = enumerate(records.iter_conversations(source, FIELDS), 1)
     numbered = ({"row": number} | {field: turn[field] for field in FIELDS} for number, turn in turns)
     shards = groupby(numbered, lambda row: (row["row"] - 1) // rows)
     return sum(records.write_jsonl(folder / SHARD.format(shard), part) > 0 for shard, part in shards)
