@@ -199,7 +199,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("name", JSON_READERS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(rows=st.lists(VALUES, max_size=3) | VALUES)
 def test_any_value_as_a_json_row(name, tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("any")
@@ -214,7 +214,7 @@ def test_any_value_as_a_json_row(name, tmp_path_factory, rows):
 
 
 @pytest.mark.parametrize("name", LINE_READERS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(rows=st.lists(VALUES, max_size=3))
 def test_any_value_as_a_line(name, tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("any")
@@ -244,7 +244,7 @@ def _mutations(name: str):
 @pytest.mark.parametrize(
     "name", [name for name in YAML_READERS if name not in ("read_yaml", "phrasebook", "prices")] + ["prices"]
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_value_in_the_courses_yaml(name, tmp_path_factory, data):
     value = data.draw(_mutations(name))
@@ -297,7 +297,7 @@ def test_ten_megabytes_in_one_string(tmp_path):
 
 
 @pytest.mark.parametrize("rule", rules.RULES.values(), ids=lambda rule: rule.name)
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     text=ANY_TEXT | st.text("“”「」，。！！～…\n #*_`>-呀啦姐姐您你祝福语🎂\u200d12", max_size=60),
     style=st.sampled_from(list(MATRIX.styles)),
@@ -317,6 +317,7 @@ def test_a_request_is_read_or_not(request):
     assert found is None or MATRIX.request(*found)
 
 
+@settings(max_examples=25)
 @given(outputs=st.lists(ANY_TEXT, max_size=6))
 def test_half_characters_are_mended_or_rejected_never_kept(outputs):
     turns = [TURN | {"output": WISH[:12] + text + WISH[12:]} for text in outputs]
@@ -353,7 +354,7 @@ def only(limit: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(limit=st.integers(0, 100_000))
 def test_a_disk_that_fills_at_any_byte(tmp_path_factory, limit):
     for write in WRITERS.values():
@@ -367,7 +368,7 @@ def test_a_disk_that_fills_at_any_byte(tmp_path_factory, limit):
         shutil.rmtree(folder)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(limit=st.integers(0, 60_000))
 def test_a_disk_that_fills_under_a_stage(tmp_path_factory, limit):
     folder = tmp_path_factory.mktemp("full")
