@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tianji_helpers import paths, records, wishes
-from tianji_helpers.dataset import clean, merge, rules, ruozhiba, self_cognition, splits
+from tianji_helpers.dataset import clean, formats, merge, rules, ruozhiba, self_cognition, splits
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prices
 from tianji_helpers.synthesis.phrasebook import Phrasebook
@@ -48,6 +48,14 @@ def _clean(path: Path):
     return clean.clean_file(path, output, rejects=rejects, report=report, matrix=MATRIX)
 
 
+def _to_openai(path: Path):
+    return formats.convert_file(path, path.parent / "messages.jsonl", "openai")
+
+
+def _leakage(path: Path):
+    return splits.file_leakage(path, path)
+
+
 def _convert(path: Path):
     return ruozhiba.convert_file(path, path.parent / "train.jsonl", path.parent / "test.jsonl")
 
@@ -74,6 +82,8 @@ JSON_READERS = {
     "training rows": engine._check_rows,
     "turns": evaluation.read_turns,
     "ruozhiba": ruozhiba.read_source,
+    "formats": _to_openai,
+    "leakage": _leakage,
 }
 LINE_READERS = {
     "read_jsonl": records.read_jsonl,
@@ -85,6 +95,7 @@ LINE_READERS = {
 YAML_READERS = {
     "read_yaml": records.read_yaml,
     "self-cognition": self_cognition.load,
+    "general": self_cognition.load_general,
     "prices": partial(prices.find, "deepseek", "deepseek-chat"),
     **{
         name: partial(_matrix, name=f"{name}.yaml")
@@ -227,7 +238,11 @@ def test_any_value_as_a_line(name, tmp_path_factory, rows):
 
 def _mutations(name: str):
     """The course's own YAML with one value, anywhere down to the third level, replaced by any other."""
-    files = {"self-cognition": "self_cognition/persona.yaml", "prices": "prices.yaml"}
+    files = {
+        "self-cognition": "self_cognition/persona.yaml",
+        "general": "self_cognition/general.yaml",
+        "prices": "prices.yaml",
+    }
     tree = yaml.safe_load((paths.DATA / files.get(name, f"wishes/{name}.yaml")).read_text(encoding="utf-8"))
 
     def replaced(value, draw, depth=0):
