@@ -46,10 +46,16 @@ STYLE = """
 [class*="st-key-current-"] {border-left: .35rem solid rgb(30, 130, 220)}
 </style>
 """
-# the cursor goes where a person writes next; a script that stands alone is not run
+# The cursor goes where a person writes next, as soon as the box is there. A script that stands alone in
+# its HTML is not run.
 FOCUS = """
 <span></span>
-<script>setTimeout(() => document.querySelector(".st-key-edited textarea")?.focus(), 100)</script>
+<script>
+(function focus(tries) {
+  const box = document.querySelector(".st-key-edited textarea")
+  if (box) box.focus(); else if (tries) setTimeout(focus, 50, tries - 1)
+})(100)
+</script>
 """
 
 
