@@ -126,18 +126,20 @@ def clean(args: argparse.Namespace) -> None:
     """清洗合并后的文件，弃用的连原因一起留下（第 2 课）"""
     from tianji_helpers.dataset.clean import clean_file
 
-    output = args.output_file
     report = clean_file(
         args.source,
-        output,
-        rejects=output.with_name(f"{output.stem}_rejects.jsonl"),
-        report=output.with_name(f"{output.stem}_report.json"),
+        args.output_file,
+        rejects=args.rejects,
+        report=args.report,
         off=args.off,
         threshold=args.threshold,
-    ).report
+        decisions_file=args.decisions,
+        variants=args.variety,
+        seed=args.seed,
+    )
     print(
         f"读入 {report['rows_in']} 条，保留 {report['rows_out']} 条"
-        f"（修补过 {report['mended']} 条），弃用 {report['rejected']} 条：{output}"
+        f"（修补过 {report['mended']} 条），弃用 {report['rejected']} 条：{args.output_file}"
     )
 
 
@@ -297,11 +299,20 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = command("clean", clean)
     sub.add_argument("source", type=Path, help="合并后的文件")
-    sub.add_argument("output_file", type=Path, help="清洗后的文件；弃用的记录和报告写在它旁边")
+    sub.add_argument(
+        "--output", dest="output_file", required=True, type=Path, metavar="F", help="清洗后的文件"
+    )
+    sub.add_argument("--rejects", required=True, type=Path, metavar="F", help="弃用的记录和原因（.jsonl）")
+    sub.add_argument("--report", required=True, type=Path, metavar="F", help="每条规则的条数和例子（.json）")
     sub.add_argument("--off", action="append", default=[], metavar="RULE", help="关掉一条规则，可以写多次")
     sub.add_argument(
         "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
     )
+    sub.add_argument("--decisions", type=Path, metavar="F", help="照着人工的决定处理（.jsonl）")
+    sub.add_argument(
+        "--variety", type=int, default=1, metavar="N", help="把请求换成 N 种说法（默认 %(default)s：不换）"
+    )
+    sub.add_argument("--seed", **seed)
 
     sub = command("review", review)
     sub.add_argument(

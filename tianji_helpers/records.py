@@ -81,11 +81,14 @@ def write_json_array(path: str | Path, rows: Iterable[dict]) -> int:
     The bytes are those of ``json.dump(rows, file, ensure_ascii=False, indent=4)``, but ``rows``
     may be a generator: memory holds one row at a time.
     """
+    return _write_array(path, (_indented(row, "\n    ") for row in rows))
+
+
+def _write_array(path: str | Path, items: Iterable[str]) -> int:
     count = 0
     with atomic_writer(path) as file:
-        for count, row in enumerate(rows, 1):
-            file.write("[\n    " if count == 1 else ",\n    ")
-            file.write(_indented(row, "\n    "))
+        for count, item in enumerate(items, 1):
+            file.write(("[\n    " if count == 1 else ",\n    ") + item)
         file.write("\n]" if count else "[]")
     return count
 
@@ -377,7 +380,19 @@ def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS
 
 def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:
     """Write turns (``input``, ``output``, perhaps ``system``) as a file of one-turn conversations."""
-    return write_json_array(path, ({"conversation": [turn]} for turn in turns))
+    return _write_array(path, map(_conversation, turns))
+
+
+_TURN_LINE = "\n" + 16 * " "
+_AROUND_TURN = _indented({"conversation": [{}]}, "\n    ").split("{}")
+
+
+def _conversation(turn: dict) -> str:
+    """Return ``{"conversation": [turn]}`` as ``_indented`` does, in one step if the turn is flat."""
+    if not turn or any(isinstance(value, (dict, list, tuple)) for value in turn.values()):
+        return _indented({"conversation": [turn]}, "\n    ")
+    fields = _encoder(_TURN_LINE).encode(turn)[1:-1]
+    return f"{{{_TURN_LINE}{fields}{_TURN_LINE[:-4]}}}".join(_AROUND_TURN)
 
 
 def sha256(path: str | Path) -> str:

@@ -22,6 +22,14 @@ from tianji_helpers.errors import CourseError
 
 SYSTEM = "你现在是一个送祝福大师，帮我针对不同人和事情、节日送对应的祝福"
 DEFAULT_STYLE = "正常"  # the style that a request need not name
+# The ways to ask for a wish; the first one is usual, ``dataset.variety`` uses the others too.
+WORDINGS = (
+    "祝{recipient}{scene}",
+    "我想祝{recipient}{scene}",
+    "送祝福给{recipient}：{scene}",
+    "给{recipient}的{scene}祝福",
+    "帮我写一句祝福，给{recipient}，{scene}",
+)
 RECIPIENT_KINDS = ("elder", "superior", "peer", "younger")
 SCENE_KINDS = ("festival", "life", "work")
 
@@ -152,22 +160,28 @@ class Matrix:
         """Return the suitable (recipient, scene) pairs in the order of the files."""
         return [(r, s) for r in self.recipients for s in self.scenes if self.suitable(r, s)]
 
-    def request(self, recipient: str, scene: str, style: str = DEFAULT_STYLE) -> str:
-        """Return what a person types: ``祝姐姐生日``, or ``祝姐姐生日,小红书风格``."""
+    def request(self, recipient: str, scene: str, style: str = DEFAULT_STYLE, wording: int = 0) -> str:
+        """Return what a person types: ``祝姐姐生日``, or ``祝姐姐生日,小红书风格``.
+
+        wording: place in ``WORDINGS``.
+        """
         _find(self.recipients, recipient, "对象")
         _find(self.scenes, scene, "场景")
         _find(self.styles, style, "风格")
-        return f"祝{recipient}{scene}" + ("" if style == DEFAULT_STYLE else f",{style}风格")
+        asked = WORDINGS[wording].format(recipient=recipient, scene=scene)
+        return asked + ("" if style == DEFAULT_STYLE else f",{style}风格")
 
     def parse_request(self, text: str) -> tuple[str, str, str] | None:
         """Read a request back: (recipient, scene, style), or None if it is not one.
 
-        Both commas will do, and a 快乐 or 祝福 may follow the scene (祝姐姐生日快乐，严肃风格).
+        Any of ``WORDINGS`` will do, and either comma; a 快乐 or 祝福 may follow the scene
+        (祝姐姐生日快乐，严肃风格).
         """
         found = self._request_pattern.match(text.strip())
         if not found:
             return None
-        recipient, scene, style = found.groups()
+        *asked, style = found.groups()
+        recipient, scene = filter(None, asked)
         return recipient, scene, style or DEFAULT_STYLE
 
     def judge(self, recipient: str, scene: str, style: str) -> Callable[[str], dict[str, bool]]:
@@ -178,6 +192,13 @@ class Matrix:
         return self._judges[cell]
 
     @cached_property
+    def salutation(self) -> re.Pattern:
+        """What finds a form of address, of anybody in the matrix, at the front of a wish."""
+        names = {name for who in self.recipients.values() for name in (who.name, *who.address)}
+        some = "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
+        return re.compile(rf"(?:亲爱的|尊敬的|敬爱的|祝|愿)*({some})")
+
+    @cached_property
     def _judges(self) -> dict[tuple[str, str, str], "_Judge"]:
         return {}
 
@@ -186,10 +207,13 @@ class Matrix:
         def any_of(names):
             return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
 
-        return re.compile(
-            rf"祝({any_of(self.recipients)})\s*({any_of(self.scenes)})\s*"
-            rf"(?:快乐|祝福|安康|吉祥)?\s*(?:[,，\s]\s*({any_of(self.styles)})风格)?[。！!]?$"
-        )
+        names = {
+            "recipient": rf"({any_of(self.recipients)})\s*",
+            "scene": rf"({any_of(self.scenes)})\s*(?:快乐|安康|吉祥)?",
+        }
+        asked = "|".join(wording.replace("：", "[：:]").format(**names) for wording in WORDINGS)
+        style = rf"\s*(?:祝福)?\s*(?:[,，\s]\s*({any_of(self.styles)})风格)?"
+        return re.compile(rf"(?:{asked}){style}[。！!]?$")
 
 
 def load(folder: str | Path | None = None) -> Matrix:

@@ -29,6 +29,14 @@ def test_an_array_is_written_as_json_dump_would(tmp_path_factory, rows):
 
 
 @given(ROWS)
+def test_conversations_are_written_as_json_dump_would(tmp_path_factory, turns):
+    path = tmp_path_factory.mktemp("array") / "rows.json"
+    assert records.write_conversations(path, turns) == len(turns)
+    rows = [{"conversation": [turn]} for turn in turns]
+    assert path.read_bytes() == json.dumps(rows, ensure_ascii=False, indent=4).encode()
+
+
+@given(ROWS)
 def test_lines_come_back_as_they_were(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("lines") / "rows.jsonl"
     assert records.write_jsonl(path, rows) == len(rows)

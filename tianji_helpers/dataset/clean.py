@@ -1,27 +1,48 @@
-"""Cleaning: every row goes through the rules, then duplicates go.
+"""Cleaning: every row goes through the rules, then duplicates go, then openings that too many share.
 
 Rows in = rows out + rejects, always: a rule mends a wish or rejects it, and a rejected row is kept
 with the rule's name and the reason. Cleaning what is clean changes nothing.
+
+Rules look at one row and may work in processes beside this one; what looks at the whole set (duplicates,
+openings) stays here and takes the rows in order, so the result does not depend on how many processes
+there are. Files are cleaned as a stream: rows wait on the disk, not in memory, until the openings of all
+of them are counted. What grows with the rows is the index of the wishes that were kept: the texts, and
+about 300 bytes each (see ``duplicates``).
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+import gc
+import multiprocessing
+import os
+import pickle
+import tempfile
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 
+import msgspec
+
 from tianji_helpers import records, wishes
-from tianji_helpers.dataset import duplicates
+from tianji_helpers.dataset import decisions, duplicates, openings, variety
 from tianji_helpers.dataset.rules import MENDS, REJECTS, RULES, Ask
 from tianji_helpers.errors import CourseError
 
 STAGE = "02_merge_clean"
-REQUEST, OVERSIZE, EXACT, NEAR = "unknown_request", "oversize", "duplicate", "near_duplicate"
+FIELDS = ("system", "input", "output")
+REQUEST, OVERSIZE, HUMAN = "unknown_request", "oversize", "human"
+EXACT, NEAR, OPENING = "duplicate", "near_duplicate", "common_opening"
 TITLES = (
-    {REQUEST: "看不懂的请求", OVERSIZE: "长得离谱"}
+    {HUMAN: "人工决定", REQUEST: "看不懂的请求", OVERSIZE: "长得离谱"}
     | {name: rule.title for name, rule in RULES.items()}
-    | {EXACT: "完全重复", NEAR: "近似重复"}
+    | {EXACT: "完全重复", NEAR: "近似重复", OPENING: "开头扎堆"}
 )
 MAX_CHARS = 2_000  # no wish is longer; mending costs time that grows faster than the length
-_ALWAYS = {REQUEST, OVERSIZE}
+PROCESSES = min(2, os.cpu_count() or 1)
+_PARALLEL_ROWS = 20_000  # fewer are cleaned before a second process has started
+_PART = 2_000  # rows that a process gets at a time
+_ALWAYS = {REQUEST, OVERSIZE, HUMAN}
 _SAMPLES = 5
 
 
@@ -31,7 +52,8 @@ class Cleaned:
 
     kept: the clean turns. rejects: ``{"row", "rule", "reason", "input", "before", "after"}`` (row
     from 1 in the input; after: the text as the rule saw it). mended: ``{"row", "input", "before",
-    "after", "rules"}`` of the kept rows that changed. report: counts and samples per rule.
+    "after", "rules"}`` of the kept rows that changed. report: counts and samples per rule. A row's place
+    in its source is what leads back to all of it (``decisions.key_of``).
     """
 
     kept: list[dict] = field(default_factory=list)
@@ -71,86 +93,256 @@ def reject(text: str, ask: Ask, off: Collection[str] = ()) -> tuple[str, str] | 
     return None
 
 
+class _Outcome(msgspec.Struct):
+    """What became of one row: the text it ended with, the mends that changed it, perhaps a rejection."""
+
+    row: int
+    turn: dict
+    after: str
+    mends: list[str]
+    verdict: tuple[str, str] | None = None
+    decided: bool = False  # by a person: kept whatever the rules say
+    opening: str = ""
+
+    @property
+    def before(self) -> str:
+        return self.turn["output"]
+
+
+class _Judge:
+    """The rules that look at one row."""
+
+    def __init__(
+        self, matrix: wishes.Matrix, off: Collection[str], threshold: float, decided: dict[str, dict]
+    ):
+        self.matrix, self.off, self.threshold, self.decided = matrix, frozenset(off), threshold, decided
+        self._asks: dict[str, Ask] = {}
+
+    def __reduce__(self):  # without what is made on the way
+        return _Judge, (replace(self.matrix), self.off, self.threshold, self.decided)
+
+    def part(self, first: int, turns: list[dict]) -> tuple[list[_Outcome], duplicates.Sketch | None]:
+        """Judge rows, numbered from ``first``; the sketch is of those that are not rejected."""
+        outcomes = [self.row(row, turn) for row, turn in enumerate(turns, first)]
+        if NEAR in self.off:
+            return outcomes, None
+        texts = [outcome.after for outcome in outcomes if outcome.verdict is None]
+        return outcomes, duplicates.sketch(texts, self.threshold)
+
+    def row(self, row: int, turn: dict) -> _Outcome:
+        """Judge one row."""
+        outcome = _Outcome(row, turn, turn["output"], [])
+        decision = self.decided.get(decisions.key_of(turn), {}) if self.decided else {}
+        action = decision.get("action")
+        if action == "reject":
+            outcome.verdict = HUMAN, "看过的人决定不要"
+        elif action == "edit":
+            outcome.after, outcome.decided = decision["output"], True
+        else:
+            self._rules(outcome)
+            if action == "keep":
+                outcome.verdict, outcome.decided = None, True
+        return outcome
+
+    def _rules(self, outcome: _Outcome) -> None:
+        request, text = outcome.turn["input"], outcome.after
+        ask = self._asks.get(request)
+        if ask is None:
+            names = self.matrix.parse_request(request)
+            if names is None:
+                reason = "不是“祝<对象><场景>”这样的请求，或对象、场景、风格不在清单里"
+                outcome.verdict = REQUEST, reason
+                return
+            ask = self._asks[request] = Ask(self.matrix, *names)
+        if len(text) > MAX_CHARS:
+            outcome.verdict = OVERSIZE, f"{len(text)} 个字符，超过 {MAX_CHARS}"
+            return
+        outcome.after, steps = mend(text, ask, self.off)
+        outcome.mends = list(dict.fromkeys(name for name, _, _ in steps))
+        outcome.verdict = reject(outcome.after, ask, self.off)
+        if outcome.verdict is None:
+            outcome.opening = openings.opening(outcome.after, ask.names)
+
+
+def _prepare(
+    matrix: wishes.Matrix | None, off: Collection[str], threshold: float, decided: dict[str, dict] | None
+) -> _Judge:
+    switchable = [name for name in TITLES if name not in _ALWAYS]
+    unknown = sorted(set(off) - set(switchable))
+    if unknown:
+        names = "、".join(switchable)
+        raise CourseError(f"没有可以关掉的规则 {'、'.join(unknown)}。可以关的有：{names}。")
+    return _Judge(wishes.load() if matrix is None else matrix, off, threshold, decided or {})
+
+
+def _parts(turns: Iterable[dict], judge: _Judge, processes: int) -> Iterator[tuple]:
+    """Yield what ``judge.part`` returns, in order; a long stream is judged by several processes."""
+    turns = iter(turns)
+    parts = iter(lambda: list(islice(turns, _PART)), [])
+    head = list(islice(parts, _PARALLEL_ROWS // _PART)) if processes > 1 else []
+    first = 1
+    if processes < 2 or len(head) < _PARALLEL_ROWS // _PART:
+        for part in chain(head, parts):
+            yield judge.part(first, part)
+            first += len(part)
+        return
+    context = multiprocessing.get_context("spawn")  # the parent may have threads, which fork would break
+    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(judge,)) as pool:
+        waiting: deque = deque()
+        for part in chain(head, parts):
+            waiting.append(pool.submit(_work, first, part))
+            first += len(part)
+            if len(waiting) > 2 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _start(judge: _Judge) -> None:
+    global _judge  # of a helper process
+    _judge = judge
+    gc.freeze()
+
+
+def _work(first: int, turns: list[dict]) -> tuple[list[_Outcome], duplicates.Sketch | None]:
+    return _judge.part(first, turns)
+
+
+def _unique(parts: Iterable[tuple], judge: _Judge) -> Iterator[list[_Outcome]]:
+    """Reject what stood in an earlier row, exactly or nearly."""
+    near = duplicates.NearIndex(judge.threshold)
+    seen: dict[str, int] = {}
+    for outcomes, sketched in parts:
+        fresh, places = [], []
+        for place, outcome in enumerate(outcome for outcome in outcomes if outcome.verdict is None):
+            if EXACT not in judge.off:
+                first = seen.setdefault(outcome.after, outcome.row)
+                if first != outcome.row:
+                    if not outcome.decided:
+                        outcome.verdict = EXACT, f"和第 {first} 条一样"
+                    continue
+            fresh.append(outcome)
+            places.append(place)
+        if sketched is not None:
+            rows, texts = [outcome.row for outcome in fresh], [outcome.after for outcome in fresh]
+            twins = near.screen(rows, texts, sketched[places])
+            for outcome, twin in zip(fresh, twins, strict=True):
+                if twin and not outcome.decided:
+                    outcome.verdict = NEAR, f"和第 {twin[0]} 条的相似度是 {twin[1]:.2f}"
+        yield outcomes
+
+
+def _finish(store: Iterable[list[_Outcome]], counts: Counter) -> Iterator[_Outcome]:
+    """Reject the rows of an opening that are too many, the later ones."""
+    most = openings.limit(counts)
+    met: Counter = Counter()
+    for outcome in chain.from_iterable(store):
+        if outcome.opening in counts and outcome.verdict is None and not outcome.decided:
+            met[outcome.opening] += 1
+            if met[outcome.opening] > most:
+                reason = f"“{outcome.opening}”开头的有 {counts[outcome.opening]} 条，最多留 {most} 条"
+                outcome.verdict = OPENING, reason
+        yield outcome
+
+
+def _count(parts: Iterable[list[_Outcome]], judge: _Judge, counts: Counter) -> Iterator[list[_Outcome]]:
+    """Count the openings of the rows that are left as they pass by."""
+    for outcomes in parts:
+        if OPENING not in judge.off:
+            left = (outcome for outcome in outcomes if outcome.verdict is None and not outcome.decided)
+            counts.update(outcome.opening for outcome in left)
+        yield outcomes
+
+
+class _Report:
+    """Counts and the first samples, rule by rule."""
+
+    def __init__(self) -> None:
+        self.rows_in = self.rows_out = self.mended = 0
+        self.rows: Counter = Counter()
+        self.samples: dict[str, list[dict]] = {name: [] for name in TITLES}
+
+    def add(self, outcome: _Outcome) -> dict | None:
+        """Count one row; return what is noted of it if it is rejected or mended, else None."""
+        self.rows_in += 1
+        edited = outcome.decided and outcome.after != outcome.before and not outcome.mends
+        rules = [HUMAN] if edited else outcome.mends
+        if not rules and outcome.verdict is None:
+            self.rows_out += 1
+            return None
+        note = {
+            "row": outcome.row,
+            "input": outcome.turn["input"],
+            "before": outcome.before,
+            "after": outcome.after,
+        }
+        for name in rules:
+            self._count(name, note)
+        if outcome.verdict is None:
+            self.rows_out += 1
+            self.mended += 1
+            return {**note, "rules": rules}
+        name, reason = outcome.verdict
+        note = {"row": outcome.row, "rule": name, "reason": reason, **note}
+        self._count(name, note)
+        return note
+
+    def _count(self, name: str, note: dict) -> None:
+        self.rows[name] += 1
+        if len(self.samples[name]) < _SAMPLES:
+            self.samples[name].append(note)
+
+    def result(self) -> dict:
+        """Return the report as it is written."""
+        return {
+            "rows_in": self.rows_in,
+            "rows_out": self.rows_out,
+            "mended": self.mended,
+            "rejected": self.rows_in - self.rows_out,
+            "rules": [
+                {
+                    "name": name,
+                    "title": title,
+                    "kind": RULES[name].kind if name in RULES else "reject",
+                    "rows": self.rows[name],
+                    "samples": self.samples[name],
+                }
+                for name, title in TITLES.items()
+            ],
+        }
+
+
 def clean_turns(
     turns: Iterable[dict],
     matrix: wishes.Matrix | None = None,
     *,
     off: Collection[str] = (),
     threshold: float = 0.9,
+    decided: dict[str, dict] | None = None,
+    processes: int = PROCESSES,
 ) -> Cleaned:
     """Clean wish turns (``system``, ``input``, ``output``).
 
     matrix: as ``wishes.load`` returns it (read if absent). off: names of rules to leave out (see
     ``TITLES``). threshold: similarity from which a wish is a near duplicate of an earlier one, in
-    (0, 1]; see ``duplicates``.
+    (0, 1]; see ``duplicates``. decided: what people decided about single rows, as ``decisions.read``
+    returns it. processes: how many judge a long stream; the result is the same.
     Raises CourseError for a rule that does not exist or a threshold out of range.
     """
-    switchable = [name for name in TITLES if name not in _ALWAYS]
-    unknown = sorted(set(off) - set(switchable))
-    if unknown:
-        names = "、".join(switchable)
-        raise CourseError(f"没有可以关掉的规则 {'、'.join(unknown)}。可以关的有：{names}。")
-    matrix = wishes.load() if matrix is None else matrix
-    near = duplicates.NearIndex(threshold)
-    cleaned = Cleaned()
-    seen: dict[str, int] = {}
-    steps_of: dict[str, list] = {name: [] for name in TITLES}
-    total = 0
-
-    for total, turn in enumerate(turns, 1):
-        before = text = turn["output"]
-        steps: list[tuple[str, str, str]] = []
-        names = matrix.parse_request(turn["input"])
-        if names is None:
-            verdict = (REQUEST, "不是“祝<对象><场景>”这样的请求，或对象、场景、风格不在清单里")
-        elif len(before) > MAX_CHARS:
-            verdict = (OVERSIZE, f"{len(before)} 个字符，超过 {MAX_CHARS}")
-        else:
-            ask = Ask(matrix, *names)
-            text, steps = mend(before, ask, off)
-            verdict = reject(text, ask, off) or _duplicate(text, seen, near, off)
-        row = {"row": total, "input": turn["input"], "before": before, "after": text}
-        for name in dict.fromkeys(name for name, _, _ in steps):
-            steps_of[name].append(row)
-        if verdict:
-            rejected = {"row": total, "rule": verdict[0], "reason": verdict[1], **row}
-            cleaned.rejects.append(rejected)
-            steps_of[verdict[0]].append(rejected)
+    judge = _prepare(matrix, off, threshold, decided)
+    counts: Counter = Counter()
+    store = list(_count(_unique(_parts(turns, judge, processes), judge), judge, counts))
+    cleaned, report = Cleaned(), _Report()
+    for outcome in _finish(store, counts):
+        note = report.add(outcome)
+        if outcome.verdict:
+            cleaned.rejects.append(note)
             continue
-        seen[text] = total
-        if NEAR not in off:
-            near.add(total, text)
-        cleaned.kept.append({**turn, "output": text})
-        if text != before:
-            cleaned.mended.append({**row, "rules": list(dict.fromkeys(name for name, _, _ in steps))})
-
-    cleaned.report = {
-        "rows_in": total,
-        "rows_out": len(cleaned.kept),
-        "mended": len(cleaned.mended),
-        "rejected": len(cleaned.rejects),
-        "rules": [
-            {
-                "name": name,
-                "title": title,
-                "kind": RULES[name].kind if name in RULES else "reject",
-                "rows": len(steps_of[name]),
-                "samples": steps_of[name][:_SAMPLES],
-            }
-            for name, title in TITLES.items()
-        ],
-    }
+        cleaned.kept.append({**outcome.turn, "output": outcome.after})
+        if note:
+            cleaned.mended.append(note)
+    cleaned.report = report.result()
     return cleaned
-
-
-def _duplicate(text: str, seen: dict[str, int], near: duplicates.NearIndex, off: Collection[str]):
-    if EXACT not in off and text in seen:
-        return EXACT, f"和第 {seen[text]} 条一样"
-    if NEAR not in off:
-        found = near.nearest(text)
-        if found:
-            return NEAR, f"和第 {found[0]} 条的相似度是 {found[1]:.2f}"
-    return None
 
 
 def clean_file(
@@ -162,22 +354,56 @@ def clean_file(
     off: Collection[str] = (),
     threshold: float = 0.9,
     matrix: wishes.Matrix | None = None,
-) -> Cleaned:
+    decisions_file: str | Path | None = None,
+    variants: int = 1,
+    seed: int = 42,
+    processes: int = PROCESSES,
+) -> dict:
     """Clean a merged file; write the training file, the rejects (JSONL) and the report, with provenance.
 
-    Parameters as in ``clean_turns``. Returns what that returns.
+    decisions_file: decisions to replay (see ``decisions``). variants, seed: see ``variety.vary``; 1 leaves
+    the requests as they are. The others as in ``clean_turns``. Returns the report.
     """
-    turns = records.read_conversations(source, ("system", "input", "output"))
-    cleaned = clean_turns(turns, matrix, off=off, threshold=threshold)
-    records.write_conversations(output, cleaned.kept)
-    records.write_jsonl(rejects, cleaned.rejects)
-    records.write_json(report, cleaned.report)
+    decided = decisions.read(decisions_file) if decisions_file else {}
+    judge = _prepare(matrix, off, threshold, decided)
+    variety.check(variants)
+    counts: Counter = Counter()
+    made = _Report()
+
+    def kept(outcomes: Iterable[_Outcome], bad) -> Iterator[dict]:
+        for outcome in outcomes:
+            note = made.add(outcome)
+            if outcome.verdict:
+                bad.write(records.jsonl_line(note))
+            else:
+                yield {**outcome.turn, "output": outcome.after}
+
+    with records.atomic_writer(rejects, binary=True) as bad, tempfile.TemporaryFile() as spool:
+        turns = records.iter_conversations(source, FIELDS)
+        for part in _count(_unique(_parts(turns, judge, processes), judge), judge, counts):
+            pickle.dump(part, spool, pickle.HIGHEST_PROTOCOL)
+        spool.seek(0)
+        rows = kept(_finish(_read_back(spool), counts), bad)
+        records.write_conversations(output, variety.vary(rows, variants, seed, judge.matrix))
+    result = made.result()
+    records.write_json(report, result)
+    parameters = {"off": sorted(off), "threshold": threshold}
+    if variants > 1:
+        parameters |= {"variants": variants, "seed": seed}
     for path in (output, rejects, report):
         records.write_provenance(
             path,
             stage=STAGE,
-            parameters={"off": sorted(off), "threshold": threshold},
-            counts={name: cleaned.report[name] for name in ("rows_in", "rows_out", "mended", "rejected")},
-            inputs=[source],
+            parameters=parameters,
+            counts={name: result[name] for name in ("rows_in", "rows_out", "mended", "rejected")},
+            inputs=[source, *([decisions_file] if decided else [])],
         )
-    return cleaned
+    return result
+
+
+def _read_back(spool) -> Iterator[list[_Outcome]]:
+    while True:
+        try:
+            yield pickle.load(spool)
+        except EOFError:
+            return

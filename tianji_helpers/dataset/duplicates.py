@@ -2,16 +2,23 @@
 
 Greetings have no spaces, so splitting into words finds nothing; here a text is the set of its
 character 3-grams, after everything that is not a letter, a digit or a Chinese character has been
-dropped (two wishes that differ only in punctuation or emoji are the same wish). ``rensa`` finds
-candidates (MinHash and locality-sensitive hashing, in Rust); each candidate is then verified with
-the real Jaccard similarity, so nothing is called a duplicate on an estimate.
+dropped (two wishes that differ only in punctuation or emoji are the same wish). ``sketch`` turns texts
+into a few numbers each: the bands of a MinHash signature (``rensa``, in Rust) and a bitmap of the grams.
+Texts with an equal band are candidates; the bitmaps throw out the pairs that cannot be similar enough,
+without ever losing one that is; what is left is verified with the real Jaccard similarity, so nothing
+is called a duplicate on an estimate.
+
+The index holds about 300 bytes a text, in arrays, and the texts themselves.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 
-from rensa import RMinHash, RMinHashLSH
+import numpy as np
+from rensa import RMinHash
 
 from tianji_helpers.errors import CourseError
 
@@ -19,6 +26,10 @@ GRAM = 3
 _PERMUTATIONS = 128
 _MISSED = 1e-3
 _MINHASH_SEED = 42
+_BITMAP_WORDS = 4  # of 64 bits
+_BATCH = 512  # texts compared at a time
+_SLOTS = 1 << 20  # of each band's hash table; memory is touched as it fills
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits without a pattern: multiplying by it mixes numbers
 _NOT_WORD = re.compile(r"[\W_]+")
 
 
@@ -30,8 +41,12 @@ def shingles(text: str) -> frozenset[str]:
     >>> sorted(shingles("生日，快乐！")) == sorted(shingles("生日快乐🎂"))
     True
     """
-    plain = _NOT_WORD.sub("", text).lower() or text
+    plain = _plain(text)
     return frozenset(plain[i : i + GRAM] for i in range(max(1, len(plain) - GRAM + 1)))
+
+
+def _plain(text: str) -> str:
+    return _NOT_WORD.sub("", text).lower() or text
 
 
 def similarity(one: str, other: str) -> float:
@@ -65,6 +80,59 @@ def bands(threshold: float) -> int:
     return _PERMUTATIONS
 
 
+@dataclass(frozen=True)
+class Sketch:
+    """What the index needs to know about N texts.
+
+    keys: (N, bands) uint32, a hash of each band of the signature. bits: (N, 4) uint64, one bit for every
+    gram (several may share one). sizes: (N,) int32, how many different grams.
+    """
+
+    keys: np.ndarray
+    bits: np.ndarray
+    sizes: np.ndarray
+
+    def __getitem__(self, rows: slice | list[int]) -> "Sketch":
+        return Sketch(self.keys[rows], self.bits[rows], self.sizes[rows])
+
+
+def sketch(texts: Sequence[str], threshold: float = 0.9) -> Sketch:
+    """Return the sketch of texts for an index with this threshold."""
+    count = bands(threshold)
+    grams, starts = _grams([_plain(text) for text in texts])
+    mixed = grams * _GOLDEN
+    sizes = np.diff(starts).astype(np.int32)
+    if not len(texts):
+        return Sketch(np.empty((0, count), np.uint32), np.empty((0, _BITMAP_WORDS), np.uint64), sizes)
+    digests = RMinHash.digest_matrix_from_flat_token_hashes(mixed, starts, _PERMUTATIONS, _MINHASH_SEED)
+    slots = np.fromiter(chain.from_iterable(digests.to_rows()), np.uint64, _PERMUTATIONS * len(texts))
+    slots = slots.reshape(len(texts), count, -1)
+    weights = (np.arange(slots.shape[2], dtype=np.uint64) * 2 + 1) * _GOLDEN
+    keys = ((slots * weights).sum(axis=2, dtype=np.uint64) >> np.uint64(32)).astype(np.uint32)
+    places = mixed >> np.uint64(56)  # 0 to 255
+    words = np.zeros((len(grams), _BITMAP_WORDS), np.uint64)
+    words[np.arange(len(grams)), places >> np.uint64(6)] = np.uint64(1) << (places & np.uint64(63))
+    return Sketch(keys, np.bitwise_or.reduceat(words, starts[:-1].astype(np.int64), axis=0), sizes)
+
+
+def _grams(plain: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different 3-grams of texts, one number each, and where every text's grams begin.
+
+    The same sets as ``shingles``; a character has 21 bits, so three of them are a 64-bit number.
+    """
+    padded = [text.ljust(GRAM, "\0") for text in plain]
+    codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    lengths = np.fromiter(map(len, padded), np.int64, len(padded))
+    rows = np.repeat(np.arange(len(padded)), lengths - (GRAM - 1))
+    first = np.arange(len(rows)) + (GRAM - 1) * rows  # where each gram begins
+    grams = codes[first] << np.uint64(42) | codes[first + 1] << np.uint64(21) | codes[first + 2]
+    order = np.lexsort((grams, rows))
+    grams, rows = grams[order], rows[order]
+    new = np.ones(len(grams), bool)
+    new[1:] = (grams[1:] != grams[:-1]) | (rows[1:] != rows[:-1])
+    return grams[new], np.searchsorted(rows[new], np.arange(len(padded) + 1)).astype(np.uint64)
+
+
 class NearIndex:
     """Texts that can be asked: is one of you nearly this one?
 
@@ -81,36 +149,118 @@ class NearIndex:
         if not 0 < threshold <= 1:
             raise CourseError(f"近似重复的阈值是 {threshold}，应当大于 0、不超过 1；一般用 0.9。")
         self.threshold = threshold
-        self._lsh = RMinHashLSH(threshold, _PERMUTATIONS, bands(threshold))
+        self._bands = np.arange(bands(threshold))
         self._names: list = []
-        self._grams: list[frozenset[str]] = []
+        self._texts: list[str] = []
+        # texts whose band falls into the same slot are a chain: its head, and from each text the next
+        # one; numbers count from 1, and 0 ends a chain
+        self._heads = np.zeros((len(self._bands), _SLOTS), np.int32)
+        self._next = np.zeros((0, len(self._bands)), np.int32)
+        self._sketch = sketch([], threshold)
 
     def add(self, name, text: str) -> None:
         """Remember a text under a name (any value; it is what ``near`` hands back)."""
-        grams = shingles(text)
-        self._lsh.insert(len(self._names), _minhash(grams))
-        self._names.append(name)
-        self._grams.append(grams)
+        self._insert([name], [text], sketch([text], self.threshold))
 
     def near(self, text: str) -> list[tuple]:
         """Return (name, similarity) of every remembered near duplicate, in the order added."""
-        grams = shingles(text)
-        found = []
-        for key in sorted(self._lsh.query(_minhash(grams))):
-            value = _jaccard(grams, self._grams[key])
-            if value >= self.threshold:
-                found.append((self._names[key], value))
-        return found
+        asked = sketch([text], self.threshold)
+        return self._verified(text, [other for _, other in self._candidates(asked)])
 
     def nearest(self, text: str) -> tuple | None:
         """Return (name, similarity) of the most similar near duplicate, the earliest of equals."""
         return max(self.near(text), key=lambda pair: pair[1], default=None)
 
+    def screen(
+        self, names: Sequence, texts: Sequence[str], sketched: Sketch | None = None
+    ) -> list[tuple | None]:
+        """Ask about texts one after the other, and remember those that are new.
 
-def _minhash(grams: frozenset[str]) -> RMinHash:
-    minhash = RMinHash(_PERMUTATIONS, _MINHASH_SEED)
-    minhash.update(list(grams))
-    return minhash
+        sketched: ``sketch(texts, threshold)``, if it is at hand. Returns for every text what ``nearest``
+        says of it, given the remembered texts before it.
+        """
+        if sketched is None:
+            sketched = sketch(texts, self.threshold)
+        found: list[tuple | None] = []
+        for start in range(0, len(texts), _BATCH):
+            part = slice(start, start + _BATCH)
+            found += self._screen(names[part], texts[part], sketched[part])
+        return found
+
+    def _screen(self, names: Sequence, texts: Sequence[str], sketched: Sketch) -> list[tuple | None]:
+        old = len(self._names)
+        self._insert(names, texts, sketched)
+        earlier: dict[int, list[int]] = {}
+        for row, other in self._candidates(sketched):
+            if other < old + row:
+                earlier.setdefault(row, []).append(other)
+        found: list[tuple | None] = [None] * len(texts)
+        for row, others in earlier.items():
+            others = [other for other in others if other < old or found[other - old] is None]
+            found[row] = max(self._verified(texts[row], others), key=lambda pair: pair[1], default=None)
+        if any(found):
+            new = [row for row, twin in enumerate(found) if twin is None]
+            self._forget(old)
+            self._insert([names[row] for row in new], [texts[row] for row in new], sketched[new])
+        return found
+
+    def _verified(self, text: str, others: list[int]) -> list[tuple]:
+        grams = shingles(text) if others else frozenset()
+        pairs = ((self._names[other], _jaccard(grams, shingles(self._texts[other]))) for other in others)
+        return [(name, value) for name, value in pairs if value >= self.threshold]
+
+    def _insert(self, names: Sequence, texts: Sequence[str], new: Sketch) -> None:
+        old, count = len(self._names), len(self._names) + len(names)
+        if count > len(self._next):
+            size = max(2 * len(self._next), count, 1024)
+            self._next = _grown(self._next, size)
+            known = self._sketch
+            self._sketch = Sketch(*(_grown(part, size) for part in (known.keys, known.bits, known.sizes)))
+        self._names += names
+        self._texts += texts
+        for part, values in ((self._sketch.keys, new.keys), (self._sketch.bits, new.bits)):
+            part[old:count] = values
+        self._sketch.sizes[old:count] = new.sizes
+        for number, slots in enumerate(new.keys % _SLOTS, old):
+            self._next[number] = self._heads[self._bands, slots]
+            self._heads[self._bands, slots] = number + 1
+
+    def _forget(self, count: int) -> None:
+        """Take the last texts out again, until there are so many."""
+        for number in reversed(range(count, len(self._names))):
+            slots = self._sketch.keys[number] % _SLOTS
+            self._heads[self._bands, slots] = self._next[number]
+        del self._names[count:], self._texts[count:]
+
+    def _candidates(self, asked: Sketch) -> list[tuple[int, int]]:
+        """Return (row asked about, number of a text) with an equal band and like enough bitmaps, sorted."""
+        found = []
+        rows, columns = np.divmod(np.arange(asked.keys.size), len(self._bands))
+        keys = asked.keys.ravel()
+        links = self._heads[columns, keys % _SLOTS]
+        while True:
+            alive = np.flatnonzero(links)
+            rows, columns, keys, others = rows[alive], columns[alive], keys[alive], links[alive] - 1
+            if not len(alive):
+                break
+            equal = np.flatnonzero(self._sketch.keys[others, columns] == keys)
+            pairs = rows[equal], others[equal]
+            total = asked.sizes[pairs[0]] + self._sketch.sizes[pairs[1]]
+            # two sets that share so much differ in at most this many grams, and in no more bits
+            most = (1 - self.threshold) / (1 + self.threshold) * total + 1e-6
+            apart = np.bitwise_count(asked.bits[pairs[0]] ^ self._sketch.bits[pairs[1]]).sum(axis=1)
+            apart = np.maximum(apart, np.abs(asked.sizes[pairs[0]] - self._sketch.sizes[pairs[1]]))
+            near = np.flatnonzero(apart <= most)
+            found.append(pairs[0][near].astype(np.int64) << 32 | pairs[1][near])
+            links = self._next[others, columns]
+        packed = np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
+        return list(zip((packed >> 32).tolist(), (packed & 0xFFFFFFFF).tolist(), strict=True))
+
+
+def _grown(array: np.ndarray, size: int) -> np.ndarray:
+    grown = np.zeros((size, *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
+    return grown
 
 
 def clusters(texts: Iterable[str], threshold: float = 0.9) -> list[list[int]]:

@@ -483,13 +483,8 @@ def wrong_recipient(text: str, ask: Ask) -> str | None:
     """It opens with an address that belongs to somebody else, and never addresses the right one."""
     if any(name in text for name in ask.names):
         return None
-    found = re.match(rf"(?:亲爱的|尊敬的|敬爱的|祝|愿)*({_addresses(ask.matrix.recipients.values())})", text)
+    found = ask.matrix.salutation.match(text)
     return f"开头是“{found[1]}”，应当是“{ask.recipient}”" if found else None
-
-
-def _addresses(recipients) -> str:
-    names = {name for recipient in recipients for name in (recipient.name, *recipient.address)}
-    return "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
 
 
 @_reject(

@@ -2,7 +2,10 @@
 
 import random
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tianji_helpers.dataset import duplicates
 from tianji_helpers.errors import CourseError
@@ -46,6 +49,49 @@ def test_clusters_are_a_partition_and_chain():
     chain = [base, base[:-1] + "一", "二" + base[1:-1] + "一", "完全不同的另一句话在这里"]
     groups = duplicates.clusters([chain[0], chain[2], chain[3], chain[1]], 0.85)
     assert groups == [[0, 1, 3], [2]]  # 0 and 1 meet only through 3, which comes last
+
+
+@given(st.lists(st.text(alphabet="祝您生日快乐aA，。🎂 ", max_size=20), max_size=8))
+def test_a_sketch_counts_the_shingles_and_equal_sets_have_equal_sketches(texts):
+    made = duplicates.sketch(texts)
+    assert made.sizes.tolist() == [len(duplicates.shingles(text)) for text in texts]
+    assert np.bitwise_count(made.bits).sum(axis=1).tolist() <= made.sizes.tolist()
+    for one, first in enumerate(texts):
+        for other, second in enumerate(texts):
+            if duplicates.shingles(first) == duplicates.shingles(second):
+                assert (made.keys[one] == made.keys[other]).all()
+                assert (made.bits[one] == made.bits[other]).all()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 512])
+def test_screening_keeps_what_asking_one_after_the_other_keeps(batch, monkeypatch):
+    rng = random.Random(3)
+    pool = [text[:cut] + "，" * (cut % 3) for text in texts(12, 40, seed=4) for cut in (36, 37, 38, 39, 40)]
+    asked = [rng.choice(pool) for _ in range(300)]
+    one_by_one, expected = duplicates.NearIndex(0.9), []
+    for number, text in enumerate(asked):
+        expected.append(one_by_one.nearest(text))
+        if expected[-1] is None:
+            one_by_one.add(number, text)
+    assert 0 < expected.count(None) < 100
+    monkeypatch.setattr(duplicates, "_BATCH", batch)
+    index = duplicates.NearIndex(0.9)
+    found = index.screen(range(100), asked[:100]) + index.screen(range(100, 300), asked[100:])
+    assert found == expected
+
+
+def test_the_bitmap_filter_loses_no_pair():
+    rng = random.Random(5)
+    originals = texts(200, 40, seed=6)
+    changed = []
+    for text in originals:
+        place = rng.randrange(40)
+        changed.append(text[:place] + text[place + 1 :])
+    for text, original in zip(changed, originals, strict=True):
+        value = duplicates.similarity(text, original)
+        index = duplicates.NearIndex(value)  # the pair is just good enough
+        index.add("original", original)
+        assert value > 0.8 and index.near(text) == [("original", value)]
 
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.01, float("nan")])
