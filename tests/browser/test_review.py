@@ -23,7 +23,7 @@ OWN = "爷爷，值此新春佳节，谨祝您福寿安康，阖家欢乐，岁�
 
 @pytest.fixture
 def source(tmp_path):
-    path = tmp_path / "merged.json"
+    path = tmp_path / "02_merge_clean" / "merged.json"
     turns = ({"system": wishes.SYSTEM, "input": a, "output": b} for a, b in ROWS)
     records.write_conversations(path, turns)
     return path
@@ -44,8 +44,8 @@ def settled(page, count):
 
 
 def test_what_is_decided_on_the_page_is_what_cleaning_does(page, serve, source):
-    path = source.with_name("decisions.jsonl")
-    with serve("review", "--source", source) as url:
+    path = source.with_name(decisions.FILE)
+    with serve("review", source.parent.parent) as url:
         assert url.startswith("http://127.0.0.1:")
         page.goto(url)
         rejected = card(page, 3)
