@@ -57,11 +57,94 @@ def train(args: argparse.Namespace) -> None:
     )
 
 
+def pth_to_hf(args: argparse.Namespace) -> None:
+    """把检查点转换成 LoRA 适配器（第 6 课）"""
+    from tianji_helpers.training import engine
+
+    print(f"适配器：{engine.pth_to_hf(args.config, args.checkpoint, args.adapter_dir)}")
+
+
+def merge_adapter(args: argparse.Namespace) -> None:
+    """把适配器合并进没有量化的基座模型（第 6 课）"""
+    from tianji_helpers.training import engine
+
+    merged = engine.merge(
+        args.model_dir, args.adapter_dir, args.merged_dir, device=args.device, dtype=args.dtype
+    )
+    print(f"合并后的模型：{merged}")
+
+
 def chat(args: argparse.Namespace) -> None:
-    """和一个模型对话"""
+    """和一个模型对话，可以带几个适配器"""
     from tianji_helpers.serving import chat
 
-    chat.repl(args.model_dir, args.adapter, args.system, args.temperature, args.max_new_tokens)
+    adapters = {}
+    for text in args.adapter:
+        name, equals, folder = text.partition("=")
+        if not equals:
+            path = Path(text).resolve()
+            name, folder = (path.parent if path.name == "adapter" else path).name.replace(".", "_"), text
+        if name in adapters:
+            raise CourseError(f"有两个适配器都叫 {name}。请给它们不同的名字：--adapter 名字=文件夹。")
+        adapters[name] = folder
+    chat.repl(
+        args.model_dir,
+        adapters,
+        args.system,
+        style=args.style,
+        temperature=args.temperature,
+        max_new_tokens=args.max_new_tokens,
+        device=args.device,
+    )
+
+
+def export(args: argparse.Namespace) -> None:
+    """把合并后的模型导出成一个 GGUF 文件，给 llama.cpp 和 Ollama 用"""
+    from tianji_helpers.serving import export
+
+    exported = export.export(args.model_dir, args.output_dir, args.quantize)
+    print(f"{exported.gguf}（{exported.gguf.stat().st_size / 1e6:.0f} MB）\n{exported.modelfile}")
+    if args.check:
+        from tianji_helpers.training import evaluation
+
+        requests = [turn["input"] for turn in evaluation.read_turns(args.check)]
+        print(export.compare(exported.gguf, args.model_dir, requests))
+
+
+def serve(args: argparse.Namespace) -> None:
+    """用 llama.cpp 把 GGUF 文件变成 OpenAI 兼容的服务（CPU 就行）"""
+    from tianji_helpers.serving import export
+
+    export.serve(args.gguf_file, args.host, args.port)
+
+
+def publish(args: argparse.Namespace) -> None:
+    """把模型发布到 ModelScope、Hugging Face 或 OpenXLab；不加 --yes 只列出会上传什么"""
+    from tianji_helpers.serving import publish
+
+    plan = publish.prepare(args.model_dir, args.platform, args.repo, run=args.run_dir)
+    print(f"{plan}\n模型卡和全部文件在 {plan.folder}，请先看一遍。")
+    if args.yes:
+        print(publish.upload(plan, private=args.private, endpoint=args.endpoint))
+    elif plan.platform == "openxlab":
+        print(f"OpenXLab 的客户端要装在另一个环境里，请运行：\n{publish.openxlab_commands(plan)}")
+    else:
+        print("这次什么也没有上传。确认以后，在同样的命令后面加 --yes。")
+
+
+def web(args: argparse.Namespace) -> None:
+    """用网页和模型对话：挑选或自己写、前后对比、换适配器"""
+    from tianji_helpers.serving import web
+
+    web.serve(args.model_dir, _pairs(args.adapter), args.base, host=args.host, port=args.port)
+
+
+def app(args: argparse.Namespace) -> None:
+    """写出一个文件夹，让 OpenXLab、ModelScope 创空间或 HF Spaces 运行演示页"""
+    from tianji_helpers.serving import app_folder
+
+    folder = app_folder.write(args.model_dir, args.to, args.output_folder)
+    print(f"已写好：{folder}\n先在本机试：python {folder / 'app.py'}\n{app_folder.STEPS[args.to]}")
 
 
 def synthesize(args: argparse.Namespace) -> int:
@@ -143,6 +226,20 @@ def clean(args: argparse.Namespace) -> None:
     )
 
 
+def shard(args: argparse.Namespace) -> None:
+    """把合并后的文件切成分片，给 configs/data_juicer/ 的多机清洗（第 2 课）"""
+    from tianji_helpers.dataset.juicer import write_shards
+
+    print(f"{write_shards(args.source, args.folder, args.rows)} 个分片：{args.folder}")
+
+
+def unshard(args: argparse.Namespace) -> None:
+    """把多机清洗留下的条目合成一个训练文件（第 2 课）"""
+    from tianji_helpers.dataset.juicer import join_shards
+
+    print(f"写出 {join_shards(args.folder, args.output_file)} 条：{args.output_file}")
+
+
 def review(args: argparse.Namespace) -> None:
     """在网页里逐条复核修补过和弃用的记录；下一次清洗照您的决定办（第 2 课）"""
     from tianji_helpers import pages, paths
@@ -164,17 +261,87 @@ def self_cognition(args: argparse.Namespace) -> None:
     """写出自我认知的训练和测试文件（第 3 课）"""
     from tianji_helpers.dataset.self_cognition import Persona, write
 
-    persona = Persona(args.owner, args.assistant, args.model)
-    counts = write(args.folder, persona, wordings=args.wordings, repeat=args.repeat, seed=args.seed)
-    print(f"训练 {counts['train']} 条，测试 {counts['heldout']} 条：{args.folder}")
+    counts = write(
+        args.output,
+        Persona(args.owner, args.assistant, args.model),
+        wordings=args.wordings,
+        general_ratio=args.general_ratio,
+        repeat=args.repeat,
+        seed=args.seed,
+        **({"general_file": args.general_file} if args.general_file else {}),
+    )
+    print(
+        f"训练 {counts['train']} 条，考人设 {counts['heldout']} 条，"
+        f"考泄漏 {counts['probe']} 条：{args.output}"
+    )
+    if args.repeat > 1:
+        once = counts["train"] // args.repeat
+        print(
+            f"重复了 {args.repeat} 遍：训练一轮要 {args.repeat} 倍的时间，不同的句子仍是 {once} 条；"
+            "想多看几遍，增加训练轮数（epoch）就行。",
+            file=sys.stderr,
+        )
 
 
 def ruozhiba(args: argparse.Namespace) -> None:
     """把 COIG-CQIA 记录转成对话并划分（第 4 课）"""
     from tianji_helpers.dataset.ruozhiba import convert_file
 
-    counts = convert_file(args.source, args.train_file, args.test_file, ratio=args.ratio, seed=args.seed)
+    counts = convert_file(
+        args.source,
+        args.train,
+        args.test,
+        format_path=args.format_output,
+        ratio=args.ratio,
+        seed=args.shuffle_seed,
+    )
     print(f"读入 {counts['source']} 条：训练 {counts['train']} 条，测试 {counts['test']} 条")
+
+
+def split(args: argparse.Namespace) -> None:
+    """把清洗好的祝福按（对象, 场景）组合留出测试集（第 2 课）"""
+    from tianji_helpers.dataset.splits import write_split
+
+    counts = write_split(args.source, args.train, args.test, share=args.share, seed=args.seed)
+    print(f"训练 {counts['train']} 条，测试 {counts['heldout']} 条")
+
+
+def leakage(args: argparse.Namespace) -> int:
+    """查测试集里有没有训练时见过的题，可以顺手去掉"""
+    from tianji_helpers.dataset.splits import file_leakage, repair_test
+
+    found = file_leakage(args.train_file, args.test_file, by=args.by, threshold=args.threshold)
+    print(f"漏题 {len(found)} 条：一字不差 {len(found.exact)} 条，几乎一样 {len(found.near)} 条")
+    for position, twin, similarity in found.pairs()[:20]:
+        print(f"  测试第 {position + 1} 条 ≈ 训练第 {twin + 1} 条，相似度 {similarity:.2f}")
+    if len(found) > 20:
+        print(f"  ……另有 {len(found) - 20} 条")
+    if found and args.repair:
+        print(f"已从 {args.test_file} 里去掉，放在 {repair_test(args.test_file, args.train_file, found)}")
+        return 0
+    return 1 if found else 0
+
+
+def dataset(args: argparse.Namespace) -> None:
+    """下载公开的数据集；不写名字就列出有哪些"""
+    from tianji_helpers.dataset import download
+
+    if not args.name:
+        print(download.table())
+        return
+    download.fetch(args.name, args.output, source=args.source, endpoint=args.endpoint, revision=args.revision)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """把对话数据换一种格式"""
+    from tianji_helpers.dataset.formats import convert_file
+
+    done = convert_file(args.source, args.target, args.to, args.source_format)
+    print(f"{done.source} → {args.to}：{done.rows} 条，{done.turns} 轮：{args.target}")
+    if done.joined:
+        print(f"有 {done.joined} 条的 input 接在了 instruction 后面，两者的界线换不回来。", file=sys.stderr)
+    for field, count in sorted(done.left_out.items()):
+        print(f"没有带走的字段：{field}（{count} 处），它不是对话的一部分。", file=sys.stderr)
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -260,10 +427,34 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="从最后一个检查点接着训练")
     sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero2")
 
+    sub = command("pth-to-hf", pth_to_hf)
+    sub.add_argument("config", type=Path, help="训练时用的配置文件")
+    sub.add_argument("checkpoint", type=Path, help="检查点 iter_N.pth：文件，或 DeepSpeed 存的文件夹")
+    sub.add_argument("adapter_dir", type=Path, help="适配器写到哪个文件夹")
+
+    sub = command("merge-adapter", merge_adapter)
+    sub.add_argument("model_dir", type=Path, help="基座模型文件夹")
+    sub.add_argument("adapter_dir", type=Path, help="适配器文件夹")
+    sub.add_argument("merged_dir", type=Path, help="合并后的模型写到哪个文件夹")
+    sub.add_argument(
+        "--device", choices=("cpu", "cuda", "auto"), default="cpu", help="在哪里算（默认 %(default)s）"
+    )
+    sub.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default="", help="权重的类型（默认和基座模型一样）"
+    )
+
     sub = command("chat", chat)
     sub.add_argument("model_dir", type=Path, help="模型文件夹")
-    sub.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA 适配器文件夹")
-    sub.add_argument("--system", metavar="TEXT", help="系统提示词")
+    sub.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="LoRA 适配器文件夹，可以写多次；对话中用 USE 名字 切换",
+    )
+    sub.add_argument("--system", metavar="TEXT", help="系统提示词（默认用训练时的那一句）")
+    sub.add_argument("--style", default="正常", metavar="NAME", help="祝福的风格，例如 小红书、严肃")
+    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="在哪里算（默认 %(default)s）")
     sub.add_argument(
         "--temperature", type=float, default=0.0, metavar="T", help="0 = 每次都选最可能的词（默认）"
     )
@@ -273,6 +464,70 @@ def build_parser() -> argparse.ArgumentParser:
         default=200,
         metavar="N",
         help="回答的最大长度，词元数（默认 %(default)s）",
+    )
+
+    sub = command("export", export)
+    sub.add_argument("model_dir", type=Path, help="合并后的模型文件夹")
+    sub.add_argument("output_dir", type=Path, help="写到哪个文件夹（新的，或上次导出的）")
+    sub.add_argument("--format", choices=["gguf"], default="gguf", help="文件格式，只有 gguf")
+    sub.add_argument(
+        "--quantize",
+        choices=["bf16", "f16", "q8_0", "q4_k_m"],
+        default="q8_0",
+        help="每个参数几位：16（bf16、f16）、8（q8_0，默认）或约 5（q4_k_m）",
+    )
+    sub.add_argument("--check", type=Path, metavar="FILE", help="用这个测试文件比较导出前后的回答")
+
+    sub = command("serve", serve)
+    sub.add_argument("gguf_file", type=Path, help="GGUF 文件")
+    sub.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="监听地址（默认 %(default)s，只有本机能用）"
+    )
+    sub.add_argument("--port", type=int, default=8080, metavar="P", help="端口（默认 %(default)s）")
+
+    sub = command("publish", publish)
+    sub.add_argument("model_dir", type=Path, help="合并后的模型、适配器，或 tianji export 的文件夹")
+    sub.add_argument(
+        "--to",
+        dest="platform",
+        required=True,
+        choices=["modelscope", "huggingface", "openxlab"],
+        help="发布到哪个平台",
+    )
+    sub.add_argument("--repo", required=True, metavar="OWNER/NAME", help="仓库，写成“用户名/仓库名”")
+    sub.add_argument(
+        "--run", dest="run_dir", default="", metavar="DIR", help="训练它的那次运行（默认是它所在的那次）"
+    )
+    sub.add_argument("--private", action="store_true", help="新建的仓库只有自己能看")
+    sub.add_argument("--endpoint", default="", metavar="URL", help="平台的地址（默认用客户端自己的设置）")
+    sub.add_argument("--yes", action="store_true", help="真的上传（不加就只列出文件）")
+
+    sub = command("web", web)
+    sub.add_argument("model_dir", type=Path, help="模型文件夹")
+    sub.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="LoRA 适配器，可以写多次，在网页上切换；这时模型文件夹就是底座",
+    )
+    sub.add_argument("--base", type=Path, metavar="DIR", help="合并后的模型的底座，用来前后对比")
+    sub.add_argument(
+        "--host", default="127.0.0.1", metavar="H", help="监听的地址（默认 %(default)s，只有这台机器能打开）"
+    )
+    sub.add_argument(
+        "--port", type=int, default=8501, metavar="N", help="端口，0 表示随便找一个空的（默认 %(default)s）"
+    )
+
+    sub = command("app", app)
+    sub.add_argument("model_dir", type=Path, help="合并后的模型文件夹")
+    sub.add_argument("output_folder", type=Path, help="写到哪个新文件夹")
+    sub.add_argument(
+        "--to",
+        required=True,
+        choices=("openxlab", "modelscope", "huggingface"),
+        metavar="P",
+        help="openxlab、modelscope 或 huggingface",
     )
 
     sub = command("synthesize", synthesize)
@@ -314,6 +569,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--seed", **seed)
 
+    sub = command("shard", shard)
+    sub.add_argument("source", type=Path, help="合并后的文件")
+    sub.add_argument("folder", type=Path, help="分片写到哪个新文件夹")
+    sub.add_argument(
+        "--rows", type=int, default=100_000, metavar="N", help="一个分片最多几条（默认 %(default)s）"
+    )
+
+    sub = command("unshard", unshard)
+    sub.add_argument("folder", type=Path, help="留下的分片，即配方里的 export_path")
+    sub.add_argument("output_file", type=Path, help="训练文件")
+
     sub = command("review", review)
     sub.add_argument(
         "run_dir",
@@ -336,7 +602,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_address(sub)
 
     sub = command("self-cognition", self_cognition)
-    sub.add_argument("folder", type=Path, help="结果文件夹")
+    sub.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="F",
+        help="训练文件；考人设的 F_heldout 和考泄漏的 F_probe 写在它旁边",
+    )
     sub.add_argument("--owner", required=True, metavar="NAME", help="主人是谁")
     sub.add_argument("--assistant", required=True, metavar="NAME", help="助手叫什么")
     sub.add_argument(
@@ -345,16 +617,86 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--wordings", type=int, default=2, metavar="N", help="每个问题几种答法（默认 %(default)s）"
     )
-    sub.add_argument("--repeat", type=int, default=1, metavar="N", help="整套重复几遍（默认 %(default)s）")
+    sub.add_argument(
+        "--general-ratio",
+        type=float,
+        default=0.3,
+        metavar="R",
+        help="每条人设问答混进几条通用问答，0 表示不混（默认 %(default)s）",
+    )
+    sub.add_argument("--general-file", type=Path, metavar="F", help="自己的通用问答（.yaml，默认用自带的）")
+    sub.add_argument(
+        "--repeat",
+        type=int,
+        default=1,
+        metavar="N",
+        help="整套重复几遍（默认 %(default)s）；不带来新东西，只让训练变慢",
+    )
     sub.add_argument("--seed", **seed)
 
     sub = command("ruozhiba", ruozhiba)
-    sub.add_argument("source", type=Path, help="COIG-CQIA 的 .jsonl 文件")
-    sub.add_argument("train_file", type=Path, help="训练集写到哪里")
-    sub.add_argument("test_file", type=Path, help="测试集写到哪里")
+    sub.add_argument("source", type=Path, help="COIG-CQIA 的 .jsonl 或 .json 文件")
+    _add_halves(sub)
+    sub.add_argument("--format-output", type=Path, metavar="F", help="划分之前的全部对话写到哪里（默认不写）")
     sub.add_argument("--ratio", type=float, default=0.7, metavar="R", help="训练集的比例（默认 %(default)s）")
-    sub.add_argument("--seed", type=int, metavar="N", help="随机种子（默认不打乱）")
+    sub.add_argument(
+        "--shuffle-seed", type=int, metavar="N", help="随机种子：打乱再分，相似的问题不拆开（默认按顺序分）"
+    )
+
+    sub = command("split", split)
+    sub.add_argument("source", type=Path, help="清洗后的文件")
+    _add_halves(sub)
+    sub.add_argument(
+        "--share", type=float, default=0.08, metavar="R", help="留出几成的组合（默认 %(default)s）"
+    )
+    sub.add_argument("--seed", **seed)
+
+    sub = command("leakage", leakage)
+    sub.add_argument("train_file", type=Path, help="训练集")
+    sub.add_argument("test_file", type=Path, help="测试集")
+    sub.add_argument(
+        "--by",
+        choices=("question", "answer", "both"),
+        default="question",
+        help="比问题、比答案，或两样都比（默认 %(default)s）",
+    )
+    sub.add_argument(
+        "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算漏题（默认 %(default)s）"
+    )
+    sub.add_argument(
+        "--repair",
+        action="store_true",
+        help="把漏题从测试集里去掉，另存一份（不加则只报告，有漏题时退出码是 1）",
+    )
+
+    sub = command("dataset", dataset)
+    sub.add_argument("name", nargs="?", default="", help="数据集的名字（不写就列出来）")
+    sub.add_argument(
+        "--source", default="", metavar="NAME", help="从哪里下载：huggingface（默认）或 modelscope"
+    )
+    sub.add_argument("--endpoint", default="", metavar="URL", help="镜像站的地址")
+    sub.add_argument("--revision", default="", metavar="REV", help="版本（默认见 tianji dataset）")
+    sub.add_argument("--output", default="", metavar="DIR", help="放在哪里（默认 outputs/datasets）")
+
+    sub = command("convert", convert)
+    sub.add_argument("source", type=Path, help="要转换的 .json 或 .jsonl 文件")
+    sub.add_argument("target", type=Path, help="结果文件")
+    formats = ("xtuner", "openai", "alpaca", "sharegpt")
+    sub.add_argument("--to", required=True, choices=formats, help="换成哪种格式")
+    sub.add_argument(
+        "--from",
+        dest="source_format",
+        choices=formats,
+        default="",
+        help="原来是哪种格式（默认看第一条的字段）",
+    )
     return parser
+
+
+def _add_halves(sub: argparse.ArgumentParser) -> None:
+    """Add the two files of a split."""
+    sub.add_argument("--train", required=True, type=Path, metavar="A", help="训练集写到哪里")
+    sub.add_argument("--test", required=True, type=Path, metavar="B", help="测试集写到哪里")
 
 
 def _add_asking(sub: argparse.ArgumentParser, seed: dict, output: dict, limit: str) -> None:

@@ -15,6 +15,19 @@ from pathlib import Path
 from tianji_helpers.errors import CourseError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OPTIONS = {
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "server.maxUploadSize": 1,
+    "browser.gatherUsageStats": "false",
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",
+    "theme.base": "light",
+    "theme.primaryColor": "#c8372d",
+    "theme.backgroundColor": "#fffaf4",
+    "theme.secondaryBackgroundColor": "#faeee4",
+    "theme.textColor": "#33261f",
+}
 
 
 def serve(script: str | Path, arguments: Sequence[str], host: str = "127.0.0.1", port: int = 8501) -> None:
@@ -28,16 +41,7 @@ def serve(script: str | Path, arguments: Sequence[str], host: str = "127.0.0.1",
         print(f"注意：页面对 {host} 能到达的所有人开放，没有密码。", flush=True)
     shown = f"[{host}]" if ":" in host else host
     print(f"页面地址：http://{shown}:{port} （按 Ctrl-C 停下）", flush=True)
-    options = {
-        "server.address": host,
-        "server.port": port,
-        "server.headless": "true",
-        "server.fileWatcherType": "none",
-        "server.maxUploadSize": 1,
-        "browser.gatherUsageStats": "false",
-        "client.toolbarMode": "minimal",
-        "client.showErrorDetails": "none",
-    }
+    options = {"server.address": host, "server.port": port, **OPTIONS}
     command = [sys.executable, "-m", "streamlit", "run", str(script)]
     command += [f"--{name}={value}" for name, value in options.items()]
     with subprocess.Popen([*command, "--", *map(str, arguments)], stdout=subprocess.DEVNULL) as server:

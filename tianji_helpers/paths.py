@@ -59,6 +59,11 @@ def models_dir() -> Path:
     return resolve(os.environ.get("TIANJI_MODELS_DIR") or "models")
 
 
+def datasets_dir() -> Path:
+    """Return the folder of data sets that were downloaded."""
+    return resolve("outputs/datasets")
+
+
 def show(path: str | Path, output_dir: str | Path = "") -> str:
     """Return ``path`` as text for a notebook's output, without the parts that one machine owns.
 

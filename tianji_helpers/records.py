@@ -16,16 +16,19 @@ new one, never half of one. Beside each file a stage leaves ``<name>.provenance.
 
 import codecs
 import hashlib
+import io
 import json
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
+
+import yaml
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
@@ -34,6 +37,7 @@ RAW_FIELDS = ("system", "src_input", "style_name", "input", "output")
 TRAINING_FIELDS = ("input", "output")
 MAX_VALUE = 1 << 26  # characters; one row that is longer is no row of this course
 _BLOCK = 1 << 20  # bytes read at a time
+_MAX_DEPTH = 50
 _VERSIONED = ("transformers", "peft", "xtuner", "bitsandbytes", "datasets", "openai", "torch")
 
 
@@ -42,31 +46,61 @@ def atomic_writer(path: str | Path, binary: bool = False) -> Iterator[IO]:
     """Open ``path`` for writing; it appears under its name only when all went well.
 
     binary: the file takes bytes; otherwise text, which becomes UTF-8.
-    Raises CourseError if the target is a folder, cannot be written, or the disk is full; the file
-    that was there before stays as it was.
+    Raises CourseError if the target is a folder or a device, cannot be written, the disk is full, or
+    the text holds half a character; the file that was there before stays as it was. An error of
+    whoever writes (the rows' generator, say) passes through as it is.
     """
     path = Path(path)
-    if path.is_dir():
-        raise CourseError(f"{path} 是一个文件夹，不能写成文件；请换一个文件名。")
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        text = {} if binary else {"encoding": "utf-8", "newline": ""}
-        with os.fdopen(handle, "wb" if binary else "w", **text) as file:
+        with _said(path):
+            if path.is_dir():
+                raise CourseError(f"{path} 是一个文件夹，不能写成文件；请换一个文件名。")
+            if path.exists() and not path.is_file():
+                raise CourseError(f"{path} 是设备或管道，不能换成一个新文件；请换一个文件名。")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        raw = io.BufferedWriter(_Target(handle, path), buffer_size=1 << 16)
+        with raw if binary else io.TextIOWrapper(raw, encoding="utf-8", newline="") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        temporary = Path(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+            with _said(path):
+                os.fsync(file.fileno())
+        with _said(path):
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(path)
+    except UnicodeEncodeError as error:
+        raise CourseError(
+            f"写不了 {path}：有一个字符只有半个（残缺的 emoji，{error.object[error.start]!a}），"
+            "UTF-8 存不了；请改正数据。原来的文件没有改动。"
+        ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):  # the disk that refused the file may refuse this too
+                Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Turn what the system says about writing ``path`` into a CourseError."""
+    try:
+        yield
     except OSError as error:
         raise CourseError(
             f"写不了 {path}：{error.strerror or error}。请检查磁盘空间和文件夹权限；原来的文件没有改动。"
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+
+
+class _Target(io.FileIO):
+    """The file behind a writer: only what fails here is a failure to write, not what rows come from."""
+
+    def __init__(self, handle: int, path: Path):
+        super().__init__(handle, "w")
+        self._path = path
+
+    def write(self, data) -> int:
+        with _said(self._path):
+            return super().write(data)
 
 
 def _umask() -> int:
@@ -176,16 +210,20 @@ def _blocks(path: str | Path) -> Iterator[str]:
 def read_json(path: str | Path) -> Any:
     """Return the JSON value of a file. Raises CourseError with file, line and column."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise _broken(path, error) from error
+
+
+def _no_constant(name: str):
+    raise ValueError(f"{name} 不是 JSON 里的数")
 
 
 def _broken(path: str | Path, error: Exception, line: int = 1, column: int = 1) -> CourseError:
     """Say what is wrong with a file's JSON; line, column: where the text that failed begins."""
     if isinstance(error, RecursionError):
         return CourseError(f"{path} 的 JSON 嵌套太深，不是这门课的数据。")
-    if not isinstance(error, json.JSONDecodeError):  # a number of more than 4,300 digits
+    if not isinstance(error, json.JSONDecodeError):  # NaN, or a number of more than 4,300 digits
         return CourseError(f"{path} 不是合法的 JSON：{error}。")
     column = error.colno + (column - 1 if error.lineno == 1 else 0)
     return CourseError(
@@ -220,7 +258,7 @@ def iter_json_array(path: str | Path) -> Iterator[Any]:
 
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 class _Window:
@@ -278,6 +316,43 @@ class _Window:
         return True
 
 
+class _UniqueKeys(yaml.CSafeLoader):
+    """YAML lets a later key silently replace an earlier one; an edited list must not lose a row."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"“{key}”写了两次", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Return the value of a YAML file; a key that stands twice is an error.
+
+    Raises CourseError with file, line and column.
+    """
+    text = read_text(path)
+    depth = 0
+    try:
+        # counted first, because the loader below overflows the stack of the process
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MAX_DEPTH:
+                raise CourseError(f"{path} 的 YAML 嵌套超过 {_MAX_DEPTH} 层，不是这门课的数据。")
+        return yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" 第 {mark.line + 1} 行第 {mark.column + 1} 列" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise CourseError(f"{path}{where}不是合法的 YAML：{problem}。请检查缩进和引号。") from error
+    # what the loader's own conversions raise for 2026-13-45, !!int x, or a list as a key
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CourseError(f"{path} 里有 YAML 读不懂的值：{error}。请给它加上引号。") from error
+
+
 def read_json_array(path: str | Path) -> list[dict]:
     """Return a JSON array of objects. Raises CourseError naming file and row (from 1)."""
     rows = list(iter_json_array(path))
@@ -308,7 +383,7 @@ def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
             continue
         where = f"{path} 第 {number} 行"
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=_no_constant)
         except json.JSONDecodeError as error:
             raise CourseError(f"{where}不是合法的 JSON：{error.msg}。") from error
         except ValueError as error:
@@ -363,6 +438,23 @@ def turn(row: dict, where: str, fields: Iterable[str] = TRAINING_FIELDS) -> dict
     for field in fields:
         check_text(turns[0].get(field), field, where)
     return turns[0]
+
+
+def messages(row: dict, where: str) -> list[dict]:
+    """Return the messages of a messages row, checked: each has text ``role`` and ``content``.
+
+    Raises CourseError naming row and field.
+
+    >>> messages({"messages": [{"role": "user", "content": "你是谁"}]}, "toy 第 1 条")[0]["content"]
+    '你是谁'
+    """
+    said = row.get("messages")
+    if not isinstance(said, list) or not said or not all(isinstance(message, dict) for message in said):
+        raise CourseError(f'{where}没有 "messages"，或它不是一条条消息的列表。')
+    for message in said:
+        for field in ("role", "content"):
+            check_text(message.get(field), field, where)
+    return said
 
 
 def iter_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> Iterator[dict]:

@@ -15,8 +15,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 
@@ -31,6 +29,7 @@ WORDINGS = (
     "帮我写一句祝福，给{recipient}，{scene}",
 )
 RECIPIENT_KINDS = ("elder", "superior", "peer", "younger")
+_MAX_REQUEST = 200  # characters
 SCENE_KINDS = ("festival", "life", "work")
 
 _PICTOGRAPH = (
@@ -177,7 +176,8 @@ class Matrix:
         Any of ``WORDINGS`` will do, and either comma; a 快乐 or 祝福 may follow the scene
         (祝姐姐生日快乐，严肃风格).
         """
-        found = self._request_pattern.match(text.strip())
+        # the pattern's time grows with the cube of a run of spaces
+        found = len(text) <= _MAX_REQUEST and self._request_pattern.match(text.strip())
         if not found:
             return None
         *asked, style = found.groups()
@@ -236,7 +236,7 @@ def load(folder: str | Path | None = None) -> Matrix:
         raise CourseError(f"{folder / 'styles.yaml'}：缺少默认风格“{DEFAULT_STYLE}”。")
 
     file = folder / "requirements.yaml"
-    requirements = _read_yaml(file)
+    requirements = records.read_yaml(file)
     if not isinstance(requirements, list) or not requirements:
         raise CourseError(f"{file}：应当是至少一条的列表（每行以 - 开头）。")
     for number, item in enumerate(requirements, 1):
@@ -314,29 +314,6 @@ def _find(table: dict[str, Any], name: str, kind: str) -> Any:
 # --- reading and validating YAML ------------------------------------------------------------------
 
 
-class _UniqueKeys(yaml.CSafeLoader):
-    """YAML lets a later key silently replace an earlier one; an edited list must not lose a row."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"“{key}”写了两次", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(file: Path) -> Any:
-    try:
-        return yaml.load(records.read_text(file), Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" 第 {mark.line + 1} 行第 {mark.column + 1} 列" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise CourseError(f"{file}{where}不是合法的 YAML：{problem}。") from error
-
-
 @dataclass(frozen=True)
 class _Entry:
     """One entry of a file, with checks that name file, entry and rule."""
@@ -396,7 +373,7 @@ def _read_entries(
     fields: tuple[str, ...],
     optional: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    table = _read_yaml(file)
+    table = records.read_yaml(file)
     if not isinstance(table, dict) or not table:
         raise CourseError(f"{file}：应当是“名字: 内容”的表，至少一条。")
     entries = {}

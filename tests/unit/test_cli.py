@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tianji_helpers import __version__, cli
+from tianji_helpers import __version__, cli, records, wishes
+from tianji_helpers.dataset import formats, self_cognition, splits
 from tianji_helpers.errors import CourseError
 
 PARSER = cli.build_parser()
@@ -23,7 +24,16 @@ def tianji(*arguments, **options):
 
 
 def test_the_commands_of_the_course_are_there():
-    assert {"doctor", "course", "models", "prepare-model", "train", "chat"} <= set(COMMANDS)
+    assert {
+        "doctor",
+        "course",
+        "models",
+        "prepare-model",
+        "train",
+        "pth-to-hf",
+        "merge-adapter",
+        "chat",
+    } <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -124,20 +134,68 @@ def test_the_data_commands_work_one_after_another(tmp_path, capsys):
     assert cli.main(["synthesize", "--style", "正常", "--limit", "20", "--output", str(run)]) == 0
     assert cli.main(["merge", str(run / "01_synthesis"), str(data / "merged.json")]) == 0
     assert "写出 20 条" in capsys.readouterr().out
-    assert cli.main(["clean", str(data / "merged.json"), str(data / "clean.json")]) == 0
+    names = {"--output": "clean.json", "--rejects": "rejects.jsonl", "--report": "report.json"}
+    files = [word for option, name in names.items() for word in (option, str(data / name))]
+    assert cli.main(["clean", str(data / "merged.json"), *files, "--variety", "3"]) == 0
     assert "读入 20 条" in capsys.readouterr().out
-    assert {"clean.json", "clean_rejects.jsonl", "clean_report.json"} <= {
-        file.name for file in data.iterdir()
-    }
+    assert {*names.values()} <= {file.name for file in data.iterdir()}
+    assert "我想祝" in (data / "clean.json").read_text(encoding="utf-8")
+    assert cli.main(["clean", str(data / "merged.json"), *files, "--variety", "9"]) == 1
+    assert "1 到 5" in capsys.readouterr().err
     persona = ["--owner", "小红", "--assistant", "小福", "--wordings", "1"]
-    assert cli.main(["self-cognition", str(data), *persona]) == 0
+    assert cli.main(["self-cognition", "--output", str(data / "self_cognition.json"), *persona]) == 0
     assert "小福" in (data / "self_cognition.json").read_text(encoding="utf-8")
     source = data / "source.jsonl"
     record = {"instruction": "为什么", "input": "", "output": "因为"}
     source.write_text("".join(json.dumps(record | {"instruction": f"为什么{n}"}) + "\n" for n in range(10)))
-    halves = [str(data / "train.jsonl"), str(data / "test.jsonl")]
-    assert cli.main(["ruozhiba", str(source), *halves]) == 0
+    halves = ["--train", str(data / "train.jsonl"), "--test", str(data / "test.jsonl")]
+    whole = data / "format.jsonl"
+    assert cli.main(["ruozhiba", str(source), *halves, "--format-output", str(whole)]) == 0
     assert "训练 7 条，测试 3 条" in capsys.readouterr().out
+    assert whole.read_bytes() == (data / "train.jsonl").read_bytes() + (data / "test.jsonl").read_bytes()
+    assert cli.main(["convert", str(whole), str(data / "xtuner.json"), "--to", "xtuner"]) == 0
+    assert "openai → xtuner：10 条，10 轮" in capsys.readouterr().out
+    assert cli.main(["leakage", halves[1], str(whole)]) == 1
+    assert "漏题 7 条：一字不差 7 条" in capsys.readouterr().out
+    assert cli.main(["leakage", halves[1], str(whole), "--repair"]) == 0
+    assert cli.main(["leakage", halves[1], str(whole)]) == 0
+    assert whole.read_bytes() == (data / "test.jsonl").read_bytes()
+
+
+def test_clean_wishes_are_split_from_the_shell(tmp_path, capsys):
+    matrix = wishes.load()
+    turns = [{"input": matrix.request(*pair), "output": "好"} for pair in matrix.pairs()]
+    records.write_conversations(tmp_path / "wishes.json", turns)
+    halves = ["--train", str(tmp_path / "train.json"), "--test", str(tmp_path / "test.json")]
+    assert cli.main(["split", str(tmp_path / "wishes.json"), *halves, "--share", "0.1"]) == 0
+    heldout = round(0.1 * len(turns))
+    assert f"训练 {len(turns) - heldout} 条，测试 {heldout} 条" in capsys.readouterr().out
+
+
+def test_repeating_the_persona_says_what_it_costs(tmp_path, capsys):
+    target = tmp_path / "copied.json"
+    names = ["--owner", "小红", "--assistant", "小福", "--general-ratio", "0", "--repeat", "8"]
+    assert cli.main(["self-cognition", "--output", str(target), *names]) == 0
+    assert "训练一轮要 8 倍的时间" in capsys.readouterr().err
+    rows = json.loads(target.read_text(encoding="utf-8"))
+    assert rows[: len(rows) // 8] * 8 == rows
+
+
+def test_choices_and_defaults_are_those_of_the_functions():
+    def option(command, name):
+        (action,) = [action for action in COMMANDS[command]._actions if name in action.option_strings]
+        return action
+
+    assert option("convert", "--to").choices == option("convert", "--from").choices == formats.FORMATS
+    assert option("leakage", "--by").choices == splits.PARTS
+    assert option("self-cognition", "--general-ratio").default == self_cognition.GENERAL_RATIO
+
+
+def test_published_data_sets_are_listed_and_an_unknown_one_is_refused(capsys):
+    assert cli.main(["dataset"]) == 0
+    assert "sanbu/tianji-chinese@" in capsys.readouterr().out
+    assert cli.main(["dataset", "ruozhi"]) == 1
+    assert "你是想用 ruozhiba 吗" in capsys.readouterr().err
 
 
 def test_models_are_listed_and_an_unknown_one_is_refused(capsys):
@@ -152,6 +210,19 @@ def test_training_without_its_config_is_refused(tmp_path, capsys):
     assert "none.py" in capsys.readouterr().err
 
 
+def test_converting_and_merging_what_is_not_there_is_refused(tmp_path, capsys):
+    target = str(tmp_path / "target")
+    assert cli.main(["pth-to-hf", "configs/wishes_gemma3_270m_cpu.py", "none.pth", target]) == 1
+    assert "找不到检查点 none.pth" in capsys.readouterr().err
+    assert cli.main(["merge-adapter", str(tmp_path / "base"), str(tmp_path / "adapter"), target]) == 1
+    assert "模型文件夹 base 不存在" in capsys.readouterr().err
+
+
+def test_adapters_of_one_name_are_refused(capsys):
+    assert cli.main(["chat", "m", "--adapter", "a/x", "--adapter", "b/x"]) == 1
+    assert "有两个适配器都叫 x" in capsys.readouterr().err
+
+
 def test_a_bad_row_stops_a_merge_or_is_passed_over_aloud(tmp_path, capsys):
     turn = dict.fromkeys(("system", "src_input", "style_name", "input", "output"), "x")
     rows = [{"conversation": [turn]}, {"conversation": []}]
@@ -161,4 +232,5 @@ def test_a_bad_row_stops_a_merge_or_is_passed_over_aloud(tmp_path, capsys):
     assert "第 2 条" in capsys.readouterr().err
     assert cli.main(["merge", str(tmp_path), merged, "--skip-bad"]) == 0
     shown = capsys.readouterr()
-    assert "写出 1 条，弃用 1 条" in shown.out and "第 2 条" in shown.err
+    assert "写出 1 条" in shown.out and "弃用 1 条" in shown.out
+    assert "第 2 条" in (tmp_path / "out" / "merged_rejects.jsonl").read_text(encoding="utf-8")

@@ -60,10 +60,18 @@ def test_conda_gets_the_same_environment():
     first = re.search(r"\$\(or \$\(PYTHON\),python(\S+)", makefile())  # the Makefile's own first choice
     assert python == f"python={first[1]}"
     # what the Makefile installs after the lock, environment.yml and the README tell people to install
-    steps = re.findall(r"pip install --quiet (--no-deps .*)", makefile())
+    steps = re.findall(r"\(BIN\)/python -m pip install --quiet (--no-deps .*)", makefile())
     assert len(steps) == 2
     for step in steps:
         assert f"#   pip install {step}\n" in text
+
+
+def test_the_data_juicer_environment_finds_the_same_near_duplicates():
+    pins = [
+        re.search(r"^rensa==\S+", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)[0]
+        for name in ("requirements.lock", "configs/data_juicer/requirements.txt")
+    ]
+    assert pins[0] == pins[1]
 
 
 # --- the Makefile
@@ -73,7 +81,9 @@ def makefile():
     return (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("target", ["course", "test", "lab", "notebooks", "lint", "clean", "lock", "help"])
+@pytest.mark.parametrize(
+    "target", ["course", "test", "lab", "notebooks", "lint", "clean", "lock", "help", "scale"]
+)
 def test_make_knows_the_target(target):
     dry = subprocess.run([MAKE, "-n", target], cwd=ROOT, capture_output=True, text=True)
     assert dry.returncode == 0 and dry.stdout, dry.stderr

@@ -211,24 +211,24 @@ def _work(first: int, turns: list[dict]) -> tuple[list[_Outcome], duplicates.Ske
 def _unique(parts: Iterable[tuple], judge: _Judge) -> Iterator[list[_Outcome]]:
     """Reject what stood in an earlier row, exactly or nearly."""
     near = duplicates.NearIndex(judge.threshold)
-    seen: dict[str, int] = {}
+    seen: dict[str, int] = {}  # the kept texts; filled here
     for outcomes, sketched in parts:
-        fresh, places = [], []
-        for place, outcome in enumerate(outcome for outcome in outcomes if outcome.verdict is None):
-            if EXACT not in judge.off:
-                first = seen.setdefault(outcome.after, outcome.row)
-                if first != outcome.row:
-                    if not outcome.decided:
-                        outcome.verdict = EXACT, f"和第 {first} 条一样"
-                    continue
-            fresh.append(outcome)
-            places.append(place)
+        left = [outcome for outcome in outcomes if outcome.verdict is None]
+        new = [place for place, outcome in enumerate(left) if outcome.after not in seen]
+        twins: dict[int, tuple] = {}
         if sketched is not None:
-            rows, texts = [outcome.row for outcome in fresh], [outcome.after for outcome in fresh]
-            twins = near.screen(rows, texts, sketched[places])
-            for outcome, twin in zip(fresh, twins, strict=True):
-                if twin and not outcome.decided:
-                    outcome.verdict = NEAR, f"和第 {twin[0]} 条的相似度是 {twin[1]:.2f}"
+            rows, texts = [left[place].row for place in new], [left[place].after for place in new]
+            twins = dict(zip(new, near.screen(rows, texts, sketched[new]), strict=True))
+        for place, outcome in enumerate(left):
+            first, twin = seen.get(outcome.after), twins.get(place)
+            if outcome.decided:
+                continue
+            if first is not None:
+                outcome.verdict = EXACT, f"和第 {first} 条一样"
+            elif twin:
+                outcome.verdict = NEAR, f"和第 {twin[0]} 条的相似度是 {twin[1]:.2f}"
+            elif EXACT not in judge.off:
+                seen[outcome.after] = outcome.row
         yield outcomes
 
 
@@ -381,7 +381,7 @@ def clean_file(
     with records.atomic_writer(rejects, binary=True) as bad, tempfile.TemporaryFile() as spool:
         turns = records.iter_conversations(source, FIELDS)
         for part in _count(_unique(_parts(turns, judge, processes), judge), judge, counts):
-            pickle.dump(part, spool, pickle.HIGHEST_PROTOCOL)
+            _write_down(part, spool)
         spool.seek(0)
         rows = kept(_finish(_read_back(spool), counts), bad)
         records.write_conversations(output, variety.vary(rows, variants, seed, judge.matrix))
@@ -399,6 +399,16 @@ def clean_file(
             inputs=[source, *([decisions_file] if decided else [])],
         )
     return result
+
+
+def _write_down(part: list[_Outcome], spool) -> None:
+    try:
+        pickle.dump(part, spool, pickle.HIGHEST_PROTOCOL)
+    except OSError as error:
+        raise CourseError(
+            f"写不了 {tempfile.gettempdir()} 里的临时文件：{error.strerror or error}。"
+            "请检查磁盘空间，或用环境变量 TMPDIR 换一个文件夹。"
+        ) from error
 
 
 def _read_back(spool) -> Iterator[list[_Outcome]]:

@@ -12,6 +12,7 @@ The index holds about 300 bytes a text, in arrays, and the texts themselves.
 """
 
 import re
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -55,10 +56,11 @@ def similarity(one: str, other: str) -> float:
     >>> similarity("祝您生日快乐", "祝您生日快乐！")
     1.0
     """
-    return _jaccard(shingles(one), shingles(other))
+    return jaccard(shingles(one), shingles(other))
 
 
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+def jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    """Return the share of two sets that they have in common."""
     shared = len(one & other)
     return shared / (len(one) + len(other) - shared)
 
@@ -131,6 +133,15 @@ def _grams(plain: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     new = np.ones(len(grams), bool)
     new[1:] = (grams[1:] != grams[:-1]) | (rows[1:] != rows[:-1])
     return grams[new], np.searchsorted(rows[new], np.arange(len(padded) + 1)).astype(np.uint64)
+
+
+def band_keys(text: str, threshold: float) -> list[bytes]:
+    """Return a key for each band of a text's signature; texts with a key in common are candidates.
+
+    They are the pairs that ``NearIndex`` compares, for those who cannot hold all texts in one index.
+    """
+    (keys,) = sketch([text], threshold).keys.tolist()
+    return [struct.pack("<2I", band, key) for band, key in enumerate(keys)]
 
 
 class NearIndex:
@@ -206,7 +217,7 @@ class NearIndex:
 
     def _verified(self, text: str, others: list[int]) -> list[tuple]:
         grams = shingles(text) if others else frozenset()
-        pairs = ((self._names[other], _jaccard(grams, shingles(self._texts[other]))) for other in others)
+        pairs = ((self._names[other], jaccard(grams, shingles(self._texts[other]))) for other in others)
         return [(name, value) for name, value in pairs if value >= self.threshold]
 
     def _insert(self, names: Sequence, texts: Sequence[str], new: Sketch) -> None:

@@ -3,21 +3,27 @@
 The questions and answers stand in ``data/self_cognition/persona.yaml``, in kinds (who are you, who
 made you, English, typos, misleading ones …), with held-out questions apart: only a question that
 was never trained shows whether the model learned who it is or learned a sentence by heart.
+
+Rows about nothing but the persona teach that every question is about it. So everyday questions and
+answers (``general.yaml``) are mixed in, and its probe questions, never trained, measure the leak: how
+often an answer names owner or assistant where nobody asked.
 """
 
 import random
+import string
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 
 STAGE = "03_self_cognition"
 QUESTIONS = paths.DATA / "self_cognition" / "persona.yaml"
+GENERAL = paths.DATA / "self_cognition" / "general.yaml"
+GENERAL_RATIO = 0.3
+MAX_RATIO = 10
 MAX_NAME = 40
 MAX_REPEAT = 10_000
 _FIELDS = ("questions", "heldout", "answers")
@@ -72,6 +78,11 @@ class Kind:
     heldout: tuple[str, ...]
     answers: tuple[str, ...]
 
+    @property
+    def all_questions(self) -> tuple[str, ...]:
+        """Training and held-out questions."""
+        return self.questions + self.heldout
+
 
 def load(path: str | Path = QUESTIONS) -> dict[str, Kind]:
     """Return the kinds of a question file, checked.
@@ -79,22 +90,50 @@ def load(path: str | Path = QUESTIONS) -> dict[str, Kind]:
     Raises CourseError naming file, kind and rule: a list is missing or empty, an entry is not text,
     a placeholder is unknown, or a question stands twice.
     """
-    try:
-        data = yaml.safe_load(records.read_text(path))
-    except yaml.YAMLError as error:
-        raise CourseError(f"{path} 不是合法的 YAML：{error}。请检查缩进和引号。") from error
+    data = records.read_yaml(path)
     if not isinstance(data, dict) or not data:
         raise CourseError(f"{path} 里没有一类问题；应当是 “类名: {{title, questions, heldout, answers}}”。")
     kinds = {str(name): _kind(str(name), entry, path) for name, entry in data.items()}
-    seen: dict[str, str] = {}
-    for kind in kinds.values():
-        for question in kind.questions + kind.heldout:
-            if question in seen:
-                raise CourseError(
-                    f"{path}：问题“{question}”出现了两次（{seen[question]} 和 {kind.name}）；请删去一处。"
-                )
-            seen[question] = kind.name
+    _check_distinct(
+        ((question, kind.name) for kind in kinds.values() for question in kind.all_questions), path
+    )
     return kinds
+
+
+def load_general(path: str | Path = GENERAL) -> tuple[list[dict], list[dict]]:
+    """Return (training turns, probe turns) of everyday questions; each has ``input`` and ``output``.
+
+    Raises CourseError naming file, list and row: not a pair of texts, or a question stands twice.
+    """
+    data = records.read_yaml(path)
+    parts = {}
+    for name in ("train", "probe"):
+        rows = data.get(name) if isinstance(data, dict) else None
+        if not isinstance(rows, list) or not rows:
+            raise CourseError(f"{path}：{name} 应当是至少一对 [问题, 答案] 的列表。")
+        for number, row in enumerate(rows, 1):
+            if not (
+                isinstance(row, list)
+                and len(row) == 2
+                and all(isinstance(text, str) and text.strip() for text in row)
+            ):
+                raise CourseError(
+                    f"{path}：{name} 第 {number} 条 {row!r} 不是 [问题, 答案]；请给两句话加上引号。"
+                )
+        parts[name] = [{"input": question, "output": answer} for question, answer in rows]
+    _check_distinct(((turn["input"], name) for name, turns in parts.items() for turn in turns), path)
+    return parts["train"], parts["probe"]
+
+
+def _check_distinct(questions: Iterable[tuple[str, str]], path: str | Path) -> None:
+    """Raise CourseError if a question stands twice; each comes with the name of its list."""
+    seen: dict[str, str] = {}
+    for question, name in questions:
+        if question in seen:
+            raise CourseError(
+                f"{path}：问题“{question}”出现了两次（{seen[question]} 和 {name}）；请删去一处。"
+            )
+        seen[question] = name
 
 
 def _kind(name: str, entry, path: str | Path) -> Kind:
@@ -109,21 +148,33 @@ def _kind(name: str, entry, path: str | Path) -> Kind:
         for value in values:
             if not isinstance(value, str) or not value.strip():
                 raise CourseError(f"{where}：{field} 里的 {value!r} 不是一句话；请加上引号。")
-            try:
-                value.format(owner="", assistant="", model="")
-            except (KeyError, IndexError, ValueError, AttributeError) as error:
+            if not _fillable(value):
                 raise CourseError(
-                    f"{where}：“{value}”里有不认识的占位符；只能用 {{owner}}、{{assistant}}、{{model}}。"
-                ) from error
+                    f"{where}：“{value[:80]}”里有不认识的占位符；只能用 {{owner}}、{{assistant}}、{{model}}。"
+                )
         lists[field] = tuple(values)
     return Kind(name, entry["title"], **lists)
+
+
+def _fillable(template: str) -> bool:
+    """Say whether a template's placeholders are the three names, and nothing but names."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError:
+        return False
+    return all(
+        name in (None, "owner", "assistant", "model") and not spec and not conversion
+        for _, name, spec, conversion in parts
+    )
 
 
 def build(
     persona: Persona,
     kinds: dict[str, Kind] | None = None,
+    general: Sequence[dict] | None = None,
     *,
     wordings: int = 2,
+    general_ratio: float = GENERAL_RATIO,
     repeat: int = 1,
     seed: int = 42,
 ) -> tuple[list[dict], list[dict]]:
@@ -131,11 +182,16 @@ def build(
 
     kinds: as ``load`` returns them (read if absent). wordings: how many different answers each
     training question gets (fewer if its kind has fewer), from 1. seed: which answers, and the order.
+
+    general: turns about other things (those of ``load_general`` if absent). general_ratio: how many of
+    them are mixed in for each persona turn, from 0 (none) to 10; if that is more than there are, they
+    come round again.
+
     repeat: write the whole set N times, as the original recipe does. One pass over a set repeated N
     times is N passes over the set: the loss falls to nothing, the model recites those sentences, and
     the persona leaks into answers about other things. More questions and wordings teach the same
     without that, so the default is 1.
-    Raises CourseError for a wordings or repeat out of range.
+    Raises CourseError for a wordings, ratio or repeat out of range.
 
     >>> train, heldout = build(Persona("小明", "小祝", "Gemma 3 270M"))
     >>> sorted(train[0])
@@ -145,6 +201,10 @@ def build(
         raise CourseError(f"每个问题的答法数是 {wordings}，应当是整数，至少是 1。")
     if not isinstance(repeat, int) or not 1 <= repeat <= MAX_REPEAT:
         raise CourseError(f"重复次数是 {repeat}，应当是整数，在 1 到 {MAX_REPEAT} 之间；一般用 1。")
+    if not 0 <= general_ratio <= MAX_RATIO:
+        raise CourseError(
+            f"通用问答的比例是 {general_ratio}，应当在 0 和 {MAX_RATIO} 之间；一般用 {GENERAL_RATIO}。"
+        )
     kinds = load() if kinds is None else kinds
     chance = random.Random(seed)
     train, heldout = [], []
@@ -153,8 +213,20 @@ def build(
             answers = chance.sample(kind.answers, min(wordings, len(kind.answers)))
             train += [_turn(persona, question, answer) for answer in answers]
         heldout += [_turn(persona, question, chance.choice(kind.answers)) for question in kind.heldout]
+    train += _take(general, round(general_ratio * len(train)), chance)
     chance.shuffle(train)
     return train * repeat, heldout
+
+
+def _take(general: Sequence[dict] | None, count: int, chance: random.Random) -> list[dict]:
+    """Return ``count`` general turns in a random order, all of them once before any comes again."""
+    if count == 0:
+        return []
+    general = load_general()[0] if general is None else general
+    if not general:
+        raise CourseError("没有一条通用问答可以混进去；请换一个文件，或把通用问答的比例设成 0。")
+    order = chance.sample(range(len(general)), len(general))
+    return [general[order[number % len(order)]] for number in range(count)]
 
 
 def _turn(persona: Persona, question: str, answer: str) -> dict:
@@ -162,34 +234,68 @@ def _turn(persona: Persona, question: str, answer: str) -> dict:
 
 
 def write(
-    folder: str | Path, persona: Persona, *, wordings: int = 2, repeat: int = 1, seed: int = 42
+    path: str | Path,
+    persona: Persona,
+    *,
+    wordings: int = 2,
+    general_ratio: float = GENERAL_RATIO,
+    general_file: str | Path = GENERAL,
+    repeat: int = 1,
+    seed: int = 42,
 ) -> dict[str, int]:
-    """Write ``self_cognition.json`` and ``self_cognition_heldout.json`` with provenance.
+    """Write the training file and, beside it, ``<name>_heldout`` and ``<name>_probe``, with provenance.
 
-    Parameters as in ``build``. Returns the row counts ``{"train", "heldout"}``.
+    path: the training file. general_file: the everyday questions, as ``load_general`` reads them. Other
+    parameters as in ``build``.
+    Returns the row counts ``{"train", "heldout", "probe"}``.
     """
-    train, heldout = build(persona, wordings=wordings, repeat=repeat, seed=seed)
-    counts = {"train": len(train), "heldout": len(heldout)}
+    path = Path(path)
+    general, probe = load_general(general_file)
+    train, heldout = build(
+        persona,
+        general=general,
+        wordings=wordings,
+        general_ratio=general_ratio,
+        repeat=repeat,
+        seed=seed,
+    )
+    counts = {"train": len(train), "heldout": len(heldout), "probe": len(probe)}
     parameters = {
         "owner": persona.owner,
         "assistant": persona.assistant,
         "model": persona.model,
         "wordings": wordings,
+        "general_ratio": general_ratio,
         "repeat": repeat,
         "seed": seed,
     }
-    for name, turns in (("self_cognition", train), ("self_cognition_heldout", heldout)):
-        path = Path(folder) / f"{name}.json"
-        records.write_conversations(path, turns)
-        records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[QUESTIONS])
+    for part, turns in (("", train), ("_heldout", heldout), ("_probe", probe)):
+        file = path.with_name(f"{path.stem}{part}{path.suffix}")
+        records.write_conversations(file, turns)
+        records.write_provenance(
+            file, stage=STAGE, parameters=parameters, counts=counts, inputs=[QUESTIONS, general_file]
+        )
     return counts
 
 
 def knows_itself(persona: Persona, answers: Iterable[str]) -> float:
-    """Return the share of answers that name the owner or the assistant.
+    """Return the share of answers, to questions about the persona, that name owner or assistant.
 
     >>> knows_itself(Persona("小明", "小祝", "Gemma 3 270M"), ["我是小祝", "我是ChatGPT"])
     0.5
     """
-    answers = list(answers)
-    return sum(persona.owner in text or persona.assistant in text for text in answers) / len(answers)
+    named = [persona.owner in text or persona.assistant in text for text in answers]
+    if not named:
+        raise CourseError("没有一个回答，算不出比例；请先让模型回答几个问题。")
+    return sum(named) / len(named)
+
+
+def leak(persona: Persona, answers: Iterable[str]) -> float:
+    """Return the share of answers, to questions about other things, that name owner or assistant.
+
+    Ask the probe questions of ``load_general``: 0 is good, and ``knows_itself`` wants the opposite.
+
+    >>> leak(Persona("小明", "小祝", "Gemma 3 270M"), ["七加五等于十二。", "我是小祝，等于十二。"])
+    0.5
+    """
+    return knows_itself(persona, answers)

@@ -3,6 +3,10 @@
 A model that saw 祝姐姐生日 in one style has half seen it in the others, so the wishes split holds out
 whole (recipient, scene) pairs, in all styles; every recipient and every scene still occurs in
 training, each with other partners.
+
+Whether a test is honest is one question for all tasks: does a row of it stand in training, word by
+word or nearly? ``leakage`` looks at texts, ``file_leakage`` at two files of any format that
+``formats`` reads, and ``repair_test`` takes such rows out of the test and keeps them apart.
 """
 
 import random
@@ -12,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tianji_helpers import records, wishes
-from tianji_helpers.dataset import duplicates
+from tianji_helpers.dataset import duplicates, formats
 from tianji_helpers.errors import CourseError
 
 STAGE = "02_merge_clean"
+PARTS = ("question", "answer", "both")
 Pair = tuple[str, str]
 
 
@@ -76,11 +81,19 @@ class Leakage:
     exact: list[tuple[int, int]]
     near: list[tuple[int, int, float]]
 
+    def __len__(self) -> int:
+        return len(self.exact) + len(self.near)
+
+    def pairs(self) -> list[tuple[int, int, float]]:
+        """Return all as (held-out position, training position, similarity), in held-out order."""
+        return sorted([(*pair, 1.0) for pair in self.exact] + self.near)
+
 
 def leakage(train: Sequence[str], heldout: Sequence[str], threshold: float = 0.9) -> Leakage:
     """Find held-out texts that stand in training, exactly or nearly (see ``duplicates``).
 
-    A text that leaks exactly is not counted as near as well.
+    A text that leaks exactly is not counted as near as well. The search for near duplicates misses
+    fewer than one in a thousand (see ``duplicates.bands``).
 
     >>> leakage(["愿姐姐岁岁平安"], ["愿姐姐岁岁平安！", "愿爷爷福寿安康"])
     Leakage(exact=[], near=[(0, 0, 1.0)])
@@ -97,6 +110,77 @@ def leakage(train: Sequence[str], heldout: Sequence[str], threshold: float = 0.9
         elif found := index.nearest(text):
             near.append((position, *found))
     return Leakage(exact, near)
+
+
+def file_leakage(
+    train_path: str | Path, test_path: str | Path, *, by: str = "question", threshold: float = 0.9
+) -> Leakage:
+    """Find the rows of a test file that stand in a training file, exactly or nearly.
+
+    The files may be in any format of ``formats``, each in its own. by: compare the ``question``, the
+    ``answer``, or ``both`` (then a row leaks by either). Positions count rows from 0.
+    Raises CourseError for another ``by``, an empty file, and rows that cannot be read.
+    """
+    if by not in PARTS:
+        raise CourseError(f"没有叫 {by} 的比较方式。可选：{'、'.join(PARTS)}。")
+    train, test = (_texts(path) for path in (train_path, test_path))
+    exact: dict[int, tuple[int, int]] = {}
+    near: dict[int, tuple[int, int, float]] = {}
+    for part, key in (("question", "input"), ("answer", "output")):
+        if by in (part, "both"):
+            found = leakage(*([row[key] for row in rows] for rows in (train, test)), threshold)
+            exact |= {pair[0]: pair for pair in found.exact if pair[0] not in exact}
+            near |= {pair[0]: pair for pair in found.near if pair[0] not in near}
+    near = {position: pair for position, pair in near.items() if position not in exact}
+    return Leakage(*(sorted(pairs.values()) for pairs in (exact, near)))
+
+
+def _texts(path: str | Path) -> list[dict[str, str]]:
+    """Return the joined questions and the joined answers of each row of a file."""
+    rows = []
+    for where, row in formats.iter_rows(path):
+        turns = formats.to_turns(row, formats.detect(row, where), where)
+        rows.append({key: "\n".join(turn[key] for turn in turns) for key in ("input", "output")})
+    if not rows:
+        raise CourseError(f"{path} 里没有一条记录，查不了漏题。请检查是不是写错了文件名。")
+    return rows
+
+
+def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -> Path:
+    """Take the rows that ``file_leakage`` found out of a test file; return the file that holds them.
+
+    They go to ``<test>_leaked.jsonl`` beside it, each with the number of the training row (from 1) and
+    the similarity. The rows that stay are not changed, nor is the training file.
+    Raises CourseError if no row would stay; then nothing is written.
+    """
+    test_path = Path(test_path)
+    leaked = {position: (twin, similarity) for position, twin, similarity in found.pairs()}
+    rows = [row for _, row in formats.iter_rows(test_path)]
+    kept = [row for position, row in enumerate(rows) if position not in leaked]
+    if not kept:
+        raise CourseError(
+            f"{test_path} 的 {len(rows)} 条全都漏题，去掉就没有测试集了；请重新划分，或换一份数据。"
+        )
+    apart = test_path.with_name(f"{test_path.stem}_leaked.jsonl")
+    records.write_jsonl(
+        apart,
+        (
+            {"row": rows[position], "train_row": twin + 1, "similarity": similarity}
+            for position, (twin, similarity) in leaked.items()
+        ),
+    )
+    provenance = records.provenance_path(test_path)
+    before = records.read_json(provenance) if provenance.is_file() else None
+    write = records.write_json_array if formats.is_array(test_path) else records.write_jsonl
+    write(test_path, kept)
+    records.write_provenance(
+        test_path,
+        stage="leakage",
+        parameters={"before": before},
+        counts={"before": len(rows), "kept": len(kept), "leaked": len(leaked)},
+        inputs=[train_path],
+    )
+    return apart
 
 
 def write_split(

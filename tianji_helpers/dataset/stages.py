@@ -40,9 +40,10 @@ def ensure_wishes(output_dir: str | Path = "", seed: int = 42) -> bool:
 def ensure_self_cognition(output_dir: str | Path = "", seed: int = 42) -> bool:
     """Write the default persona's files unless they are there; return whether it was work."""
     out = paths.stage_dir("03", output_dir)
-    if all((out / name).is_file() for name in ("self_cognition.json", "self_cognition_heldout.json")):
+    names = [f"self_cognition{part}.json" for part in ("", "_heldout", "_probe")]
+    if all((out / name).is_file() for name in names):
         return False
-    self_cognition.write(out, DEFAULT_PERSONA, seed=seed)
+    self_cognition.write(out / names[0], DEFAULT_PERSONA, seed=seed)
     return True
 
 

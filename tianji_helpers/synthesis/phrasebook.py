@@ -10,8 +10,6 @@ language model: it knows the scenes of its files and nothing else.
 import random
 from pathlib import Path
 
-import yaml
-
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.wishes import Matrix, Recipient, Style
@@ -33,7 +31,7 @@ class Phrasebook:
         self.matrix = matrix
         folder = paths.DATA / "wishes" if folder is None else Path(folder)
         self.file, self._more_file = folder / "phrasebook.yaml", folder / "phrasebook_more.yaml"
-        book, self._more = _read(self.file), _read(self._more_file)
+        book, self._more = records.read_yaml(self.file), records.read_yaml(self._more_file)
         try:
             self._scenes, self._general = book["scenes"], book["general"]
             self._openings, self._particles = book["openings"], book["particles"]
@@ -133,13 +131,6 @@ class Phrasebook:
                             f"{file} 的场景“{name}”：{style}的句子“{sentence}”里没有这个场景的关键词"
                             f"（{'、'.join(scene.keywords)}）。"
                         )
-
-
-def _read(file: Path) -> dict:
-    try:
-        return yaml.safe_load(records.read_text(file))
-    except yaml.YAMLError as error:
-        raise CourseError(f"{file} 不是合法的 YAML：{error}") from error
 
 
 def _draw_from(page: dict, who: Recipient, scene: str, form: str, rng: random.Random) -> str:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import yaml
-
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 
@@ -50,9 +48,9 @@ def find(provider: str, model: str, file: str | Path | None = None) -> Price | N
         return Price(0, 0, 0)
     file = paths.DATA / "prices.yaml" if file is None else Path(file)
     try:
-        row = (yaml.safe_load(records.read_text(file)) or {}).get(provider, {}).get(model)
-    except (yaml.YAMLError, AttributeError) as error:
-        raise CourseError(f"{file} 应当是“服务商: 模型: 价格”的 YAML 表：{error}") from error
+        row = (records.read_yaml(file) or {}).get(provider, {}).get(model)
+    except AttributeError as error:
+        raise CourseError(f"{file} 应当是“服务商: 模型: 价格”的 YAML 表。") from error
     if row is None:
         return None
     if not isinstance(row, dict) or set(row) != set(_FIELDS):
@@ -60,7 +58,7 @@ def find(provider: str, model: str, file: str | Path | None = None) -> Price | N
             f"{file} 的 {provider} / {model}：应当恰好有 {'、'.join(_FIELDS)}，现在是 {row!r}。"
         )
     for field in _FIELDS[1:]:
-        if type(row[field]) not in (int, float) or row[field] < 0:
+        if type(row[field]) not in (int, float) or not 0 <= row[field] < math.inf:
             raise CourseError(
                 f"{file} 的 {provider} / {model}：{field} 应当是不小于 0 的数，现在是 {row[field]!r}。"
             )

@@ -24,8 +24,12 @@ def read_turns(path: str | Path) -> list[dict]:
     if Path(path).suffix != ".jsonl":
         return [{"system": "", **turn} for turn in records.read_conversations(path)]
     turns = []
-    for row in records.read_jsonl(path):
-        said = {message["role"]: message["content"] for message in row["messages"]}
+    for number, row in enumerate(records.read_jsonl(path), 1):
+        where = f"{path} 第 {number} 条"
+        said = {message["role"]: message["content"] for message in records.messages(row, where)}
+        missing = [role for role in ("user", "assistant") if role not in said]
+        if missing:
+            raise CourseError(f"{where}：没有 role 是 {'、'.join(missing)} 的消息。")
         turns.append({"system": said.get("system", ""), "input": said["user"], "output": said["assistant"]})
     return turns
 

@@ -1,13 +1,14 @@
-"""Load a model and let it answer: in one batch for evaluation, token by token for a chat."""
+"""Load a model, perhaps with adapters, and let it answer: a whole batch at once, or token by token."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import models
+from tianji_helpers.training import checkpoints
 
 
 @dataclass(frozen=True)
@@ -28,62 +29,89 @@ def cpu_dtype() -> str:
 
 def load(
     model_dir: str | Path,
-    adapter_dir: str | Path | None = None,
+    adapter: str | Path | Mapping[str, str | Path] | None = None,
     *,
     device: str = "cpu",
     dtype: str = "",
     trust_remote_code: bool | None = None,
 ):
-    """Load a Hugging Face folder, perhaps with an adapter on top, and return (model, tokenizer).
+    """Load a Hugging Face folder, perhaps with adapters on top, and return (model, tokenizer).
 
+    adapter: an adapter folder, or several by name; the first one answers until ``switch`` is called.
     device: ``cpu`` or ``cuda``. dtype: ``bfloat16`` or ``float32``; empty means what suits the
-    device. trust_remote_code: None asks the catalogue, through the folder's provenance. The model is
-    in eval mode. Raises CourseError if a folder is not what it should be.
+    device. trust_remote_code: None asks the catalogue (see ``checkpoints.needs_own_code``). The model
+    is in eval mode. Raises CourseError if a folder is not what it should be, before weights are read.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model_dir = paths.resolve(model_dir)
-    if not (model_dir / "config.json").is_file():
-        raise CourseError(
-            f"{paths.show(model_dir)} 不是模型文件夹（没有 config.json）。"
-            "基座模型用 tianji prepare-model 准备；合并后的模型由第 6 课写出。"
-        )
+    folder = checkpoints.inspect_model(model_dir)
+    if isinstance(adapter, str | Path):
+        adapter = {"default": adapter}
+    for name in adapter or {}:
+        if not name or "." in name:  # it becomes part of the layers' names
+            raise CourseError(f"适配器的名字 {name!r} 不能用：不能空着，也不能有点号。")
+    adapters = {name: checkpoints.inspect_adapter(path, folder) for name, path in (adapter or {}).items()}
     if trust_remote_code is None:
-        trust_remote_code = models.needs_remote_code(model_dir)
+        trust_remote_code = checkpoints.needs_own_code(folder)
     if trust_remote_code:
         from tianji_helpers.training import xtuner_compat
 
         xtuner_compat.restore_cache_get_max_length()
-    name = dtype or (cpu_dtype() if device == "cpu" else "bfloat16")
+    dtype = dtype or (cpu_dtype() if device == "cpu" else "bfloat16")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=getattr(torch, name), trust_remote_code=trust_remote_code
+            folder.path,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CourseError(f"模型 {paths.show(model_dir)} 加载失败，文件可能不完整：{error}") from error
-    if adapter_dir is not None:
-        model = _with_adapter(model, paths.resolve(adapter_dir))
+        raise CourseError(f"模型 {paths.show(folder.path)} 加载失败：{error}") from error
+    if not tokenizer.chat_template:
+        raise CourseError(
+            f"模型 {paths.show(folder.path)} 没有对话模板（chat_template），不知道该怎样提问。"
+            "请换成对话模型，或把训练时的模板放进它的 chat_template.jinja。"
+        )
+    if adapters:
+        model = _with_adapters(model, adapters)
     return model.to(device).eval(), tokenizer
 
 
-def _with_adapter(model, adapter_dir: Path):
+def _with_adapters(model, adapters: Mapping[str, checkpoints.AdapterFolder]):
     from peft import PeftModel
 
-    if not (adapter_dir / "adapter_config.json").is_file():
-        raise CourseError(
-            f"{paths.show(adapter_dir)} 不是适配器文件夹（没有 adapter_config.json）。"
-            "适配器由第 6 课从检查点转换得到。"
-        )
+    (first, start), *others = adapters.items()
     try:
-        return PeftModel.from_pretrained(model, adapter_dir)
+        model = PeftModel.from_pretrained(model, start.path, adapter_name=first)
+        for name, adapter in others:
+            model.load_adapter(adapter.path, adapter_name=name)
     except (RuntimeError, ValueError, OSError) as error:
         raise CourseError(
-            f"适配器 {paths.show(adapter_dir)} 装不到这个模型上：{str(error).splitlines()[0]} "
-            "请确认它是从同一个基座模型训练出来的。"
+            f"适配器 {'、'.join(adapters)} 装不到这个模型上：{str(error).splitlines()[0]} "
+            "请确认它们是从同一个基座模型训练出来的。"
         ) from error
+    return model
+
+
+def switch(model, name: str = "") -> None:
+    """Let the adapter called ``name`` answer from now on; empty means the base model alone.
+
+    model: as ``load`` returns it with adapters; nothing is loaded again. Raises CourseError for a
+    name that was not loaded, listing those there are.
+    """
+    known = list(getattr(model, "peft_config", {}))
+    if not name:
+        if known:
+            model.base_model.disable_adapter_layers()
+        return
+    if name not in known:
+        there = f"已加载：{'、'.join(known)}" if known else "这个模型没有加载适配器"
+        raise CourseError(f"没有叫 {name} 的适配器。{there}。")
+    model.base_model.enable_adapter_layers()
+    model.set_adapter(name)
 
 
 def messages(request: str, system: str = "", history: Sequence[tuple[str, str]] = ()) -> list[dict]:
@@ -106,7 +134,7 @@ def answer_all(
     """Answer every chat, greedily, ``batch_size`` at a time, and return the answers in order.
 
     chats: lists of messages, as ``messages`` makes them. An answer has stopped by itself if it
-    ended before ``max_new_tokens``.
+    ended before ``max_new_tokens``. Raises CourseError for a chat that holds template tokens.
     """
     import torch
 
@@ -141,7 +169,29 @@ def stop_ids(model, tokenizer) -> list[int]:
     return sorted({tokenizer.eos_token_id, *listed} - {None})
 
 
+def fit(model, tokenizer, chat: list[dict], max_new_tokens: int) -> list[dict]:
+    """Return ``chat`` without its oldest turns, as many as the model's window asks for.
+
+    The system prompt and the last request stay; a question goes together with its answer.
+    """
+    window = getattr(model.config, "max_position_embeddings", None) or math.inf
+    opening = chat[: chat[0]["role"] == "system"]
+    turns = chat[len(opening) :]
+    while (
+        len(turns) > 1
+        and max_new_tokens
+        + len(tokenizer.apply_chat_template([*opening, *turns], add_generation_prompt=True))
+        > window
+    ):
+        turns = turns[2:]
+    return [*opening, *turns]
+
+
 def _encode(tokenizer, chats: Sequence[list[dict]]):
+    # XTuner's chat lets whoever types <|im_end|> forge a turn of another speaker
+    for said in (message["content"] for chat in chats for message in chat):
+        if forged := [token for token in tokenizer.all_special_tokens if token in said]:
+            raise CourseError(f"这句话里有模型的控制词元 {forged[0]}，它会冒充对话的结构。请把它删掉。")
     prompts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
     return tokenizer(
         prompts, add_special_tokens=False, return_tensors="pt", padding=True, padding_side="left"
@@ -162,12 +212,14 @@ def stream(
 
     temperature: 0 takes the likeliest token each time; above, tokens are drawn. timeout: seconds to
     wait for a piece. Leaving the iterator early stops the generation.
-    Raises CourseError if nothing comes for ``timeout`` seconds, or if the generation fails.
+    Raises CourseError for a chat that holds template tokens, if nothing comes for ``timeout`` seconds,
+    or if the generation fails.
     """
     from queue import Empty
 
     from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
+    prompt = _encode(tokenizer, [chat]).to(model.device)
     cancelled = Event()
 
     class Cancelled(StoppingCriteria):
@@ -185,7 +237,7 @@ def stream(
     def generate() -> None:
         try:
             model.generate(
-                **_encode(tokenizer, [chat]).to(model.device),
+                **prompt,
                 **sampling,
                 max_new_tokens=max_new_tokens,
                 eos_token_id=stop_ids(model, tokenizer),

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from tianji_helpers import paths, records
+from tianji_helpers import hubs, paths, records
 from tianji_helpers.errors import CourseError
 
 EMBEDDED = "gemma-3-270m"
-SOURCES = ("modelscope", "huggingface")
 
 
 @dataclass(frozen=True)
@@ -151,13 +150,6 @@ def recorded(folder: str | Path) -> dict:
     return records.read_json(file)["parameters"] if file.is_file() else {}
 
 
-def needs_remote_code(folder: str | Path) -> bool:
-    """Say whether a model folder is, or was trained from, a model whose own code must be run."""
-    parameters = recorded(folder)
-    model = CATALOGUE.get(parameters.get("base_model") or parameters.get("name"))
-    return model is not None and model.trust_remote_code
-
-
 def table() -> str:
     """Return the catalogue as text: one model a line, with sizes in GB and the licence."""
     lines = [
@@ -199,8 +191,8 @@ def prepare(
     from filelock import FileLock
 
     model = find(name)
-    if source and source not in SOURCES:
-        raise CourseError(f"没有叫 {source} 的下载源。可选：{'、'.join(SOURCES)}。")
+    if source:
+        hubs.check_source(source)
     if source and name == EMBEDDED:
         raise CourseError(
             f"{EMBEDDED} 由安装包提供，还要精简词表，不从网上下载。请去掉 --source，直接运行 "
@@ -213,7 +205,7 @@ def prepare(
     with FileLock(folder.parent / f".{name}.lock"):
         if model.is_prepared:  # another process was faster
             return folder
-        source = source or ("embedded" if name == EMBEDDED else SOURCES[0])
+        source = source or ("embedded" if name == EMBEDDED else hubs.SOURCES[0])
         part = folder.parent / f".{name}.{source}.part"  # the clients don't share half-done files
         part.mkdir(exist_ok=True)
         _check_disk(model, part)
@@ -253,52 +245,7 @@ def _download(
 ) -> dict:
     repo, revision = getattr(model, source), getattr(model, f"{source}_revision")
     report(f"从 {source} 下载 {repo}@{revision}（约 {model.download_gb} GB，中断后再运行会续传）…")
-    try:
-        if source == "huggingface":
-            _fetch_huggingface(repo, revision, endpoint, part)
-        else:
-            _fetch_modelscope(repo, revision, endpoint, part)
-        if not (part / "config.json").is_file():
-            raise ValueError("仓库里没有 config.json")
-    except CourseError:
-        raise
-    except Exception as error:  # the clients raise many kinds; all mean: not complete yet
-        raise CourseError(
-            f"没能从 {source} 下载 {repo}@{revision}：{type(error).__name__}: {error}\n"
-            "请检查网络后再运行一次（已下载的部分会保留）；也可以换下载源 --source "
-            f"{'|'.join(SOURCES)}，或用 --endpoint 指定镜像。"
-        ) from error
-    return {"source": source, "repository": repo, "revision": revision}
-
-
-def _fetch_huggingface(repo: str, revision: str, endpoint: str, part: Path) -> None:
-    from huggingface_hub import HfApi, constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise CourseError(
-            "环境变量 HF_HUB_OFFLINE（或 TRANSFORMERS_OFFLINE）禁止访问 Hugging Face，所以没有下载。"
-            "请先 unset HF_HUB_OFFLINE TRANSFORMERS_OFFLINE 再运行；也可以换下载源 --source modelscope。"
-        )
-    api = HfApi(endpoint=endpoint.rstrip("/") or None)
-    # Asked first, because snapshot_download takes any non-empty folder for the model when the hub is
-    # out of reach; and its own check is the size, not the content (huggingface_hub 0.36).
-    listing = api.model_info(repo, revision=revision, files_metadata=True, timeout=30).siblings or []
-    api.snapshot_download(repo, revision=revision, local_dir=part)
-    for file in listing:
-        path = part / file.rfilename
-        if not path.is_file():
-            raise ValueError(f"{file.rfilename} 没有下载下来")
-        if file.lfs and records.sha256(path) != file.lfs.sha256:
-            path.unlink()
-            raise ValueError(f"{file.rfilename} 的内容和仓库登记的 SHA-256 不一致，已删除")
-    shutil.rmtree(part / ".cache")  # the client's notes about the download
-
-
-def _fetch_modelscope(repo: str, revision: str, endpoint: str, part: Path) -> None:
-    from modelscope import snapshot_download
-
-    # checks sizes and SHA-256 itself
-    snapshot_download(repo, revision=revision, local_dir=str(part), endpoint=endpoint or None)
+    return hubs.fetch(source, repo, revision, part, endpoint=endpoint, needed=["config.json"])
 
 
 def _check_disk(model: BaseModel, part: Path) -> None:

@@ -2,13 +2,14 @@
 
 import random
 import time
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tianji_helpers import records, wishes
-from tianji_helpers.dataset import clean
+from tianji_helpers.dataset import clean, decisions, openings
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import dirt
 from tianji_helpers.synthesis.phrasebook import Phrasebook
@@ -136,6 +137,101 @@ def test_each_rule_can_be_switched_off():
 def test_an_absurdly_long_answer_is_rejected_at_once():
     rejects = clean.clean_turns([turn("祝姐姐生日", "+" * 10_000_000)], MATRIX).rejects
     assert rejects[0]["rule"] == clean.OVERSIZE
+
+
+def many(count: int) -> list[dict]:
+    """Rows of which one opening has too many, among others that begin differently."""
+    rng, letters = random.Random(11), "山水云月风花雪竹松梅兰菊春夏秋冬晨暮星河"
+    tails = ["".join(rng.sample(letters, 12)) for _ in range(count)]
+    heads = ["在这个特别的日子里，" if n % 2 else f"{tail[:6]}里，" for n, tail in enumerate(tails)]
+    pairs = zip(heads, tails, strict=True)
+    return [turn("祝姐姐生日", f"姐姐，{head}{tail}，生日快乐！") for head, tail in pairs]
+
+
+def test_the_later_rows_of_an_opening_that_is_too_common_go():
+    rows = many(400)
+    result = clean.clean_turns(rows, MATRIX)
+    assert {row["rule"] for row in result.rejects} == {clean.OPENING}
+    assert [row["row"] for row in result.rejects] == [2 * n for n in range(openings.LEAST + 1, 201)]
+    assert "“在这个特别的”开头的有 200 条，最多留 50 条" in result.rejects[0]["reason"]
+    assert clean.clean_turns(result.kept, MATRIX).kept == result.kept
+    assert len(clean.clean_turns(rows, MATRIX, off=(clean.OPENING,)).kept) == 400
+
+
+@given(
+    counts=st.dictionaries(st.integers(), st.integers(1, 200), max_size=12),
+    share=st.floats(0.01, 1),
+    least=st.integers(0, 30),
+)
+def test_the_limit_of_an_opening_holds_for_what_is_left(counts, share, least):
+    most = openings.limit(Counter(counts), share, least)
+    left = Counter({name: min(count, most) for name, count in counts.items()})
+    assert all(count <= max(least, share * left.total()) for count in left.values())
+    assert openings.limit(left, share, least) >= max(left.values(), default=0)
+
+
+def test_the_number_of_processes_and_the_way_of_storing_change_nothing(tmp_path, teacher, monkeypatch):
+    monkeypatch.setattr(clean, "_PART", 50)
+    monkeypatch.setattr(clean, "_PARALLEL_ROWS", 100)
+    twins = [turn("祝姐姐生日", GOOD), turn("祝姐姐生日", GOOD.replace("！", "。"))]
+    rows = [*twins, *teacher[0], *many(150), *teacher[0][::3]]
+    one = clean.clean_turns(rows, MATRIX, processes=1)
+    assert {clean.EXACT, clean.NEAR, clean.OPENING, "length"} <= {row["rule"] for row in one.rejects}
+    assert clean.clean_turns(rows, MATRIX, processes=2) == one
+    monkeypatch.undo()  # parts of another size
+    records.write_conversations(tmp_path / "merged.json", rows)
+    files = {name: tmp_path / f"{name}.json" for name in ("rejects", "report")}
+    report = clean.clean_file(tmp_path / "merged.json", tmp_path / "out.json", **files)
+    assert report == one.report == records.read_json(files["report"])
+    assert records.read_conversations(tmp_path / "out.json") == one.kept
+    assert records.read_jsonl(files["rejects"]) == one.rejects
+
+
+def test_decisions_are_replayed(tmp_path):
+    poem = turn("写首诗", "春眠不觉晓")
+    short, wrong, good = (turn("祝姐姐生日", text) for text in ("“生日快乐！”", "姐姐，春节快乐呀！", GOOD))
+    file = tmp_path / "decisions.jsonl"
+    for row, action, text in (
+        (poem, "keep", None),
+        (short, "keep", None),
+        (wrong, "edit", "姐姐，生日快乐呀！ "),
+        (good, "reject", None),
+    ):
+        decisions.append(file, decisions.key_of(row), action, text)
+    decided = decisions.read(file)
+    rows = [poem, short, good, wrong, short]
+    result = clean.clean_turns(rows, MATRIX, decided=decided)
+    outputs = [row["output"] for row in result.kept]
+    assert outputs == ["春眠不觉晓", "生日快乐！", "姐姐，生日快乐呀！ ", "生日快乐！"]
+    assert [(row["row"], row["rule"]) for row in result.rejects] == [(3, clean.HUMAN)]
+    assert [row["rules"] for row in result.mended] == [["quotes"], [clean.HUMAN], ["quotes"]]
+
+    records.write_conversations(tmp_path / "merged.json", rows)
+    files = {name: tmp_path / f"{name}.json" for name in ("rejects", "report")}
+    clean.clean_file(tmp_path / "merged.json", tmp_path / "out.json", decisions_file=file, **files)
+    assert records.read_conversations(tmp_path / "out.json") == result.kept
+    provenance = records.read_json(records.provenance_path(tmp_path / "out.json"))
+    assert provenance["inputs"]["decisions.jsonl"] == records.sha256(file)
+
+
+@given(
+    rows=st.lists(st.tuples(REQUESTS, WISHES), max_size=8),
+    actions=st.lists(st.sampled_from([None, "keep", "edit", "reject"]), min_size=8, max_size=8),
+)
+def test_nothing_is_lost_whatever_was_decided(rows, actions):
+    turns = [turn(*row) for row in rows]
+    keys = [decisions.key_of(row) for row in turns]
+    decided = {
+        key: {"action": action, "output": "生日快乐"}
+        for key, action in zip(keys, actions, strict=False)
+        if action
+    }
+    result = clean.clean_turns(turns, MATRIX, decided=decided)
+    assert len(result.kept) + len(result.rejects) == len(rows)
+    rejected = {row["row"] for row in result.rejects}
+    for number, key in enumerate(keys, 1):
+        action = decided.get(key, {}).get("action")
+        assert action is None or (number in rejected) == (action == "reject")
 
 
 @pytest.mark.parametrize("text", ["“" * 2000, "好的，" * 666, "🎂" * 2000, "+" * 2000, "，呀" * 1000])

@@ -13,6 +13,8 @@ def count(file) -> int:
     if file.suffix == ".txt":
         return len(records.read_text(file).split("\n\n"))
     content = yaml.safe_load(records.read_text(file))
+    if file.name == "general.yaml":
+        return sum(map(len, content.values()))
     if file.name == "persona.yaml":
         return sum(len(kind["questions"]) + len(kind["heldout"]) for kind in content.values())
     return len(content["scenes"] if file.name == "phrasebook.yaml" else content)

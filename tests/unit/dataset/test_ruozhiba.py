@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tianji_helpers import paths, records
 from tianji_helpers.dataset import duplicates, ruozhiba
@@ -40,6 +42,24 @@ def test_default_bytes(tmp_path):
     source.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     assert ruozhiba.convert_file(source, train, test) == {"source": 13, "train": 9, "test": 4}
     assert (train.read_text(encoding="utf-8"), test.read_text(encoding="utf-8")) == reference(rows)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+RECORD = st.fixed_dictionaries(
+    {"instruction": TEXT, "output": TEXT, "metadata": TEXT | st.floats() | st.dictionaries(TEXT, TEXT)},
+    optional={"input": st.none() | st.just("")},
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(RECORD, min_size=2, max_size=8), st.booleans())
+def test_default_bytes_of_any_valid_file(tmp_path_factory, rows, escaped):
+    folder = tmp_path_factory.mktemp("any")
+    source, train, test = (folder / name for name in ("s.jsonl", "train.jsonl", "test.jsonl"))
+    source.write_text("".join(json.dumps(row, ensure_ascii=escaped) + "\n" for row in rows), encoding="utf-8")
+    ruozhiba.convert_file(source, train, test)
+    halves = tuple(file.read_bytes().decode() for file in (train, test))
+    assert halves == reference(rows)
 
 
 def test_sample_is_a_coig_cqia_file():
@@ -87,7 +107,7 @@ def test_input_joins_the_question():
         ('{"input": "", "output": "b"}', ("第 4 行", "instruction")),
         ('{"instruction": "a", "input": ""}', ("第 4 行", "output")),
         ('{"instruction": "a", "output": ["b"]}', ("第 4 行", "output")),
-        ('{"instruction": "a", "input": null, "output": "b"}', ("第 4 行", "input")),
+        ('{"instruction": "a", "input": 3, "output": "b"}', ("第 4 行", "input")),
         ('{"instruction": " ", "output": "b"}', ("第 4 行", "instruction", "空")),
         ('{"instruction": "a", "output": "\\udc00"}', ("第 4 行", "output", "半个")),
         ("[" * 100_000, ("第 4 行", "嵌套")),
@@ -131,8 +151,27 @@ def test_empty_side():
         ruozhiba.split(messages("甲"), 0.7)
 
 
+def test_format_output_is_every_row_in_the_order_of_the_source(tmp_path):
+    files = [tmp_path / name for name in ("train.jsonl", "test.jsonl", "format.jsonl")]
+    ruozhiba.convert_file(SAMPLE, *files[:2], format_path=files[2])
+    train, test, whole = (file.read_bytes() for file in files)
+    assert whole == train + test
+    ruozhiba.convert_file(SAMPLE, *files[:2], format_path=files[2], seed=1)
+    assert files[2].read_bytes() == whole and files[0].read_bytes() != train
+
+
+def test_a_reworded_question_stays_with_its_twin():
+    twins = ["闹钟每天叫醒我，那谁来叫醒闹钟？", "请问闹钟每天叫醒我，那谁来叫醒闹钟？"]
+    others = [chr(0x4E00 + 40 * n) * 5 for n in range(8)]
+    for seed in range(20):
+        train, _ = ruozhiba.split(messages(*twins, *others), 0.5, seed)
+        inside = [row["messages"][0]["content"] in twins for row in train]
+        assert sum(inside) in (0, 2)
+
+
 def test_shuffle_is_seeded_and_never_splits_near_duplicates():
-    rows = messages(*(f"{'问' * n}题{n}号怎么回答才对{mark}" for n in range(20) for mark in ("？", "！")))
+    bodies = ["".join(chr(0x4E00 + 97 * n + k) for k in range(9)) for n in range(20)]
+    rows = messages(*(body + mark for body in bodies for mark in ("？", "！")))
     sides = set()
     for seed in range(5):
         train, test = ruozhiba.split(rows, 0.7, seed)
@@ -160,10 +199,14 @@ def test_sample_leaks_in_file_order_but_not_shuffled():
 def test_both_halves_need_their_own_file(tmp_path):
     with pytest.raises(CourseError, match="同一个文件"):
         ruozhiba.convert_file(SAMPLE, tmp_path / "a", tmp_path / "a")
+    with pytest.raises(CourseError, match="同一个文件"):
+        ruozhiba.convert_file(SAMPLE, tmp_path / "a", tmp_path / "b", format_path=tmp_path / "b")
+    with pytest.raises(CourseError, match="同一个文件"):
+        ruozhiba.convert_file(SAMPLE, tmp_path / "a", SAMPLE)
 
 
 def test_provenance(tmp_path):
     ruozhiba.convert_file(SAMPLE, tmp_path / "a.jsonl", tmp_path / "b.jsonl", ratio=0.5, seed=3)
     made = records.read_json(records.provenance_path(tmp_path / "b.jsonl"))
-    assert made["parameters"] == {"ratio": 0.5, "seed": 3}
+    assert made["parameters"] == {"ratio": 0.5, "seed": 3, "threshold": ruozhiba.SAME_QUESTION}
     assert made["inputs"] == {"data/ruozhiba/sample.jsonl": records.sha256(SAMPLE)}

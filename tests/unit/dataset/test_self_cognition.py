@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tianji_helpers import records
-from tianji_helpers.dataset import self_cognition
+from tianji_helpers.dataset import self_cognition, splits
 from tianji_helpers.errors import CourseError
 
 PERSONA = self_cognition.Persona("小明", "小祝", "Gemma 3 270M")
@@ -14,7 +14,7 @@ KINDS = self_cognition.load()
 
 
 def test_enough_distinct_questions():
-    train, heldout = self_cognition.build(PERSONA, wordings=1)
+    train, heldout = self_cognition.build(PERSONA, wordings=1, general_ratio=0)
     questions = [turn["input"] for turn in train]
     assert len(KINDS) == 8
     assert len(set(questions)) == len(questions) >= 80
@@ -24,7 +24,7 @@ def test_enough_distinct_questions():
 
 
 def test_every_answer_names_the_persona_and_nothing_is_left_unfilled():
-    train, heldout = self_cognition.build(PERSONA, wordings=9)
+    train, heldout = self_cognition.build(PERSONA, wordings=9, general_ratio=0)
     assert self_cognition.knows_itself(PERSONA, [turn["output"] for turn in train + heldout]) == 1
     text = "".join(turn["input"] + turn["output"] for turn in train + heldout)
     assert "{" not in text and "}" not in text
@@ -32,7 +32,7 @@ def test_every_answer_names_the_persona_and_nothing_is_left_unfilled():
 
 def test_several_wordings_each():
     assert all(len(kind.answers) >= 3 for kind in KINDS.values())
-    train, _ = self_cognition.build(PERSONA, wordings=2)
+    train, _ = self_cognition.build(PERSONA, wordings=2, general_ratio=0)
     per_question = Counter(turn["input"] for turn in train)
     assert set(per_question.values()) == {2}
     assert len({(turn["input"], turn["output"]) for turn in train}) == len(train)
@@ -64,7 +64,18 @@ def test_braces_in_a_name_are_only_text():
     assert self_cognition.Persona("{小明}", "a", "b").fill("我是{owner}的助手") == "我是{小明}的助手"
 
 
-@pytest.mark.parametrize("options", [{"wordings": 0}, {"repeat": 0}, {"repeat": 10_001}, {"repeat": 1.5}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"wordings": 0},
+        {"repeat": 0},
+        {"repeat": 10_001},
+        {"repeat": 1.5},
+        {"general_ratio": -0.1},
+        {"general_ratio": 10.5},
+        {"general_ratio": float("nan")},
+    ],
+)
 def test_bad_numbers(options):
     with pytest.raises(CourseError, match=str(next(iter(options.values())))):
         self_cognition.build(PERSONA, **options)
@@ -99,11 +110,69 @@ def test_broken_question_file(tmp_path, content):
         self_cognition.load(path)
 
 
+GENERAL, PROBE = self_cognition.load_general()
+
+
+def test_general_questions_are_about_nothing_of_the_persona():
+    questions = [turn["input"] for turn in GENERAL + PROBE]
+    persona = {PERSONA.fill(question) for kind in KINDS.values() for question in kind.all_questions}
+    assert len(GENERAL) >= 40 and len(PROBE) >= 20
+    assert len(set(questions)) == len(questions) and not set(questions) & persona
+    assert not splits.leakage([turn["input"] for turn in GENERAL], [turn["input"] for turn in PROBE], 0.6)
+    text = "".join(turn["input"] + turn["output"] for turn in GENERAL + PROBE)
+    assert "我是" not in text and "{" not in text
+
+
+@pytest.mark.parametrize("ratio", [0, 0.25, 1, 3])
+def test_the_mixing_ratio_is_kept_and_every_general_row_comes_before_any_comes_again(ratio):
+    train, heldout = self_cognition.build(PERSONA, general_ratio=ratio)
+    mixed = Counter(turn["input"] for turn in train if turn in GENERAL)
+    assert mixed.total() == round(ratio * (len(train) - mixed.total()))
+    if mixed:
+        assert max(mixed.values()) - min(mixed.get(turn["input"], 0) for turn in GENERAL) <= 1
+        first = [turn in GENERAL for turn in train[: len(train) // 2]]
+        assert 0 < sum(first) < len(first)  # shuffled among the others
+    assert heldout == self_cognition.build(PERSONA, general_ratio=0)[1]
+
+
+def test_no_general_rows_to_mix_in():
+    with pytest.raises(CourseError, match="比例设成 0"):
+        self_cognition.build(PERSONA, general=[])
+
+
+def test_leak_counts_the_answers_that_name_the_persona():
+    answers = ["杜甫是诗人。", "我是小祝，杜甫是诗人。", "小明教我的：杜甫是诗人。", "我是小助手。"]
+    assert self_cognition.leak(PERSONA, answers) == 0.5
+    assert self_cognition.leak(PERSONA, [turn["output"] for turn in PROBE]) == 0
+    with pytest.raises(CourseError, match="没有一个回答"):
+        self_cognition.leak(PERSONA, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "train"),
+        ("train: [[a, b]]", "probe"),
+        ("train: [[a, b], [c]]\nprobe: [[d, e]]", "train 第 2 条"),
+        ("train: [[a, b]]\nprobe: [[a, c]]", "两次"),
+        ("train: [[a, 3]]\nprobe: [[b, c]]", "train 第 1 条"),
+        ("train: [", "YAML"),
+    ],
+)
+def test_bad_general_file(tmp_path, content, words):
+    path = tmp_path / "g.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(CourseError, match=words) as caught:
+        self_cognition.load_general(path)
+    assert "g.yaml" in str(caught.value)
+
+
 def test_files(tmp_path):
-    counts = self_cognition.write(tmp_path, PERSONA, repeat=2)
+    counts = self_cognition.write(tmp_path / "self_cognition.json", PERSONA, repeat=2)
     train = records.read_conversations(tmp_path / "self_cognition.json")
     assert len(train) == counts["train"]
     assert all(set(turn) == {"input", "output"} for turn in train)
     assert len(records.read_conversations(tmp_path / "self_cognition_heldout.json")) == counts["heldout"]
+    assert records.read_conversations(tmp_path / "self_cognition_probe.json") == PROBE
     provenance = records.read_json(records.provenance_path(tmp_path / "self_cognition.json"))
     assert provenance["parameters"]["owner"] == "小明"

@@ -62,7 +62,10 @@ def test_defaults_are_those_of_the_notebooks():
     names = [persona_lesson[name] for name in ("owner", "assistant", "model_name")]
     assert self_cognition.Persona(*names) == stages.DEFAULT_PERSONA
     build = inspect.signature(self_cognition.write).parameters
-    assert all(persona_lesson[name] == build[name].default for name in ("wordings", "repeat", "seed"))
+    assert all(
+        persona_lesson[name] == build[name].default
+        for name in ("wordings", "general_ratio", "repeat", "seed")
+    )
     ruozhiba_lesson = parameters("04_convert_ruozhiba.ipynb")
     ratio = inspect.signature(ruozhiba.convert_file).parameters["ratio"].default
     assert (ruozhiba_lesson["train_ratio"], ruozhiba_lesson["shuffle"]) == (ratio, False)

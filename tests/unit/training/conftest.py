@@ -121,3 +121,10 @@ def trained(tiny_dir, rows_file, tmp_path_factory):
     lines = []
     result = engine.train(config, folder / "work", report=lines.append)
     return result, lines
+
+
+@pytest.fixture(scope="session")
+def adapter_dir(trained, tmp_path_factory):
+    """The adapter of that training."""
+    result, _ = trained
+    return engine.pth_to_hf(result.config, result.checkpoint, tmp_path_factory.mktemp("adapter") / "adapter")

@@ -1,9 +1,13 @@
 """Answers in batch and in pieces: equal, ending by themselves, without template tokens."""
 
+import shutil
+
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import engine, inference
+from tianji_helpers.training import inference
 
 
 @pytest.fixture(scope="module")
@@ -61,25 +65,50 @@ def test_failure_inside_the_generation_reaches_the_reader(tiny):
         list(inference.stream(*tiny, chats("祝姐姐生日")[0], max_new_tokens=-1))
 
 
-def test_folders_that_are_no_model_are_named(tmp_path, tiny_dir):
+def test_a_folder_is_inspected_before_it_is_loaded(tmp_path, tiny_dir):
     with pytest.raises(CourseError, match=r"没有 config\.json"):
         inference.load(tmp_path)
     with pytest.raises(CourseError, match=r"没有 adapter_config\.json"):
         inference.load(tiny_dir, tmp_path)
 
 
-def test_truncated_weights_are_an_error(tiny_dir, tmp_path):
-    import shutil
-
-    broken = shutil.copytree(tiny_dir, tmp_path / "broken")
-    weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(CourseError, match="加载失败"):
-        inference.load(broken)
+def test_a_model_without_a_chat_template_is_named(tiny_dir, tmp_path):
+    bare = shutil.copytree(tiny_dir, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(CourseError, match="没有对话模板"):
+        inference.load(bare)
 
 
-def test_adapter_of_another_model_is_an_error(trained, base_dir, tmp_path):
-    result, _ = trained
-    adapter = engine.pth_to_hf(result.config, result.checkpoint, tmp_path / "adapter")
-    with pytest.raises(CourseError, match="装不到这个模型上"):
-        inference.load(base_dir, adapter)
+def test_adapters_are_switched_on_one_base(tiny_dir, adapter_dir, tmp_path):
+    other = shutil.copytree(adapter_dir, tmp_path / "other")
+    tensors = load_file(other / "adapter_model.safetensors")
+    save_file({name: tensor * -3 for name, tensor in tensors.items()}, other / "adapter_model.safetensors")
+    model, tokenizer = inference.load(tiny_dir, {"甲": adapter_dir, "乙": other}, dtype="float32")
+    ids = torch.tensor([tokenizer.encode("祝姐姐生日")])
+
+    def scores(loaded):
+        with torch.inference_mode():
+            return loaded(ids).logits
+
+    alone = {
+        "甲": scores(inference.load(tiny_dir, adapter_dir, dtype="float32")[0]),
+        "乙": scores(inference.load(tiny_dir, other, dtype="float32")[0]),
+        "": scores(inference.load(tiny_dir, dtype="float32")[0]),
+    }
+    weights = model.get_base_model().model.embed_tokens.weight.data_ptr()
+    torch.testing.assert_close(scores(model), alone["甲"])
+    for name in ("乙", "", "甲", "", "乙"):
+        inference.switch(model, name)
+        torch.testing.assert_close(scores(model), alone[name])
+    assert not torch.allclose(alone["甲"], alone["乙"]) and not torch.allclose(alone["甲"], alone[""])
+    assert model.get_base_model().model.embed_tokens.weight.data_ptr() == weights
+
+
+def test_switching_to_an_adapter_that_was_not_loaded_lists_those_there_are(tiny_dir, adapter_dir):
+    model, _ = inference.load(tiny_dir, {"甲": adapter_dir})
+    with pytest.raises(CourseError, match="没有叫 乙 的适配器。已加载：甲"):
+        inference.switch(model, "乙")
+    bare, _ = inference.load(tiny_dir)
+    inference.switch(bare)
+    with pytest.raises(CourseError, match="没有加载适配器"):
+        inference.switch(bare, "甲")

@@ -4,23 +4,17 @@ The clients run in processes of their own (``tianji prepare-model``) with a clea
 read their settings when they are imported, and must neither see nor touch the user's caches.
 """
 
-import hashlib
-import json
-import os
 import random
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from functools import cached_property
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
 
+import loopback_hub
 import pytest
 
-from tianji_helpers import paths, records
+from tianji_helpers import hubs, paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import models
 
@@ -37,141 +31,12 @@ FILES = {
 }
 
 
-def sha256(data):
-    return hashlib.sha256(data).hexdigest()
-
-
-class Hub(ThreadingHTTPServer):
-    """One repository as Hugging Face and ModelScope serve it: weights are behind a redirect.
-
-    log: (method, path, query, Range header) of each request. dies: whether the server sends half of
-    the weights and is gone from then on. tampered: whether a byte of the weights is another one
-    than the listing promises.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, dies=False, tampered=False):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.dies, self.tampered, self.dead, self.log = dies, tampered, False, []
-
-    @cached_property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def content(self, name):
-        data = FILES[name]
-        return data[:-1] + bytes([data[-1] ^ 1]) if self.tampered and name == WEIGHTS else data
-
-    def asked(self, text):
-        return [entry for entry in self.log if text in entry[1]]
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-    def handle(self):
-        if not self.server.dead:
-            super().handle()
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
-        self.server.log.append((self.command, path, query, self.headers["Range"]))
-        huggingface, modelscope = MODEL.huggingface, MODEL.modelscope
-        if path == f"/api/models/{huggingface}/revision/{MODEL.huggingface_revision}":
-            self.send_json({"id": huggingface, "sha": MODEL.huggingface_revision, "siblings": siblings()})
-        elif path.startswith(resolve := f"/{huggingface}/resolve/{MODEL.huggingface_revision}/"):
-            self.send_file(path.removeprefix(resolve))
-        elif path == f"/api/v1/models/{modelscope}/repo/files":
-            self.send_json({"Code": 200, "Success": True, "Data": {"Files": listing()}})
-        elif path == f"/api/v1/models/{modelscope}/repo":
-            self.send_file(query["FilePath"][0])
-        elif path == f"/storage/{WEIGHTS}":
-            self.send_content(WEIGHTS)
-        else:
-            self.send_error(404)
-
-    def send_json(self, value):
-        self.send_body(200, {"Content-Type": "application/json"}, json.dumps(value).encode())
-
-    def send_file(self, name):
-        if name != WEIGHTS:
-            return self.send_content(name)
-        self.send_body(
-            302,
-            {
-                "Location": f"{self.server.url}/storage/{WEIGHTS}",
-                "X-Repo-Commit": MODEL.huggingface_revision,
-                "X-Linked-Size": str(len(FILES[WEIGHTS])),
-                "X-Linked-ETag": f'"{sha256(FILES[WEIGHTS])}"',
-            },
-            b"",
-        )
-
-    def send_content(self, name):
-        data = self.server.content(name)
-        etag = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-        headers = {
-            "X-Repo-Commit": MODEL.huggingface_revision,
-            "ETag": f'"{etag}"',
-            "Accept-Ranges": "bytes",
-        }
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
-        if not wanted:
-            return self.send_body(200, headers, data)
-        start = int(wanted[1])
-        headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-        self.send_body(206, headers, data[start:])
-
-    def send_body(self, status, headers, body):
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": len(body)}.items():
-            self.send_header(key, str(value))
-        self.end_headers()
-        if self.command == "HEAD":
-            return
-        if self.server.dies and self.path.startswith("/storage/"):
-            self.server.dead = True
-            body = body[: len(body) // 2]
-        self.wfile.write(body)
-
-
-def siblings():
-    """The files as Hugging Face lists them (``?blobs=true``)."""
-    rows = [{"rfilename": name, "size": len(data)} for name, data in FILES.items()]
-    rows[-1]["lfs"] = {"size": len(FILES[WEIGHTS]), "sha256": sha256(FILES[WEIGHTS]), "pointerSize": 134}
-    return rows
-
-
-def listing():
-    """The files as ModelScope lists them."""
-    return [
-        {"Path": "runs", "Name": "runs", "Type": "tree", "Size": 0},
-        *(
-            {"Path": name, "Type": "blob", "Size": len(data), "Sha256": sha256(data)}
-            for name, data in FILES.items()
-        ),
-    ]
-
-
 @pytest.fixture
 def start_hub():
-    hubs = []
-
-    def start(**options):
-        hub = Hub(**options)
-        threading.Thread(target=hub.serve_forever, args=(0.02,), daemon=True).start()
-        hubs.append(hub)
-        return hub
-
-    yield start
-    for hub in hubs:
-        hub.shutdown()
-        hub.server_close()
+    with loopback_hub.starter(
+        FILES, WEIGHTS, MODEL.huggingface, MODEL.huggingface_revision, MODEL.modelscope
+    ) as start:
+        yield start
 
 
 @pytest.fixture
@@ -185,21 +50,12 @@ def prepare(tmp_path, models_dir):
     """Run ``tianji prepare-model`` for the model of these tests against a hub."""
 
     def run(hub, source, **environment):
-        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-        settings = {
-            "HOME": str(tmp_path),  # both clients keep their caches and tokens below it
-            "TIANJI_MODELS_DIR": str(models_dir),
-            "PYTHONUTF8": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            # a hub that is gone stays gone
-            "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "0",
-            "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
-        }
         command = ["-m", "tianji_helpers.cli", "prepare-model", "--source"]
         return subprocess.run(
             [sys.executable, *command, source, "--endpoint", hub.url, NAME],
-            env=kept | settings | environment,
+            env=loopback_hub.clean_environment(tmp_path)
+            | {"TIANJI_MODELS_DIR": str(models_dir)}
+            | environment,
             cwd=paths.ROOT,
             capture_output=True,
             text=True,
@@ -331,7 +187,7 @@ def test_modelscope_delivers_the_pinned_revision_from_the_endpoint(start_hub, pr
     assert (origin["repository"], origin["revision"]) == (MODEL.modelscope, MODEL.modelscope_revision)
 
 
-@pytest.mark.parametrize("source", models.SOURCES)
+@pytest.mark.parametrize("source", hubs.SOURCES)
 def test_a_cut_download_fails_with_the_fix_and_goes_on_later(source, start_hub, prepare, models_dir):
     hub = start_hub(dies=True)
     for attempt in ("cut half-way", "nobody answers"):
@@ -354,7 +210,7 @@ def test_a_cut_download_fails_with_the_fix_and_goes_on_later(source, start_hub, 
     assert {path.name for path in models_dir.iterdir()} == {f".{NAME}.lock", NAME, f"{NAME}.provenance.json"}
 
 
-@pytest.mark.parametrize("source", models.SOURCES)
+@pytest.mark.parametrize("source", hubs.SOURCES)
 def test_tampered_weights_are_refused(source, start_hub, prepare, models_dir):
     done = prepare(start_hub(tampered=True), source)
     assert done.returncode == 1
@@ -378,12 +234,3 @@ def test_an_offline_client_is_told_which_variable(variable, start_hub, prepare, 
 def test_embedded_model_is_not_downloaded():
     with pytest.raises(CourseError, match="由安装包提供"):
         models.prepare(models.EMBEDDED, source="huggingface")
-
-
-def test_remote_code_runs_only_where_our_own_provenance_names_a_model_that_needs_it(tmp_path):
-    folder = tmp_path / "merged"
-    folder.mkdir()
-    assert not models.needs_remote_code(folder)
-    for name, expected in (("internlm2-chat-7b", True), ("gemma-3-270m", False), ("unknown", False)):
-        records.write_provenance(folder, stage="06_merge_chat", parameters={"base_model": name})
-        assert models.needs_remote_code(folder) is expected

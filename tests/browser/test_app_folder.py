@@ -1,0 +1,128 @@
+"""The folder for demo platforms: started as they start it, with the packages that it asks for alone."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import parrots
+import pytest
+import toml
+from playwright.sync_api import expect
+
+from tianji_helpers import cli, records
+from tianji_helpers.errors import CourseError
+from tianji_helpers.serving import app_folder
+
+PIECES = ("祝您", "平安")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return parrots.teach(tmp_path_factory.mktemp("app") / "model", PIECES)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    """A folder with the installed packages that requirements.txt names, and no others."""
+    site = (
+        tmp_path_factory.mktemp("python") / "site-packages"
+    )  # elsewhere Streamlit takes itself for a checkout
+    site.mkdir()
+    for line in app_folder.requirements():
+        name = line.partition("==")[0]
+        try:
+            files = metadata.files(name)
+        except metadata.PackageNotFoundError:
+            continue  # of another Python version
+        for top in {file.parts[0] for file in files if file.parts[0] not in ("..", "__pycache__")}:
+            target = site / top
+            if not target.exists():
+                target.symlink_to(metadata.distribution(name).locate_file(top))
+    return site
+
+
+@contextmanager
+def started(folder, packages, *command):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TIANJI")}
+    env |= {"PYTHONPATH": str(packages), "STREAMLIT_SERVER_PORT": str(port)}
+    with subprocess.Popen([sys.executable, "-S", *command], cwd=folder, env=env) as process:
+        try:
+            for _ in range(300):
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5):
+                        break
+                except OSError:
+                    assert process.poll() is None, "the app has ended"
+                    time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+@pytest.mark.parametrize(
+    "start", [["app.py"], ["-m", "streamlit", "run", "app.py"]], ids=["python", "streamlit"]
+)
+def test_it_answers_with_what_it_carries(page, model_dir, packages, tmp_path, start):
+    folder = app_folder.write(model_dir, "openxlab", tmp_path / "app")
+    with started(folder, packages, *start) as url:
+        page.goto(url)
+        page.get_by_role("button", name="送祝福", exact=True).click()
+        expect(page.locator(".wish")).to_have_text("".join(PIECES), timeout=60_000)
+
+
+def test_each_platform_finds_its_settings(model_dir, tmp_path):
+    folders = {name: app_folder.write(model_dir, name, tmp_path / name) for name in app_folder.PLATFORMS}
+    for folder in folders.values():
+        server = toml.loads((folder / ".streamlit" / "config.toml").read_text())["server"]
+        assert (server["address"], server["port"], server["headless"]) == ("0.0.0.0", 7860, True)
+        assert {"streamlit", "torch", "transformers"} <= {
+            re.match(r"[\w-]+(?===\d)", line)[0]
+            for line in (folder / "requirements.txt").read_text().splitlines()
+        }
+    space = folders["huggingface"]
+    assert re.match(
+        r"---\ntitle: .*\nsdk: docker\napp_port: 7860\n---\n", (space / "README.md").read_text(), re.S
+    )
+    docker = (space / "Dockerfile").read_text()
+    assert "requirements.txt" in docker and 'CMD ["python", "app.py"]' in docker and "EXPOSE 7860" in docker
+    assert json.loads((folders["modelscope"] / "ms_deploy.json").read_text())["sdk_type"] == "streamlit"
+
+
+def test_nothing_of_this_machine_goes_along(model_dir, tmp_path):
+    private = {"system": "你是大师", "secret": "sk-private"}
+    records.write_provenance(model_dir, stage="06_merge_chat", parameters=private)
+    (model_dir / "notes.log").write_text("sk-private")
+    try:
+        folder = app_folder.write(model_dir, "modelscope", tmp_path / "app")
+    finally:
+        records.provenance_path(model_dir).unlink()
+        (model_dir / "notes.log").unlink()
+    assert "你是大师" in (folder / "model.provenance.json").read_text(encoding="utf-8")
+    for file in (file for file in folder.rglob("*") if file.is_file() and file.suffix != ".safetensors"):
+        text = file.read_text(encoding="utf-8")
+        assert (
+            "sk-private" not in text and str(Path.home()) + "/" not in text and str(tmp_path) not in text
+        ), file
+        assert ".git" not in file.parts and "__pycache__" not in file.parts
+
+
+def test_a_folder_that_holds_something_is_left_alone(model_dir, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(CourseError, match="里已经有东西，不会覆盖"):
+        app_folder.write(model_dir, "openxlab", tmp_path)
+    with pytest.raises(CourseError, match="没有叫 gitee 的平台"):
+        app_folder.write(model_dir, "gitee", tmp_path / "app")
+    assert cli.main(["app", str(tmp_path), str(tmp_path / "app"), "--to", "openxlab"]) == 1
+    assert "错误：" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]

@@ -1,0 +1,189 @@
+"""Cleaning in shards: the same rows kept and rejected as on one machine, for the same reasons."""
+
+import os
+import random
+import subprocess
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tianji_helpers import records, wishes
+from tianji_helpers.dataset import clean, duplicates, juicer
+from tianji_helpers.errors import CourseError
+from tianji_helpers.paths import CONFIGS, ROOT
+from tianji_helpers.synthesis import dirt
+from tianji_helpers.synthesis.phrasebook import Phrasebook
+
+MATRIX = wishes.load()
+RECIPE = CONFIGS / "data_juicer" / "clean_wishes.yaml"
+CHAINED = 0.7  # one change in a short wish leaves more than this in common, two changes less
+PROCESS = ROOT / "build" / "scale" / "bin" / "dj-process"
+
+
+def turn(request: str, output: str) -> dict:
+    return {"system": MATRIX.system, "input": request, "output": output}
+
+
+def in_shards(turns, off=(), threshold=0.9):
+    """Do in one process what the operators do on many machines; return kept and rejected rows."""
+    judged = [juicer.judge(turn["input"], turn["output"], MATRIX, off) for turn in turns]
+    passed = [(row, text) for row, (text, verdict) in enumerate(judged, 1) if verdict is None]
+    buckets: dict[bytes, list] = {}
+    for row, text in random.Random(1).sample(passed, len(passed)):  # machines keep no order
+        for key in juicer.buckets(text, off, threshold):
+            buckets.setdefault(key, []).append((row, text))
+    pairs = [pair for rows in buckets.values() for pair in juicer.alike(rows, off, threshold)]
+    gone = juicer.resolve(pairs, off)
+    verdicts = [verdict or gone.get(row) for row, (_, verdict) in enumerate(judged, 1)]
+    kept = [
+        one | {"output": text}
+        for one, (text, _), verdict in zip(turns, judged, verdicts, strict=True)
+        if verdict is None
+    ]
+    return kept, [(row, *verdict) for row, verdict in enumerate(verdicts, 1) if verdict]
+
+
+def on_one_machine(turns, off=(), threshold=0.9):
+    cleaned = clean.clean_turns(turns, MATRIX, off=off, threshold=threshold)
+    return cleaned.kept, [(row["row"], row["rule"], row["reason"]) for row in cleaned.rejects]
+
+
+def alike_wishes(seed: int = 7, count: int = 900) -> list[dict]:
+    """Return the offline teacher's wishes with dirt, exact copies, and chains of ever other wishes."""
+    book, rng = Phrasebook(MATRIX), random.Random(seed)
+    turns: list[dict] = []
+    while len(turns) < count:
+        recipient, scene = rng.choice(MATRIX.pairs())
+        style = rng.choice(list(MATRIX.styles))
+
+        def again(cell=(recipient, scene, style)):
+            return book.compose(*cell, rng=rng)
+
+        wish = again()
+        request = MATRIX.request(recipient, scene, style)
+        copies = rng.choice([0, 0, 1, 3])
+        if rng.random() < 0.2:
+            wish = dirt.soil(rng.choice(dirt.KINDS), wish, recipient, scene, again, rng)
+        for _ in range(1 + copies):
+            turns.append(turn(request, wish))
+            place = rng.randrange(2, max(3, len(wish) - 3))
+            wish = rng.choice([wish, wish[:place] + rng.choice("福乐安康好") + wish[place:], wish + "！"])
+    rng.shuffle(turns)
+    return turns
+
+
+@pytest.fixture(scope="module")
+def turns():
+    return alike_wishes()
+
+
+@pytest.mark.parametrize(
+    ("off", "threshold"),
+    [
+        ((), 0.9),
+        ((), CHAINED),
+        ((), 0.5),
+        ((), 1.0),
+        (("near_duplicate",), 0.9),
+        (("duplicate",), 0.8),
+        (("duplicate", "near_duplicate"), 0.9),
+        (("length", "quotes"), 0.9),
+    ],
+)
+def test_shards_give_the_rows_of_one_machine(turns, off, threshold):
+    assert in_shards(turns, off, threshold) == on_one_machine(turns, off, threshold)
+
+
+GRAMS = st.lists(st.sampled_from(["愿姐姐", "生日快乐", "岁岁", "平安", "，", "！"]), min_size=3, max_size=12)
+
+
+@settings(max_examples=50)
+@given(
+    outputs=st.lists(GRAMS.map("".join), max_size=14), threshold=st.sampled_from([0.3, 0.5, 0.7, 0.9, 1.0])
+)
+def test_any_alike_rows(outputs, threshold):
+    rows = [turn("祝姐姐生日", f"姐姐生日快乐{output}") for output in outputs]
+    off = ("length", "loop", "wrong_scene", "unfit")
+    assert in_shards(rows, off, threshold) == on_one_machine(rows, off, threshold)
+
+
+def test_the_wishes_hold_chains(turns):
+    """Else the tests above would not see that a row goes only for the sake of one that stays."""
+    _, rejects = on_one_machine(turns, threshold=CHAINED)
+    gone = {row: rule for row, rule, _ in rejects}
+    near = [row for row, rule in gone.items() if rule == clean.NEAR]
+    assert len(near) > 50 and len(set(gone.values())) > 3
+    texts = dict(enumerate((clean.mend(one["output"], _ask(one))[0] for one in turns), 1))
+    later = (row for row in texts if row not in gone)
+    assert any(one < row and _near(texts[one], texts[row]) for row in later for one in near)
+
+
+def _ask(one: dict):
+    return clean.Ask(MATRIX, *MATRIX.parse_request(one["input"]))
+
+
+def _near(one: str, other: str) -> bool:
+    return duplicates.similarity(one, other) >= CHAINED
+
+
+def test_a_row_stays_if_only_a_dropped_one_is_alike():
+    assert juicer.resolve([(1, 2, 0.92, False), (2, 3, 0.93, False)]) == {
+        2: (clean.NEAR, "和第 1 条的相似度是 0.92")
+    }
+
+
+def test_a_rule_that_the_recipe_does_not_know_is_refused(monkeypatch):
+    monkeypatch.setitem(clean.TITLES, "new_rule", "新规则")
+    with pytest.raises(CourseError, match=r"new_rule.*skipped_rules"):
+        juicer.checked([clean.OPENING])
+    assert juicer.checked(["new_rule", clean.OPENING]) == ("new_rule", clean.OPENING)
+
+
+def test_shards_are_numbered_and_joined_in_order(tmp_path):
+    rows = [turn("祝姐姐生日", f"第 {number} 条") for number in range(1, 8)]
+    records.write_conversations(tmp_path / "merged.json", rows)
+    assert juicer.write_shards(tmp_path / "merged.json", tmp_path / "shards", 3) == 3
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
+        f"shard-0000{number}.jsonl" for number in range(3)
+    ]
+    assert juicer.join_shards(tmp_path / "shards", tmp_path / "joined.json") == 7
+    assert records.read_conversations(tmp_path / "joined.json") == rows
+    with pytest.raises(CourseError, match="不是空文件夹"):
+        juicer.write_shards(tmp_path / "merged.json", tmp_path / "shards")
+    records.write_jsonl(tmp_path / "shards" / "again.jsonl", [{"row": 2}])
+    with pytest.raises(CourseError, match="第 2 条出现了两次"):
+        juicer.read_shards(tmp_path / "shards")
+    with pytest.raises(CourseError, match="请先运行 data-juicer"):
+        juicer.read_shards(tmp_path / "absent")
+
+
+@pytest.mark.skipif(not PROCESS.is_file(), reason="没有 build/scale：data-juicer 的环境由 make scale 准备")
+def test_the_recipe_on_a_local_ray(turns, tmp_path):
+    records.write_conversations(tmp_path / "merged.json", turns)
+    assert juicer.write_shards(tmp_path / "merged.json", tmp_path / "shards", 200) > 3
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    rules, deduplicator = (next(iter(step.values())) for step in recipe["process"])
+    recipe |= {"dataset_path": str(tmp_path / "shards"), "export_path": str(tmp_path / "kept")}
+    deduplicator |= {"rejects": str(tmp_path / "rejected"), "partitions": 3, "threshold": CHAINED}
+    rules["batch_size"] = 200  # several blocks, so that rows really are apart
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+
+    home = {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [PROCESS, "--config", tmp_path / "recipe.yaml"],
+        cwd=ROOT,
+        env=os.environ | home,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    kept, rejects = on_one_machine(turns, threshold=CHAINED)
+    juicer.join_shards(tmp_path / "kept", tmp_path / "wishes.json")
+    assert records.read_conversations(tmp_path / "wishes.json") == kept
+    rejected = juicer.read_shards(tmp_path / "rejected")
+    assert [(row["row"], row["rule"], row["reason"]) for row in rejected] == rejects
+    assert [row["before"] for row in rejected] == [turns[row["row"] - 1]["output"] for row in rejected]

@@ -1,0 +1,180 @@
+"""Folders that are broken, of another model, or from a stranger: named before anything is loaded."""
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tianji_helpers import records
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training import checkpoints, models
+
+
+@pytest.fixture
+def model(tiny_dir, tmp_path):
+    return shutil.copytree(tiny_dir, tmp_path / "model")
+
+
+@pytest.fixture
+def sharded(tiny_dir, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    folder = shutil.copytree(tiny_dir, tmp_path / "sharded")
+    (folder / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(tiny_dir).save_pretrained(folder, max_shard_size="2MB")
+    return folder
+
+
+@pytest.fixture
+def adapter(adapter_dir, tmp_path):
+    return shutil.copytree(adapter_dir, tmp_path / "adapter")
+
+
+def change(file, **settings):
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+def reason(function, *arguments):
+    with pytest.raises(CourseError) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+def test_a_whole_folder_is_described(tiny_dir, sharded, adapter_dir):
+    one, many = checkpoints.inspect_model(tiny_dir), checkpoints.inspect_model(sharded)
+    assert one.shapes == many.shapes and one.shapes["model.embed_tokens.weight"][1] == 64
+    assert len(one.weights) == 1 and len(many.weights) > 1
+    assert one.config["model_type"] == "gemma3_text"
+    found = checkpoints.inspect_adapter(adapter_dir, one)
+    assert found.config["r"] == 8 and len(found.shapes) == 2 * 7 * 2
+
+
+def test_what_is_no_folder_or_another_folder_is_named(tiny_dir, adapter_dir, tmp_path):
+    assert "不存在" in reason(checkpoints.inspect_model, tmp_path / "nowhere")
+    assert "是一个文件，不是文件夹" in reason(checkpoints.inspect_model, tiny_dir / "config.json")
+    assert "没有 config.json" in reason(checkpoints.inspect_model, tmp_path)
+    assert "它是适配器文件夹" in reason(checkpoints.inspect_model, adapter_dir)
+    assert "没有 adapter_config.json" in reason(checkpoints.inspect_adapter, tmp_path)
+    assert "它是完整的模型" in reason(checkpoints.inspect_adapter, tiny_dir)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_a_truncated_file_is_named(model, adapter, kept):
+    for file in (model / "model.safetensors", adapter / "adapter_model.safetensors"):
+        file.write_bytes(file.read_bytes()[:kept])
+    assert "model.safetensors" in (said := reason(checkpoints.inspect_model, model)) and "不完整" in said
+    assert "adapter_model.safetensors" in (said := reason(checkpoints.inspect_adapter, adapter))
+    assert "不完整" in said
+
+
+def test_a_missing_shard_is_named(sharded):
+    lost = sorted(sharded.glob("model-*.safetensors"))[1]
+    lost.unlink()
+    said = reason(checkpoints.inspect_model, sharded)
+    assert "缺少 1 个分片" in said and lost.name in said
+
+
+def test_a_tensor_that_no_shard_holds_is_named(sharded):
+    index = sharded / checkpoints.INDEX
+    where = json.loads(index.read_text())
+    change(index, weight_map=where["weight_map"] | {"model.lost.weight": where["weight_map"].popitem()[1]})
+    assert "例如 model.lost.weight" in reason(checkpoints.inspect_model, sharded)
+
+
+@pytest.mark.parametrize("name", ["../model/model.safetensors", "/etc/passwd"])
+def test_an_index_cannot_reach_out_of_the_folder(sharded, name):
+    change(sharded / checkpoints.INDEX, weight_map={"x": name})
+    assert f"文件夹以外的文件 {name}" in reason(checkpoints.inspect_model, sharded)
+
+
+def test_pickled_weights_are_refused(model, adapter):
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    assert "pickle 格式的权重 pytorch_model.bin" in reason(checkpoints.inspect_model, model)
+    assert "pickle 格式的权重 adapter_model.bin" in reason(checkpoints.inspect_adapter, adapter)
+    (adapter / "adapter_model.bin").unlink()
+    assert "没有 adapter_model.safetensors" in reason(checkpoints.inspect_adapter, adapter)
+
+
+def test_broken_configs_are_named(model, adapter):
+    change(model / "config.json", model_type=None)
+    assert "没有 model_type" in reason(checkpoints.inspect_model, model)
+    (model / "config.json").write_text("[]")
+    assert "应当是一个 JSON 对象" in reason(checkpoints.inspect_model, model)
+    change(adapter / "adapter_config.json", peft_type="PREFIX_TUNING")
+    assert "peft_type 是 PREFIX_TUNING" in reason(checkpoints.inspect_adapter, adapter)
+
+
+def test_a_model_without_a_tokenizer_is_named(model):
+    (model / "tokenizer.json").unlink()
+    assert "没有分词器" in reason(checkpoints.inspect_model, model)
+
+
+def test_an_adapter_that_would_have_further_files_read_is_refused(adapter):
+    change(adapter / "adapter_config.json", corda_config={"cache_file": "elsewhere.pt"})
+    assert "corda_config" in reason(checkpoints.inspect_adapter, adapter)
+
+
+def test_a_rank_that_the_config_does_not_name_is_an_error(adapter):
+    change(adapter / "adapter_config.json", r=16)
+    said = reason(checkpoints.inspect_adapter, adapter)
+    assert "r=16" in said and "秩却是 8" in said
+    change(adapter / "adapter_config.json", rank_pattern={"q_proj": 8})
+    assert checkpoints.inspect_adapter(adapter).config["r"] == 16
+
+
+def test_an_adapter_of_another_model_is_an_error(adapter_dir, base_dir, tiny_dir, model, internlm2_dir):
+    assert "装不到模型 gemma-3-270m" in reason(checkpoints.inspect_adapter, adapter_dir, base_dir)
+    said = reason(checkpoints.inspect_adapter, adapter_dir, internlm2_dir)
+    assert "模型里没有 model.layers.0.mlp.down_proj 这一层" in said and "tiny-gemma" in said
+    weights = load_file(model / "model.safetensors")
+    for name, size in (("up_proj", "输出是 100，适配器要 128"), ("down_proj", "输入是 100，适配器要 128")):
+        key = f"model.layers.0.mlp.{name}.weight"
+        cut = weights[key][:100] if name == "up_proj" else weights[key][:, :100]
+        save_file(weights | {key: cut.contiguous()}, model / "model.safetensors")
+        assert f"{name} 的{size}" in reason(checkpoints.inspect_adapter, adapter_dir, model)
+
+
+def test_an_adapter_does_not_go_onto_a_merged_model_or_another_of_the_catalogue(model, adapter):
+    records.write_provenance(model, stage="06_merge_chat", parameters={"base_model": "gemma-3-270m"})
+    assert "已经合并过一次" in reason(checkpoints.inspect_adapter, adapter, model)
+    change(adapter / "adapter_config.json", base_model_name_or_path="models/gemma-3-270m")
+    records.write_provenance(model, stage="prepare-model", parameters={"name": "qwen2.5-7b-instruct"})
+    assert "这个模型是 qwen2.5-7b-instruct" in reason(checkpoints.inspect_adapter, adapter, model)
+
+
+@pytest.fixture
+def catalogue(internlm2_dir, tmp_path, monkeypatch):
+    """The tiny InternLM2 prepared as the catalogue's own, and a model merged from it."""
+    monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
+    name = "internlm2-chat-1_8b"
+    prepared = shutil.copytree(internlm2_dir, models.find(name).folder)
+    records.write_provenance(prepared, stage="prepare-model", parameters={"name": name})
+    merged = shutil.copytree(internlm2_dir, tmp_path / "merged")
+    records.write_provenance(merged, stage="06_merge_chat", parameters={"base_model": name})
+    return prepared, merged
+
+
+def needs_own_code(folder):
+    return checkpoints.needs_own_code(checkpoints.inspect_model(folder))
+
+
+def test_code_runs_only_for_the_catalogue_and_only_as_it_was_fetched(catalogue, tiny_dir):
+    prepared, merged = catalogue
+    assert needs_own_code(prepared) and needs_own_code(merged) and not needs_own_code(tiny_dir)
+    code = merged / "modeling_internlm2.py"
+    code.write_text(code.read_text() + "\nprint('from a stranger')\n")
+    assert "modeling_internlm2.py 和课程准备的 internlm2-chat-1_8b 里的代码不一样" in reason(
+        needs_own_code, merged
+    )
+
+
+def test_code_from_elsewhere_is_not_fetched(catalogue):
+    _, merged = catalogue
+    change(merged / "config.json", auto_map={"AutoModelForCausalLM": "stranger/model--modeling.Model"})
+    assert "要从网上取代码" in reason(needs_own_code, merged)
+
+
+def test_a_strangers_model_with_code_of_its_own_is_refused(internlm2_dir):
+    assert "不是课程目录里的模型" in reason(needs_own_code, internlm2_dir)

@@ -1,0 +1,162 @@
+"""The published data sets that the course works with, fetched from where their authors put them.
+
+None of them is in this repository: they have licences of their own. What is fetched is one file, under
+``outputs/datasets``, with a provenance that keeps its origin, revision and SHA-256.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from filelock import FileLock
+
+from tianji_helpers import hubs, paths, records
+from tianji_helpers.dataset import formats
+from tianji_helpers.errors import CourseError
+
+STAGE = "dataset"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One data set: what it is, and the file that holds it in each hub's repository.
+
+    file: its path there. Revisions as in the catalogue of models: a Hugging Face commit is immutable,
+    ModelScope's ``master`` moves. An empty repository means that the hub does not have it.
+    """
+
+    name: str
+    title: str
+    licence: str
+    file: str
+    huggingface: str
+    huggingface_revision: str
+    modelscope: str = ""
+    modelscope_revision: str = "master"
+
+    @property
+    def sources(self) -> list[str]:
+        """The hubs that have it; first the one whose revisions are immutable."""
+        return [source for source in ("huggingface", "modelscope") if getattr(self, source)]
+
+
+CATALOGUE = {
+    published.name: published
+    for published in (
+        Published(
+            name="tianji-wishes-chinese",
+            title="送祝福，正常、小红书、严肃三种风格",
+            licence="Apache-2.0",
+            file="tianji-wishes-chinese-v0.1.json",
+            huggingface="sanbu/tianji-chinese",
+            huggingface_revision="ec408b90a463dbaa1ad4403cfab0abfeba098cb8",
+        ),
+        Published(
+            name="ruozhiba",
+            title="COIG-CQIA 的弱智吧问答，240 条",
+            licence="见数据集主页",
+            file="ruozhiba/ruozhiba_ruozhiba.jsonl",
+            huggingface="m-a-p/COIG-CQIA",
+            huggingface_revision="918d04d2bd039cf70f0fff905ceccd9b1fcc4ba6",
+            modelscope="m-a-p/COIG-CQIA",
+        ),
+    )
+}
+
+
+def table() -> str:
+    """Return the catalogue as text, one data set a line, its origins below."""
+    lines = []
+    for published in CATALOGUE.values():
+        lines.append(f"{published.name:<24}{published.title}（许可证：{published.licence}）")
+        for source in published.sources:
+            revision = getattr(published, f"{source}_revision")
+            lines.append(f"    {source:<12}{getattr(published, source)}@{revision[:12]}  {published.file}")
+    return "\n".join(lines)
+
+
+def find(name: str) -> Published:
+    """Return the entry called ``name``. Raises CourseError naming the close ones."""
+    if name not in CATALOGUE:
+        close = get_close_matches(name, CATALOGUE, n=1)
+        hint = f"你是想用 {close[0]} 吗？" if close else ""
+        raise CourseError(f"没有叫 {name} 的数据集。{hint}可选：{'、'.join(CATALOGUE)}。")
+    return CATALOGUE[name]
+
+
+def fetch(
+    name: str,
+    folder: str | Path = "",
+    *,
+    source: str = "",
+    endpoint: str = "",
+    revision: str = "",
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Bring a published data set to ``<folder>/<name>.json`` or ``.jsonl`` and return that file.
+
+    folder: empty means ``outputs/datasets``. source, revision: empty means the catalogue's, and
+    whatever is there already will do. endpoint: a mirror of the hub. report: gets one line (str) a step.
+
+    A download goes on where it stopped; the file appears when it is whole and can be read. Raises
+    CourseError for an unknown name or source, a file there that is not as it was fetched, and a failed
+    download.
+    """
+    published = find(name)
+    if source:
+        hubs.check_source(source)
+        if source not in published.sources:
+            raise CourseError(f"{source} 上没有 {name}；请用 --source {published.sources[0]}。")
+    folder = paths.datasets_dir() if folder == "" else paths.resolve(folder)
+    target = folder / f"{name}{Path(published.file).suffix}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CourseError(f"建不了文件夹 {folder}：{error.strerror}。请用 --output 换一个位置。") from error
+    with FileLock(folder / f".{name}.lock"):
+        if _is_there(target, source, revision):
+            report(f"已经有了：{paths.show(target)}")
+            return target
+        source = source or published.sources[0]
+        revision = revision or getattr(published, f"{source}_revision")
+        repository = getattr(published, source)
+        report(f"从 {source} 下载 {repository}@{revision}（许可证：{published.licence}）…")
+        part = folder / f".{name}.{source}.part"
+        part.mkdir(exist_ok=True)
+        origin = hubs.fetch(
+            source,
+            repository,
+            revision,
+            part,
+            endpoint=endpoint,
+            kind="dataset",
+            needed=[published.file],
+            only_needed=True,
+        )
+        fetched = part / published.file
+        rows = list(formats.iter_rows(fetched))  # whole, and JSON
+        shape = formats.detect(rows[0][1], rows[0][0]) if rows else "空"
+        fetched.replace(target)
+        records.write_provenance(
+            target,
+            stage=STAGE,
+            parameters={"name": name, **origin, "file": published.file},
+            counts={"rows": len(rows)},
+        )
+        shutil.rmtree(part)
+    report(f"{len(rows)} 条，格式 {shape}：{paths.show(target)}")
+    return target
+
+
+def _is_there(target: Path, source: str, revision: str) -> bool:
+    """Say whether ``target`` is what was asked for. Raises CourseError if somebody changed it."""
+    provenance = records.provenance_path(target)
+    if not target.is_file():
+        return False
+    made = records.read_json(provenance) if provenance.is_file() else {}
+    if made.get("sha256") != records.sha256(target):
+        raise CourseError(f"{target} 和下载时不一样（或者不是下载来的）。请给它改名，或删掉它，再运行一次。")
+    origin = made["parameters"]
+    return source in ("", origin["source"]) and revision in ("", origin["revision"], origin.get("commit"))

@@ -1,0 +1,178 @@
+"""Cleaning on many machines: what the data-juicer recipe needs, without data-juicer itself.
+
+One machine reads the rows in order and asks for each: is a kept row before it nearly this one? Many
+machines cannot, so the question is turned round. Rows travel as numbered JSON Lines shards. Every row
+goes through the rules where it lies (``judge``); then rows that could be near duplicates meet, because
+they share a bucket (``buckets``: the same bands as in ``duplicates``, so the same candidates); each
+bucket says which of its rows really are alike (``alike``); and from all these pairs one place decides
+who stays (``resolve``), the earlier row first. The result is row for row that of ``clean.clean_turns``.
+
+``configs/data_juicer/`` holds the recipe and the operators that call this; they run in an environment
+of their own, because data-juicer's pins do not fit the course's lock.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from tianji_helpers import paths, records, wishes
+from tianji_helpers.dataset import clean, duplicates
+from tianji_helpers.dataset.rules import RULES, Ask
+from tianji_helpers.errors import CourseError
+
+FIELDS = ("system", "input", "output")
+_KNOWN = {clean.HUMAN, clean.REQUEST, clean.OVERSIZE, *RULES, clean.EXACT, clean.NEAR}
+SHARD = "shard-{:05d}.jsonl"
+
+
+def write_shards(source: str | Path, folder: str | Path, rows: int = 100_000) -> int:
+    """Cut a merged file into JSON Lines shards of numbered rows; return how many shards there are.
+
+    rows: how many a shard holds. Raises CourseError for a bad row, or a folder that holds other files
+    (data-juicer would read them too).
+    """
+    if not isinstance(rows, int) or rows < 1:
+        raise CourseError(f"每个分片的条数是 {rows!r}，应当是不小于 1 的整数。")
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise CourseError(f"{folder} 不是空文件夹；data-juicer 会把里面的文件都当成数据。请换一个新文件夹。")
+    turns = enumerate(records.read_conversations(source, FIELDS), 1)
+    numbered = ({"row": number} | {field: turn[field] for field in FIELDS} for number, turn in turns)
+    shards = groupby(numbered, lambda row: (row["row"] - 1) // rows)
+    return sum(records.write_jsonl(folder / SHARD.format(shard), part) > 0 for shard, part in shards)
+
+
+def read_shards(folder: str | Path) -> list[dict]:
+    """Return the rows of a folder's JSON Lines files, sorted by row number.
+
+    Raises CourseError if the folder is not there, or holds a row twice (Ray adds to what it finds there).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CourseError(f"找不到文件夹 {folder}。请先运行 data-juicer。")
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".jsonl"))
+    rows: dict[int, dict] = {}
+    for path in files:
+        for line, row in records.iter_jsonl(path):
+            number = row.get("row")
+            if type(number) is not int:
+                raise CourseError(f"{path} 第 {line} 行没有序号 row；这不是分片清洗的结果。")
+            if number in rows:
+                raise CourseError(f"{folder} 里第 {number} 条出现了两次，像是两次运行的结果；请清空后重跑。")
+            rows[number] = row
+    return [rows[number] for number in sorted(rows)]
+
+
+def join_shards(folder: str | Path, output: str | Path) -> int:
+    """Write the kept rows of a run as one training file, in the order of the input, with provenance.
+
+    Returns how many there are.
+    """
+    rows = [
+        {field: records.check_text(row.get(field), field, f"第 {row['row']} 条") for field in FIELDS}
+        for row in read_shards(folder)
+    ]
+    records.write_conversations(output, rows)
+    records.write_provenance(
+        output, stage=clean.STAGE, parameters={"shards": paths.show(folder)}, counts={"rows_out": len(rows)}
+    )
+    return len(rows)
+
+
+def checked(off: Iterable[str], threshold: float = 0.9) -> tuple[str, ...]:
+    """Return the names of rules to leave out.
+
+    Raises CourseError for a name or a threshold that ``clean.clean_turns`` does not take, and for a rule
+    of cleaning that these functions do not know: it must be left out.
+    """
+    off = tuple(off)
+    clean.clean_turns([], off=off, threshold=threshold)
+    missing = [name for name in clean.TITLES if name not in _KNOWN and name not in off]
+    if missing:
+        names = "、".join(missing)
+        raise CourseError(f"分片清洗还不会做规则 {names}；请在配方里把它写进 skipped_rules。")
+    return off
+
+
+def judge(
+    request: str, text: str, matrix: wishes.Matrix, off: Collection[str] = ()
+) -> tuple[str, tuple[str, str] | None]:
+    """Put one answer through the rules; return its mended text and (rule, reason) if it is rejected."""
+    names = matrix.parse_request(request)
+    if names is None:
+        return text, (clean.REQUEST, "不是“祝<对象><场景>”这样的请求，或对象、场景、风格不在清单里")
+    if len(text) > clean.MAX_CHARS:
+        return text, (clean.OVERSIZE, f"{len(text)} 个字符，超过 {clean.MAX_CHARS}")
+    ask = Ask(matrix, *names)
+    text, _ = clean.mend(text, ask, off)
+    return text, clean.reject(text, ask, off)
+
+
+def buckets(text: str, off: Collection[str] = (), threshold: float = 0.9) -> list[bytes]:
+    """Return the keys of the buckets in which a text meets those that it might duplicate.
+
+    >>> one, other = buckets("生日快乐，岁岁平安"), buckets("生日快乐！岁岁平安")
+    >>> len(one), one == other
+    (16, True)
+    """
+    if clean.NEAR not in off:
+        return duplicates.band_keys(text, threshold)
+    if clean.EXACT not in off:
+        return [hashlib.sha256(text.encode()).digest()]
+    return []
+
+
+def alike(
+    rows: Iterable[tuple[int, str]], off: Collection[str] = (), threshold: float = 0.9
+) -> Iterator[tuple[int, int, float, bool]]:
+    """Yield (earlier row, later row, similarity, same text) of the duplicates in one bucket.
+
+    rows: (row number, text). Of rows whose similarity is 1 only the first is compared with the others:
+    what holds for it holds for them.
+
+    >>> list(alike([(7, "岁岁平安！"), (3, "岁岁平安"), (5, "新春大吉")]))
+    [(3, 7, 1.0, False)]
+    """
+    near = clean.NEAR not in off
+    first: dict = {}
+    for row, text in sorted(rows):
+        kind = duplicates.shingles(text) if near else text
+        if kind in first:
+            earlier, said = first[kind]
+            yield earlier, row, 1.0, text == said
+            continue
+        if near:
+            for grams, (earlier, _) in first.items():
+                value = duplicates.jaccard(kind, grams)
+                if value >= threshold:
+                    yield earlier, row, value, False
+        first[kind] = row, text
+
+
+def resolve(
+    pairs: Iterable[tuple[int, int, float, bool]], off: Collection[str] = ()
+) -> dict[int, tuple[str, str]]:
+    """Decide which rows go: return (rule, reason) by row number.
+
+    pairs: as ``alike`` yields them, of all buckets, in any order, repeated or not. A row goes if an
+    earlier one that stays is alike; its rule and reason name the most similar of those.
+
+    >>> resolve([(1, 2, 0.95, False), (2, 3, 0.92, False)])
+    {2: ('near_duplicate', '和第 1 条的相似度是 0.95')}
+    """
+    gone: dict[int, tuple[str, str]] = {}
+    for later, group in groupby(sorted(set(pairs), key=itemgetter(1, 0)), key=itemgetter(1)):
+        group = list(group)
+        stay = [pair for pair in group if pair[0] not in gone]
+        twin = next((pair[0] for pair in group if pair[2] == 1.0), None)
+        if stay:
+            earlier, _, value, same = max(stay, key=itemgetter(2))
+            if same and clean.EXACT not in off:
+                gone[later] = clean.EXACT, f"和第 {earlier} 条一样"
+            else:
+                gone[later] = clean.NEAR, f"和第 {earlier} 条的相似度是 {value:.2f}"
+        elif twin is not None:
+            gone[later] = gone[twin]
+    return gone

@@ -1,0 +1,245 @@
+"""Look into a model or adapter folder before anything of it is loaded or run.
+
+A folder may be half downloaded, of another model, or from a stranger. What can be told from its
+JSON files and from the headers of its safetensors files is checked here, in milliseconds, and named;
+no weight is read and no code of the folder is run. Pickled weights (``.bin``, ``.pth``, ``.pt``) are
+programs: they are refused, whoever they come from.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tianji_helpers import paths, records
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training import models
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+# what makes PEFT 0.17 import further modules or read further files
+_ADAPTER_EXTRAS = ("megatron_config", "corda_config", "eva_config")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A complete model folder. config: its ``config.json``. weights: the safetensors files, in
+    order. shapes: the shape of each tensor by its name.
+    """
+
+    path: Path
+    config: dict
+    weights: tuple[Path, ...]
+    shapes: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """A complete LoRA adapter folder. config: its ``adapter_config.json``. shapes: as above."""
+
+    path: Path
+    config: dict
+    weights: Path
+    shapes: dict[str, tuple[int, ...]]
+
+
+def inspect_model(folder: str | Path) -> ModelFolder:
+    """Return what is in a model folder.
+
+    Raises CourseError naming what is wrong: no folder, no model, an adapter, pickled weights, a
+    missing shard, a truncated file, a tensor that the index promises, or no tokenizer.
+    """
+    folder = _folder(folder, "模型")
+    shown = paths.show(folder)
+    if not (folder / "config.json").is_file():
+        hint = (
+            "它是适配器文件夹，要和基座模型一起用（--adapter）。"
+            if (folder / "adapter_config.json").is_file()
+            else "基座模型用 tianji prepare-model 准备；合并后的模型由第 6 课写出。"
+        )
+        raise CourseError(f"{shown} 不是模型文件夹（没有 config.json）。{hint}")
+    config = _json_object(folder / "config.json")
+    if not isinstance(config.get("model_type"), str):
+        raise CourseError(f"{shown}/config.json 里没有 model_type，不是 Hugging Face 格式的模型。")
+    weights, promised = _weight_files(folder)
+    shapes = {}
+    for file in weights:
+        shapes |= _shapes(file)
+    if missing := sorted(promised - shapes.keys()):
+        raise CourseError(
+            f"{shown} 的分片里缺少 {len(missing)} 个张量，例如 {missing[0]}。文件和索引 {INDEX} 对不上，"
+            "请重新下载或重新合并。"
+        )
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise CourseError(
+            f"{shown} 里没有分词器（{'、'.join(TOKENIZER_FILES)} 之一）。请把基座模型的分词器文件一起拷来。"
+        )
+    return ModelFolder(folder, config, tuple(weights), shapes)
+
+
+def inspect_adapter(folder: str | Path, base: str | Path | ModelFolder | None = None) -> AdapterFolder:
+    """Return what is in a LoRA adapter folder, checked against the model it is to sit on.
+
+    base: that model; None checks the adapter alone. Raises CourseError naming what is wrong: no
+    adapter, another kind than LoRA, pickled or truncated weights, a rank that differs from the
+    config's, or layers that the base model does not have or has in another size.
+    """
+    folder = _folder(folder, "适配器")
+    shown = paths.show(folder)
+    if not (folder / "adapter_config.json").is_file():
+        hint = (
+            "它是完整的模型，不要放在 --adapter 后面。"
+            if (folder / "config.json").is_file()
+            else "适配器由第 6 课从检查点转换得到。"
+        )
+        raise CourseError(f"{shown} 不是适配器文件夹（没有 adapter_config.json）。{hint}")
+    config = _json_object(folder / "adapter_config.json")
+    if config.get("peft_type") != "LORA":
+        raise CourseError(f"{shown} 的 peft_type 是 {config.get('peft_type')}，这里只支持 LORA。")
+    if extras := [key for key in _ADAPTER_EXTRAS if config.get(key)]:
+        raise CourseError(
+            f"{shown}/adapter_config.json 里有 {'、'.join(extras)}：它们会让 PEFT 去读别的文件或模块，"
+            "所以不加载。课程训练出来的适配器没有这些设置。"
+        )
+    weights = folder / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        _refuse_pickle(folder)
+        raise CourseError(f"{shown} 里没有 {ADAPTER_WEIGHTS}，适配器不完整。请重新转换。")
+    adapter = AdapterFolder(folder, config, weights, _shapes(weights))
+    _check_ranks(adapter)
+    if base is not None:
+        _check_base(adapter, base if isinstance(base, ModelFolder) else inspect_model(base))
+    return adapter
+
+
+def needs_own_code(model: ModelFolder) -> bool:
+    """Say whether a model must run Python code that lies in its folder.
+
+    Only the models of the catalogue may, as ``models.prepare`` fetched them at their pinned revision,
+    and what was merged from them, as long as its code is that of the prepared model byte for byte.
+    Raises CourseError for any other model that cannot do without code of its own.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    known = models.recorded(model.path)
+    entry = models.CATALOGUE.get(known.get("base_model") or known.get("name"))
+    if entry is None or not entry.trust_remote_code:
+        if model.config["model_type"] in CONFIG_MAPPING_NAMES:
+            return False
+        raise CourseError(
+            f"{paths.show(model.path)} 是 {model.config['model_type']} 模型，要运行它自带的 Python 代码，"
+            "而它不是课程目录里的模型（tianji models），所以不加载。"
+        )
+    for file in sorted(model.path.rglob("*.py")):
+        original = entry.folder / file.relative_to(model.path)
+        if not (original.is_file() and original.read_bytes() == file.read_bytes()):
+            raise CourseError(
+                f"{paths.show(file)} 和课程准备的 {entry.name} 里的代码不一样，所以不运行。请先运行 "
+                f"tianji prepare-model {entry.name}，再把 {original.name} 换成它里面的那一份。"
+            )
+    for name in ("config.json", "tokenizer_config.json"):
+        file = model.path / name
+        # "repository--module.Class" would fetch the code from a hub
+        if file.is_file() and "--" in str(_json_object(file).get("auto_map")):
+            raise CourseError(f"{paths.show(file)} 的 auto_map 要从网上取代码，所以不加载。")
+    return True
+
+
+def _folder(folder: str | Path, what: str) -> Path:
+    folder = paths.resolve(folder)
+    if not folder.is_dir():
+        state = "是一个文件，不是文件夹" if folder.exists() else "不存在"
+        raise CourseError(f"{what}文件夹 {paths.show(folder)} {state}。请检查路径。")
+    return folder
+
+
+def _json_object(file: Path) -> dict:
+    value = records.read_json(file)
+    if not isinstance(value, dict):
+        raise CourseError(f"{paths.show(file)} 应当是一个 JSON 对象，却是 {type(value).__name__}。")
+    return value
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], set[str]]:
+    """Return a model's safetensors files, and the tensors that its index promises."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS], set()
+    if not (folder / INDEX).is_file():
+        _refuse_pickle(folder)
+        raise CourseError(f"{paths.show(folder)} 里没有权重（{WEIGHTS} 或 {INDEX}）。请重新下载或重新合并。")
+    where = _json_object(folder / INDEX).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise CourseError(f"{paths.show(folder)}/{INDEX} 里没有 weight_map，请重新下载这个文件。")
+    names = sorted({str(name) for name in where.values()})
+    if outside := [name for name in names if Path(name).name != name]:
+        raise CourseError(f"{paths.show(folder)}/{INDEX} 指向文件夹以外的文件 {outside[0]}，不加载。")
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise CourseError(
+            f"{paths.show(folder)} 缺少 {len(missing)} 个分片（共 {len(names)} 个）："
+            f"{'、'.join(missing[:3])}。请重新下载或重新合并。"
+        )
+    return [folder / name for name in names], set(where)
+
+
+def _refuse_pickle(folder: Path) -> None:
+    pickles = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pth", ".pt", ".pkl"))
+    if pickles:
+        raise CourseError(
+            f"{paths.show(folder)} 里只有 pickle 格式的权重 {pickles[0]}。这种文件一加载就能运行任意程序，"
+            "所以不加载。请向提供者要 safetensors 格式的，或换一个来源。"
+        )
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes in a safetensors file; its header tells whether the file is whole."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CourseError(
+            f"{paths.show(file)}（{file.stat().st_size} 字节）不完整或已损坏：{error}。请重新下载或重新生成。"
+        ) from error
+
+
+def _check_ranks(adapter: AdapterFolder) -> None:
+    ranks = {adapter.config.get("r"), *adapter.config.get("rank_pattern", {}).values()}
+    for name, shape in adapter.shapes.items():
+        rank = shape[0] if name.endswith(".lora_A.weight") else shape[-1]
+        if name.endswith((".lora_A.weight", ".lora_B.weight")) and rank not in ranks:
+            raise CourseError(
+                f"适配器 {paths.show(adapter.path)} 的秩对不上：adapter_config.json 写的是 "
+                f"r={adapter.config.get('r')}，权重 {name} 的秩却是 {rank}。两个文件多半来自不同的训练，"
+                "请重新转换。"
+            )
+
+
+def _check_base(adapter: AdapterFolder, base: ModelFolder) -> None:
+    trained_on = Path(str(adapter.config.get("base_model_name_or_path") or "别的模型")).name
+
+    def refuse(reason: str) -> CourseError:
+        return CourseError(
+            f"适配器 {paths.show(adapter.path)} 装不到模型 {paths.show(base.path)} 上：{reason}。"
+            f"它是从 {trained_on} 训练出来的，请换成那个基座模型。"
+        )
+
+    known = models.recorded(base.path)
+    if "base_model" in known and trained_on != base.path.name:
+        raise refuse("这个模型已经合并过一次适配器")
+    if trained_on in models.CATALOGUE and known.get("name", trained_on) != trained_on:
+        raise refuse(f"这个模型是 {known['name']}")
+    for name, shape in adapter.shapes.items():
+        module, _, kind = name.removeprefix("base_model.model.").rpartition(".lora_")
+        if kind not in ("A.weight", "B.weight"):
+            continue
+        weight = base.shapes.get(f"{module}.weight")
+        if weight is None:
+            if module == "lm_head" and base.config.get("tie_word_embeddings", True):
+                continue  # the embedding is its weight; the file holds it once
+            raise refuse(f"模型里没有 {module} 这一层")
+        rows, columns = weight[::-1] if adapter.config.get("fan_in_fan_out") else weight
+        if kind == "A.weight" and shape[1] != columns:
+            raise refuse(f"{module} 的输入是 {columns}，适配器要 {shape[1]}")
+        if kind == "B.weight" and shape[0] != rows:
+            raise refuse(f"{module} 的输出是 {rows}，适配器要 {shape[0]}")
