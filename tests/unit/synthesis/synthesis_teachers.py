@@ -16,10 +16,10 @@ FAULTS = (
 )
 
 
-def run_child(folder, base_url, limit) -> None:
+def run_child(folder, base_url, limit, styles=("正常",)) -> None:
     """Run a synthesis in a process that a test may kill."""
     synthesize(
-        styles=["正常"], limit=limit, concurrency=4, output_dir=folder, base_url=base_url, progress=False
+        styles=styles, limit=limit, concurrency=4, output_dir=folder, base_url=base_url, progress=False
     )
 
 

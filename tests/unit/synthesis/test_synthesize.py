@@ -46,8 +46,8 @@ def stored(folder):
         return {row[0] for row in journal._base.execute("SELECT request FROM answers")}
 
 
-def start(folder, teacher, limit=60):
-    child = PROCESSES.Process(target=run_child, args=(folder, teacher.base_url, limit))
+def start(folder, teacher, limit=60, **options):
+    child = PROCESSES.Process(target=run_child, args=(folder, teacher.base_url, limit), kwargs=options)
     child.start()
     return child
 
@@ -271,6 +271,18 @@ def test_twenty_kills_then_resume(tmp_path):
         rows = records.read_conversations(summary.files[0])
         assert len(rows) == 400 == len({row["request"] for row in rows})
         assert len(round_files(tmp_path)) == 1
+
+
+def test_a_complete_round_has_its_file_while_the_next_is_asked(tmp_path):
+    with RecordingTeacher(dirt_share=0.0, latency=0.05) as teacher:
+        child = start(tmp_path, teacher, limit=40, styles=["正常", "严肃"])
+        wait_for(lambda: round_files(tmp_path))
+        child.kill()
+        child.join()
+        assert 40 <= len(teacher.bodies) < 80
+    (file,) = round_files(tmp_path)
+    assert len(records.read_conversations(file)) == 40
+    assert file.name.startswith("wishes_正常_")
 
 
 def test_ctrl_c_waits_for_what_is_paid_and_then_stops(tmp_path):

@@ -1,0 +1,64 @@
+"""Web pages of the course: a Streamlit script, served on this machine.
+
+``tianji review`` and ``tianji web`` are scripts that Streamlit runs; this module starts it with the
+settings that both share: this machine only unless asked, no statistics to anybody, no browser
+opened by itself, and a clear word if the port is taken.
+"""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tianji_helpers.errors import CourseError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(script: str | Path, arguments: Sequence[str], host: str = "127.0.0.1", port: int = 8501) -> None:
+    """Serve a Streamlit script until Ctrl-C.
+
+    arguments: what the script finds in ``sys.argv[1:]``. port: 0 takes a free one.
+    Raises CourseError if the address cannot be had, or if the server ends by itself with an error.
+    """
+    port = _free(host, port)
+    if host not in LOOPBACK:
+        print(f"注意：页面对 {host} 能到达的所有人开放，没有密码。", flush=True)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"页面地址：http://{shown}:{port} （按 Ctrl-C 停下）", flush=True)
+    options = {
+        "server.address": host,
+        "server.port": port,
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "server.maxUploadSize": 1,
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "client.showErrorDetails": "none",
+    }
+    command = [sys.executable, "-m", "streamlit", "run", str(script)]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    with subprocess.Popen([*command, "--", *map(str, arguments)], stdout=subprocess.DEVNULL) as server:
+        try:
+            status = server.wait()
+        except KeyboardInterrupt:
+            server.send_signal(signal.SIGINT)
+            server.wait(10)
+            return
+    if status:
+        raise CourseError(f"网页服务停了（状态 {status}），原因见上面的输出。")
+
+
+def _free(host: str, port: int) -> int:
+    """Return the port if the address can be had."""
+    try:
+        with socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ) as server:
+            return server.getsockname()[1]
+    except (OSError, OverflowError) as error:
+        raise CourseError(
+            f"不能在 {host}:{port} 上开网页（{error}）。请换一个端口（如 --port 8601），或停下占用它的程序。"
+        ) from error
