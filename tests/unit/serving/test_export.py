@@ -4,6 +4,9 @@ import importlib.util
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -114,19 +117,25 @@ def test_the_circle_closes(exported, tmp_path):
     # the base model never ends by itself; with a comma for its end token it does
     comma = fields["tokenizer.ggml.tokens"].contents().index("，")
     fields["tokenizer.ggml.eos_token_id"].parts[-1][0] = comma
-    with export.server(ending, alias="wishes") as address:
-        with openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
-            assert [model.id for model in client.models.list()] == ["wishes"]
-        summary = synthesis.synthesize(
-            provider="local",
-            base_url=f"{address}/v1",
-            model="wishes",
-            styles=["正常"],
-            limit=2,
-            max_tokens=40,
-            temperature=0,
-            output_dir=tmp_path,
-        )
+    command = [sys.executable, "-m", "tianji_helpers.cli", "serve", str(ending), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            base_url = running.stdout.readline().split()[0]
+            with openai.OpenAI(base_url=base_url, api_key="none") as client:
+                assert [model.id for model in client.models.list()] == ["ending"]
+            summary = synthesis.synthesize(
+                provider="local",
+                base_url=base_url,
+                model="ending",
+                styles=["正常"],
+                limit=2,
+                max_tokens=40,
+                temperature=0,
+                output_dir=tmp_path,
+            )
+        finally:
+            running.send_signal(signal.SIGINT)
+    assert running.returncode == 130
     assert not summary.failures
     (turns,) = [records.read_conversations(file, records.RAW_FIELDS) for file in summary.files]
     assert len(turns) == 2 and all(turn["output"] for turn in turns)
