@@ -1,5 +1,6 @@
 """Export to GGUF: the real converter, kernels and server, on the base model and on tiny ones."""
 
+import argparse
 import importlib.util
 import json
 import re
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 from tianji_helpers import cli, records, synthesis
 from tianji_helpers.errors import CourseError
-from tianji_helpers.serving import export, ollama, quantize, sentencepiece_model
+from tianji_helpers.serving import export, ollama, publish, quantize, sentencepiece_model
 from tianji_helpers.training import inference
 
 SYSTEM = "你是送祝福大师"
@@ -323,3 +324,12 @@ def test_types_follow_llama_cpps_mixture():
     chosen = [quantize.tensor_type(f"blk.{n}.ffn_down.weight", (256, 512), 24) for n in range(24)]
     assert chosen.count("Q6_K") == 12 and chosen[:3] == ["Q6_K"] * 3 and chosen[-3:] == ["Q6_K"] * 3
     assert quantize.tensor_type("token_embd.weight", (9, 256), 24, tied=False) == "Q4_K"
+
+
+def test_the_command_line_knows_what_there_is():
+    (commands,) = (
+        a.choices for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)
+    )
+    (quantizations,) = (a.choices for a in commands["export"]._actions if a.dest == "quantize")
+    (platforms,) = (a.choices for a in commands["publish"]._actions if a.dest == "platform")
+    assert tuple(quantizations) == export.QUANTIZATIONS and tuple(platforms) == publish.PLATFORMS
