@@ -123,7 +123,7 @@ def publish(args: argparse.Namespace) -> None:
     from tianji_helpers.serving import publish
 
     plan = publish.prepare(args.model_dir, args.platform, args.repo, run=args.run_dir)
-    print(f"{plan}\n模型卡和全部文件在 {plan.folder}，请先看一遍。")
+    print(f"{plan}\n模型卡和全部文件在 {plan.folder}，请先看一遍（每次运行都重新生成）。")
     if args.yes:
         print(publish.upload(plan, private=args.private, endpoint=args.endpoint))
     elif plan.platform == "openxlab":
