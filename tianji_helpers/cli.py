@@ -57,11 +57,45 @@ def train(args: argparse.Namespace) -> None:
     )
 
 
+def pth_to_hf(args: argparse.Namespace) -> None:
+    """把检查点转换成 LoRA 适配器（第 6 课）"""
+    from tianji_helpers.training import engine
+
+    print(f"适配器：{engine.pth_to_hf(args.config, args.checkpoint, args.adapter_dir)}")
+
+
+def merge_adapter(args: argparse.Namespace) -> None:
+    """把适配器合并进没有量化的基座模型（第 6 课）"""
+    from tianji_helpers.training import engine
+
+    merged = engine.merge(
+        args.model_dir, args.adapter_dir, args.merged_dir, device=args.device, dtype=args.dtype
+    )
+    print(f"合并后的模型：{merged}")
+
+
 def chat(args: argparse.Namespace) -> None:
-    """和一个模型对话"""
+    """和一个模型对话，可以带几个适配器"""
     from tianji_helpers.serving import chat
 
-    chat.repl(args.model_dir, args.adapter, args.system, args.temperature, args.max_new_tokens)
+    adapters = {}
+    for text in args.adapter:
+        name, equals, folder = text.partition("=")
+        if not equals:
+            path = Path(text).resolve()
+            name, folder = (path.parent if path.name == "adapter" else path).name.replace(".", "_"), text
+        if name in adapters:
+            raise CourseError(f"有两个适配器都叫 {name}。请给它们不同的名字：--adapter 名字=文件夹。")
+        adapters[name] = folder
+    chat.repl(
+        args.model_dir,
+        adapters,
+        args.system,
+        style=args.style,
+        temperature=args.temperature,
+        max_new_tokens=args.max_new_tokens,
+        device=args.device,
+    )
 
 
 def web(args: argparse.Namespace) -> None:
@@ -257,10 +291,34 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="从最后一个检查点接着训练")
     sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero2")
 
+    sub = command("pth-to-hf", pth_to_hf)
+    sub.add_argument("config", type=Path, help="训练时用的配置文件")
+    sub.add_argument("checkpoint", type=Path, help="检查点 iter_N.pth：文件，或 DeepSpeed 存的文件夹")
+    sub.add_argument("adapter_dir", type=Path, help="适配器写到哪个文件夹")
+
+    sub = command("merge-adapter", merge_adapter)
+    sub.add_argument("model_dir", type=Path, help="基座模型文件夹")
+    sub.add_argument("adapter_dir", type=Path, help="适配器文件夹")
+    sub.add_argument("merged_dir", type=Path, help="合并后的模型写到哪个文件夹")
+    sub.add_argument(
+        "--device", choices=("cpu", "cuda", "auto"), default="cpu", help="在哪里算（默认 %(default)s）"
+    )
+    sub.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default="", help="权重的类型（默认和基座模型一样）"
+    )
+
     sub = command("chat", chat)
     sub.add_argument("model_dir", type=Path, help="模型文件夹")
-    sub.add_argument("--adapter", type=Path, metavar="DIR", help="LoRA 适配器文件夹")
-    sub.add_argument("--system", metavar="TEXT", help="系统提示词")
+    sub.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="LoRA 适配器文件夹，可以写多次；对话中用 USE 名字 切换",
+    )
+    sub.add_argument("--system", metavar="TEXT", help="系统提示词（默认用训练时的那一句）")
+    sub.add_argument("--style", default="正常", metavar="NAME", help="祝福的风格，例如 小红书、严肃")
+    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="在哪里算（默认 %(default)s）")
     sub.add_argument(
         "--temperature", type=float, default=0.0, metavar="T", help="0 = 每次都选最可能的词（默认）"
     )

@@ -23,7 +23,16 @@ def tianji(*arguments, **options):
 
 
 def test_the_commands_of_the_course_are_there():
-    assert {"doctor", "course", "models", "prepare-model", "train", "chat"} <= set(COMMANDS)
+    assert {
+        "doctor",
+        "course",
+        "models",
+        "prepare-model",
+        "train",
+        "pth-to-hf",
+        "merge-adapter",
+        "chat",
+    } <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -150,6 +159,19 @@ def test_models_are_listed_and_an_unknown_one_is_refused(capsys):
 def test_training_without_its_config_is_refused(tmp_path, capsys):
     assert cli.main(["train", "configs/none.py", "--work-dir", str(tmp_path)]) == 1
     assert "none.py" in capsys.readouterr().err
+
+
+def test_converting_and_merging_what_is_not_there_is_refused(tmp_path, capsys):
+    target = str(tmp_path / "target")
+    assert cli.main(["pth-to-hf", "configs/wishes_gemma3_270m_cpu.py", "none.pth", target]) == 1
+    assert "找不到检查点 none.pth" in capsys.readouterr().err
+    assert cli.main(["merge-adapter", str(tmp_path / "base"), str(tmp_path / "adapter"), target]) == 1
+    assert "模型文件夹 base 不存在" in capsys.readouterr().err
+
+
+def test_adapters_of_one_name_are_refused(capsys):
+    assert cli.main(["chat", "m", "--adapter", "a/x", "--adapter", "b/x"]) == 1
+    assert "有两个适配器都叫 x" in capsys.readouterr().err
 
 
 def test_a_bad_row_stops_a_merge_or_is_passed_over_aloud(tmp_path, capsys):

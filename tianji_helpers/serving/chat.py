@@ -1,18 +1,20 @@
 """Talk to a model: one conversation with its history, in a terminal or as a notebook widget.
 
 Both faces sit on ``Chat``, which streams the answer and remembers it. Answers end at the model's
-own end token, and no template token is shown.
+own end token, and no template token is shown. Several adapters may sit on one base model; changing
+from one to another loads nothing.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from tianji_helpers import wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference, models
 
-RESET, EXIT = "RESET", "EXIT"
+RESET, EXIT, USE, HELP = "RESET", "EXIT", "USE", "HELP"
 MAX_REQUEST = 2_000  # characters; what one types is far shorter, a pasted book would fill the memory
 
 
@@ -20,17 +22,28 @@ class Chat:
     """A conversation with a loaded model.
 
     model, tokenizer: as ``inference.load`` returns them. system: the system prompt of every turn.
-    temperature: 0 takes the likeliest token each time. max_new_tokens: limit of one answer.
+    style: a style of the course, which is added to every request. temperature: 0 takes the likeliest
+    token each time. max_new_tokens: limit of one answer. What no longer fits into the model's window
+    is left out of the prompt, the oldest turns first.
     """
 
     def __init__(
-        self, model, tokenizer, *, system: str = "", temperature: float = 0.0, max_new_tokens: int = 200
+        self,
+        model,
+        tokenizer,
+        *,
+        system: str = "",
+        style: str = wishes.DEFAULT_STYLE,
+        temperature: float = 0.0,
+        max_new_tokens: int = 200,
     ):
         if temperature < 0:
             raise CourseError(f"temperature 是 {temperature}，不能小于 0；0 表示每次都选最可能的词。")
         if max_new_tokens < 1:
             raise CourseError(f"max_new_tokens 是 {max_new_tokens}，至少要 1。")
-        self.model, self.tokenizer, self.system = model, tokenizer, system
+        if style not in (known := wishes.load().styles):
+            raise CourseError(f"没有叫 {style} 的风格。可选：{'、'.join(known)}。")
+        self.model, self.tokenizer, self.system, self.style = model, tokenizer, system, style
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
         self.history: list[tuple[str, str]] = []
 
@@ -38,21 +51,31 @@ class Chat:
         """Forget what was said."""
         self.history.clear()
 
+    def use(self, adapter: str, system: str = "") -> None:
+        """Let another adapter answer (``""``: the base model), with its system prompt, from the start."""
+        inference.switch(self.model, adapter)
+        self.system = system
+        self.reset()
+
     def say(self, request: str) -> Iterator[str]:
         """Answer ``request`` and yield the text in pieces; a finished answer joins the history.
 
-        Raises CourseError for an empty or too long request, before anything is generated.
+        Raises CourseError for an empty or too long request, or one that holds template tokens,
+        before anything is generated.
         """
         request = request.strip()
         if not request:
             raise CourseError("请先输入一句话。")
         if len(request) > MAX_REQUEST:
             raise CourseError(f"这句话有 {len(request)} 个字，最多 {MAX_REQUEST} 个。")
+        if self.style != wishes.DEFAULT_STYLE:
+            request += f",{self.style}风格"
+        talk = inference.messages(request, self.system, self.history)
         pieces = []
         for piece in inference.stream(
             self.model,
             self.tokenizer,
-            inference.messages(request, self.system, self.history),
+            inference.fit(self.model, self.tokenizer, talk, self.max_new_tokens),
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
         ):
@@ -63,49 +86,72 @@ class Chat:
 
 def repl(
     model_dir: str | Path,
-    adapter: str | Path | None = None,
+    adapters: Mapping[str, str | Path] | None = None,
     system: str | None = None,
+    *,
+    style: str = wishes.DEFAULT_STYLE,
     temperature: float = 0.0,
     max_new_tokens: int = 200,
-    *,
+    device: str = "cpu",
     source: TextIO | None = None,
     sink: TextIO | None = None,
 ) -> None:
     """Chat in the terminal until EXIT or the end of the input; RESET forgets the history.
 
-    adapter: a PEFT folder to put on top of the model. system: the system prompt; None takes the one
-    that the model was trained with, where the course has recorded it. source, sink: text streams
-    instead of standard input and output; a pipe works as well as a person.
+    adapters: PEFT folders to put on top of the model, by name; the first answers until ``USE name``.
+    system: the system prompt; None takes the one that the model or the adapter was trained with,
+    where the course has recorded it. source, sink: text streams instead of standard input and
+    output; a pipe works as well as a person. Ctrl-C stops an answer; at the prompt it ends the chat.
     """
     source, sink = source or sys.stdin, sink or sys.stdout
+    adapters = dict(adapters or {})
 
     def tell(text: str, end: str = "\n") -> None:
         print(text, end=end, file=sink, flush=True)
 
+    def system_of(folder: str | Path) -> str:
+        return models.recorded(folder).get("system", "") if system is None else system
+
     tell("正在加载模型 …")
     chat = Chat(
-        *inference.load(model_dir, adapter),
-        system=models.recorded(model_dir).get("system", "") if system is None else system,
+        *inference.load(model_dir, adapters, device=device),
+        system=system_of(next(iter(adapters.values()), model_dir)),
+        style=style,
         temperature=temperature,
         max_new_tokens=max_new_tokens,
     )
-    tell(f"可以聊了。输入一句话后回车；{RESET} 清空历史，{EXIT} 退出。")
+    commands = f"{RESET} 清空历史，{EXIT} 退出，{HELP} 再看一遍说明"
+    if adapters:
+        commands += (
+            f"。适配器：{'、'.join(adapters)}（现在是 {next(iter(adapters))}）；"
+            f"{USE} 名字 换一个，只写 {USE} 用基座模型，历史会清空"
+        )
+    tell(f"可以聊了。输入一句话后回车；{commands}。")
     tell("你：", end="")
     for line in source:
         request = line.strip()
-        if request == EXIT:
-            break
-        if request == RESET:
-            chat.reset()
-            tell("（历史已清空）")
-        elif request:
-            tell("模型：", end="")
-            try:
+        command, _, name = request.partition(" ")
+        try:
+            if request == EXIT:
+                break
+            if request == RESET:
+                chat.reset()
+                tell("（历史已清空）")
+            elif request == HELP:
+                tell(f"（{commands}。）")
+            elif command == USE and adapters:
+                name = name.strip()
+                chat.use(name, system_of(adapters.get(name, model_dir)))
+                tell(f"（现在是{f'适配器 {name}' if name else '基座模型'}，历史已清空）")
+            elif request:
+                tell("模型：", end="")
                 for piece in chat.say(request):
                     tell(piece, end="")
                 tell("")
-            except CourseError as error:
-                tell(f"（{error}）")
+        except CourseError as error:
+            tell(f"（{error}）")
+        except KeyboardInterrupt:
+            tell("（已停下）")
         tell("你：", end="")
     tell("再见。")
 

@@ -14,12 +14,13 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
+from tianji_helpers.training import checkpoints, models
 from tianji_helpers.training.configs import load_config
 
 _PROGRESS = re.compile(
@@ -195,48 +196,122 @@ def read_samples(work_dir: str | Path) -> list[dict]:
     return records.read_jsonl(file) if file.is_file() else []
 
 
-def pth_to_hf(config: str | Path, checkpoint: str | Path, adapter_dir: str | Path) -> Path:
+def pth_to_hf(
+    config: str | Path, checkpoint: str | Path, adapter_dir: str | Path, *, about: Mapping | None = None
+) -> Path:
     """Convert a checkpoint of XTuner to a Hugging Face (PEFT) adapter folder and return it.
 
-    The folder appears only when it is complete; one that is there already is replaced.
+    config: the config that it was trained with. checkpoint: an ``iter_N.pth``, which is a file, or
+    a folder after a training with DeepSpeed. about: more to keep in the provenance beside the base
+    model and the system prompt, which come from the config.
+
+    The base model's weights are not needed and not read. The folder appears only when it is
+    complete; an earlier adapter is replaced. Raises CourseError if there is something else.
     """
-    arguments = [str(paths.resolve(config)), str(paths.resolve(checkpoint))]
+    config, checkpoint, adapter_dir = (paths.resolve(path) for path in (config, checkpoint, adapter_dir))
+    cfg = load_config(config)
+    if not checkpoint.exists():
+        raise CourseError(f"找不到检查点 {paths.show(checkpoint)}。训练会把它存成 iter_N.pth。")
+    base_dir = str(cfg.model.llm.pretrained_model_name_or_path)
+    # XTuner reads and quantizes the whole model if the config quantizes it, and builds an empty one
+    # otherwise: the adapter is the same
+    cfg.model.llm.pop("quantization_config", None)
+    systems = [hook.get("system") for hook in cfg.get("custom_hooks", [])]
+
+    def make(target: Path, part: Path, log: Path) -> None:
+        cfg.dump(str(part / "config.py"))
+        options = [str(target), "--fp32", "--safe-serialization"]
+        run_tool("pth_to_hf", [str(part / "config.py"), str(checkpoint), *options], log=log)
+        shutil.copy(config, target / "xtuner_config.py")
+        checkpoints.inspect_adapter(target)
+
+    recorded = {"base_model": Path(base_dir).name, "system": next(filter(None, systems), "")}
     return _make_folder(
-        "pth_to_hf",
-        lambda target: [*arguments, str(target), "--fp32", "--safe-serialization"],
+        make,
         adapter_dir,
-        produces="adapter_model.safetensors",
+        tool="pth_to_hf",
+        marker="adapter_config.json",
+        parameters=recorded | dict(about or {}),
+        inputs=[checkpoint] if checkpoint.is_file() else sorted(checkpoint.iterdir()),
     )
 
 
 def merge(
-    model_dir: str | Path, adapter_dir: str | Path, merged_dir: str | Path, *, device: str = "cpu"
+    model_dir: str | Path,
+    adapter_dir: str | Path,
+    merged_dir: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "",
+    max_shard_size: str = "2GB",
 ) -> Path:
     """Merge an adapter into the unquantized base model and return the new model's folder.
 
-    device: ``cpu``, ``cuda`` or ``auto``. The folder appears only when it is complete.
+    device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16`` or ``float32``; empty means that of the
+    base model, and ``float32`` for one in half precision. max_shard_size: of one safetensors file.
+
+    The folder appears only when it is complete; what the adapter's provenance says goes with it.
+    Raises CourseError for folders that don't fit, a quantized base, too little disk, or a target
+    that holds something else.
     """
-    arguments = [str(paths.resolve(model_dir)), str(paths.resolve(adapter_dir))]
+    merged_dir = paths.resolve(merged_dir)
+    base = checkpoints.inspect_model(model_dir)
+    adapter = checkpoints.inspect_adapter(adapter_dir, base)
+    if "quantization_config" in base.config:
+        raise CourseError(
+            f"{paths.show(base.path)} 是量化过的模型，往它里面合并会把适配器舍入掉。"
+            "请换成没有量化的基座模型。"
+        )
+    for source in (base.path, adapter.path):
+        if source == merged_dir or merged_dir in source.parents:
+            raise CourseError(f"不能合并到 {paths.show(merged_dir)}：那里放着 {paths.show(source)}。")
+    dtype = dtype or base.config.get("dtype") or base.config.get("torch_dtype")
+    dtype = dtype if dtype in ("bfloat16", "float32") else "float32"
+    arguments = ["--safe-serialization", "--device", device, "--dtype", dtype]
+    arguments += ["--max-shard-size", max_shard_size]
+    if checkpoints.needs_own_code(base):
+        arguments.append("--trust-remote-code")
+
+    def make(target: Path, part: Path, log: Path) -> None:
+        needed = sum(file.stat().st_size for file in base.weights) / 1e9
+        if (free := shutil.disk_usage(part).free / 1e9) < needed:
+            raise CourseError(f"磁盘空间不够：合并后的模型要 {needed:.1f} GB，只剩 {free:.1f} GB。")
+        run_tool("merge", [str(base.path), str(adapter.path), str(target), *arguments], log=log)
+        checkpoints.inspect_model(target)
+
     return _make_folder(
-        "merge",
-        lambda target: [*arguments, str(target), "--safe-serialization", "--device", device],
+        make,
         merged_dir,
-        produces="config.json",
+        tool="merge",
+        marker="config.json",
+        parameters={"base_model": base.path.name, **models.recorded(adapter.path)},
+        inputs=[adapter.weights],
     )
 
 
 def _make_folder(
-    tool: str, arguments: Callable[[Path], Sequence[str]], folder: str | Path, *, produces: str
+    make: Callable[[Path, Path, Path], None],
+    folder: Path,
+    *,
+    tool: str,
+    marker: str,
+    parameters: dict,
+    inputs: Sequence[Path],
 ) -> Path:
-    folder = paths.resolve(folder)
+    """Have ``make(target, part, log)`` fill a folder, and move it to its place when it is whole.
+
+    tool: names the log and the provenance's stage. marker: the file by which an earlier result is
+    known, which may be replaced.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file()):
+        raise CourseError(
+            f"{paths.show(folder)} 里已经有别的东西（没有 {marker}），不覆盖。请换一个文件夹，或先把它移走。"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
         target = Path(part) / folder.name
-        run_tool(tool, arguments(target), log=folder.parent / f"{tool}.log")
-        if not (target / produces).is_file():
-            raise CourseError(
-                f"XTuner 的 {tool} 没有写出 {produces}，日志在 {folder.parent / (tool + '.log')}。"
-            )
+        make(target, Path(part), folder.parent / f"{tool}.log")
+        records.write_provenance(folder, stage=tool, parameters=parameters, inputs=inputs)
         if folder.exists():
             shutil.rmtree(folder)
         target.rename(folder)

@@ -1,5 +1,6 @@
 """Load a model, perhaps with adapters, and let it answer: a whole batch at once, or token by token."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,9 @@ def load(
     folder = checkpoints.inspect_model(model_dir)
     if isinstance(adapter, str | Path):
         adapter = {"default": adapter}
+    for name in adapter or {}:
+        if not name or "." in name:  # it becomes part of the layers' names
+            raise CourseError(f"适配器的名字 {name!r} 不能用：不能空着，也不能有点号。")
     adapters = {name: checkpoints.inspect_adapter(path, folder) for name, path in (adapter or {}).items()}
     if trust_remote_code is None:
         trust_remote_code = checkpoints.needs_own_code(folder)
@@ -55,12 +59,12 @@ def load(
         from tianji_helpers.training import xtuner_compat
 
         xtuner_compat.restore_cache_get_max_length()
-    name = dtype or (cpu_dtype() if device == "cpu" else "bfloat16")
+    dtype = dtype or (cpu_dtype() if device == "cpu" else "bfloat16")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
             folder.path,
-            dtype=getattr(torch, name),
+            dtype=getattr(torch, dtype),
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
         )
@@ -130,7 +134,7 @@ def answer_all(
     """Answer every chat, greedily, ``batch_size`` at a time, and return the answers in order.
 
     chats: lists of messages, as ``messages`` makes them. An answer has stopped by itself if it
-    ended before ``max_new_tokens``.
+    ended before ``max_new_tokens``. Raises CourseError for a chat that holds template tokens.
     """
     import torch
 
@@ -165,7 +169,29 @@ def stop_ids(model, tokenizer) -> list[int]:
     return sorted({tokenizer.eos_token_id, *listed} - {None})
 
 
+def fit(model, tokenizer, chat: list[dict], max_new_tokens: int) -> list[dict]:
+    """Return ``chat`` without its oldest turns, as many as the model's window asks for.
+
+    The system prompt and the last request stay; a question goes together with its answer.
+    """
+    window = getattr(model.config, "max_position_embeddings", None) or math.inf
+    opening = chat[: chat[0]["role"] == "system"]
+    turns = chat[len(opening) :]
+    while (
+        len(turns) > 1
+        and max_new_tokens
+        + len(tokenizer.apply_chat_template([*opening, *turns], add_generation_prompt=True))
+        > window
+    ):
+        turns = turns[2:]
+    return [*opening, *turns]
+
+
 def _encode(tokenizer, chats: Sequence[list[dict]]):
+    # XTuner's chat lets whoever types <|im_end|> forge a turn of another speaker
+    for said in (message["content"] for chat in chats for message in chat):
+        if forged := [token for token in tokenizer.all_special_tokens if token in said]:
+            raise CourseError(f"这句话里有模型的控制词元 {forged[0]}，它会冒充对话的结构。请把它删掉。")
     prompts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
     return tokenizer(
         prompts, add_special_tokens=False, return_tensors="pt", padding=True, padding_side="left"
@@ -186,12 +212,14 @@ def stream(
 
     temperature: 0 takes the likeliest token each time; above, tokens are drawn. timeout: seconds to
     wait for a piece. Leaving the iterator early stops the generation.
-    Raises CourseError if nothing comes for ``timeout`` seconds, or if the generation fails.
+    Raises CourseError for a chat that holds template tokens, if nothing comes for ``timeout`` seconds,
+    or if the generation fails.
     """
     from queue import Empty
 
     from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
+    prompt = _encode(tokenizer, [chat]).to(model.device)
     cancelled = Event()
 
     class Cancelled(StoppingCriteria):
@@ -209,7 +237,7 @@ def stream(
     def generate() -> None:
         try:
             model.generate(
-                **_encode(tokenizer, [chat]).to(model.device),
+                **prompt,
                 **sampling,
                 max_new_tokens=max_new_tokens,
                 eos_token_id=stop_ids(model, tokenizer),

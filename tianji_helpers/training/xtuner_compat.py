@@ -8,13 +8,16 @@ The classes here are XTuner's own with one method changed each; configs name the
 Everything holds for XTuner 0.2.0 with the versions in ``requirements.lock``.
 """
 
+import argparse
 import copy
+import functools
 import inspect
 import json
 import os
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from xtuner.engine.hooks import EvaluateChatHook as _EvaluateChatHook
@@ -190,31 +193,71 @@ class EvaluateChatHook(_EvaluateChatHook):
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _merge_in_the_dtype_of_the_base() -> None:
-    """Make XTuner's merge keep the base model's own type instead of casting it to float16.
+def _pth_to_hf() -> None:
+    """Run XTuner's conversion on checkpoints that are read as data (see ``pickles``), in 32 bit.
 
-    Gemma's activations overflow in float16, and a bfloat16 base loses range for nothing.
-    Source: ``torch_dtype=torch.float16`` in xtuner/tools/model_converters/merge.py (0.2.0).
+    Source: ``torch.load(…, weights_only=False)`` in xtuner/model/utils.py, and ``DEFAULT_DTYPE`` in
+    xtuner/utils/zero_to_any_dtype.py, which rounds the weights to float16 (0.2.0).
     """
-    from types import SimpleNamespace
+    from tianji_helpers.training import pickles
 
+    pickles.read_as_data()
+    from xtuner.tools.model_converters import pth_to_hf
+
+    with pickles.deepspeed_constants():
+        from xtuner.utils import zero_to_any_dtype as zero
+
+    zero.get_state_dict_from_zero_checkpoint = functools.partial(
+        zero.get_state_dict_from_zero_checkpoint, dtype=torch.float32
+    )
+    pth_to_hf.main()
+
+
+def _merge(dtype: str, trust_remote_code: bool) -> None:
+    """Run XTuner's merge in ``dtype``, and run a model's own code only if that is allowed.
+
+    Source: ``torch_dtype=torch.float16``, in which Gemma's activations overflow, and
+    ``trust_remote_code=True`` in xtuner/tools/model_converters/merge.py (0.2.0).
+    """
     from xtuner.tools.model_converters import merge
 
-    merge.torch = SimpleNamespace(float16="auto")
+    def loader(auto_class, **fixed):
+        return SimpleNamespace(
+            from_pretrained=lambda name, **_: auto_class.from_pretrained(name, **_ | fixed)
+        )
+
+    merge.AutoTokenizer = loader(merge.AutoTokenizer, trust_remote_code=trust_remote_code)
+    merge.AutoModelForCausalLM = loader(
+        merge.AutoModelForCausalLM,
+        trust_remote_code=trust_remote_code,
+        torch_dtype=getattr(torch, dtype),
+        use_safetensors=True,
+    )
     merge.main()
 
 
 def main(arguments: list[str]) -> None:
-    """Apply the work-arounds and run one of XTuner's programs: ``TOOL ARGS…``."""
+    """Apply the work-arounds and run one of XTuner's programs: ``TOOL ARGS…``.
+
+    ``merge`` takes two options beside XTuner's: ``--dtype`` and ``--trust-remote-code``.
+    """
     tool, *rest = arguments
     apply()
-    # mmengine's checkpoints hold Python objects (the log history), which PyTorch 2.6 and later refuse
-    # to load by default (mmengine 0.10.7, XTuner's --resume); a checkpoint that one resumes is one's own
-    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+    if tool == "merge":
+        own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        own.add_argument("--dtype", default="bfloat16")
+        own.add_argument("--trust-remote-code", action="store_true")
+        options, rest = own.parse_known_args(rest)
     sys.argv = [TOOLS[tool], *rest]
     if tool == "merge":
-        _merge_in_the_dtype_of_the_base()
+        _merge(options.dtype, options.trust_remote_code)
+    elif tool == "pth_to_hf":
+        _pth_to_hf()
     else:
+        # mmengine's checkpoints hold Python objects (the log history), which PyTorch 2.6 and later
+        # refuse to load by default (mmengine 0.10.7, XTuner's --resume); a checkpoint that one resumes
+        # is one's own
+        os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
         runpy.run_module(TOOLS[tool], run_name="__main__", alter_sys=True)
 
 

@@ -1,11 +1,17 @@
 """The chat: history, commands, limits, and the widget, on the real base model."""
 
+import copy
 import io
 import shutil
+import subprocess
+import sys
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
-from tianji_helpers import records
+from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.serving import Chat, repl, widget
 from tianji_helpers.training import inference
@@ -14,6 +20,100 @@ from tianji_helpers.training import inference
 @pytest.fixture(scope="module")
 def loaded(base_dir):
     return inference.load(base_dir)
+
+
+@pytest.fixture(scope="module")
+def adapters(loaded, base_dir, tmp_path_factory):
+    """Two small random adapters of the base model, each with its system prompt beside it."""
+    model = AutoModelForCausalLM.from_pretrained(base_dir)
+    folders = {}
+    for seed, name in enumerate(("wishes", "persona")):
+        folder = folders[name] = tmp_path_factory.mktemp("adapters") / name
+        torch.manual_seed(seed)
+        config = LoraConfig(r=4, lora_alpha=64, target_modules=["o_proj"], init_lora_weights=False)
+        get_peft_model(copy.deepcopy(model), config).save_pretrained(folder)
+        records.write_provenance(folder, stage="06_merge_chat", parameters={"system": f"你是{name}"})
+    return folders
+
+
+def test_adapters_are_swapped_in_the_chat_each_with_its_system_prompt(base_dir, adapters, monkeypatch):
+    loads, asked = [], []
+    load, messages = inference.load, inference.messages
+    monkeypatch.setattr(inference, "load", lambda *a, **k: loads.append(a) or load(*a, **k))
+    monkeypatch.setattr(inference, "messages", lambda *a: asked.append((a[1], list(a[2]))) or messages(*a))
+    sink = io.StringIO()
+    lines = [
+        "祝姐姐生日",
+        "USE persona",
+        "祝姐姐生日",
+        "USE",
+        "祝姐姐生日",
+        "USE nobody",
+        "HELP",
+        "USE wishes",
+    ]
+    source = io.StringIO("\n".join([*lines, "祝姐姐生日"]))
+    repl(base_dir, adapters, max_new_tokens=6, source=source, sink=sink)
+    said = sink.getvalue()
+    answers = [line for line in said.splitlines() if "模型：" in line]
+    assert len(loads) == 1 and len(answers) == 4
+    assert answers[0] == answers[3] and len(set(answers)) == 3
+    assert asked == [("你是wishes", []), ("你是persona", []), ("", []), ("你是wishes", [])]
+    assert "没有叫 nobody 的适配器。已加载：wishes、persona" in said
+    assert said.count("USE 名字 换一个") == 2
+
+
+def test_the_style_joins_every_request(loaded):
+    chat = Chat(*loaded, style="小红书", max_new_tokens=1)
+    "".join(chat.say("祝姐姐生日"))
+    assert chat.history[0][0] == "祝姐姐生日,小红书风格"
+
+
+def test_the_oldest_turns_leave_when_the_window_is_full(loaded, monkeypatch):
+    model, tokenizer = loaded
+    history = [(f"第{n}问" + "祝" * 20, "好" * 20) for n in range(10)]
+    talk = inference.messages("最后一问", "你是大师", history)
+    assert inference.fit(model, tokenizer, talk, 10) == talk
+    monkeypatch.setattr(model.config, "max_position_embeddings", 150)
+    short = inference.fit(model, tokenizer, talk, 10)
+    assert [short[0], short[-1]] == [talk[0], talk[-1]] and short[1:] == talk[-len(short) + 1 :]
+    assert len(tokenizer.apply_chat_template(short, add_generation_prompt=True)) <= 140
+    assert short[1]["role"] == "user" and 1 < len(short) < len(talk)
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(base_dir, monkeypatch):
+    def interrupted(*_, **__):
+        yield "姐"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "stream", interrupted)
+    sink = io.StringIO()
+    repl(base_dir, source=io.StringIO("祝姐姐生日\n祝姐姐生日"), sink=sink)
+    assert sink.getvalue().count("模型：姐（已停下）") == 2 and sink.getvalue().endswith("再见。\n")
+
+
+def test_the_command_reads_a_pipe(base_dir, adapters):
+    options = [f"--adapter={adapters['wishes']}", f"--adapter=乙={adapters['persona']}", "--style", "小红书"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tianji_helpers.cli",
+            "chat",
+            str(base_dir),
+            *options,
+            "--max-new-tokens",
+            "3",
+        ],
+        input="祝姐姐生日\nUSE 乙\nEXIT\n",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=paths.ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "适配器：wishes、乙（现在是 wishes）" in done.stdout and "现在是适配器 乙" in done.stdout
+    assert done.stdout.count("模型：") == 1 and "<|" not in done.stdout
 
 
 def test_history_joins_the_next_prompt_and_reset_forgets_it(loaded, monkeypatch):
@@ -45,9 +145,11 @@ def test_repl_works_on_a_pipe_and_shows_no_template_token(base_dir):
 
 def test_too_long_a_line_is_answered_in_words_and_the_chat_goes_on(base_dir):
     sink = io.StringIO()
-    repl(base_dir, max_new_tokens=2, source=io.StringIO("祝" * 2_001 + "\n祝姐姐生日"), sink=sink)
+    lines = ["祝" * 2_001, "祝姐姐<|im_end|>\n", "祝姐姐生日"]
+    repl(base_dir, max_new_tokens=2, source=io.StringIO("\n".join(lines)), sink=sink)
     assert "这句话有 2001 个字，最多 2000 个" in sink.getvalue()
-    assert sink.getvalue().count("模型：") == 2
+    assert "控制词元 <|im_end|>" in sink.getvalue()
+    assert sink.getvalue().count("模型：") == 3
 
 
 def test_system_prompt_of_the_training_is_the_default(base_dir, tmp_path, monkeypatch):

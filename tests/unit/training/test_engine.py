@@ -1,13 +1,17 @@
 """XTuner through our engine: a real training of a tiny model, its files, and refusals up front."""
 
 import json
+import os
+import shutil
+from collections import OrderedDict
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from tianji_helpers import records
+from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, engine, inference
+from tianji_helpers.training import configs, engine, evaluation, inference, models
 
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
 
@@ -28,22 +32,150 @@ def test_learning_rate_follows_warm_up_and_cosine(trained):
     assert 1e-3 < first < 2e-3 and last < 1e-4
 
 
-def test_convert_and_merge_keep_the_answers(trained, tiny_dir, tmp_path):
-    result, _ = trained
-    adapter = engine.pth_to_hf(result.config, result.checkpoint, tmp_path / "adapter")
-    merged = engine.merge(tiny_dir, adapter, tmp_path / "merged")
-    assert json.loads((merged / "config.json").read_text())["dtype"] == "bfloat16"
-    tokens = None
-    logits = {}
-    for name, arguments in {"base": (tiny_dir,), "adapter": (tiny_dir, adapter), "merged": (merged,)}.items():
+def test_convert_and_merge_keep_the_answers(adapter_dir, merged_dir, tiny_dir):
+    assert len(list(merged_dir.glob("model-*.safetensors"))) > 1
+    assert json.loads((merged_dir / "config.json").read_text())["dtype"] == "bfloat16"
+    assert not list(merged_dir.parent.glob(".*"))
+    chats = [inference.messages(row, "你是大师") for row in ("祝姐姐生日", "祝领导元宵节，严肃风格")]
+    logits, said = {}, {}
+    folders = {"base": (tiny_dir,), "adapter": (tiny_dir, adapter_dir), "merged": (merged_dir,)}
+    for name, arguments in folders.items():
         model, tokenizer = inference.load(*arguments, dtype="float32")
-        tokens = torch.tensor([tokenizer.encode("祝姐姐生日，万事如意！")])
         with torch.inference_mode():
-            logits[name] = model(tokens).logits
+            logits[name] = model(torch.tensor([tokenizer.encode("祝姐姐生日，万事如意！")])).logits
+        said[name] = inference.answer_all(model, tokenizer, chats, max_new_tokens=8)
     scale = logits["adapter"].norm()
     # the merged weights are rounded to bfloat16
     assert (logits["merged"] - logits["adapter"]).norm() / scale < 0.01
     assert (logits["base"] - logits["adapter"]).norm() / scale > 0.05
+    assert said["merged"] == said["adapter"] != said["base"]
+
+
+def test_the_chat_template_travels_and_gives_the_training_prompt(merged_dir):
+    """Ids of the template are those that XTuner trains on, answer and end token included."""
+    model, tokenizer = inference.load(merged_dir)
+    turn = {"system": "你是送祝福大师", "input": "祝姐姐生日,小红书风格", "output": "姐姐生日快乐🎂"}
+    trained_on = evaluation.encode(tokenizer, turn, "internlm2_chat")
+    chat = inference.messages(turn["input"], turn["system"])
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+    assert prompt == trained_on["input_ids"][: len(prompt)]
+    assert all(label == -100 for label in trained_on["labels"][: len(prompt)])
+    whole = tokenizer.apply_chat_template([*chat, {"role": "assistant", "content": turn["output"]}])
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert whole[: len(trained_on["input_ids"])] == trained_on["input_ids"]
+    learned = [label for label in trained_on["labels"] if label != -100]
+    assert learned[-1] == end and end in inference.stop_ids(model, tokenizer)
+
+
+def test_provenance_goes_from_the_config_to_the_adapter_to_the_model(adapter_dir, merged_dir):
+    expected = {"base_model": "tiny-gemma", "system": wishes.load().system, "seed": 7}
+    assert models.recorded(adapter_dir) == models.recorded(merged_dir) == expected
+
+
+def zero_checkpoint(state, folder, stage, ranks=2):
+    """Write weights as DeepSpeed 0.18 saves them in ZeRO stage 2 or 3 on several ranks.
+
+    Laid out after real checkpoints of both stages: stage 2 cuts one long vector of all parameters
+    into a part a rank; stage 3 cuts every parameter, and each rank keeps its piece of each.
+    """
+    from mmengine.config import ConfigDict
+    from mmengine.logging import HistoryBuffer
+
+    folder.mkdir()
+    for rank in range(ranks):
+        model_states = {
+            "module": {},
+            "buffer_names": [],
+            "param_shapes": [OrderedDict((name, tensor.shape) for name, tensor in state.items())],
+            "frozen_param_shapes": None,
+            "shared_params": {},
+            "frozen_param_fragments": None,
+            "ds_config": ConfigDict(zero=stage),
+            "ds_version": "0.18.9",
+            "message_hub": {"loss": HistoryBuffer([1.0], [1])},
+        }
+        if stage == 2:
+            whole = torch.cat([tensor.flatten() for tensor in state.values()])
+            part = torch.nn.functional.pad(whole, (0, -len(whole) % (2 * ranks))).chunk(ranks)[rank]
+        else:
+            part = torch.cat(
+                [
+                    torch.nn.functional.pad(t.flatten(), (0, -t.numel() % ranks)).chunk(ranks)[rank]
+                    for t in state.values()
+                ]
+            )
+        name = "single_partition_of_fp32_groups" if stage == 2 else "fp32_flat_groups"
+        optimizer = {"zero_stage": stage, "partition_count": ranks, name: [part]}
+        torch.save(
+            {"optimizer_state_dict": optimizer},
+            folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt",
+        )
+        prefix = f"zero_pp_rank_{rank}_" if stage == 3 else ""
+        if stage == 3 or rank == 0:
+            torch.save(model_states, folder / f"{prefix}mp_rank_00_model_states.pt")
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_deepspeed_folder_gives_the_same_adapter(trained, adapter_dir, tmp_path, stage):
+    result, _ = trained
+    state = torch.load(result.checkpoint, weights_only=False)["state_dict"]
+    zero_checkpoint(state, tmp_path / "iter_20.pth", stage)
+    adapter = engine.pth_to_hf(result.config, tmp_path / "iter_20.pth", tmp_path / "adapter")
+    one, other = (load_file(folder / "adapter_model.safetensors") for folder in (adapter_dir, adapter))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Harm:
+    """What a stranger may put into a pickle: called when it is loaded."""
+
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.witness),)
+
+
+def test_a_checkpoint_cannot_run_anything(trained, tmp_path):
+    result, _ = trained
+    witness = tmp_path / "it ran"
+    torch.save({"state_dict": {}, "meta": Harm(witness)}, tmp_path / "iter_1.pth")
+    with pytest.raises(CourseError, match="mkdir"):
+        engine.pth_to_hf(result.config, tmp_path / "iter_1.pth", tmp_path / "adapter")
+    assert not witness.exists() and not (tmp_path / "adapter").exists()
+
+
+def test_targets_that_hold_something_else_are_left_alone(trained, adapter_dir, tiny_dir, tmp_path):
+    result, _ = trained
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("private")
+    with pytest.raises(CourseError, match=r"mine 里已经有别的东西（没有 config\.json），不覆盖"):
+        engine.merge(tiny_dir, adapter_dir, tmp_path / "mine")
+    with pytest.raises(CourseError, match="已经有别的东西"):
+        engine.pth_to_hf(result.config, result.checkpoint, tmp_path / "mine")
+    for target, there in ((tiny_dir, "tiny-gemma"), (adapter_dir.parent, "adapter")):
+        with pytest.raises(CourseError, match=f"那里放着 {there}"):
+            engine.merge(tiny_dir, adapter_dir, target)
+    assert (tmp_path / "mine" / "diary.txt").read_text() == "private"
+    with pytest.raises(CourseError, match=r"找不到检查点 iter_99\.pth"):
+        engine.pth_to_hf(result.config, tmp_path / "iter_99.pth", tmp_path / "adapter")
+
+
+def test_nothing_is_merged_into_a_quantized_model(adapter_dir, tiny_dir, tmp_path):
+    quantized = shutil.copytree(tiny_dir, tmp_path / "quantized")
+    config = json.loads((quantized / "config.json").read_text())
+    (quantized / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"load_in_4bit": True}})
+    )
+    with pytest.raises(CourseError, match="是量化过的模型"):
+        engine.merge(quantized, adapter_dir, tmp_path / "merged")
+
+
+def test_a_failed_merge_leaves_the_earlier_model(adapter_dir, tiny_dir, tmp_path):
+    merged = shutil.copytree(tiny_dir, tmp_path / "merged")
+    before = {file.name: file.read_bytes() for file in merged.iterdir()}
+    with pytest.raises(CourseError, match="merge 失败了"):
+        engine.merge(tiny_dir, adapter_dir, merged, device="nowhere")
+    assert {file.name: file.read_bytes() for file in merged.iterdir()} == before
     assert not list(tmp_path.glob(".*"))
 
 
@@ -56,11 +188,15 @@ def test_resume_goes_on_from_the_last_checkpoint(trained, tmp_path):
     assert not any(" 10/24 步" in line for line in lines)
 
 
-def test_internlm2_goes_the_whole_way(internlm2_dir, rows_file, tmp_path):
+def test_internlm2_goes_the_whole_way(internlm2_dir, rows_file, tmp_path, monkeypatch):
+    name = "internlm2-chat-1_8b"
+    monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
+    prepared = shutil.copytree(internlm2_dir, models.find(name).folder)
+    records.write_provenance(prepared, stage="prepare-model", parameters={"name": name})
     config = configs.write_config(
         CONFIG,
         tmp_path / "config.py",
-        model_dir=internlm2_dir,
+        model_dir=prepared,
         trust_remote_code=True,
         data_path=rows_file,
         max_epochs=3,
@@ -70,8 +206,10 @@ def test_internlm2_goes_the_whole_way(internlm2_dir, rows_file, tmp_path):
     result = engine.train(config, tmp_path / "work", report=lambda line: None)
     assert result.curve[-1]["loss"] < result.curve[0]["loss"]
     adapter = engine.pth_to_hf(config, result.checkpoint, tmp_path / "adapter")
-    merged = engine.merge(internlm2_dir, adapter, tmp_path / "merged")
-    model, tokenizer = inference.load(merged, trust_remote_code=True)
+    merged = engine.merge(prepared, adapter, tmp_path / "merged", dtype="float32")
+    assert json.loads((merged / "config.json").read_text())["dtype"] == "float32"
+    model, tokenizer = inference.load(merged)
+    assert "modeling_internlm2" in type(model).__module__
     chat = inference.messages("祝姐姐生日")
     (answer,) = inference.answer_all(model, tokenizer, [chat], max_new_tokens=6)
     assert answer.text == "".join(inference.stream(model, tokenizer, chat, max_new_tokens=6)).strip() != ""
