@@ -1,4 +1,4 @@
-"""Notebook 06: talk to a model, in the terminal and in a notebook."""
+"""Notebook 06: talk to a model, in the terminal, in a notebook and on a web page."""
 
 from tianji_helpers.serving.chat import Chat, repl, widget
 
