@@ -123,7 +123,7 @@ def publish(args: argparse.Namespace) -> None:
     from tianji_helpers.serving import publish
 
     plan = publish.prepare(args.model_dir, args.platform, args.repo, run=args.run_dir)
-    print(f"{plan}\n模型卡和全部文件在 {plan.folder}，请先看一遍。")
+    print(f"{plan}\n模型卡和全部文件在 {plan.folder}，请先看一遍（每次运行都重新生成）。")
     if args.yes:
         print(publish.upload(plan, private=args.private, endpoint=args.endpoint))
     elif plan.platform == "openxlab":
@@ -246,13 +246,13 @@ def review(args: argparse.Namespace) -> None:
     from tianji_helpers.dataset import clean, decisions
 
     source = args.source or paths.run_dir(args.run_dir) / clean.STAGE / "merged.json"
-    path = args.decisions or source.with_name("decisions.jsonl")
+    path = args.decisions or source.with_name(decisions.FILE)
     if not source.is_file():
         raise CourseError(
             f"找不到合并后的文件 {source}。请先运行第 2 课或 tianji merge，或用 --source 指明它。"
         )
     count = len(decisions.read(path))
-    print(f"决定记在 {path}（已有 {count} 条）；清洗时加上 --decisions {path} 就照着办。")
+    print(f"决定记在 {path}（已有 {count} 条）；再跑第 2 课，或 tianji clean --decisions {path}，就照着办。")
     script = paths.ROOT / "tianji_helpers" / "dataset" / "review_page.py"
     pages.serve(script, [source, path, args.threshold, *args.off], args.host, args.port)
 

@@ -5,7 +5,7 @@ find nothing or take everything for the same. These call the course's rules and 
 What they compute stands in ``tianji_helpers.dataset.juicer``, which every machine must be able to import.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,10 +14,11 @@ import ray
 from data_juicer.ops.base_op import OPERATORS, Deduplicator, Mapper
 
 from tianji_helpers import wishes
-from tianji_helpers.dataset import juicer
+from tianji_helpers.dataset import clean, juicer
 from tianji_helpers.errors import CourseError
 
 CANDIDATES = pa.schema([("bucket", pa.binary()), ("row", pa.int64()), ("output", pa.string())])
+COUNTS = pa.schema([("opening", pa.string()), ("number", pa.int64())])
 PAIRS = pa.schema(
     [("earlier", pa.int64()), ("later", pa.int64()), ("similarity", pa.float64()), ("same", pa.bool_())]
 )
@@ -36,6 +37,27 @@ def table_of(rows: list[tuple], schema: pa.Schema) -> pa.Table:
     )
 
 
+def gathered(dataset, schema: pa.Schema):
+    """Bring a small dataset's rows here, one by one."""
+    for table in dataset.iter_batches(batch_format="pyarrow"):
+        yield from columns(table, *schema.names)
+
+
+def decide(gone: dict[int, tuple[str, str]]):
+    """Return a function that writes (rule, reason) into the rows of a table that go."""
+    shared = ray.put(gone)
+
+    def decided(table: pa.Table) -> pa.Table:
+        verdicts = ray.get(shared)
+        both = [verdicts.get(row, verdict) for row, *verdict in columns(table, "row", "rule", "reason")]
+        for place, name in enumerate(("rule", "reason")):
+            values = pa.array([verdict[place] for verdict in both], pa.string())
+            table = table.set_column(table.column_names.index(name), name, values)
+        return table
+
+    return decided
+
+
 @OPERATORS.register_module("wish_rules_mapper")
 class WishRulesMapper(Mapper):
     """Mend ``output``; say in ``rule`` and ``reason`` why a row is rejected (empty: it is not).
@@ -52,23 +74,20 @@ class WishRulesMapper(Mapper):
         self.matrix = wishes.load()
 
     def process_batched(self, samples):
-        turns = zip(samples["input"], samples["output"], strict=True)
-        judged = [juicer.judge(*turn, self.matrix, self.off) for turn in turns]
+        judge = juicer.judge(self.matrix, self.off)
+        judged = [judge(*turn) for turn in zip(samples["input"], samples["output"], strict=True)]
         samples["before"] = samples["output"]
-        samples["output"] = [text for text, _ in judged]
-        samples["rule"] = [verdict[0] if verdict else "" for _, verdict in judged]
-        samples["reason"] = [verdict[1] if verdict else "" for _, verdict in judged]
-        return samples
+        return samples | {name: [getattr(one, name) for one in judged] for name in juicer.Judged._fields}
 
 
 @OPERATORS.register_module("wish_deduplicator")
 class WishDeduplicator(Deduplicator):
-    """Keep what the rules let pass, and of duplicates the earliest row only.
+    """Keep what the rules let pass; of duplicates the earliest row, and of a common opening not too many.
 
     rejects: a new folder for the other rows as JSON Lines, each with rule and reason. skipped_rules,
     threshold: as ``--off`` and ``--threshold`` of ``tianji clean``. partitions: into how many parts the
     comparison is cut; one part must fit into a machine's memory. Pairs of duplicates are gathered where
-    the run is started (about 300 bytes each); everything else stays on the machines that hold it.
+    the run is started (about 450 bytes each); everything else stays on the machines that hold it.
     """
 
     _supported_exec_modes = ("ray",)
@@ -94,9 +113,11 @@ class WishDeduplicator(Deduplicator):
         off, threshold = self.off, self.threshold  # the tasks below need not carry the operator
 
         def meet(table):
-            passed = ((row, text) for row, text, rule in columns(table, "row", "output", "rule") if not rule)
-            rows = [(key, row, text) for row, text in passed for key in juicer.buckets(text, off, threshold)]
-            return table_of(rows, CANDIDATES)
+            passed = [(row, text) for row, text, rule in columns(table, "row", "output", "rule") if not rule]
+            keys = juicer.buckets([text for _, text in passed], off, threshold)
+            return table_of(
+                [(key, *one) for one, some in zip(passed, keys, strict=True) for key in some], CANDIDATES
+            )
 
         def compare(table):
             buckets = defaultdict(list)
@@ -111,23 +132,32 @@ class WishDeduplicator(Deduplicator):
             .repartition(self.partitions, keys=["bucket"])
             .map_batches(compare, batch_format="pyarrow", batch_size=None)  # the whole part at once
         )
-        pairs = (
-            pair
-            for table in found.iter_batches(batch_format="pyarrow")
-            for pair in columns(table, *PAIRS.names)
-        )
-        gone = ray.put(juicer.resolve(pairs, off))
-
-        def decide(table):
-            duplicates = ray.get(gone)
-            verdicts = [
-                duplicates.get(row, verdict) for row, *verdict in columns(table, "row", "rule", "reason")
-            ]
-            for place, name in enumerate(("rule", "reason")):
-                values = pa.array([verdict[place] for verdict in verdicts], pa.string())
-                table = table.set_column(table.column_names.index(name), name, values)
-            return table
-
-        decided = dataset.map_batches(decide, batch_format="pyarrow").materialize()
+        gone = juicer.resolve(gathered(found, PAIRS), off)
+        decided = dataset.map_batches(decide(gone), batch_format="pyarrow").materialize()
+        if clean.OPENING not in off:
+            decided = self.spread(decided)
         decided.filter(expr="rule != ''").write_json(self.rejects, force_ascii=False)
-        return decided.filter(expr="rule == ''").drop_columns(["before", "rule", "reason"])
+        return decided.filter(expr="rule == ''").drop_columns(["before", "rule", "reason", "opening"])
+
+    def spread(self, dataset):
+        """Reject the later rows of an opening that too many have."""
+
+        def count(table):
+            left = Counter(opening for opening, rule in columns(table, "opening", "rule") if not rule)
+            return table_of(list(left.items()), COUNTS)
+
+        counts: Counter = Counter()
+        for opening, number in gathered(dataset.map_batches(count, batch_format="pyarrow"), COUNTS):
+            counts[opening] += number
+        crowded = juicer.crowded(counts)
+        if not crowded:
+            return dataset
+
+        def find(table):
+            left = columns(table, "opening", "row", "rule")
+            return table_of(
+                [(opening, row) for opening, row, rule in left if not rule and opening in crowded], COUNTS
+            )
+
+        gone = juicer.surplus(counts, gathered(dataset.map_batches(find, batch_format="pyarrow"), COUNTS))
+        return dataset.map_batches(decide(gone), batch_format="pyarrow").materialize()

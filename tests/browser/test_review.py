@@ -23,7 +23,7 @@ OWN = "爷爷，值此新春佳节，谨祝您福寿安康，阖家欢乐，岁�
 
 @pytest.fixture
 def source(tmp_path):
-    path = tmp_path / "merged.json"
+    path = tmp_path / "02_merge_clean" / "merged.json"
     turns = ({"system": wishes.SYSTEM, "input": a, "output": b} for a, b in ROWS)
     records.write_conversations(path, turns)
     return path
@@ -44,8 +44,8 @@ def settled(page, count):
 
 
 def test_what_is_decided_on_the_page_is_what_cleaning_does(page, serve, source):
-    path = source.with_name("decisions.jsonl")
-    with serve("review", "--source", source) as url:
+    path = source.with_name(decisions.FILE)
+    with serve("review", source.parent.parent) as url:
         assert url.startswith("http://127.0.0.1:")
         page.goto(url)
         rejected = card(page, 3)
@@ -74,9 +74,6 @@ def test_what_is_decided_on_the_page_is_what_cleaning_does(page, serve, source):
         page.get_by_text("已定", exact=True).click()
         card(page, 4).get_by_text(OWN).wait_for()
         assert "已弃用" in card(page, 2).inner_text()
-    with serve("review", "--source", source) as url:  # and when all was shut down
-        page.goto(url)
-        settled(page, 3)
 
     output, rejects = source.with_name("wishes.json"), source.with_name("rejects.jsonl")
     command = [sys.executable, "-m", "tianji_helpers.cli", "clean", source, "--output", output]
@@ -160,8 +157,9 @@ def too_wide(page):
     )
 
 
-@pytest.mark.parametrize("arguments", [("--source", "nowhere.json"), ("nowhere",)])
-def test_a_missing_file_is_named_before_a_page_is_served(arguments, tmp_path):
-    command = [sys.executable, "-m", "tianji_helpers.cli", "review", *arguments, "--port", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+@pytest.mark.parametrize("option", [["--source"], []])
+def test_a_missing_file_is_named_before_a_page_is_served(option, tmp_path):
+    command = [sys.executable, "-m", "tianji_helpers.cli", "review", *option, tmp_path / "nowhere"]
+    done = subprocess.run([*command, "--port", "0"], capture_output=True, text=True)
     assert done.returncode == 1 and "nowhere" in done.stderr and "第 2 课" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -157,6 +157,20 @@ def test_two_tabs_at_once_both_get_their_answers(page, demo):
         assert waits and "前面还有 1 位" in waits[0]
 
 
+def test_who_changes_their_mind_gets_the_model_back_at_once(page, demo):
+    ready(page, demo)
+    compare(page)
+    send(page).click()
+    expect(page.locator(".wish .caret")).to_be_visible()
+    style(page, "严肃")  # in the middle of the answer
+    expect(page.locator(".wish")).to_have_count(0)
+    compare(page)
+    send(page).click()
+    expect(page.locator(".asked").first).to_contain_text("严肃风格")
+    expect(page.locator(".wish")).to_have_text(SAID.strip())
+    sound(page)
+
+
 def test_a_very_long_request_is_refused_in_words_and_odd_ones_are_answered(page, demo):
     ready(page, demo)
     page.get_by_role("radio", name="自己写").click()

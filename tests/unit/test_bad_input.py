@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tianji_helpers import paths, records, wishes
-from tianji_helpers.dataset import clean, merge, rules, ruozhiba, self_cognition, splits
+from tianji_helpers.dataset import clean, formats, merge, rules, ruozhiba, self_cognition, splits
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prices
 from tianji_helpers.synthesis.phrasebook import Phrasebook
@@ -48,6 +48,14 @@ def _clean(path: Path):
     return clean.clean_file(path, output, rejects=rejects, report=report, matrix=MATRIX)
 
 
+def _to_openai(path: Path):
+    return formats.convert_file(path, path.parent / "messages.jsonl", "openai")
+
+
+def _leakage(path: Path):
+    return splits.file_leakage(path, path)
+
+
 def _convert(path: Path):
     return ruozhiba.convert_file(path, path.parent / "train.jsonl", path.parent / "test.jsonl")
 
@@ -74,6 +82,8 @@ JSON_READERS = {
     "training rows": engine._check_rows,
     "turns": evaluation.read_turns,
     "ruozhiba": ruozhiba.read_source,
+    "formats": _to_openai,
+    "leakage": _leakage,
 }
 LINE_READERS = {
     "read_jsonl": records.read_jsonl,
@@ -85,6 +95,7 @@ LINE_READERS = {
 YAML_READERS = {
     "read_yaml": records.read_yaml,
     "self-cognition": self_cognition.load,
+    "general": self_cognition.load_general,
     "prices": partial(prices.find, "deepseek", "deepseek-chat"),
     **{
         name: partial(_matrix, name=f"{name}.yaml")
@@ -199,7 +210,7 @@ VALUES = st.recursive(
 
 
 @pytest.mark.parametrize("name", JSON_READERS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(rows=st.lists(VALUES, max_size=3) | VALUES)
 def test_any_value_as_a_json_row(name, tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("any")
@@ -214,7 +225,7 @@ def test_any_value_as_a_json_row(name, tmp_path_factory, rows):
 
 
 @pytest.mark.parametrize("name", LINE_READERS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(rows=st.lists(VALUES, max_size=3))
 def test_any_value_as_a_line(name, tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("any")
@@ -227,7 +238,11 @@ def test_any_value_as_a_line(name, tmp_path_factory, rows):
 
 def _mutations(name: str):
     """The course's own YAML with one value, anywhere down to the third level, replaced by any other."""
-    files = {"self-cognition": "self_cognition/persona.yaml", "prices": "prices.yaml"}
+    files = {
+        "self-cognition": "self_cognition/persona.yaml",
+        "general": "self_cognition/general.yaml",
+        "prices": "prices.yaml",
+    }
     tree = yaml.safe_load((paths.DATA / files.get(name, f"wishes/{name}.yaml")).read_text(encoding="utf-8"))
 
     def replaced(value, draw, depth=0):
@@ -244,7 +259,7 @@ def _mutations(name: str):
 @pytest.mark.parametrize(
     "name", [name for name in YAML_READERS if name not in ("read_yaml", "phrasebook", "prices")] + ["prices"]
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_value_in_the_courses_yaml(name, tmp_path_factory, data):
     value = data.draw(_mutations(name))
@@ -297,7 +312,7 @@ def test_ten_megabytes_in_one_string(tmp_path):
 
 
 @pytest.mark.parametrize("rule", rules.RULES.values(), ids=lambda rule: rule.name)
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     text=ANY_TEXT | st.text("“”「」，。！！～…\n #*_`>-呀啦姐姐您你祝福语🎂\u200d12", max_size=60),
     style=st.sampled_from(list(MATRIX.styles)),
@@ -317,6 +332,7 @@ def test_a_request_is_read_or_not(request):
     assert found is None or MATRIX.request(*found)
 
 
+@settings(max_examples=25)
 @given(outputs=st.lists(ANY_TEXT, max_size=6))
 def test_half_characters_are_mended_or_rejected_never_kept(outputs):
     turns = [TURN | {"output": WISH[:12] + text + WISH[12:]} for text in outputs]
@@ -353,7 +369,7 @@ def only(limit: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(limit=st.integers(0, 100_000))
 def test_a_disk_that_fills_at_any_byte(tmp_path_factory, limit):
     for write in WRITERS.values():
@@ -367,7 +383,7 @@ def test_a_disk_that_fills_at_any_byte(tmp_path_factory, limit):
         shutil.rmtree(folder)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(limit=st.integers(0, 60_000))
 def test_a_disk_that_fills_under_a_stage(tmp_path_factory, limit):
     folder = tmp_path_factory.mktemp("full")

@@ -56,7 +56,7 @@ def test_make_knows_its_targets(text):
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_its_links_and_files_exist(text):
-    for link in re.findall(r"\]\((?!https?://)(\S+?)\)", text):
+    for link in re.findall(r'(?:\]\(|<img src=")(?!https?://)([^\s")]+)', text):
         assert (ROOT / link).exists(), link
     for name in re.findall(
         r"`((?:(?:notebooks|tianji_helpers|configs|data)/|requirements[.-])[\w./-]*)`", text

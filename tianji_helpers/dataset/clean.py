@@ -18,9 +18,11 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -378,10 +380,10 @@ def clean_file(
             else:
                 yield {**outcome.turn, "output": outcome.after}
 
-    with records.atomic_writer(rejects, binary=True) as bad, tempfile.TemporaryFile() as spool:
+    with records.atomic_writer(rejects, binary=True) as bad, _spool() as spool:
         turns = records.iter_conversations(source, FIELDS)
         for part in _count(_unique(_parts(turns, judge, processes), judge), judge, counts):
-            _write_down(part, spool)
+            pickle.dump(part, spool, pickle.HIGHEST_PROTOCOL)
         spool.seek(0)
         rows = kept(_finish(_read_back(spool), counts), bad)
         records.write_conversations(output, variety.vary(rows, variants, seed, judge.matrix))
@@ -401,13 +403,16 @@ def clean_file(
     return result
 
 
-def _write_down(part: list[_Outcome], spool) -> None:
+@contextmanager
+def _spool() -> Iterator[IO[bytes]]:
+    """Open a file for rows that wait. Whatever else is read or written here words its own errors."""
     try:
-        pickle.dump(part, spool, pickle.HIGHEST_PROTOCOL)
+        with tempfile.TemporaryFile() as spool:
+            yield spool
     except OSError as error:
         raise CourseError(
-            f"写不了 {tempfile.gettempdir()} 里的临时文件：{error.strerror or error}。"
-            "请检查磁盘空间，或用环境变量 TMPDIR 换一个文件夹。"
+            f"临时文件夹 {tempfile.gettempdir()} 放不下等着的数据：{error.strerror or error}。"
+            "请腾出空间，或用环境变量 TMPDIR 换一个文件夹。"
         ) from error
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 
+FILE = "decisions.jsonl"  # beside the merged file, where the course looks for it
 ACTIONS = ("keep", "edit", "reject", "undo")
 
 

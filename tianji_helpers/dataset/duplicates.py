@@ -12,7 +12,6 @@ The index holds about 300 bytes a text, in arrays, and the texts themselves.
 """
 
 import re
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -133,15 +132,6 @@ def _grams(plain: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     new = np.ones(len(grams), bool)
     new[1:] = (grams[1:] != grams[:-1]) | (rows[1:] != rows[:-1])
     return grams[new], np.searchsorted(rows[new], np.arange(len(padded) + 1)).astype(np.uint64)
-
-
-def band_keys(text: str, threshold: float) -> list[bytes]:
-    """Return a key for each band of a text's signature; texts with a key in common are candidates.
-
-    They are the pairs that ``NearIndex`` compares, for those who cannot hold all texts in one index.
-    """
-    (keys,) = sketch([text], threshold).keys.tolist()
-    return [struct.pack("<2I", band, key) for band, key in enumerate(keys)]
 
 
 class NearIndex:

@@ -65,7 +65,7 @@ def detect(row: dict, where: str = "") -> str:
     if "instruction" in row and "output" in row:
         return "alpaca"
     raise CourseError(
-        f"{where}：看不出是哪种格式，它只有字段 {'、'.join(map(str, row)) or '（空）'}。"
+        f"{where}：看不出是哪种格式，它只有字段 {'、'.join(row)[:80] or '（空）'}。"
         f"认识的有 {'、'.join(FORMATS)}；也可以用 --from 指明。"
     )
 
@@ -160,6 +160,7 @@ def _pick(row: dict, known: set[str], where: str, left_out: Counter) -> None:
     for field in row.keys() - known:
         if row[field] in (None, "", [], {}):
             continue  # datasets fills the fields of other rows with nothing
+        records.check_text(field, "的名字", where)
         if field in _MEANINGFUL:
             raise CourseError(
                 f"{where}：字段 {field} 会影响训练，别的格式装不下它；请先去掉这个字段，或去掉这一条。"
@@ -294,7 +295,7 @@ def _read_messages(
         name = message.get(who)
         role = roles.get(name) if isinstance(name, str) else None
         if role is None:
-            raise CourseError(f"{place}：字段 {who} 是 {name!r}，只认识 {'、'.join(roles)}。")
+            raise CourseError(f"{place}：字段 {who} 是 {repr(name)[:80]}，只认识 {'、'.join(roles)}。")
         text = records.check_text(message.get(what), what, place)
         expected = ("user",) if "system" in heard else ("system", "user")
         if "user" in heard:

@@ -5,26 +5,40 @@ machines cannot, so the question is turned round. Rows travel as numbered JSON L
 goes through the rules where it lies (``judge``); then rows that could be near duplicates meet, because
 they share a bucket (``buckets``: the same bands as in ``duplicates``, so the same candidates); each
 bucket says which of its rows really are alike (``alike``); and from all these pairs one place decides
-who stays (``resolve``), the earlier row first. The result is row for row that of ``clean.clean_turns``.
+who stays (``resolve``), the earlier row first. What is left is counted by openings, and the later rows
+of a crowded one go (``crowded``, ``surplus``). The result is row for row that of ``clean.clean_turns``.
 
 ``configs/data_juicer/`` holds the recipe and the operators that call this; they run in an environment
 of their own, because data-juicer's pins do not fit the course's lock.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+import struct
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from tianji_helpers import paths, records, wishes
-from tianji_helpers.dataset import clean, duplicates
-from tianji_helpers.dataset.rules import RULES, Ask
+from tianji_helpers.dataset import clean, duplicates, openings
+from tianji_helpers.dataset.rules import RULES
 from tianji_helpers.errors import CourseError
 
 FIELDS = ("system", "input", "output")
-_KNOWN = {clean.HUMAN, clean.REQUEST, clean.OVERSIZE, *RULES, clean.EXACT, clean.NEAR}
+# without a file of decisions, which the recipe does not take, HUMAN never occurs
+_KNOWN = {clean.HUMAN, clean.REQUEST, clean.OVERSIZE, *RULES, clean.EXACT, clean.NEAR, clean.OPENING}
 SHARD = "shard-{:05d}.jsonl"
+
+
+class Judged(NamedTuple):
+    """One answer after the rules: its text, rule and reason if it is rejected (else empty), its opening."""
+
+    output: str
+    rule: str
+    reason: str
+    opening: str
 
 
 def write_shards(source: str | Path, folder: str | Path, rows: int = 100_000) -> int:
@@ -38,7 +52,7 @@ def write_shards(source: str | Path, folder: str | Path, rows: int = 100_000) ->
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise CourseError(f"{folder} 不是空文件夹；data-juicer 会把里面的文件都当成数据。请换一个新文件夹。")
-    turns = enumerate(records.read_conversations(source, FIELDS), 1)
+    turns = enumerate(records.iter_conversations(source, FIELDS), 1)
     numbered = ({"row": number} | {field: turn[field] for field in FIELDS} for number, turn in turns)
     shards = groupby(numbered, lambda row: (row["row"] - 1) // rows)
     return sum(records.write_jsonl(folder / SHARD.format(shard), part) > 0 for shard, part in shards)
@@ -96,32 +110,30 @@ def checked(off: Iterable[str], threshold: float = 0.9) -> tuple[str, ...]:
     return off
 
 
-def judge(
-    request: str, text: str, matrix: wishes.Matrix, off: Collection[str] = ()
-) -> tuple[str, tuple[str, str] | None]:
-    """Put one answer through the rules; return its mended text and (rule, reason) if it is rejected."""
-    names = matrix.parse_request(request)
-    if names is None:
-        return text, (clean.REQUEST, "不是“祝<对象><场景>”这样的请求，或对象、场景、风格不在清单里")
-    if len(text) > clean.MAX_CHARS:
-        return text, (clean.OVERSIZE, f"{len(text)} 个字符，超过 {clean.MAX_CHARS}")
-    ask = Ask(matrix, *names)
-    text, _ = clean.mend(text, ask, off)
-    return text, clean.reject(text, ask, off)
+def judge(matrix: wishes.Matrix, off: Collection[str] = ()) -> Callable[[str, str], Judged]:
+    """Return a function that puts one answer through the rules, given its request and its text."""
+    rules = clean._prepare(matrix, off, 1, None)
+
+    def judged(request: str, text: str) -> Judged:
+        outcome = rules.row(0, {"system": "", "input": request, "output": text})
+        return Judged(outcome.after, *(outcome.verdict or ("", "")), outcome.opening)
+
+    return judged
 
 
-def buckets(text: str, off: Collection[str] = (), threshold: float = 0.9) -> list[bytes]:
-    """Return the keys of the buckets in which a text meets those that it might duplicate.
+def buckets(texts: Sequence[str], off: Collection[str] = (), threshold: float = 0.9) -> list[list[bytes]]:
+    """Return for each text the keys of the buckets in which it meets those that it might duplicate.
 
-    >>> one, other = buckets("生日快乐，岁岁平安"), buckets("生日快乐！岁岁平安")
+    >>> one, other = buckets(["生日快乐，岁岁平安", "生日快乐！岁岁平安"])
     >>> len(one), one == other
     (16, True)
     """
     if clean.NEAR not in off:
-        return duplicates.band_keys(text, threshold)
+        keys = duplicates.sketch(texts, threshold).keys.tolist()
+        return [[struct.pack("<HI", *key) for key in enumerate(row)] for row in keys]
     if clean.EXACT not in off:
-        return [hashlib.sha256(text.encode()).digest()]
-    return []
+        return [[hashlib.sha256(text.encode()).digest()] for text in texts]
+    return [[] for _ in texts]
 
 
 def alike(
@@ -130,31 +142,36 @@ def alike(
     """Yield (earlier row, later row, similarity, same text) of the duplicates in one bucket.
 
     rows: (row number, text). Of rows whose similarity is 1 only the first is compared with the others:
-    what holds for it holds for them.
+    what holds for it holds for them. Of equal texts only the first is looked at.
 
     >>> list(alike([(7, "岁岁平安！"), (3, "岁岁平安"), (5, "新春大吉")]))
     [(3, 7, 1.0, False)]
     """
     near = clean.NEAR not in off
-    first: dict = {}
+    texts: dict[str, int] = {}
+    kinds: dict[frozenset[str], int] = {}
     for row, text in sorted(rows):
-        kind = duplicates.shingles(text) if near else text
-        if kind in first:
-            earlier, said = first[kind]
-            yield earlier, row, 1.0, text == said
+        if text in texts:
+            yield texts[text], row, 1.0, True
             continue
-        if near:
-            for grams, (earlier, _) in first.items():
-                value = duplicates.jaccard(kind, grams)
-                if value >= threshold:
-                    yield earlier, row, value, False
-        first[kind] = row, text
+        texts[text] = row
+        if not near:
+            continue
+        kind = duplicates.shingles(text)
+        if kind in kinds:
+            yield kinds[kind], row, 1.0, False
+            continue
+        for grams, earlier in kinds.items():
+            value = duplicates.jaccard(kind, grams)
+            if value >= threshold:
+                yield earlier, row, value, False
+        kinds[kind] = row
 
 
 def resolve(
     pairs: Iterable[tuple[int, int, float, bool]], off: Collection[str] = ()
 ) -> dict[int, tuple[str, str]]:
-    """Decide which rows go: return (rule, reason) by row number.
+    """Decide which duplicates go: return (rule, reason) by row number.
 
     pairs: as ``alike`` yields them, of all buckets, in any order, repeated or not. A row goes if an
     earlier one that stays is alike; its rule and reason name the most similar of those.
@@ -165,14 +182,38 @@ def resolve(
     gone: dict[int, tuple[str, str]] = {}
     for later, group in groupby(sorted(set(pairs), key=itemgetter(1, 0)), key=itemgetter(1)):
         group = list(group)
+        first = next((pair[0] for pair in group if pair[3]), None)
+        if first is not None and clean.EXACT not in off:
+            gone[later] = clean.EXACT, f"和第 {first} 条一样"
+            continue
         stay = [pair for pair in group if pair[0] not in gone]
         twin = next((pair[0] for pair in group if pair[2] == 1.0), None)
         if stay:
-            earlier, _, value, same = max(stay, key=itemgetter(2))
-            if same and clean.EXACT not in off:
-                gone[later] = clean.EXACT, f"和第 {earlier} 条一样"
-            else:
-                gone[later] = clean.NEAR, f"和第 {earlier} 条的相似度是 {value:.2f}"
+            earlier, _, value, _ = max(stay, key=itemgetter(2))
+            gone[later] = clean.NEAR, f"和第 {earlier} 条的相似度是 {value:.2f}"
         elif twin is not None:
             gone[later] = gone[twin]
     return gone
+
+
+def surplus(counts: Counter, rows: Iterable[tuple[str, int]]) -> dict[int, tuple[str, str]]:
+    """Decide which rows go because too many begin alike: return (rule, reason) by row number.
+
+    counts: how many rows are left by opening. rows: (opening, row number), at least of all openings that
+    are ``crowded``; the earliest rows stay.
+    """
+    most = openings.limit(counts)
+    met: dict[str, list[int]] = {}
+    for opening, row in rows:
+        met.setdefault(opening, []).append(row)
+    return {
+        row: (clean.OPENING, f"“{opening}”开头的有 {counts[opening]} 条，最多留 {most} 条")
+        for opening, numbers in met.items()
+        for row in sorted(numbers)[most:]
+    }
+
+
+def crowded(counts: Counter) -> set[str]:
+    """Return the openings that more rows have than may."""
+    most = openings.limit(counts)
+    return {opening for opening, count in counts.items() if count > most}

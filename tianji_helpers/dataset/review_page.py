@@ -37,8 +37,8 @@ STYLE = """
 .texts dt {margin: 0; opacity: .6; font-size: .85rem; line-height: 2}
 .texts dd {margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate;
   max-height: 16rem; overflow-y: auto}
-.texts del {background: rgba(220, 60, 50, .2); border-radius: .2rem}
-.texts ins {background: rgba(20, 150, 90, .22); border-radius: .2rem; text-decoration: none}
+.texts del {background: rgba(220, 60, 50, .3); border-radius: .2rem}
+.texts ins {background: rgba(20, 150, 90, .35); border-radius: .2rem; text-decoration: none}
 .texts i {font-size: .75em; opacity: .7; font-style: normal; border: 1px solid; border-radius: .2rem;
   padding: 0 .2em; margin: 0 .1em}
 [data-testid="InputInstructions"] {display: none}
@@ -46,10 +46,16 @@ STYLE = """
 [class*="st-key-current-"] {border-left: .35rem solid rgb(30, 130, 220)}
 </style>
 """
-# the cursor goes where a person writes next; a script that stands alone is not run
+# The cursor goes where a person writes next, as soon as the box is there. A script that stands alone in
+# its HTML is not run.
 FOCUS = """
 <span></span>
-<script>setTimeout(() => document.querySelector(".st-key-edited textarea")?.focus(), 100)</script>
+<script>
+(function focus(tries) {
+  const box = document.querySelector(".st-key-edited textarea")
+  if (box) box.focus(); else if (tries) setTimeout(focus, 50, tries - 1)
+})(100)
+</script>
 """
 
 
@@ -186,7 +192,10 @@ def filtered(
     found = review.select(
         items, decided, state=STATES[state], verdict=VERDICTS[verdict], rule=rule, words=words
     )
-    st.caption(f"{len(found)} 条。键盘（带蓝边的那条）：1 保留 · 2 改写 · 3 弃用 · 4 先放着；0 撤销上一步。")
+    with st.container(key="keys"):
+        st.caption(
+            f"找到 {len(found)} 条。带蓝边的那条可以按键盘：1 保留，2 改写，3 弃用，4 先放着；0 撤销上一步。"
+        )
     return found, (state, verdict, rule, words)
 
 

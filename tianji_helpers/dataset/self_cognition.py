@@ -112,14 +112,12 @@ def load_general(path: str | Path = GENERAL) -> tuple[list[dict], list[dict]]:
         if not isinstance(rows, list) or not rows:
             raise CourseError(f"{path}：{name} 应当是至少一对 [问题, 答案] 的列表。")
         for number, row in enumerate(rows, 1):
-            if not (
-                isinstance(row, list)
-                and len(row) == 2
-                and all(isinstance(text, str) and text.strip() for text in row)
-            ):
-                raise CourseError(
-                    f"{path}：{name} 第 {number} 条 {row!r} 不是 [问题, 答案]；请给两句话加上引号。"
-                )
+            where = f"{path}：{name} 第 {number} 条"
+            if not isinstance(row, list) or len(row) != 2:
+                raise CourseError(f"{where}不是 [问题, 答案] 两句话；请检查引号和逗号。")
+            for text, title in zip(row, ("问题", "答案"), strict=True):
+                if not records.check_text(text, title, where).strip():
+                    raise CourseError(f"{where}：{title}是空的；请写一句话，或删去这一条。")
         parts[name] = [{"input": question, "output": answer} for question, answer in rows]
     _check_distinct(((turn["input"], name) for name, turns in parts.items() for turn in turns), path)
     return parts["train"], parts["probe"]
@@ -131,7 +129,7 @@ def _check_distinct(questions: Iterable[tuple[str, str]], path: str | Path) -> N
     for question, name in questions:
         if question in seen:
             raise CourseError(
-                f"{path}：问题“{question}”出现了两次（{seen[question]} 和 {name}）；请删去一处。"
+                f"{path}：问题“{question[:80]}”出现了两次（{seen[question]} 和 {name}）；请删去一处。"
             )
         seen[question] = name
 
@@ -147,7 +145,7 @@ def _kind(name: str, entry, path: str | Path) -> Kind:
             raise CourseError(f"{where}：{field} 应当是至少一句话的列表。")
         for value in values:
             if not isinstance(value, str) or not value.strip():
-                raise CourseError(f"{where}：{field} 里的 {value!r} 不是一句话；请加上引号。")
+                raise CourseError(f"{where}：{field} 里的 {repr(value)[:80]} 不是一句话；请加上引号。")
             if not _fillable(value):
                 raise CourseError(
                     f"{where}：“{value[:80]}”里有不认识的占位符；只能用 {{owner}}、{{assistant}}、{{model}}。"

@@ -149,8 +149,9 @@ def _texts(path: str | Path) -> list[dict[str, str]]:
 def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -> Path:
     """Take the rows that ``file_leakage`` found out of a test file; return the file that holds them.
 
-    They go to ``<test>_leaked.jsonl`` beside it, each with the number of the training row (from 1) and
-    the similarity. The rows that stay are not changed, nor is the training file.
+    They go to ``<test>_leaked.jsonl`` beside it, after what an earlier repair put there, each with the
+    number of the training row (from 1) and the similarity. The rows that stay are not changed, nor is
+    the training file.
     Raises CourseError if no row would stay; then nothing is written.
     """
     test_path = Path(test_path)
@@ -162,13 +163,11 @@ def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -
             f"{test_path} 的 {len(rows)} 条全都漏题，去掉就没有测试集了；请重新划分，或换一份数据。"
         )
     apart = test_path.with_name(f"{test_path.stem}_leaked.jsonl")
-    records.write_jsonl(
-        apart,
-        (
-            {"row": rows[position], "train_row": twin + 1, "similarity": similarity}
-            for position, (twin, similarity) in leaked.items()
-        ),
-    )
+    held = records.read_jsonl(apart) if apart.is_file() else []
+    for position, (twin, similarity) in leaked.items():
+        entry = {"row": rows[position], "train_row": twin + 1, "similarity": similarity}
+        held += [entry] if entry not in held else []
+    records.write_jsonl(apart, held)
     provenance = records.provenance_path(test_path)
     before = records.read_json(provenance) if provenance.is_file() else None
     write = records.write_json_array if formats.is_array(test_path) else records.write_jsonl

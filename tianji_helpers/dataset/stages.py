@@ -7,7 +7,7 @@ the notebook's own with the same seed.
 from pathlib import Path
 
 from tianji_helpers import paths
-from tianji_helpers.dataset import clean, merge, ruozhiba, self_cognition, splits
+from tianji_helpers.dataset import clean, decisions, merge, ruozhiba, self_cognition, splits
 
 THRESHOLD = 0.9
 HELDOUT_SHARE = 0.08
@@ -31,6 +31,7 @@ def ensure_wishes(output_dir: str | Path = "", seed: int = 42) -> bool:
         rejects=out / "rejects.jsonl",
         report=out / "report.json",
         threshold=THRESHOLD,
+        decisions_file=out / decisions.FILE,
     )
     splits.write_split(*(out / name for name in names), share=HELDOUT_SHARE, seed=seed)
     return True

@@ -27,12 +27,7 @@ from tianji_helpers.training import checkpoints, inference, models
 
 STAGE = "06_export"
 MODELFILE = "Modelfile"
-QUANTIZATIONS = {
-    "bf16": "16 位，和训练时一样",
-    "f16": "16 位，llama.cpp 在 CPU 上更快",
-    "q8_0": "8 位，几乎没有损失",
-    "q4_k_m": "约 5 位，最小",
-}
+QUANTIZATIONS = ("bf16", "f16", "q8_0", "q4_k_m")
 
 
 @dataclass(frozen=True)
@@ -52,8 +47,9 @@ def export(
 ) -> Exported:
     """Write a merged model as a GGUF file with its ``Modelfile`` into a new folder.
 
-    quantize: one of ``QUANTIZATIONS``. The folder appears only when it is complete, and replaces an
-    earlier export. Licence texts of the base model go along.
+    quantize: one of ``QUANTIZATIONS``: 16 bits a weight (``bf16`` exactly as merged, ``f16``), 8, or
+    about 5. The folder appears only when it is complete, and replaces an earlier export. Licence texts
+    of the base model go along.
     Raises CourseError for a folder that is no model, an architecture that llama.cpp's converter does
     not know, or a target that holds something else.
     """

@@ -20,6 +20,7 @@ from pathlib import Path
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.serving import card, export
+from tianji_helpers.training import checkpoints
 
 PLATFORMS = ("modelscope", "huggingface", "openxlab")
 TOKENS = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
@@ -86,8 +87,8 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     model_dir: a merged model, an adapter, or a folder of ``tianji export``. platform: one of
     ``PLATFORMS``. repo: ``owner/name``. run: the run of the course that made the model; empty means
     the one that the folder lies in.
-    Raises CourseError naming the file that must not go along: unknown files and folders, keys,
-    personal paths, training data.
+    Raises CourseError for a model that is not whole, and naming the file that must not go along:
+    unknown files and folders, keys, personal paths, training data, Python code that is not the base's.
     """
     if platform not in PLATFORMS:
         raise CourseError(f"没有叫 {platform} 的平台。可选：{'、'.join(PLATFORMS)}。")
@@ -95,6 +96,12 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
         raise CourseError(f"仓库名 {repo!r} 应当是“用户名/仓库名”，只用字母、数字、_、- 和 .。")
     model_dir = paths.resolve(model_dir)
     facts = card.gather(model_dir, run)
+    if facts.kind == "merged":
+        model = checkpoints.inspect_model(model_dir)
+        if any(model_dir.glob("*.py")):
+            checkpoints.needs_own_code(model)  # refuses a stranger's
+    elif facts.kind == "adapter":
+        checkpoints.inspect_adapter(model_dir)
     chosen, left_out = _choose(model_dir)
     folder = model_dir.with_name(f"{model_dir.name}.publish") / platform
     if folder.exists():
@@ -215,8 +222,12 @@ def _text(file: Path) -> bytes:
     if file.suffix == ".gguf":
         import gguf
 
+        try:
+            length = gguf.GGUFReader(file).data_offset
+        except (ValueError, IndexError) as error:
+            raise CourseError(f"{file.name} 不完整，或不是 GGUF 文件。请重新导出。") from error
         with file.open("rb") as opened:
-            return opened.read(gguf.GGUFReader(file).data_offset)
+            return opened.read(length)
     return file.read_bytes()
 
 

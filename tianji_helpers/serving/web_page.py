@@ -98,7 +98,13 @@ def ask(studio: web.Studio) -> tuple[web.Question | None, str, bool, int]:
             recipient = left.selectbox("送给谁", matrix.recipients)
             scenes = [scene for scene in matrix.scenes if matrix.suitable(recipient, scene)]
             scene = right.selectbox("为了什么", scenes)
-            style = st.pills("风格", matrix.styles, default=wishes.DEFAULT_STYLE, required=True)
+            style = st.pills(
+                "风格",
+                matrix.styles,
+                default=wishes.DEFAULT_STYLE,
+                required=True,
+                help=f"课程默认只用{'、'.join(matrix.usual_styles)}来训练；其余的风格，要先用那样的数据训练过才像。",
+            )
             text = matrix.request(recipient, scene, style)
         else:
             text = st.text_area(
@@ -115,12 +121,11 @@ def ask(studio: web.Studio) -> tuple[web.Question | None, str, bool, int]:
             temperature = left.slider("温度（0 = 每次都选最可能的词）", 0.0, web.MAX_TEMPERATURE, 0.8, 0.1)
             top_p = right.slider("top-p（只在最可能的这部分词里挑）", 0.05, 1.0, 0.9, 0.05)
             length = left.slider("最多多少个词元", 10, web.MAX_TOKENS, 100, 10)
-            candidates = right.slider("写几句来挑", 1, web.MAX_CANDIDATES, 1)
+            greedy = temperature == 0  # several answers would all be the same
+            candidates = right.slider("写几句来挑", 1, web.MAX_CANDIDATES, 1, disabled=greedy)
         pressed = st.button("送祝福", type="primary", width="stretch")
-    if temperature == 0:
-        candidates = 1  # they would all be the same
     question = web.Question(text, temperature, top_p, length) if pressed else None
-    return question, voice, before, candidates
+    return question, voice, before, 1 if greedy else candidates
 
 
 def say(

@@ -228,8 +228,8 @@ def pth_to_hf(
     return _make_folder(
         make,
         adapter_dir,
+        tool="pth_to_hf",
         marker="adapter_config.json",
-        log_name="pth_to_hf.log",
         parameters=recorded | dict(about or {}),
         inputs=[checkpoint] if checkpoint.is_file() else sorted(checkpoint.iterdir()),
     )
@@ -281,8 +281,8 @@ def merge(
     return _make_folder(
         make,
         merged_dir,
+        tool="merge",
         marker="config.json",
-        log_name="merge.log",
         parameters={"base_model": base.path.name, **models.recorded(adapter.path)},
         inputs=[adapter.weights],
     )
@@ -292,14 +292,15 @@ def _make_folder(
     make: Callable[[Path, Path, Path], None],
     folder: Path,
     *,
+    tool: str,
     marker: str,
-    log_name: str,
     parameters: dict,
     inputs: Sequence[Path],
 ) -> Path:
     """Have ``make(target, part, log)`` fill a folder, and move it to its place when it is whole.
 
-    marker: the file by which an earlier result is known, which may be replaced.
+    tool: names the log and the provenance's stage. marker: the file by which an earlier result is
+    known, which may be replaced.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file()):
         raise CourseError(
@@ -308,8 +309,8 @@ def _make_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
         target = Path(part) / folder.name
-        make(target, Path(part), folder.parent / log_name)
-        records.write_provenance(folder, stage=paths.STAGES[-1], parameters=parameters, inputs=inputs)
+        make(target, Path(part), folder.parent / f"{tool}.log")
+        records.write_provenance(folder, stage=tool, parameters=parameters, inputs=inputs)
         if folder.exists():
             shutil.rmtree(folder)
         target.rename(folder)

@@ -116,6 +116,7 @@ def said(*roles, key="role", what="content"):
         ({"instruction": "a", "output": "b", "history": [["a"]]}, ("history 第 1 项",)),
         ({"instruction": "a", "output": "b", "chosen": "c"}, ("chosen",)),
         ({"text": "a"}, ("看不出是哪种格式", "text")),
+        ({"messages": said("user", "assistant"), "\ud83d": 1}, ("名字", "半个")),
     ],
 )
 def test_what_no_format_can_hold_is_named(tmp_path, row, words):

@@ -3,6 +3,7 @@
 import os
 import random
 import subprocess
+from collections import Counter
 
 import pytest
 import yaml
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tianji_helpers import records, wishes
-from tianji_helpers.dataset import clean, duplicates, juicer
+from tianji_helpers.dataset import clean, duplicates, juicer, rules
 from tianji_helpers.errors import CourseError
 from tianji_helpers.paths import CONFIGS, ROOT
 from tianji_helpers.synthesis import dirt
@@ -28,21 +29,30 @@ def turn(request: str, output: str) -> dict:
 
 def in_shards(turns, off=(), threshold=0.9):
     """Do in one process what the operators do on many machines; return kept and rejected rows."""
-    judged = [juicer.judge(turn["input"], turn["output"], MATRIX, off) for turn in turns]
-    passed = [(row, text) for row, (text, verdict) in enumerate(judged, 1) if verdict is None]
+    judge = juicer.judge(MATRIX, off)
+    judged = [judge(turn["input"], turn["output"]) for turn in turns]
+    left = {row: one for row, one in enumerate(judged, 1) if not one.rule}
+    mixed = random.Random(1).sample(sorted(left), len(left))  # machines keep no order
     buckets: dict[bytes, list] = {}
-    for row, text in random.Random(1).sample(passed, len(passed)):  # machines keep no order
-        for key in juicer.buckets(text, off, threshold):
-            buckets.setdefault(key, []).append((row, text))
+    for row, keys in zip(
+        mixed, juicer.buckets([left[row].output for row in mixed], off, threshold), strict=True
+    ):
+        for key in keys:
+            buckets.setdefault(key, []).append((row, left[row].output))
     pairs = [pair for rows in buckets.values() for pair in juicer.alike(rows, off, threshold)]
     gone = juicer.resolve(pairs, off)
-    verdicts = [verdict or gone.get(row) for row, (_, verdict) in enumerate(judged, 1)]
+    if clean.OPENING not in off:
+        begun = [(left[row].opening, row) for row in mixed if row not in gone]
+        counts = Counter(opening for opening, _ in begun)
+        crowded = juicer.crowded(counts)
+        gone |= juicer.surplus(counts, ((opening, row) for opening, row in begun if opening in crowded))
+    gone |= {row: (one.rule, one.reason) for row, one in enumerate(judged, 1) if one.rule}
     kept = [
-        one | {"output": text}
-        for one, (text, _), verdict in zip(turns, judged, verdicts, strict=True)
-        if verdict is None
+        turn | {"output": one.output}
+        for row, (turn, one) in enumerate(zip(turns, judged, strict=True), 1)
+        if row not in gone
     ]
-    return kept, [(row, *verdict) for row, verdict in enumerate(verdicts, 1) if verdict]
+    return kept, [(row, *gone[row]) for row in sorted(gone)]
 
 
 def on_one_machine(turns, off=(), threshold=0.9):
@@ -70,6 +80,9 @@ def alike_wishes(seed: int = 7, count: int = 900) -> list[dict]:
             turns.append(turn(request, wish))
             place = rng.randrange(2, max(3, len(wish) - 3))
             wish = rng.choice([wish, wish[:place] + rng.choice("福乐安康好") + wish[place:], wish + "！"])
+    for number in range(80):  # more than may begin alike
+        wish = book.compose("姐姐", "生日", "正常", rng=rng).partition("，")[2]
+        turns.append(turn("祝姐姐生日", f"姐姐，愿你每天都好{number}，{wish}"))
     rng.shuffle(turns)
     return turns
 
@@ -89,6 +102,7 @@ def turns():
         (("near_duplicate",), 0.9),
         (("duplicate",), 0.8),
         (("duplicate", "near_duplicate"), 0.9),
+        (("common_opening",), 0.9),
         (("length", "quotes"), 0.9),
     ],
 )
@@ -114,14 +128,14 @@ def test_the_wishes_hold_chains(turns):
     _, rejects = on_one_machine(turns, threshold=CHAINED)
     gone = {row: rule for row, rule, _ in rejects}
     near = [row for row, rule in gone.items() if rule == clean.NEAR]
-    assert len(near) > 50 and len(set(gone.values())) > 3
+    assert len(near) > 50 and {clean.EXACT, clean.OPENING, "length"} <= set(gone.values())
     texts = dict(enumerate((clean.mend(one["output"], _ask(one))[0] for one in turns), 1))
     later = (row for row in texts if row not in gone)
     assert any(one < row and _near(texts[one], texts[row]) for row in later for one in near)
 
 
 def _ask(one: dict):
-    return clean.Ask(MATRIX, *MATRIX.parse_request(one["input"]))
+    return rules.Ask(MATRIX, *MATRIX.parse_request(one["input"]))
 
 
 def _near(one: str, other: str) -> bool:
@@ -164,10 +178,10 @@ def test_the_recipe_on_a_local_ray(turns, tmp_path):
     records.write_conversations(tmp_path / "merged.json", turns)
     assert juicer.write_shards(tmp_path / "merged.json", tmp_path / "shards", 200) > 3
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    rules, deduplicator = (next(iter(step.values())) for step in recipe["process"])
+    mapper, deduplicator = (next(iter(step.values())) for step in recipe["process"])
     recipe |= {"dataset_path": str(tmp_path / "shards"), "export_path": str(tmp_path / "kept")}
     deduplicator |= {"rejects": str(tmp_path / "rejected"), "partitions": 3, "threshold": CHAINED}
-    rules["batch_size"] = 200  # several blocks, so that rows really are apart
+    mapper["batch_size"] = 200  # several blocks, so that rows really are apart
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
 
     home = {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(ROOT)}

@@ -111,6 +111,15 @@ def test_repair_leaves_a_test_without_leaks_and_loses_no_row(tmp_path, name):
     assert made["counts"] == {"before": 4, "kept": 1, "leaked": 3}
 
 
+def test_a_second_repair_keeps_what_the_first_took_out(tmp_path):
+    train, test = tmp_path / "openai_train.jsonl", tmp_path / "openai_test.jsonl"
+    write_rows(train, *TRAIN)
+    write_rows(test, *TEST)
+    for by, held in (("question", 2), ("both", 3), ("both", 3)):
+        apart = splits.repair_test(test, train, splits.file_leakage(train, test, by=by))
+        assert len(records.read_jsonl(apart)) == held
+
+
 def test_a_test_of_leaks_only_is_left_as_it_is(tmp_path):
     train, test = tmp_path / "openai_train.jsonl", tmp_path / "openai_test.jsonl"
     write_rows(train, *TRAIN)

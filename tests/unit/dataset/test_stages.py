@@ -8,7 +8,7 @@ import pytest
 
 from tianji_helpers import paths, records, wishes
 from tianji_helpers.classroom.parameters import defaults
-from tianji_helpers.dataset import ruozhiba, self_cognition, stages
+from tianji_helpers.dataset import decisions, ruozhiba, self_cognition, stages
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis.phrasebook import Phrasebook
 
@@ -33,6 +33,12 @@ def test_wishes_are_made_once_from_the_rounds(tmp_path):
     ]
     assert parts[0] == parts[1] + parts[2] > 300
     assert not stages.ensure_wishes(tmp_path)
+
+    first = records.read_conversations(out / "merged.json")[0]
+    decisions.append(out / decisions.FILE, decisions.key_of(first), "reject")
+    (out / "wishes.json").unlink()
+    assert stages.ensure_wishes(tmp_path)
+    assert {"row": 1, "rule": "human"}.items() <= records.read_jsonl(out / "rejects.jsonl")[0].items()
 
 
 def test_the_other_two(tmp_path):

@@ -1,9 +1,13 @@
 """Export to GGUF: the real converter, kernels and server, on the base model and on tiny ones."""
 
+import argparse
 import importlib.util
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -15,7 +19,7 @@ from safetensors.torch import load_file
 
 from tianji_helpers import cli, records, synthesis
 from tianji_helpers.errors import CourseError
-from tianji_helpers.serving import export, ollama, quantize, sentencepiece_model
+from tianji_helpers.serving import export, ollama, publish, quantize, sentencepiece_model
 from tianji_helpers.training import inference
 
 SYSTEM = "你是送祝福大师"
@@ -114,19 +118,25 @@ def test_the_circle_closes(exported, tmp_path):
     # the base model never ends by itself; with a comma for its end token it does
     comma = fields["tokenizer.ggml.tokens"].contents().index("，")
     fields["tokenizer.ggml.eos_token_id"].parts[-1][0] = comma
-    with export.server(ending, alias="wishes") as address:
-        with openai.OpenAI(base_url=f"{address}/v1", api_key="none") as client:
-            assert [model.id for model in client.models.list()] == ["wishes"]
-        summary = synthesis.synthesize(
-            provider="local",
-            base_url=f"{address}/v1",
-            model="wishes",
-            styles=["正常"],
-            limit=2,
-            max_tokens=40,
-            temperature=0,
-            output_dir=tmp_path,
-        )
+    command = [sys.executable, "-m", "tianji_helpers.cli", "serve", str(ending), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            base_url = running.stdout.readline().split()[0]
+            with openai.OpenAI(base_url=base_url, api_key="none") as client:
+                assert [model.id for model in client.models.list()] == ["ending"]
+            summary = synthesis.synthesize(
+                provider="local",
+                base_url=base_url,
+                model="ending",
+                styles=["正常"],
+                limit=2,
+                max_tokens=40,
+                temperature=0,
+                output_dir=tmp_path,
+            )
+        finally:
+            running.send_signal(signal.SIGINT)
+    assert running.returncode == 130
     assert not summary.failures
     (turns,) = [records.read_conversations(file, records.RAW_FIELDS) for file in summary.files]
     assert len(turns) == 2 and all(turn["output"] for turn in turns)
@@ -314,3 +324,12 @@ def test_types_follow_llama_cpps_mixture():
     chosen = [quantize.tensor_type(f"blk.{n}.ffn_down.weight", (256, 512), 24) for n in range(24)]
     assert chosen.count("Q6_K") == 12 and chosen[:3] == ["Q6_K"] * 3 and chosen[-3:] == ["Q6_K"] * 3
     assert quantize.tensor_type("token_embd.weight", (9, 256), 24, tied=False) == "Q4_K"
+
+
+def test_the_command_line_knows_what_there_is():
+    (commands,) = (
+        a.choices for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)
+    )
+    (quantizations,) = (a.choices for a in commands["export"]._actions if a.dest == "quantize")
+    (platforms,) = (a.choices for a in commands["publish"]._actions if a.dest == "platform")
+    assert tuple(quantizations) == export.QUANTIZATIONS and tuple(platforms) == publish.PLATFORMS

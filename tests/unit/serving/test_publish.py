@@ -26,6 +26,7 @@ from tianji_helpers.serving import card, publish
 TOKEN = "hf_" + "x" * 30
 REPO = "xiaoming/wishes"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+INDEX = "model.safetensors.index.json"
 CONFIG = "max_epochs = 1\nmodel = dict(lora=dict(lora_alpha=16, r=64))\noptimizer=dict(lr=0.002)\nseed=42"
 
 
@@ -42,6 +43,8 @@ def run(tmp_path, monkeypatch):
     for seed, name in enumerate(SHARDS):
         weights = numpy.random.default_rng(seed).standard_normal((64, 300))
         save_file({f"layer.{seed}": weights}, merged / name, metadata={"format": "pt"})
+    index = {f"layer.{seed}": name for seed, name in enumerate(SHARDS)}
+    (merged / INDEX).write_text(json.dumps({"weight_map": index}))
     (merged / "config.json").write_text('{"model_type": "gemma3_text"}')
     (merged / "tokenizer.json").write_text('{"model": {"vocab": {"/home": 1, "祝": 2}}}')
     records.write_provenance(
@@ -133,7 +136,7 @@ def test_the_plan_lists_every_file_that_goes_up(merged, capsys):
     shown = capsys.readouterr().out
     folder = merged.with_name("merged.publish") / "huggingface"
     names = {file.name for file in folder.iterdir()}
-    assert names == {*SHARDS, "config.json", "tokenizer.json", "README.md", "GEMMA_TERMS.html"}
+    assert names == {*SHARDS, INDEX, "config.json", "tokenizer.json", "README.md", "GEMMA_TERMS.html"}
     for file in folder.iterdir():
         assert f"{file.stat().st_size:,} 字节  {file.name}" in shown
     assert "什么也没有上传" in shown
@@ -148,9 +151,13 @@ def test_the_plan_lists_every_file_that_goes_up(merged, capsys):
         ("pytorch_model.bin", "", "pytorch_model.bin"),
         (".env", "DEEPSEEK_API_KEY=x", ".env"),
         ("vocab.json", '[{"conversation": []}]', "vocab.json 看起来是训练数据"),
-        ("config.json", '{"_name_or_path": "/home/xiaoming/model"}', "/home/xiaoming"),
-        ("config.json", '{"_name_or_path": "C:\\\\Users\\\\ming"}', "Users"),
-        ("config.json", json.dumps({"path": str(paths.ROOT / "models")}), "config.json 里有这台机器"),
+        ("generation_config.json", '{"_name_or_path": "/home/xiaoming/model"}', "/home/xiaoming"),
+        ("generation_config.json", '{"_name_or_path": "C:\\\\Users\\\\ming"}', "Users"),
+        (
+            "generation_config.json",
+            json.dumps({"path": str(paths.ROOT / "models")}),
+            "generation_config.json 里有这台机器",
+        ),
         ("tokenizer_config.json", json.dumps({"token": TOKEN}), "tokenizer_config.json 里有像密钥的内容"),
         ("Modelfile", "SYSTEM sk-" + "a1" * 16, "Modelfile 里有像密钥的内容（sk-a…）"),
         ("generation_config.json", '{"note": "very-own-secret"}', "generation_config.json 里有像密钥"),
@@ -163,6 +170,19 @@ def test_what_must_stay_at_home_is_named(name, content, message, merged, monkeyp
         publish.prepare(merged, "huggingface", REPO)
     assert message in str(error.value) and TOKEN not in str(error.value)
     assert "very-own-secret" not in str(error.value)
+
+
+def test_half_a_model_is_not_published(merged):
+    (merged / SHARDS[1]).unlink()
+    with pytest.raises(CourseError, match=SHARDS[1]):
+        publish.prepare(merged, "huggingface", REPO)
+
+
+def test_a_strangers_code_is_not_published(merged):
+    (merged / "config.json").write_text('{"model_type": "internlm2"}')
+    (merged / "modeling_internlm2.py").write_text("import os")
+    with pytest.raises(CourseError, match="internlm2"):
+        publish.prepare(merged, "huggingface", REPO)
 
 
 def test_a_path_in_the_head_of_the_weights_is_found(merged):
@@ -189,16 +209,26 @@ def test_a_path_in_the_head_of_a_gguf_file_is_found(run):
     writer.close()
     with pytest.raises(CourseError, match=r"m\.gguf 里有这台机器上的路径 /Users/xiaoming"):
         publish.prepare(folder, "modelscope", REPO)
+    (folder / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CourseError, match=r"m\.gguf 不完整"):
+        publish.prepare(folder, "modelscope", REPO)
 
 
 def test_an_adapter_names_its_base_as_the_hub_does(run):
     folder = run / "06_merge_chat" / "wishes" / "adapter"
     folder.mkdir()
-    config = {"base_model_name_or_path": "/home/xiaoming/models/gemma-3-270m", "r": 64}
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "/home/xiaoming/models/gemma-3-270m",
+        "r": 2,
+        "target_modules": ["q_proj"],
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     (folder / "xtuner_config.py").write_text("data_path = '/home/xiaoming/x.json'")
     (folder / "README.md").write_text("peft's own")
-    save_file({"a": numpy.zeros(4)}, folder / "adapter_model.safetensors")
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    weights = {f"{layer}.lora_A.weight": numpy.zeros((2, 4)), f"{layer}.lora_B.weight": numpy.zeros((4, 2))}
+    save_file(weights, folder / "adapter_model.safetensors")
     plan = publish.prepare(folder, "huggingface", REPO)
     assert set(plan.left_out) == {"README.md", "xtuner_config.py"}
     assert "GEMMA_TERMS.html" in dict(plan.files)

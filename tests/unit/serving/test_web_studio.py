@@ -199,3 +199,19 @@ def test_an_unforeseen_error_is_said_in_words(app, monkeypatch, capsys):
     app.button[0].click().run()
     assert not app.exception and "出了意外" in app.error[0].value
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_loaded_is_named_on_the_page(tmp_path, monkeypatch):
+    from streamlit.testing.v1 import AppTest
+
+    monkeypatch.setattr("sys.argv", ["web_page.py", json.dumps({"model_dir": str(tmp_path / "gone")})])
+    app = AppTest.from_file(str(Path(web_page.__file__)), default_timeout=60).run()
+    assert not app.exception and "gone 不存在" in app.error[0].value
+
+
+def test_at_temperature_0_there_is_one_candidate(app):
+    temperature, _, _, candidates = app.slider
+    candidates.set_value(4).run()
+    temperature.set_value(0.0).run()
+    app.button[0].click().run()
+    assert [f'<div class="wish  ">{SAID}</div>'] == [html for html in shown(app) if 'class="wish' in html]

@@ -127,4 +127,12 @@ def trained(tiny_dir, rows_file, tmp_path_factory):
 def adapter_dir(trained, tmp_path_factory):
     """The adapter of that training."""
     result, _ = trained
-    return engine.pth_to_hf(result.config, result.checkpoint, tmp_path_factory.mktemp("adapter") / "adapter")
+    folder = tmp_path_factory.mktemp("adapter") / "adapter"
+    return engine.pth_to_hf(result.config, result.checkpoint, folder, about={"seed": 7})
+
+
+@pytest.fixture(scope="session")
+def merged_dir(tiny_dir, adapter_dir, tmp_path_factory):
+    """The tiny model with that adapter merged into it, in several files."""
+    folder = tmp_path_factory.mktemp("merged") / "merged"
+    return engine.merge(tiny_dir, adapter_dir, folder, max_shard_size="2MB")

@@ -32,13 +32,13 @@ def test_learning_rate_follows_warm_up_and_cosine(trained):
     assert 1e-3 < first < 2e-3 and last < 1e-4
 
 
-def test_convert_and_merge_keep_the_answers(adapter_dir, tiny_dir, tmp_path):
-    merged = engine.merge(tiny_dir, adapter_dir, tmp_path / "merged", max_shard_size="2MB")
-    assert len(list(merged.glob("model-*.safetensors"))) > 1
-    assert json.loads((merged / "config.json").read_text())["dtype"] == "bfloat16"
+def test_convert_and_merge_keep_the_answers(adapter_dir, merged_dir, tiny_dir):
+    assert len(list(merged_dir.glob("model-*.safetensors"))) > 1
+    assert json.loads((merged_dir / "config.json").read_text())["dtype"] == "bfloat16"
+    assert not list(merged_dir.parent.glob(".*"))
     chats = [inference.messages(row, "你是大师") for row in ("祝姐姐生日", "祝领导元宵节，严肃风格")]
     logits, said = {}, {}
-    folders = {"base": (tiny_dir,), "adapter": (tiny_dir, adapter_dir), "merged": (merged,)}
+    folders = {"base": (tiny_dir,), "adapter": (tiny_dir, adapter_dir), "merged": (merged_dir,)}
     for name, arguments in folders.items():
         model, tokenizer = inference.load(*arguments, dtype="float32")
         with torch.inference_mode():
@@ -49,14 +49,11 @@ def test_convert_and_merge_keep_the_answers(adapter_dir, tiny_dir, tmp_path):
     assert (logits["merged"] - logits["adapter"]).norm() / scale < 0.01
     assert (logits["base"] - logits["adapter"]).norm() / scale > 0.05
     assert said["merged"] == said["adapter"] != said["base"]
-    assert not list(tmp_path.glob(".*"))
 
 
-def test_the_chat_template_travels_and_gives_the_training_prompt(adapter_dir, tiny_dir, tmp_path):
+def test_the_chat_template_travels_and_gives_the_training_prompt(merged_dir):
     """Ids of the template are those that XTuner trains on, answer and end token included."""
-    merged = engine.merge(tiny_dir, adapter_dir, tmp_path / "merged", dtype="float32")
-    assert json.loads((merged / "config.json").read_text())["dtype"] == "float32"
-    model, tokenizer = inference.load(merged)
+    model, tokenizer = inference.load(merged_dir)
     turn = {"system": "你是送祝福大师", "input": "祝姐姐生日,小红书风格", "output": "姐姐生日快乐🎂"}
     trained_on = evaluation.encode(tokenizer, turn, "internlm2_chat")
     chat = inference.messages(turn["input"], turn["system"])
@@ -70,12 +67,9 @@ def test_the_chat_template_travels_and_gives_the_training_prompt(adapter_dir, ti
     assert learned[-1] == end and end in inference.stop_ids(model, tokenizer)
 
 
-def test_provenance_goes_from_the_config_to_the_adapter_to_the_model(trained, tiny_dir, tmp_path):
-    result, _ = trained
-    adapter = engine.pth_to_hf(result.config, result.checkpoint, tmp_path / "adapter", about={"seed": 7})
-    merged = engine.merge(tiny_dir, adapter, tmp_path / "merged")
+def test_provenance_goes_from_the_config_to_the_adapter_to_the_model(adapter_dir, merged_dir):
     expected = {"base_model": "tiny-gemma", "system": wishes.load().system, "seed": 7}
-    assert models.recorded(adapter) == models.recorded(merged) == expected
+    assert models.recorded(adapter_dir) == models.recorded(merged_dir) == expected
 
 
 def zero_checkpoint(state, folder, stage, ranks=2):
@@ -176,7 +170,7 @@ def test_nothing_is_merged_into_a_quantized_model(adapter_dir, tiny_dir, tmp_pat
         engine.merge(quantized, adapter_dir, tmp_path / "merged")
 
 
-def test_a_failed_merge_leaves_the_earlier_model(adapter_dir, tiny_dir, tmp_path, monkeypatch):
+def test_a_failed_merge_leaves_the_earlier_model(adapter_dir, tiny_dir, tmp_path):
     merged = shutil.copytree(tiny_dir, tmp_path / "merged")
     before = {file.name: file.read_bytes() for file in merged.iterdir()}
     with pytest.raises(CourseError, match="merge 失败了"):
@@ -212,7 +206,8 @@ def test_internlm2_goes_the_whole_way(internlm2_dir, rows_file, tmp_path, monkey
     result = engine.train(config, tmp_path / "work", report=lambda line: None)
     assert result.curve[-1]["loss"] < result.curve[0]["loss"]
     adapter = engine.pth_to_hf(config, result.checkpoint, tmp_path / "adapter")
-    merged = engine.merge(prepared, adapter, tmp_path / "merged")
+    merged = engine.merge(prepared, adapter, tmp_path / "merged", dtype="float32")
+    assert json.loads((merged / "config.json").read_text())["dtype"] == "float32"
     model, tokenizer = inference.load(merged)
     assert "modeling_internlm2" in type(model).__module__
     chat = inference.messages("祝姐姐生日")
