@@ -67,23 +67,27 @@ def main(arguments: str) -> None:
     st.html(Path(__file__).with_name("web.css"))
     st.html('<div class="hero"><h1>送祝福</h1><p>挑一挑，或写一句，让微调过的小模型替你说</p></div>')
     try:
-        studio = load_studio(arguments)
-        question, voice, before, candidates = ask(studio)
-        result = st.container()
-        if question is not None:
-            with result:
-                answers = say(studio, question, voice, before, candidates)
-            past = st.session_state.setdefault("past", [])
-            past.insert(0, (question.text, answers))
-            del past[MAX_HISTORY:]
-            st.rerun()
-        with result:
-            show_history()
+        serve_visitor(load_studio(arguments))
     except CourseError as error:
         st.error(str(error), icon="🙏")
     except Exception:
         traceback.print_exc()
         st.error("出了意外，这一句没有写成。请换一句再试；还不行就刷新页面。", icon="🙏")
+    with st.container():
+        show_history()
+
+
+def serve_visitor(studio: web.Studio) -> None:
+    """Draw the controls; if the button was pressed, let the answers come in and remember them."""
+    question, voice, before, candidates = ask(studio)
+    if question is None:
+        return
+    with st.container():
+        answers = say(studio, question, voice, before, candidates)
+    past = st.session_state.setdefault("past", [])
+    past.insert(0, (question.text, answers))
+    del past[MAX_HISTORY:]
+    st.rerun()
 
 
 def ask(studio: web.Studio) -> tuple[web.Question | None, str, bool, int]:
