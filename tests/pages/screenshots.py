@@ -1,4 +1,4 @@
-"""Take the README's pictures of the demo again: ``python tests/browser/screenshots.py MERGED BASE``.
+"""Take the README's pictures of the demo again: ``python tests/pages/screenshots.py MERGED BASE``.
 
 MERGED is the model of lesson 6 (``outputs/default/06_merge_chat/wishes/merged``), BASE the model that
 it was trained from (``models/gemma-3-270m``). Needs a font with emoji.
