@@ -257,6 +257,7 @@ def iter_json_array(path: str | Path) -> Iterator[Any]:
         raise window.error("Extra data")
 
 
+_SPACES = ("", " ", "\t", "\n", "\r")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
@@ -274,7 +275,8 @@ class _Window:
     def peek(self) -> str:
         """Pass over blanks; return the next character, or an empty string at the end."""
         while True:
-            self.at = _SPACE.match(self.text, self.at).end()
+            if self.text[self.at : self.at + 1] in _SPACES:
+                self.at = _SPACE.match(self.text, self.at).end()
             if self.at < len(self.text):
                 return self.text[self.at]
             if not self._more():

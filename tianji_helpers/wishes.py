@@ -9,7 +9,7 @@ trained on (``request``), reads such a request back (``parse_request``), and jud
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -275,6 +275,16 @@ def check(matrix: Matrix, recipient: str, scene: str, style: str, text: str) -> 
     return matrix.judge(recipient, scene, style)(text)
 
 
+@lru_cache(maxsize=256)
+def _any(words: tuple[str, ...]) -> re.Pattern:
+    return re.compile("|".join(map(re.escape, words)) or "(?!)")
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern:
+    """Return what finds any of the words, and nothing if there are none."""
+    return _any(tuple(words))
+
+
 class _Judge:
     """``check`` of one cell of the matrix; what does not depend on the text is made once."""
 
@@ -283,19 +293,19 @@ class _Judge:
         what = _find(matrix.scenes, scene, "场景")
         self.style = _find(matrix.styles, style, "风格")
         marks = [mark for other in matrix.scenes.values() if other is not what for mark in other.marks]
-        foreign = [re.escape(mark) for mark in marks if mark not in what.keywords]
-        self.keywords = what.keywords
-        self.foreign = re.compile("|".join(foreign) or "(?!)")
+        self.keywords = _any_of(what.keywords)
+        self.foreign = _any_of(mark for mark in marks if mark not in what.keywords)
+        self.markers, self.avoid = _any_of(self.style.markers), _any_of(self.style.avoid)
         self.wrong_you = "你" if who.honorific == "您" else "您"
 
     def __call__(self, text: str) -> dict[str, bool]:
         how = self.style
         return {
-            "on_topic": any(word in text for word in self.keywords) and not self.foreign.search(text),
+            "on_topic": bool(self.keywords.search(text)) and not self.foreign.search(text),
             "style": how.min_emoji <= count_emoji(text) <= how.max_emoji
             and (not how.endings or strip_emoji(text).rstrip(" 　。！!～~…").endswith(how.endings))
-            and (not how.markers or any(word in text for word in how.markers))
-            and not any(word in text for word in how.avoid),
+            and (not how.markers or bool(self.markers.search(text)))
+            and not self.avoid.search(text),
             "length": how.min_chars <= len(text) <= how.max_chars,
             "honorific": self.wrong_you not in text,
             "clean": bool(text)

@@ -16,10 +16,11 @@ import os
 import pickle
 import tempfile
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO
@@ -28,7 +29,7 @@ import msgspec
 
 from tianji_helpers import records, wishes
 from tianji_helpers.dataset import decisions, duplicates, openings, variety
-from tianji_helpers.dataset.rules import MENDS, REJECTS, RULES, Ask
+from tianji_helpers.dataset.rules import RULES, Ask
 from tianji_helpers.errors import CourseError
 
 STAGE = "02_merge_clean"
@@ -74,12 +75,10 @@ def mend(text: str, ask: Ask, off: Collection[str] = ()) -> tuple[str, list[tupl
     steps = []
     while True:
         start = text
-        for rule in MENDS:
-            if rule.name in off:
-                continue
-            after = rule.apply(text, ask)
+        for name, apply in _active("mend", frozenset(off)):
+            after = apply(text, ask)
             if after != text:
-                steps.append((rule.name, text, after))
+                steps.append((name, text, after))
                 text = after
         if text == start:
             return text, steps
@@ -87,12 +86,16 @@ def mend(text: str, ask: Ask, off: Collection[str] = ()) -> tuple[str, list[tupl
 
 def reject(text: str, ask: Ask, off: Collection[str] = ()) -> tuple[str, str] | None:
     """Return (rule, reason) of the first rule that rejects a mended text, or None."""
-    for rule in REJECTS:
-        if rule.name not in off:
-            reason = rule.apply(text, ask)
-            if reason:
-                return rule.name, reason
+    for name, apply in _active("reject", frozenset(off)):
+        reason = apply(text, ask)
+        if reason:
+            return name, reason
     return None
+
+
+@cache
+def _active(kind: str, off: frozenset[str]) -> list[tuple[str, Callable[[str, Ask], str | None]]]:
+    return [(rule.name, rule.apply) for rule in RULES.values() if rule.kind == kind and rule.name not in off]
 
 
 class _Outcome(msgspec.Struct):
