@@ -113,10 +113,8 @@ def test_shards_give_the_rows_of_one_machine(turns, off, threshold):
 GRAMS = st.lists(st.sampled_from(["愿姐姐", "生日快乐", "岁岁", "平安", "，", "！"]), min_size=3, max_size=12)
 
 
-@settings(max_examples=50)
-@given(
-    outputs=st.lists(GRAMS.map("".join), max_size=14), threshold=st.sampled_from([0.3, 0.5, 0.7, 0.9, 1.0])
-)
+@settings(max_examples=15)
+@given(outputs=st.lists(GRAMS.map("".join), max_size=14), threshold=st.sampled_from([0.5, 0.7, 0.9]))
 def test_any_alike_rows(outputs, threshold):
     rows = [turn("祝姐姐生日", f"姐姐生日快乐{output}") for output in outputs]
     off = ("length", "loop", "wrong_scene", "unfit")
