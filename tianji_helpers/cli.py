@@ -74,6 +74,19 @@ def merge_adapter(args: argparse.Namespace) -> None:
     print(f"合并后的模型：{merged}")
 
 
+def estimate(args: argparse.Namespace) -> int:
+    """估算一个配置训练时要多少显存，看这台机器放不放得下"""
+    import yaml
+
+    from tianji_helpers.training import estimate
+
+    options = {name: yaml.safe_load(value) for name, value in _pairs(args.cfg_options).items()}
+    result = estimate.estimate(args.config, options or None, deepspeed=args.deepspeed, devices=args.devices)
+    available = estimate.available_gb(result.on_gpu)
+    print(f"{result}\n{estimate.verdict(result, available)}")
+    return 1 if available is not None and available < result.total_gb else 0
+
+
 def chat(args: argparse.Namespace) -> None:
     """和一个模型对话，可以带几个适配器"""
     from tianji_helpers.serving import chat
@@ -442,6 +455,18 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--dtype", choices=("bfloat16", "float32"), default="", help="权重的类型（默认和基座模型一样）"
     )
+
+    sub = command("estimate", estimate)
+    sub.add_argument("config", type=Path, help="XTuner 配置文件，见 configs/")
+    sub.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="改配置里的值，例如 model.recompute_share=1",
+    )
+    sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero3")
+    sub.add_argument("--devices", type=int, default=1, metavar="N", help="几张卡（默认 %(default)s）")
 
     sub = command("chat", chat)
     sub.add_argument("model_dir", type=Path, help="模型文件夹")

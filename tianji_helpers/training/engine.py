@@ -123,41 +123,58 @@ def check_config(config: str | Path, cfg_options: dict | None = None) -> None:
     data_path = paths.resolve(dataset.dataset.data_files.train)
     if not data_path.is_file():
         raise CourseError(f"配置里的训练数据 {paths.show(data_path)} 不存在。请先运行生成它的那一课。")
-    count = _check_rows(data_path)
-    if not dataset.get("pack_to_max_length", True):
-        rows = min(count, dataset.get("max_dataset_length") or count)
-        batches = -(-rows // cfg.train_dataloader.batch_size)
-        warmup = cfg.param_scheduler[0]
-        if warmup.end * batches < 2:
-            epochs = cfg.train_cfg.max_epochs
-            raise CourseError(
-                f"热身只有 {warmup.end * batches:.2f} 步（{rows} 条数据，{batches} 批，{epochs} 轮），"
-                "至少要 2 步，否则学习率一直接近 0。请增加数据或轮数，"
-                f"或把 warmup_ratio 提高到 {2 / (batches * epochs):.2f} 以上。"
-            )
+    _check_warmup(cfg, _check_rows(data_path))
+
+
+def _check_warmup(cfg, texts: list[str]) -> None:
+    """Raise CourseError if the learning rate would stay near 0: a warm-up of less than two iterations."""
+    dataset, warmup = cfg.train_dataloader.dataset, cfg.param_scheduler[0]
+    rows = min(len(texts), dataset.get("max_dataset_length") or len(texts))
+    unit = "条数据"
+    if dataset.get("pack_to_max_length", True):
+        rows, unit = _packed_rows(cfg, texts), f"行，每行 {dataset.max_length} 个词元"
+    batches = -(-rows // cfg.train_dataloader.batch_size)
+    if warmup.end * batches < 2:
+        epochs = cfg.train_cfg.max_epochs
+        raise CourseError(
+            f"热身只有 {warmup.end * batches:.2f} 步（{rows} {unit}，{batches} 批，{epochs} 轮），"
+            "至少要 2 步，否则学习率一直接近 0。请增加数据或轮数，"
+            f"或把 warmup_ratio 提高到 {2 / (batches * epochs):.2f} 以上。"
+        )
+
+
+def _packed_rows(cfg, texts: list[str]) -> int:
+    """Return about how many rows the texts fill when they are packed (the template's tokens are few)."""
+    from transformers import AutoTokenizer
+
+    options = {key: cfg.tokenizer[key] for key in ("pretrained_model_name_or_path", "trust_remote_code")}
+    tokens = sum(len(ids) for ids in AutoTokenizer.from_pretrained(**options)(texts).input_ids)
+    return max(1, tokens // cfg.train_dataloader.dataset.max_length)
 
 
 def _check_gpu(cfg) -> None:
     import torch
 
-    if "Amp" in str(cfg.optim_wrapper.type) and not torch.cuda.is_available():
+    if cfg.env_cfg.dist_cfg.backend == "nccl" and not torch.cuda.is_available():
         raise CourseError(
-            "这个配置用 AmpOptimWrapper，只能在 GPU 上训练，而 PyTorch 没有找到 GPU。"
+            "这个配置只能在 GPU 上训练（dist_cfg 的 backend 是 nccl），而 PyTorch 没有找到 GPU。"
             "请用 tianji doctor 检查驱动，或换成 configs/ 里名字带 _cpu 的配置。"
         )
 
 
-def _check_rows(data_path: Path) -> int:
+def _check_rows(data_path: Path) -> list[str]:
+    """Return the text of every training row. Raises CourseError for a row that cannot be used."""
     if data_path.suffix == ".jsonl":
-        rows = records.read_jsonl(data_path)
-        for number, row in enumerate(rows, 1):
-            records.messages(row, f"{paths.show(data_path)} 第 {number} 条")
-        count = len(rows)
+        texts = []
+        for number, row in enumerate(records.read_jsonl(data_path), 1):
+            said = records.messages(row, f"{paths.show(data_path)} 第 {number} 条")
+            texts.append("".join(message["content"] for message in said))
     else:
-        count = len(records.read_conversations(data_path))
-    if not count:
+        turns = records.read_conversations(data_path)
+        texts = [turn.get("system", "") + turn["input"] + turn["output"] for turn in turns]
+    if not texts:
         raise CourseError(f"训练数据 {paths.show(data_path)} 一条也没有。")
-    return count
+    return texts
 
 
 def _clear_earlier_training(work_dir: Path) -> None:
