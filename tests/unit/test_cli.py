@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tianji_helpers import __version__, cli, records, wishes
+from tianji_helpers.cli import parser
 from tianji_helpers.dataset import formats, self_cognition, splits
 from tianji_helpers.errors import CourseError
 
@@ -118,9 +119,9 @@ def test_doctor_exits_1_when_a_check_fails(tmp_path, capsys):
 
 
 def test_pairs_keep_what_stands_behind_the_first_equals_sign():
-    assert cli._pairs(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    assert parser.pairs(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
     with pytest.raises(CourseError):
-        cli._pairs(["=1"])
+        parser.pairs(["=1"])
 
 
 def test_an_unknown_lesson_is_an_error_of_the_course(tmp_path):

@@ -1,0 +1,7 @@
+"""``python -m tianji_helpers.cli``."""
+
+import sys
+
+from tianji_helpers.cli import main
+
+sys.exit(main())

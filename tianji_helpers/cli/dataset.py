@@ -1,0 +1,312 @@
+"""Notebooks 02 to 04: from raw rounds to training files."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tianji_helpers.cli.parser import SEED, add_address
+from tianji_helpers.errors import CourseError
+
+
+def merge(args: argparse.Namespace) -> None:
+    """把各轮文件合并成一个训练文件（第 2 课）"""
+    from tianji_helpers.dataset.merge import merge_rounds
+
+    merged = merge_rounds(args.folder, args.output_file, skip_bad=args.skip_bad)
+    print(f"{len(merged.files)} 个文件，写出 {merged.rows} 条：{args.output_file}")
+    if merged.rejects:
+        print(f"弃用 {merged.rejected} 条，连原因一起写在：{merged.rejects}")
+
+
+def clean(args: argparse.Namespace) -> None:
+    """清洗合并后的文件，弃用的连原因一起留下（第 2 课）"""
+    from tianji_helpers.dataset.clean import clean_file
+
+    report = clean_file(
+        args.source,
+        args.output_file,
+        rejects=args.rejects,
+        report=args.report,
+        off=args.off,
+        threshold=args.threshold,
+        decisions_file=args.decisions,
+        variants=args.variety,
+        seed=args.seed,
+    )
+    print(
+        f"读入 {report['rows_in']} 条，保留 {report['rows_out']} 条"
+        f"（修补过 {report['mended']} 条），弃用 {report['rejected']} 条：{args.output_file}"
+    )
+
+
+def shard(args: argparse.Namespace) -> None:
+    """把合并后的文件切成分片，给 configs/data_juicer/ 的多机清洗（第 2 课）"""
+    from tianji_helpers.dataset.juicer import write_shards
+
+    print(f"{write_shards(args.source, args.folder, args.rows)} 个分片：{args.folder}")
+
+
+def unshard(args: argparse.Namespace) -> None:
+    """把多机清洗留下的条目合成一个训练文件（第 2 课）"""
+    from tianji_helpers.dataset.juicer import join_shards
+
+    print(f"写出 {join_shards(args.folder, args.output_file)} 条：{args.output_file}")
+
+
+def review(args: argparse.Namespace) -> None:
+    """在网页里逐条复核修补过和弃用的记录；下一次清洗照您的决定办（第 2 课）"""
+    from tianji_helpers import pages, paths
+    from tianji_helpers.dataset import clean, decisions
+
+    source = args.source or paths.run_dir(args.run_dir) / clean.STAGE / "merged.json"
+    path = args.decisions or source.with_name(decisions.FILE)
+    if not source.is_file():
+        raise CourseError(
+            f"找不到合并后的文件 {source}。请先运行第 2 课或 tianji merge，或用 --source 指明它。"
+        )
+    count = len(decisions.read(path))
+    print(f"决定记在 {path}（已有 {count} 条）；再跑第 2 课，或 tianji clean --decisions {path}，就照着办。")
+    script = paths.ROOT / "tianji_helpers" / "dataset" / "review_page.py"
+    pages.serve(script, [source, path, args.threshold, *args.off], args.host, args.port)
+
+
+def self_cognition(args: argparse.Namespace) -> None:
+    """写出自我认知的训练和测试文件（第 3 课）"""
+    from tianji_helpers.dataset.self_cognition import Persona, write
+
+    counts = write(
+        args.output,
+        Persona(args.owner, args.assistant, args.model),
+        wordings=args.wordings,
+        general_ratio=args.general_ratio,
+        repeat=args.repeat,
+        seed=args.seed,
+        **({"general_file": args.general_file} if args.general_file else {}),
+    )
+    print(
+        f"训练 {counts['train']} 条，考人设 {counts['heldout']} 条，"
+        f"考泄漏 {counts['probe']} 条：{args.output}"
+    )
+    if args.repeat > 1:
+        once = counts["train"] // args.repeat
+        print(
+            f"重复了 {args.repeat} 遍：训练一轮要 {args.repeat} 倍的时间，不同的句子仍是 {once} 条；"
+            "想多看几遍，增加训练轮数（epoch）就行。",
+            file=sys.stderr,
+        )
+
+
+def ruozhiba(args: argparse.Namespace) -> None:
+    """把 COIG-CQIA 记录转成对话并划分（第 4 课）"""
+    from tianji_helpers.dataset.ruozhiba import convert_file
+
+    counts = convert_file(
+        args.source,
+        args.train,
+        args.test,
+        format_path=args.format_output,
+        ratio=args.ratio,
+        seed=args.shuffle_seed,
+    )
+    print(f"读入 {counts['source']} 条：训练 {counts['train']} 条，测试 {counts['test']} 条")
+
+
+def split(args: argparse.Namespace) -> None:
+    """把清洗好的祝福按（对象, 场景）组合留出测试集（第 2 课）"""
+    from tianji_helpers.dataset.splits import write_split
+
+    counts = write_split(args.source, args.train, args.test, share=args.share, seed=args.seed)
+    print(f"训练 {counts['train']} 条，测试 {counts['heldout']} 条")
+
+
+def leakage(args: argparse.Namespace) -> int:
+    """查测试集里有没有训练时见过的题，可以顺手去掉"""
+    from tianji_helpers.dataset.splits import file_leakage, repair_test
+
+    found = file_leakage(args.train_file, args.test_file, by=args.by, threshold=args.threshold)
+    print(f"漏题 {len(found)} 条：一字不差 {len(found.exact)} 条，几乎一样 {len(found.near)} 条")
+    for position, twin, similarity in found.pairs()[:20]:
+        print(f"  测试第 {position + 1} 条 ≈ 训练第 {twin + 1} 条，相似度 {similarity:.2f}")
+    if len(found) > 20:
+        print(f"  ……另有 {len(found) - 20} 条")
+    if found and args.repair:
+        print(f"已从 {args.test_file} 里去掉，放在 {repair_test(args.test_file, args.train_file, found)}")
+        return 0
+    return 1 if found else 0
+
+
+def dataset(args: argparse.Namespace) -> None:
+    """下载公开的数据集；不写名字就列出有哪些"""
+    from tianji_helpers.dataset import download
+
+    if not args.name:
+        print(download.table())
+        return
+    download.fetch(args.name, args.output, source=args.source, endpoint=args.endpoint, revision=args.revision)
+
+
+def convert(args: argparse.Namespace) -> None:
+    """把对话数据换一种格式"""
+    from tianji_helpers.dataset.formats import convert_file
+
+    done = convert_file(args.source, args.target, args.to, args.source_format)
+    print(f"{done.source} → {args.to}：{done.rows} 条，{done.turns} 轮：{args.target}")
+    if done.joined:
+        print(f"有 {done.joined} 条的 input 接在了 instruction 后面，两者的界线换不回来。", file=sys.stderr)
+    for field, count in sorted(done.left_out.items()):
+        print(f"没有带走的字段：{field}（{count} 处），它不是对话的一部分。", file=sys.stderr)
+
+
+def add(command) -> None:
+    """Add these commands; ``command`` makes the parser of one."""
+    sub = command("merge", merge)
+    sub.add_argument("folder", type=Path, help="装着各轮文件的文件夹")
+    sub.add_argument("output_file", type=Path, help="合并后的文件")
+    sub.add_argument(
+        "--skip-bad", action="store_true", help="跳过不能用的记录（另存到 …_rejects.jsonl），而不是停下"
+    )
+
+    sub = command("clean", clean)
+    sub.add_argument("source", type=Path, help="合并后的文件")
+    sub.add_argument(
+        "--output", dest="output_file", required=True, type=Path, metavar="F", help="清洗后的文件"
+    )
+    sub.add_argument("--rejects", required=True, type=Path, metavar="F", help="弃用的记录和原因（.jsonl）")
+    sub.add_argument("--report", required=True, type=Path, metavar="F", help="每条规则的条数和例子（.json）")
+    sub.add_argument("--off", action="append", default=[], metavar="RULE", help="关掉一条规则，可以写多次")
+    sub.add_argument(
+        "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
+    )
+    sub.add_argument("--decisions", type=Path, metavar="F", help="照着人工的决定处理（.jsonl）")
+    sub.add_argument(
+        "--variety", type=int, default=1, metavar="N", help="把请求换成 N 种说法（默认 %(default)s：不换）"
+    )
+    sub.add_argument("--seed", **SEED)
+
+    sub = command("shard", shard)
+    sub.add_argument("source", type=Path, help="合并后的文件")
+    sub.add_argument("folder", type=Path, help="分片写到哪个新文件夹")
+    sub.add_argument(
+        "--rows", type=int, default=100_000, metavar="N", help="一个分片最多几条（默认 %(default)s）"
+    )
+
+    sub = command("unshard", unshard)
+    sub.add_argument("folder", type=Path, help="留下的分片，即配方里的 export_path")
+    sub.add_argument("output_file", type=Path, help="训练文件")
+
+    sub = command("review", review)
+    sub.add_argument(
+        "run_dir",
+        nargs="?",
+        default="",
+        metavar="RUN_DIR",
+        help="一次课程的结果文件夹（默认 outputs/default）",
+    )
+    sub.add_argument("--source", type=Path, metavar="IN.json", help="合并后的文件，代替 RUN_DIR 里的那个")
+    sub.add_argument(
+        "--decisions",
+        type=Path,
+        metavar="FILE",
+        help="决定记在哪里（默认在合并后的文件旁边的 decisions.jsonl）",
+    )
+    sub.add_argument("--off", action="append", default=[], metavar="RULE", help="关掉一条规则，可以写多次")
+    sub.add_argument(
+        "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
+    )
+    add_address(sub)
+
+    sub = command("self-cognition", self_cognition)
+    sub.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="F",
+        help="训练文件；考人设的 F_heldout 和考泄漏的 F_probe 写在它旁边",
+    )
+    sub.add_argument("--owner", required=True, metavar="NAME", help="主人是谁")
+    sub.add_argument("--assistant", required=True, metavar="NAME", help="助手叫什么")
+    sub.add_argument(
+        "--model", default="Gemma 3 270M", metavar="NAME", help="底座模型的名字（默认 %(default)s）"
+    )
+    sub.add_argument(
+        "--wordings", type=int, default=2, metavar="N", help="每个问题几种答法（默认 %(default)s）"
+    )
+    sub.add_argument(
+        "--general-ratio",
+        type=float,
+        default=0.3,
+        metavar="R",
+        help="每条人设问答混进几条通用问答，0 表示不混（默认 %(default)s）",
+    )
+    sub.add_argument("--general-file", type=Path, metavar="F", help="自己的通用问答（.yaml，默认用自带的）")
+    sub.add_argument(
+        "--repeat",
+        type=int,
+        default=1,
+        metavar="N",
+        help="整套重复几遍（默认 %(default)s）；不带来新东西，只让训练变慢",
+    )
+    sub.add_argument("--seed", **SEED)
+
+    sub = command("ruozhiba", ruozhiba)
+    sub.add_argument("source", type=Path, help="COIG-CQIA 的 .jsonl 或 .json 文件")
+    _add_halves(sub)
+    sub.add_argument("--format-output", type=Path, metavar="F", help="划分之前的全部对话写到哪里（默认不写）")
+    sub.add_argument("--ratio", type=float, default=0.7, metavar="R", help="训练集的比例（默认 %(default)s）")
+    sub.add_argument(
+        "--shuffle-seed", type=int, metavar="N", help="随机种子：打乱再分，相似的问题不拆开（默认按顺序分）"
+    )
+
+    sub = command("split", split)
+    sub.add_argument("source", type=Path, help="清洗后的文件")
+    _add_halves(sub)
+    sub.add_argument(
+        "--share", type=float, default=0.08, metavar="R", help="留出几成的组合（默认 %(default)s）"
+    )
+    sub.add_argument("--seed", **SEED)
+
+    sub = command("leakage", leakage)
+    sub.add_argument("train_file", type=Path, help="训练集")
+    sub.add_argument("test_file", type=Path, help="测试集")
+    sub.add_argument(
+        "--by",
+        choices=("question", "answer", "both"),
+        default="question",
+        help="比问题、比答案，或两样都比（默认 %(default)s）",
+    )
+    sub.add_argument(
+        "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算漏题（默认 %(default)s）"
+    )
+    sub.add_argument(
+        "--repair",
+        action="store_true",
+        help="把漏题从测试集里去掉，另存一份（不加则只报告，有漏题时退出码是 1）",
+    )
+
+    sub = command("dataset", dataset)
+    sub.add_argument("name", nargs="?", default="", help="数据集的名字（不写就列出来）")
+    sub.add_argument(
+        "--source", default="", metavar="NAME", help="从哪里下载：huggingface（默认）或 modelscope"
+    )
+    sub.add_argument("--endpoint", default="", metavar="URL", help="镜像站的地址")
+    sub.add_argument("--revision", default="", metavar="REV", help="版本（默认见 tianji dataset）")
+    sub.add_argument("--output", default="", metavar="DIR", help="放在哪里（默认 outputs/datasets）")
+
+    sub = command("convert", convert)
+    sub.add_argument("source", type=Path, help="要转换的 .json 或 .jsonl 文件")
+    sub.add_argument("target", type=Path, help="结果文件")
+    formats = ("xtuner", "openai", "alpaca", "sharegpt")
+    sub.add_argument("--to", required=True, choices=formats, help="换成哪种格式")
+    sub.add_argument(
+        "--from",
+        dest="source_format",
+        choices=formats,
+        default="",
+        help="原来是哪种格式（默认看第一条的字段）",
+    )
+
+
+def _add_halves(sub: argparse.ArgumentParser) -> None:
+    """Add the two files of a split."""
+    sub.add_argument("--train", required=True, type=Path, metavar="A", help="训练集写到哪里")
+    sub.add_argument("--test", required=True, type=Path, metavar="B", help="测试集写到哪里")

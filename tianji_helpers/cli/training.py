@@ -1,0 +1,122 @@
+"""Notebooks 05 and 06: base models, training, and what XTuner makes of a checkpoint."""
+
+import argparse
+from pathlib import Path
+
+from tianji_helpers.cli.parser import pairs
+
+
+def models(args: argparse.Namespace) -> None:
+    """列出可用的底座模型"""
+    from tianji_helpers.training import models
+
+    print(models.table())
+
+
+def prepare_model(args: argparse.Namespace) -> None:
+    """准备一个底座模型（自带的不用联网，其余的会下载）"""
+    from tianji_helpers.training import models
+
+    folder = models.prepare(args.name, source=args.source, endpoint=args.endpoint)
+    print(f"模型已就绪：{folder}")
+
+
+def estimate(args: argparse.Namespace) -> int:
+    """估算一个配置训练时要多少显存，看这台机器放不放得下"""
+    import yaml
+
+    from tianji_helpers.training import estimate
+
+    options = {name: yaml.safe_load(value) for name, value in pairs(args.cfg_options).items()}
+    result = estimate.estimate(args.config, options or None, deepspeed=args.deepspeed, devices=args.devices)
+    available = estimate.available_gb(result.on_gpu)
+    print(f"{result}\n{estimate.verdict(result, available)}")
+    return 1 if available is not None and available < result.total_gb else 0
+
+
+def train(args: argparse.Namespace) -> None:
+    """用 XTuner 训练一个配置"""
+    import yaml
+
+    from tianji_helpers.training import engine
+
+    options = {name: yaml.safe_load(value) for name, value in pairs(args.cfg_options).items()}
+    result = engine.train(
+        args.config, args.work_dir, cfg_options=options or None, resume=args.resume, deepspeed=args.deepspeed
+    )
+    print(
+        f"检查点：{result.checkpoint}\n"
+        f"用时 {result.seconds / 60:.1f} 分钟，内存峰值 {result.peak_memory_gb:.1f} GB"
+    )
+
+
+def pth_to_hf(args: argparse.Namespace) -> None:
+    """把检查点转换成 LoRA 适配器（第 6 课）"""
+    from tianji_helpers.training import engine
+
+    print(f"适配器：{engine.pth_to_hf(args.config, args.checkpoint, args.adapter_dir)}")
+
+
+def merge_adapter(args: argparse.Namespace) -> None:
+    """把适配器合并进没有量化的基座模型（第 6 课）"""
+    from tianji_helpers.training import engine
+
+    merged = engine.merge(
+        args.model_dir, args.adapter_dir, args.merged_dir, device=args.device, dtype=args.dtype
+    )
+    print(f"合并后的模型：{merged}")
+
+
+def add(command) -> None:
+    """Add these commands; ``command`` makes the parser of one."""
+    command("models", models)
+
+    sub = command("prepare-model", prepare_model)
+    sub.add_argument(
+        "name", nargs="?", default="gemma-3-270m", help="模型名，见 tianji models（默认 %(default)s）"
+    )
+    sub.add_argument(
+        "--source", default="", metavar="NAME", help="从哪里下载：modelscope（默认）或 huggingface"
+    )
+    sub.add_argument("--endpoint", default="", metavar="URL", help="镜像站的地址")
+
+    sub = command("estimate", estimate)
+    sub.add_argument("config", type=Path, help="XTuner 配置文件，见 configs/")
+    sub.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="改配置里的值，例如 model.recompute_share=1",
+    )
+    sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero3")
+    sub.add_argument("--devices", type=int, default=1, metavar="N", help="几张卡（默认 %(default)s）")
+
+    sub = command("train", train)
+    sub.add_argument("config", type=Path, help="XTuner 配置文件，见 configs/")
+    sub.add_argument("--work-dir", required=True, type=Path, metavar="DIR", help="检查点和日志放在哪里")
+    sub.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="改配置里的值，例如 train_cfg.max_iters=10",
+    )
+    sub.add_argument("--resume", action="store_true", help="从最后一个检查点接着训练")
+    sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero2")
+
+    sub = command("pth-to-hf", pth_to_hf)
+    sub.add_argument("config", type=Path, help="训练时用的配置文件")
+    sub.add_argument("checkpoint", type=Path, help="检查点 iter_N.pth：文件，或 DeepSpeed 存的文件夹")
+    sub.add_argument("adapter_dir", type=Path, help="适配器写到哪个文件夹")
+
+    sub = command("merge-adapter", merge_adapter)
+    sub.add_argument("model_dir", type=Path, help="基座模型文件夹")
+    sub.add_argument("adapter_dir", type=Path, help="适配器文件夹")
+    sub.add_argument("merged_dir", type=Path, help="合并后的模型写到哪个文件夹")
+    sub.add_argument(
+        "--device", choices=("cpu", "cuda", "auto"), default="cpu", help="在哪里算（默认 %(default)s）"
+    )
+    sub.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default="", help="权重的类型（默认和基座模型一样）"
+    )
