@@ -57,6 +57,19 @@ def train(args: argparse.Namespace) -> None:
     )
 
 
+def estimate(args: argparse.Namespace) -> int:
+    """估算一个配置训练时要多少显存，看这台机器放不放得下"""
+    import yaml
+
+    from tianji_helpers.training import estimate
+
+    options = {name: yaml.safe_load(value) for name, value in _pairs(args.cfg_options).items()}
+    result = estimate.estimate(args.config, options or None, deepspeed=args.deepspeed, devices=args.devices)
+    available = estimate.available_gb(result.on_gpu)
+    print(f"{result}\n{estimate.verdict(result, available)}")
+    return 1 if available is not None and available < result.total_gb else 0
+
+
 def pth_to_hf(args: argparse.Namespace) -> None:
     """把检查点转换成 LoRA 适配器（第 6 课）"""
     from tianji_helpers.training import engine
@@ -275,6 +288,18 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--resume", action="store_true", help="从最后一个检查点接着训练")
     sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero2")
+
+    sub = command("estimate", estimate)
+    sub.add_argument("config", type=Path, help="XTuner 配置文件，见 configs/")
+    sub.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="改配置里的值，例如 model.recompute_share=1",
+    )
+    sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero3")
+    sub.add_argument("--devices", type=int, default=1, metavar="N", help="几张卡（默认 %(default)s）")
 
     sub = command("pth-to-hf", pth_to_hf)
     sub.add_argument("config", type=Path, help="训练时用的配置文件")

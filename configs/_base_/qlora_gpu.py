@@ -2,6 +2,15 @@
 
 Changed against the original, and why:
 * bfloat16 instead of float16 with loss scaling: no overflow, no skipped steps (cards since Ampere);
+* variable-length attention: the wishes that share a row of 2,048 tokens don't see each other;
+* 4 rows at a time and 4 such batches an update instead of 1 and 16: the same 16 rows an update, but the
+  GPU does not wait for Python;
+* ``fused``: the fast paths of ``tianji_helpers/training/acceleration.py``; they have no LoRA dropout,
+  and one epoch needs none;
+* of three quarters of the layers the activations are computed again, not of all: that is what fits
+  24 GB with a 7B model. ``tianji estimate`` tells what fits your card; ``recompute_share=1`` needs least;
+* a warm-up of 15 % instead of 3 %: it counts batches, of which there are now a quarter, and the
+  learning rate never rises when it is shorter than two of them;
 * one epoch instead of three: the guide's own text advises it, a large model memorizes fast;
 * a fixed seed.
 """
@@ -10,18 +19,17 @@ import torch
 from datasets import load_dataset
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
-from mmengine.optim import AmpOptimWrapper, CosineAnnealingLR, LinearLR
+from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
 from peft import LoraConfig
 from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from xtuner.dataset import process_hf_dataset
-from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.dataset.map_fns import template_map_fn_factory
 from xtuner.engine.hooks import DatasetInfoHook
 from xtuner.engine.runner import TrainLoop
 from xtuner.utils import PROMPT_TEMPLATE
 
-from tianji_helpers.training.xtuner_compat import EvaluateChatHook, SupervisedFinetune
+from tianji_helpers.training.xtuner_compat import EvaluateChatHook, SupervisedFinetune, join_packed_rows
 
 with read_base():
     from .runtime import *
@@ -30,7 +38,7 @@ pretrained_model_name_or_path = "models/internlm2-chat-7b"
 prompt_template = PROMPT_TEMPLATE.internlm2_chat
 data_path = "outputs/default/02_merge_clean/wishes_train.json"
 max_epochs = 1
-warmup_ratio = 0.03
+warmup_ratio = 0.15
 
 tokenizer = dict(
     type=AutoTokenizer.from_pretrained,
@@ -40,8 +48,9 @@ tokenizer = dict(
 )
 model = dict(
     type=SupervisedFinetune,
-    use_varlen_attn=False,
-    use_activation_checkpointing=True,
+    use_activation_checkpointing=False,
+    fused=True,
+    recompute_share=0.75,
     llm=dict(
         type=AutoModelForCausalLM.from_pretrained,
         pretrained_model_name_or_path=pretrained_model_name_or_path,
@@ -55,10 +64,10 @@ model = dict(
             bnb_4bit_quant_type="nf4",
         ),
     ),
-    lora=dict(type=LoraConfig, r=64, lora_alpha=16, lora_dropout=0.1, bias="none", task_type="CAUSAL_LM"),
+    lora=dict(type=LoraConfig, r=64, lora_alpha=16, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"),
 )
 train_dataloader = dict(
-    batch_size=1,
+    batch_size=4,
     num_workers=0,
     dataset=dict(
         type=process_hf_dataset,
@@ -70,18 +79,17 @@ train_dataloader = dict(
         remove_unused_columns=True,
         shuffle_before_pack=True,
         pack_to_max_length=True,
-        use_varlen_attn=False,
-        map_num_proc=4,
+        use_varlen_attn=True,
+        map_num_proc=1,  # of every process the last tokens that don't fill a row are lost
     ),
     sampler=dict(type=DefaultSampler, shuffle=True),
-    collate_fn=dict(type=default_collate_fn, use_varlen_attn=False),
+    collate_fn=dict(type=join_packed_rows),
 )
 optim_wrapper = dict(
-    type=AmpOptimWrapper,
-    dtype="bfloat16",
-    optimizer=dict(type=AdamW, lr=2e-4, betas=(0.9, 0.999), weight_decay=0),
+    type=OptimWrapper,
+    optimizer=dict(type=AdamW, lr=2e-4, betas=(0.9, 0.999), weight_decay=0, fused=True),
     clip_grad=dict(max_norm=1, error_if_nonfinite=False),
-    accumulative_counts=16,
+    accumulative_counts=4,
 )
 param_scheduler = [
     dict(

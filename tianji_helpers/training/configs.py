@@ -22,7 +22,7 @@ def default_config(task: str, model: str) -> Path:
     """
     if task not in TASKS:
         raise CourseError(f"没有叫 {task} 的任务。可选：{'、'.join(TASKS)}。")
-    stem = {"gemma-3-270m": "gemma3_270m_cpu"}.get(model, model.replace("-", "_"))
+    stem = {"gemma-3-270m": "gemma3_270m_cpu"}.get(model, model.replace("-", "_").replace(".", "_"))
     path = paths.CONFIGS / f"{task}_{stem}.py"
     if not path.is_file():
         known = "、".join(sorted(item.name for item in paths.CONFIGS.glob("*.py")))
@@ -94,8 +94,9 @@ def write_config(
     _set(dataset, "max_length", max_length)
     _set(cfg.train_dataloader, "batch_size", batch_size)
     _set(cfg.optim_wrapper.optimizer, "lr", lr)
-    _set(cfg.model.lora, "r", lora_r)
-    _set(cfg.model.lora, "lora_alpha", lora_alpha)
+    if "lora" in cfg.model:  # not in full fine-tuning
+        _set(cfg.model.lora, "r", lora_r)
+        _set(cfg.model.lora, "lora_alpha", lora_alpha)
     _set(cfg, "max_epochs", max_epochs)
     _set(cfg, "warmup_ratio", warmup_ratio)
     cfg.train_cfg.max_epochs = cfg.max_epochs

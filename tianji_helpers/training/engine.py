@@ -6,6 +6,7 @@ leaves as well as by its exit code.
 """
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -62,7 +63,8 @@ def train(
 
     config: an XTuner config file. cfg_options: dotted settings to change, as XTuner's
     ``--cfg-options``. resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
-    name of a DeepSpeed config, such as ``deepspeed_zero2``. device: ``cpu`` hides the GPUs; empty or
+    name of a DeepSpeed config, such as ``deepspeed_zero2``; the environment's ``NPROC_PER_NODE`` is the
+    number of GPUs to train on. device: ``cpu`` hides the GPUs; empty or
     ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
 
     Raises CourseError before anything is loaded if the config names a missing file or model, or a
@@ -79,6 +81,9 @@ def train(
         _clear_earlier_training(work_dir)
     if deepspeed:
         arguments += ["--deepspeed", deepspeed]
+    processes = int(os.environ.get("NPROC_PER_NODE", "1"))  # XTuner's own name for it
+    if processes > 1:
+        arguments += ["--launcher", "pytorch"]
     work_dir.mkdir(parents=True, exist_ok=True)
 
     def on_line(line: str) -> None:
@@ -89,7 +94,9 @@ def train(
             )
 
     started = time.monotonic()
-    run_tool("train", arguments, log=work_dir / "train.log", on_line=on_line, device=device)
+    run_tool(
+        "train", arguments, log=work_dir / "train.log", on_line=on_line, device=device, processes=processes
+    )
     seconds = time.monotonic() - started
     # largest child so far, in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
@@ -123,42 +130,59 @@ def check_config(config: str | Path, cfg_options: dict | None = None) -> None:
     data_path = paths.resolve(dataset.dataset.data_files.train)
     if not data_path.is_file():
         raise CourseError(f"配置里的训练数据 {paths.show(data_path)} 不存在。请先运行生成它的那一课。")
-    count = _check_rows(data_path)
-    if not dataset.get("pack_to_max_length", True):
-        rows = min(count, dataset.get("max_dataset_length") or count)
-        batches = -(-rows // cfg.train_dataloader.batch_size)
-        warmup = cfg.param_scheduler[0]
-        if warmup.end * batches < 2:
-            epochs = cfg.train_cfg.max_epochs
-            raise CourseError(
-                f"热身只有 {warmup.end * batches:.2f} 步（{rows} 条数据，{batches} 批，{epochs} 轮），"
-                "至少要 2 步，否则学习率一直接近 0。请增加数据或轮数，"
-                f"或把 warmup_ratio 提高到 {2 / (batches * epochs):.2f} 以上。"
-            )
+    _check_warmup(cfg, _check_rows(data_path))
+
+
+def _check_warmup(cfg, texts: list[str]) -> None:
+    """Raise CourseError if the learning rate would stay near 0: a warm-up of less than two iterations."""
+    dataset, warmup = cfg.train_dataloader.dataset, cfg.param_scheduler[0]
+    rows = min(len(texts), dataset.get("max_dataset_length") or len(texts))
+    unit = "条数据"
+    if dataset.get("pack_to_max_length", True):
+        rows, unit = _packed_rows(cfg, texts), f"行，每行 {dataset.max_length} 个词元"
+    batches = -(-rows // cfg.train_dataloader.batch_size)
+    if warmup.end * batches < 2:
+        epochs = cfg.train_cfg.max_epochs
+        raise CourseError(
+            f"热身只有 {warmup.end * batches:.2f} 步（{rows} {unit}，{batches} 批，{epochs} 轮），"
+            "至少要 2 步，否则学习率一直接近 0。请增加数据或轮数，"
+            f"或把 warmup_ratio 提高到 {2 / (batches * epochs):.2f} 以上。"
+        )
+
+
+def _packed_rows(cfg, texts: list[str]) -> int:
+    """Return about how many rows the texts fill when they are packed (the template's tokens are few)."""
+    from transformers import AutoTokenizer
+
+    options = {key: cfg.tokenizer[key] for key in ("pretrained_model_name_or_path", "trust_remote_code")}
+    tokens = sum(len(ids) for ids in AutoTokenizer.from_pretrained(**options)(texts).input_ids)
+    return max(1, tokens // cfg.train_dataloader.dataset.max_length)
 
 
 def _check_gpu(cfg) -> None:
     import torch
 
-    if "Amp" in str(cfg.optim_wrapper.type) and not torch.cuda.is_available():
+    if cfg.env_cfg.dist_cfg.backend == "nccl" and not torch.cuda.is_available():
         raise CourseError(
-            "这个配置用 AmpOptimWrapper，只能在 GPU 上训练，而 PyTorch 没有找到 GPU。"
+            "这个配置只能在 GPU 上训练（dist_cfg 的 backend 是 nccl），而 PyTorch 没有找到 GPU。"
             "请用 tianji doctor 检查驱动，或换成 configs/ 里名字带 _cpu 的配置。"
         )
 
 
-def _check_rows(data_path: Path) -> int:
+def _check_rows(data_path: Path) -> list[str]:
+    """Return the text of every training row. Raises CourseError for a row that cannot be used."""
     if data_path.suffix == ".jsonl":
-        rows = records.read_jsonl(data_path)
-        for number, row in enumerate(rows, 1):
+        texts = []
+        for number, row in enumerate(records.read_jsonl(data_path), 1):
             if not isinstance(row.get("messages"), list):
                 raise CourseError(f'{paths.show(data_path)} 第 {number} 条没有 "messages" 列表。')
-        count = len(rows)
+            texts.append("".join(message["content"] for message in row["messages"]))
     else:
-        count = len(records.read_conversations(data_path))
-    if not count:
+        turns = records.read_conversations(data_path)
+        texts = [turn.get("system", "") + turn["input"] + turn["output"] for turn in turns]
+    if not texts:
         raise CourseError(f"训练数据 {paths.show(data_path)} 一条也没有。")
-    return count
+    return texts
 
 
 def _clear_earlier_training(work_dir: Path) -> None:
@@ -331,15 +355,18 @@ def run_tool(
     log: Path,
     on_line: Callable[[str], None] = lambda line: None,
     device: str = "",
+    processes: int = 1,
 ) -> None:
     """Run one of XTuner's programs (see ``xtuner_compat``) and wait for it.
 
     log: gets all that the program prints. on_line: called with each line as it comes. device: ``cpu``
-    hides the GPUs from it.
+    hides the GPUs from it. processes: how many of it work together, one a GPU.
     Raises CourseError with the exit code and the end of the log if it fails; an interrupt of the
     notebook stops the program too.
     """
-    command = [sys.executable, "-m", "tianji_helpers.training.xtuner_compat", tool, *arguments]
+    together = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    launcher = together if processes > 1 else []
+    command = [sys.executable, "-m", *launcher, "tianji_helpers.training.xtuner_compat", tool, *arguments]
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     with tempfile.TemporaryDirectory() as cache, log.open("w", encoding="utf-8", buffering=1) as log_file:
         # a cache of its own: datasets' global one may hold rows of a file that has changed since

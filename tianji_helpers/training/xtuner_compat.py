@@ -20,8 +20,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from mmengine.dist import is_main_process
+from mmengine.runner import load_checkpoint
+from peft import get_peft_model
+from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.engine.hooks import EvaluateChatHook as _EvaluateChatHook
 from xtuner.model import SupervisedFinetune as _SupervisedFinetune
+from xtuner.model.utils import find_all_linear_names
+
+from tianji_helpers.training import acceleration
 
 TOOLS = {
     "train": "xtuner.tools.train",
@@ -111,16 +118,44 @@ def keep_4bit_weights_trainable() -> None:
 
 
 class SupervisedFinetune(_SupervisedFinetune):
-    """XTuner's model for fine-tuning, with autocast on a CPU and a cheaper loss.
+    """XTuner's model for fine-tuning, with autocast on a CPU, a cheaper loss, and fast paths.
 
     autocast_dtype: ``"bfloat16"`` computes matrix products in that type on a CPU, where mmengine's
     ``AmpOptimWrapper`` (which does it on a GPU) refuses to work; None leaves it to the wrapper.
+    fused: train through the fast paths of ``acceleration``, without autocast: what is not quantized
+    stays in the type it was loaded in (PEFT's preparation turns it into float32), and the head gets
+    no adapter (XTuner means to leave it out, but its list lacks the name of InternLM2's, ``output``).
+    recompute_share: with ``fused``, the share of layers whose activations are computed again instead
+    of kept, 0 to 1; it takes the place of ``use_activation_checkpointing``.
     """
 
-    def __init__(self, *args, autocast_dtype: str | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        autocast_dtype: str | None = None,
+        fused: bool = False,
+        recompute_share: float = 0.0,
+        **kwargs,
+    ):
         apply()
+        self.fused = fused  # asked for while XTuner's own __init__ runs
         super().__init__(*args, **kwargs)
         self.autocast_dtype = autocast_dtype and getattr(torch, autocast_dtype)
+        if fused:
+            self.packing = acceleration.accelerate(self.llm, self._causal_lm(), recompute_share)
+
+    def _prepare_for_lora(self, peft_model=None, use_activation_checkpointing=True):
+        if not self.fused:
+            super()._prepare_for_lora(peft_model, use_activation_checkpointing)
+            return
+        self.llm.requires_grad_(False)
+        if self.lora.target_modules is None:
+            head = self.llm.get_output_embeddings()
+            heads = {name.split(".")[-1] for name, module in self.llm.named_modules() if module is head}
+            self.lora.target_modules = sorted(set(find_all_linear_names(self.llm)) - heads)
+        self.llm = get_peft_model(self.llm, self.lora)
+        if peft_model is not None:
+            load_checkpoint(self, peft_model)
 
     def compute_loss(self, data, data_samples=None):
         """Return ``{"loss": …}``, the mean negative log-likelihood of the answer tokens.
@@ -128,8 +163,10 @@ class SupervisedFinetune(_SupervisedFinetune):
         data: ``input_ids``, ``labels``, ``attention_mask``, each (batch, length).
         Vocabulary scores are computed only at positions that some answer of the batch needs: for
         short answers behind a long prompt that is half of them. Models whose forward has no
-        ``logits_to_keep`` (InternLM2's remote code) take XTuner's way. Both give the same loss.
+        ``logits_to_keep`` (InternLM2's remote code) take XTuner's way. All ways give the same loss.
         """
+        if self.fused:
+            return {"loss": acceleration.answer_loss(self._causal_lm(), data, self.packing)}
         device = data["input_ids"].device.type
         with torch.autocast(device, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             if "logits_to_keep" not in inspect.signature(self._causal_lm().forward).parameters:
@@ -145,6 +182,23 @@ class SupervisedFinetune(_SupervisedFinetune):
 
     def _causal_lm(self):
         return self.llm.get_base_model() if self.use_lora else self.llm
+
+
+def join_packed_rows(instances: list[dict]) -> dict:
+    """Collate packed rows into one long row in which every sample still stands for itself.
+
+    instances: rows of ``process_hf_dataset(use_varlen_attn=True)``. Returns XTuner's form of a batch,
+    the tensors (1, tokens of all rows). XTuner's own function takes no more than one row, and a GPU
+    waits for Python when it gets 2,048 tokens at a time. A sample cut by the end of a row stays cut.
+    """
+    rows = [default_collate_fn([instance], use_varlen_attn=True)["data"] for instance in instances]
+    boundaries = [torch.zeros(1, dtype=torch.int32)]
+    for row in rows:
+        boundaries.append(row["cumulative_len"][0][1:] + boundaries[-1][-1])
+        row["labels"][0, 0] = -100  # the row before does not predict it
+    data = {key: torch.cat([row[key] for row in rows], 1) for key in ("input_ids", "labels", "position_ids")}
+    data |= {"cumulative_len": [torch.cat(boundaries)], "max_seqlen": max(row["max_seqlen"] for row in rows)}
+    return {"data": data, "data_samples": None}
 
 
 class EvaluateChatHook(_EvaluateChatHook):
@@ -183,6 +237,8 @@ class EvaluateChatHook(_EvaluateChatHook):
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(device)
         with torch.no_grad():
             tokens = model.generate(**batch, max_new_tokens=max_new_tokens, generation_config=self.gen_config)
+        if not is_main_process():  # every GPU has generated, as shared weights need it; one writes
+            return
         answers = self.tokenizer.batch_decode(
             tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )

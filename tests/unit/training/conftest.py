@@ -88,6 +88,30 @@ def internlm2_dir(tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def qwen2_dir(tokenizer, tmp_path_factory):
+    """A random Qwen2 of two narrow layers, with a bias in q, k and v as the real one has."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-qwen2"
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def rows_file(tmp_path_factory):
     """Sixteen training rows, four different ones."""
     matrix = wishes.load()

@@ -4,7 +4,7 @@ import pytest
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs
+from tianji_helpers.training import configs, models
 
 FILES = sorted(path.name for path in paths.CONFIGS.glob("*.py"))
 
@@ -12,8 +12,9 @@ FILES = sorted(path.name for path in paths.CONFIGS.glob("*.py"))
 @pytest.mark.parametrize("name", FILES)
 def test_config_is_complete_and_keeps_the_originals_lora(name):
     cfg = configs.load_config(paths.CONFIGS / name)
-    assert (cfg.model.lora.r, cfg.model.lora.lora_alpha) == (64, 16)
-    assert cfg.model.llm.quantization_config.bnb_4bit_quant_type == "nf4"
+    if "_full" not in name:
+        assert (cfg.model.lora.r, cfg.model.lora.lora_alpha) == (64, 16)
+        assert cfg.model.llm.quantization_config.bnb_4bit_quant_type == "nf4"
     assert cfg.randomness.seed is not None
     models = {part.pretrained_model_name_or_path for part in configs._model_parts(cfg)}
     assert models == {cfg.pretrained_model_name_or_path}
@@ -22,15 +23,43 @@ def test_config_is_complete_and_keeps_the_originals_lora(name):
     warmup, cosine = cfg.param_scheduler
     assert warmup.end == cosine.begin == pytest.approx(cfg.warmup_ratio * cfg.max_epochs)
     assert cosine.end == cfg.train_cfg.max_epochs == cfg.max_epochs
+    templates = {str(cfg.train_dataloader.dataset.template_map_fn.template), str(cfg.prompt_template)}
+    assert templates == {str(cfg.custom_hooks[1].prompt_template)}
+    packed = cfg.train_dataloader.dataset.pack_to_max_length and cfg.model.get("fused", False)
+    assert cfg.train_dataloader.dataset.use_varlen_attn == packed
 
 
 def test_gpu_config_has_the_originals_hyper_parameters():
     cfg = configs.load_config("configs/wishes_internlm2_chat_7b.py")
     assert cfg.optim_wrapper.optimizer.lr == 2e-4
-    assert cfg.optim_wrapper.accumulative_counts == 16
-    assert cfg.train_dataloader.batch_size == 1
+    assert cfg.optim_wrapper.accumulative_counts * cfg.train_dataloader.batch_size == 16
     assert cfg.train_dataloader.dataset.max_length == 2048
-    assert cfg.model.lora.lora_dropout == 0.1
+    assert cfg.optim_wrapper.clip_grad.max_norm == 1
+
+
+def test_full_fine_tuning_has_neither_adapter_nor_quantization():
+    cfg = configs.load_config("configs/wishes_internlm2_chat_7b_full.py")
+    assert "lora" not in cfg.model and "quantization_config" not in cfg.model.llm
+    assert cfg.model.use_activation_checkpointing
+
+
+@pytest.mark.parametrize(
+    ("task", "model"),
+    [
+        ("wishes", "internlm2-chat-7b"),
+        ("wishes", "qwen2.5-7b-instruct"),
+        ("wishes", "qwen2.5-0.5b-instruct"),
+        ("self_cognition", "internlm2-chat-1_8b"),
+    ],
+)
+def test_config_of_a_model_of_the_catalogue_uses_its_folder_and_template(task, model):
+    from xtuner.utils import PROMPT_TEMPLATE
+
+    cfg = configs.load_config(configs.default_config(task, model))
+    known = models.find(model)
+    assert cfg.pretrained_model_name_or_path == f"models/{model}"
+    assert cfg.model.llm.trust_remote_code == known.trust_remote_code
+    assert cfg.prompt_template == PROMPT_TEMPLATE[known.template]
 
 
 def test_settings_reach_every_place_that_depends_on_them(tmp_path):

@@ -206,31 +206,59 @@ def test_resume_goes_on_from_the_last_checkpoint(trained, tmp_path):
     assert not any(" 10/24 步" in line for line in lines)
 
 
-def test_internlm2_goes_the_whole_way(internlm2_dir, rows_file, tmp_path, monkeypatch):
-    name = "internlm2-chat-1_8b"
+@pytest.mark.parametrize(
+    ("fixture", "name", "base"),
+    [
+        ("internlm2_dir", "internlm2-chat-7b", "configs/wishes_internlm2_chat_7b.py"),
+        ("qwen2_dir", "qwen2.5-0.5b-instruct", "configs/wishes_qwen2_5_0_5b_instruct.py"),
+    ],
+)
+def test_gpu_config_goes_the_whole_way_on_a_cpu(
+    fixture, name, base, request, rows_file, tmp_path, monkeypatch
+):
     monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
-    prepared = shutil.copytree(internlm2_dir, models.find(name).folder)
-    records.write_provenance(prepared, stage="prepare-model", parameters={"name": name})
-    config = configs.write_config(
-        CONFIG,
-        tmp_path / "config.py",
-        model_dir=prepared,
-        trust_remote_code=True,
-        data_path=rows_file,
-        max_epochs=3,
-        warmup_ratio=0.2,
-        every_n_iters=12,
-    )
-    result = engine.train(config, tmp_path / "work", report=lambda line: None)
+    model_dir = shutil.copytree(request.getfixturevalue(fixture), models.find(name).folder)
+    records.write_provenance(model_dir, stage="prepare-model", parameters={"name": name})
+
+    def config(epochs):
+        path = configs.write_config(
+            base,
+            tmp_path / "config.py",
+            model_dir=model_dir,
+            data_path=rows_file,
+            max_length=64,
+            batch_size=2,
+            max_epochs=epochs,
+            warmup_ratio=0.2,
+            every_n_iters=4,
+            lr=2e-2,
+        )
+        cfg = configs.load_config(path)
+        cfg.env_cfg.dist_cfg.backend = "gloo"
+        cfg.optim_wrapper.accumulative_counts = 1
+        cfg.dump(str(path))
+        return path
+
+    first = engine.train(config(3), tmp_path / "work", report=lambda line: None)
+    result = engine.train(config(5), tmp_path / "work", resume=True, report=lambda line: None)
+    steps = [int(item.checkpoint.stem.split("_")[1]) for item in (first, result)]
+    assert steps[1] > steps[0] > 0
     assert result.curve[-1]["loss"] < result.curve[0]["loss"]
-    adapter = engine.pth_to_hf(config, result.checkpoint, tmp_path / "adapter")
-    merged = engine.merge(prepared, adapter, tmp_path / "merged", dtype="float32")
+    adapter = engine.pth_to_hf(config(5), result.checkpoint, tmp_path / "adapter")
+    merged = engine.merge(model_dir, adapter, tmp_path / "merged", dtype="float32")
     assert json.loads((merged / "config.json").read_text())["dtype"] == "float32"
     model, tokenizer = inference.load(merged)
-    assert "modeling_internlm2" in type(model).__module__
     chat = inference.messages("祝姐姐生日")
     (answer,) = inference.answer_all(model, tokenizer, [chat], max_new_tokens=6)
     assert answer.text == "".join(inference.stream(model, tokenizer, chat, max_new_tokens=6)).strip() != ""
+
+
+def test_warm_up_of_packed_data_is_checked(qwen2_dir, rows_file, tmp_path):
+    settings = {"model_dir": qwen2_dir, "data_path": rows_file, "max_length": 64, "warmup_ratio": 0.1}
+    config = configs.write_config(CONFIG, tmp_path / "config.py", **settings)
+    options = {"train_dataloader.dataset.pack_to_max_length": True}
+    with pytest.raises(CourseError, match=r"热身只有 0\.\d+ 步（\d+ 行，每行 64 个词元"):
+        engine.check_config(config, options)
 
 
 @pytest.mark.parametrize(

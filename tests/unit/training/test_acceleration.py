@@ -1,0 +1,151 @@
+"""The fast paths compute what the plain ones compute, on the architectures that they know."""
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from peft import LoraConfig
+from peft.tuners.lora.bnb import Linear4bit
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from tianji_helpers.training import acceleration, xtuner_compat
+
+LENGTHS = (9, 4, 14)
+
+
+@pytest.fixture(params=["internlm2_dir", "qwen2_dir"])
+def build(request):
+    """A function that builds the model of a config: 4-bit, LoRA with B that is not zero."""
+    folder = request.getfixturevalue(request.param)
+
+    def make(**settings):
+        quantization = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_compute_dtype": torch.float32,
+        }
+        llm = ConfigDict(
+            type=AutoModelForCausalLM.from_pretrained,
+            pretrained_model_name_or_path=str(folder),
+            trust_remote_code=True,
+            torch_dtype=torch.float32,
+            quantization_config={"type": BitsAndBytesConfig, **quantization},
+        )
+        lora = ConfigDict(type=LoraConfig, r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM")
+        model = xtuner_compat.SupervisedFinetune(
+            llm=llm, lora=lora, use_activation_checkpointing=False, **settings
+        )
+        torch.manual_seed(0)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                # XTuner gives InternLM2's head an adapter too: here it does nothing
+                torch.nn.init.normal_(parameter, std=0.0 if ".output." in name else 0.1)
+        return model.train()
+
+    return make
+
+
+def samples():
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.randint(300, 20_000, (1, length), generator=generator) for length in LENGTHS]
+    return [(row, torch.where(torch.arange(row.shape[1]) < 3, -100, row)) for row in rows]
+
+
+def packed(rows):
+    boundaries = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32)
+    return {
+        "input_ids": torch.cat([ids for ids, _ in rows], dim=1),
+        "labels": torch.cat([labels for _, labels in rows], dim=1),
+        "position_ids": torch.cat([torch.arange(length)[None] for length in LENGTHS], dim=1),
+        "cumulative_len": [boundaries],
+        "max_seqlen": max(LENGTHS),
+    }
+
+
+def test_joined_rows_are_the_samples_of_all_rows():
+    rows = [
+        {
+            "input_ids": list(range(5)),
+            "labels": [7, 1, -100, 3, 4],
+            "position_ids": [0, 1, 0, 1, 2],
+            "cumulative_len": [0, 2, 5],
+        },
+        {"input_ids": [8, 9], "labels": [8, 9], "position_ids": [0, 1], "cumulative_len": [0, 2]},
+    ]
+    data = xtuner_compat.join_packed_rows(rows)["data"]
+    assert data["input_ids"].tolist() == [[0, 1, 2, 3, 4, 8, 9]]
+    assert data["labels"].tolist() == [[-100, 1, -100, 3, 4, -100, 9]]
+    assert data["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0, 1]]
+    assert data["cumulative_len"][0].tolist() == [0, 2, 5, 7] and data["max_seqlen"] == 3
+    assert data["cumulative_len"][0].dtype == torch.int32
+
+
+def gradients(model):
+    return {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
+
+
+@pytest.mark.parametrize("recompute_share", [0.0, 0.5, 1.0])
+def test_packed_samples_give_the_loss_and_gradients_of_each_alone(build, recompute_share):
+    rows = samples()
+    plain = build()
+    losses = [
+        torch.nn.functional.cross_entropy(
+            plain.llm(input_ids=ids).logits[0, :-1], labels[0, 1:], reduction="sum"
+        )
+        for ids, labels in rows
+    ]
+    count = sum(int((labels[:, 1:] != -100).sum()) for _, labels in rows)
+    expected = sum(losses) / count
+    expected.backward()
+    model = build(fused=True, recompute_share=recompute_share)
+    loss = model.compute_loss(packed(rows))["loss"]
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    found, wanted = gradients(model), gradients(plain)
+    assert len(found) >= 2 * 2 * 5
+    for name, gradient in found.items():
+        error = (gradient - wanted[name]).norm() / wanted[name].norm()
+        assert error < 1e-3, f"{name}: {error:.2e}"
+
+
+def test_samples_of_a_pack_do_not_see_each_other(build):
+    model = build(fused=True)
+    rows = samples()
+    rows[0] = (rows[0][0], torch.full_like(rows[0][1], -100))
+    expected = model.compute_loss(packed(rows))["loss"]
+    rows[0] = (rows[0][0].flip(1), rows[0][1])
+    torch.testing.assert_close(model.compute_loss(packed(rows))["loss"], expected)
+
+
+def test_loss_is_the_same_after_an_evaluation(build):
+    model = build(fused=True)
+    rows = packed(samples())
+    expected = model.compute_loss(rows)["loss"]
+    with torch.inference_mode():
+        model.eval().llm(input_ids=rows["input_ids"])
+    torch.testing.assert_close(model.train().compute_loss(rows)["loss"], expected)
+
+
+def test_the_head_has_no_adapter_and_frozen_weights_keep_their_type(build):
+    model = build(fused=True)
+    head = model._causal_lm().get_output_embeddings()
+    assert type(head) is torch.nn.Linear and not head.weight.requires_grad
+    trained = {name for name, part in model.named_parameters() if part.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+    assert all(part.dtype == torch.float32 for _, part in model.named_parameters() if part.requires_grad)
+
+
+def test_dropout_and_inference_take_pefts_own_way(build):
+    model = build(fused=True)
+    layer = next(module for module in model.modules() if isinstance(module, Linear4bit))
+    x = torch.randn(3, layer.base_layer.in_features)
+    called = []
+    original = acceleration._Linear4bitWithAdapter.apply
+    acceleration._Linear4bitWithAdapter.apply = lambda *args: called.append(1) or original(*args)
+    try:
+        fused = layer(x)
+        plain = layer.eval()(x)
+    finally:
+        acceleration._Linear4bitWithAdapter.apply = original
+    assert len(called) == 1
+    # inference on some CPUs multiplies in bfloat16
+    assert (fused - plain).norm() / plain.norm() < 0.02

@@ -1,0 +1,226 @@
+"""How much memory a training needs, worked out from its config before anything is loaded.
+
+The model is built without weights, so its parameters are counted, not guessed; what it keeps for the
+backward pass is counted tensor by tensor for a decoder layer of the Llama family (InternLM2, Qwen2,
+Gemma 3 differ little). Speed and memory do not depend on the values of weights, so the benchmark
+``tests/benchmarks/bench_gpu.py`` holds this up against measured peaks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tianji_helpers import paths, records
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training import configs
+
+CARDS_GB = (8, 12, 16, 24, 32, 40, 48, 80)
+# what is not a tensor: the CUDA context, or Python with its libraries; and the allocator's gaps
+_GPU_BASE_GB, _CPU_BASE_GB, _GAPS = 0.6, 1.0, 1.03
+_MASTER_AND_ADAM = 12  # bytes a parameter: float32 copy and two moments, as DeepSpeed keeps them
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Memory of a training, GB (1e9 bytes) on each device.
+
+    parts: Chinese name of a part to its size; they add up to ``tensors_gb``, which is what
+    ``torch.cuda.max_memory_allocated`` measures. total_gb: with what is not a tensor.
+    """
+
+    parts: dict[str, float]
+    on_gpu: bool
+    tokens: int
+
+    @property
+    def tensors_gb(self) -> float:
+        return sum(self.parts.values())
+
+    @property
+    def total_gb(self) -> float:
+        return self.tensors_gb * _GAPS + (_GPU_BASE_GB if self.on_gpu else _CPU_BASE_GB)
+
+    def __str__(self) -> str:
+        lines = [f"{name:　<8}{size:>7.2f} GB" for name, size in self.parts.items()]
+        where = "显存" if self.on_gpu else "内存"
+        lines.append(f"{'合计':　<8}{self.tensors_gb:>7.2f} GB（每步 {self.tokens} 个词元）")
+        lines.append(f"加上运行环境和碎片，约需 {self.total_gb:.1f} GB {where}。")
+        return "\n".join(lines)
+
+
+def estimate(
+    config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None, devices: int = 1
+) -> Estimate:
+    """Return what a training by ``config`` needs on each of ``devices`` devices.
+
+    cfg_options: dotted settings to change, as in training. deepspeed: XTuner's name of a DeepSpeed
+    config; ZeRO-2 shares gradients and optimizer states among the devices, ZeRO-3 also the weights
+    that are trained (frozen 4-bit weights are never shared). Raises CourseError if the config or its
+    model's ``config.json`` is missing.
+    """
+    cfg = _load(config, cfg_options)
+    model = _skeleton(cfg)
+    linears, head = _linears(model)
+    tokens = cfg.train_dataloader.batch_size * cfg.train_dataloader.dataset.max_length
+    fused = cfg.model.get("fused", False)
+    trained, quantized, kept = _parameters(cfg, model, linears, head)
+    stage = int(deepspeed[len("deepspeed_zero")]) if deepspeed else 0
+    share = devices if stage >= 2 else 1
+    if cfg.model.get("lora"):
+        parts = {
+            "四比特权重": quantized * (0.5 + _scales_bytes(cfg)),
+            "其余权重": kept * (2 if fused else 4),
+            "适配器": trained * 4,
+            "梯度": trained * 4 / share,
+            "优化器状态": trained * 8 / share,
+        }
+    else:
+        parts = {
+            "权重": trained * 2 / (devices if stage == 3 else 1),
+            "梯度": trained * 2 / share,
+            "优化器状态": trained * _MASTER_AND_ADAM / share,
+        }
+    parts |= _activations(cfg, model.config, linears, head, tokens, trained, fused)
+    return Estimate({k: v / 1e9 for k, v in parts.items()}, on_gpu=_on_gpu(cfg), tokens=tokens)
+
+
+def verdict(result: Estimate, available_gb: float | None) -> str:
+    """Say in a sentence whether it fits into ``available_gb`` (None: no such device here)."""
+    if available_gb is None:
+        fitting = next((size for size in CARDS_GB if size >= result.total_gb), None)
+        card = f"一张 {fitting} GB 的卡放得下" if fitting else f"要多张卡，或一张大于 {CARDS_GB[-1]} GB 的卡"
+        return f"这台机器上没有 GPU。{card}。"
+    if available_gb >= result.total_gb:
+        return f"这台机器有 {available_gb:.1f} GB，放得下。"
+    return (
+        f"这台机器只有 {available_gb:.1f} GB，还差 {result.total_gb - available_gb:.1f} GB。依次试试："
+        "model.recompute_share 调到 0.5 或 1（多算换显存），调小 max_length，换小一号的模型。"
+    )
+
+
+def available_gb(on_gpu: bool) -> float | None:
+    """Return the memory of the first GPU, or the free memory of this machine; None without a GPU."""
+    if not on_gpu:
+        import psutil
+
+        return psutil.virtual_memory().available / 1e9
+    import torch
+
+    return torch.cuda.mem_get_info()[1] / 1e9 if torch.cuda.is_available() else None
+
+
+def flops_per_token(config: str | Path) -> float:
+    """Return the floating-point operations that training on one token takes, without recomputation.
+
+    A weight that a token is multiplied by costs 2 forward, 2 for the gradient of the input, and 2 for
+    its own gradient if it is trained. Attention within short samples is left out (under 1 %).
+    """
+    cfg = _load(config, None)
+    model = _skeleton(cfg)
+    linears, head = _linears(model)
+    trained, quantized, _ = _parameters(cfg, model, linears, head)
+    multiplied = quantized + head.weight.numel()
+    return 4 * multiplied + 6 * trained if cfg.model.get("lora") else 6 * multiplied
+
+
+def _load(config: str | Path, cfg_options: dict | None):
+    cfg = configs.load_config(config)
+    if cfg_options:
+        cfg.merge_from_dict(dict(cfg_options))
+    return cfg
+
+
+def _skeleton(cfg):
+    """The model of a config without memory for its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    llm = cfg.model.llm
+    folder = paths.resolve(llm.pretrained_model_name_or_path)
+    if not (folder / "config.json").is_file():
+        raise CourseError(
+            f"模型文件夹 {paths.show(folder)} 里没有 config.json，估算不了。"
+            f"请先运行 tianji prepare-model {folder.name}。"
+        )
+    remote = {"trust_remote_code": llm.get("trust_remote_code", False)}
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **remote), **remote)
+
+
+def _linears(model) -> tuple[Sequence, object]:
+    """The matrices of the layers, and the head."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    return [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head], head
+
+
+def _parameters(cfg, model, linears, head) -> tuple[int, int, int]:
+    """Numbers of trained, quantized and other parameters."""
+    total = sum(part.numel() for part in model.parameters())  # a tied head counts once
+    lora = cfg.model.get("lora")
+    if not lora:
+        return total, 0, 0
+    adapted = list(linears)
+    if not cfg.model.get("fused", False) and not any(m is head for m in _named(model, "lm_head")):
+        adapted.append(head)  # XTuner leaves only a head of that name without an adapter
+    quantized = sum(layer.weight.numel() for layer in linears)
+    trained = sum(lora.r * (layer.in_features + layer.out_features) for layer in adapted)
+    return trained, quantized, total - quantized
+
+
+def _named(model, ending: str) -> list:
+    return [module for name, module in model.named_modules() if name.split(".")[-1] == ending]
+
+
+def _scales_bytes(cfg) -> float:
+    """Bytes a weight for the scales of its block of 64; double quantization stores them in 8 bits."""
+    double = cfg.model.llm.quantization_config.get("bnb_4bit_use_double_quant", False)
+    return 1 / 64 + 4 / (64 * 256) if double else 4 / 64
+
+
+def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool) -> dict[str, float]:
+    """Bytes of what is kept for the backward pass, and of what the loss or one layer needs for a moment."""
+    hidden, inner, layers = hf.hidden_size, hf.intermediate_size, hf.num_hidden_layers
+    head_dim = getattr(hf, "head_dim", None) or hidden // hf.num_attention_heads
+    queries, keys = hf.num_attention_heads * head_dim, hf.num_key_value_heads * head_dim
+    # two residual states and two norms' results; rotated queries, keys, values, attention's result;
+    # gate, up, and their product
+    elements = 4 * hidden + 2 * queries + 2 * keys + 3 * inner
+    rank = cfg.model.lora.r if cfg.model.get("lora") else 0
+    elements += rank * len(linears) / layers
+    size = 2 if fused else 6  # autocast keeps float32 beside bfloat16
+    full_layer = tokens * elements * size
+    if fused:
+        full_layer += trained / layers * 2  # the adapter in bfloat16
+    recomputed = (
+        cfg.model.get("recompute_share", 0.0)
+        if fused
+        else cfg.model.get("use_activation_checkpointing", True)
+    )
+    count = int(layers * recomputed)
+    # kept by a recomputed layer: its input
+    saved = (layers - count) * full_layer + count * tokens * hidden * (2 if fused else 4)
+    # one layer at work: a matrix in bfloat16, and the gradients of gate, up and product
+    largest = max(layer.weight.numel() for layer in linears) * 2
+    work = largest + tokens * 3 * inner * 2 + (full_layer if count else 0)
+    # scores: with fused kernels only those of answers, and their gradient takes their place
+    scores = tokens * head.weight.shape[0] * (2 * _answer_share(cfg) if fused else 10)
+    # the scores are gone before the first layer goes backward
+    return {"激活值": saved, "一时的峰值": max(scores, work)}
+
+
+def _answer_share(cfg) -> float:
+    """The share of a row that is answers, in characters; 1 while the data are missing."""
+    file = paths.resolve(cfg.train_dataloader.dataset.dataset.data_files.train)
+    if not file.is_file() or file.suffix == ".jsonl":
+        return 1.0
+    turns = records.read_conversations(file)
+    answers = sum(len(turn["output"]) for turn in turns)
+    return answers / sum(
+        len(turn.get("system", "")) + len(turn["input"]) + len(turn["output"]) for turn in turns
+    )
+
+
+def _on_gpu(cfg) -> bool:
+    return cfg.env_cfg.dist_cfg.backend == "nccl"
