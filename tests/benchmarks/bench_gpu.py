@@ -5,7 +5,8 @@
 Both go through `tianji train`'s own function, with the same random weights (speed and memory do not
 depend on their values), the same wishes of some 70 tokens packed to 2,048, and the same tokenizer.
 A run is ``original`` (XTuner's template with the guide's changes), or ``ours:SHARE:LIMIT`` with the share
-of layers computed again and the GB the process may use (0: no limit). One JSON line a run:
+of layers computed again and the GB the process may use (0: no limit), or ``full``, all weights trained.
+``NPROC_PER_NODE=2`` and ``--deepspeed deepspeed_zero2`` use two GPUs. One JSON line a run:
 tokens/s, peak memory, model FLOPs utilization against this card's measured bf16 rate, and the floor.
 """
 
@@ -148,14 +149,14 @@ def shorten(config: Path, updates: int) -> int:
     return cfg.train_dataloader.batch_size * cfg.train_dataloader.dataset.max_length
 
 
-def train(config: Path, work_dir: Path, limit_gb: float) -> dict:
+def train(config: Path, work_dir: Path, limit_gb: float, deepspeed: str | None) -> dict:
     """Train and return seconds an iteration and the peak of allocated memory in GB."""
     if limit_gb:
         total = torch.cuda.mem_get_info()[1]
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = f"per_process_memory_fraction:{limit_gb * 1e9 / total:.6f}"
     else:
         os.environ.pop("PYTORCH_CUDA_ALLOC_CONF", None)
-    engine.train(config, work_dir, report=lambda line: None)
+    engine.train(config, work_dir, deepspeed=deepspeed, report=lambda line: None)
     points = []
     for file in work_dir.glob("*/vis_data/scalars.json"):
         points += [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -190,7 +191,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=0, help="fewer layers than the model has")
     parser.add_argument("--tokenizer", type=Path, default=paths.models_dir() / "gemma-3-270m")
     parser.add_argument("--folder", type=Path, default=paths.run_dir() / "bench_gpu")
+    parser.add_argument("--deepspeed", metavar="NAME")
     args = parser.parse_args()
+    gpus = int(os.environ.get("NPROC_PER_NODE", "1"))
     model_dir = make_model(args.model, args.folder / args.model, args.tokenizer, args.layers)
     rows = write_rows(args.folder / "rows.json", (args.updates * ROWS + 240) * 32)
     rate = matmul_rate() if torch.cuda.is_available() else float("nan")
@@ -201,25 +204,28 @@ def main() -> None:
             original_config(model_dir, rows, config)
         else:
             family = "qwen2_5_7b_instruct" if args.model.startswith("qwen") else "internlm2_chat_7b"
-            base = paths.CONFIGS / f"wishes_{family}.py"
+            base = paths.CONFIGS / f"wishes_{family}{'_full' if kind == 'full' else ''}.py"
             configs.write_config(base, config, model_dir=model_dir, data_path=rows)
             cfg = configs.load_config(config)
-            cfg.model.recompute_share = float(numbers[0])
+            if kind == "ours":
+                cfg.model.recompute_share = float(numbers[0])
             cfg.dump(str(config))
         tokens = shorten(config, args.updates)
         limit = float(numbers[1]) if len(numbers) > 1 else 0.0
-        result = {"model": args.model, "run": run, "gpu": torch.cuda.get_device_name(0)}
+        result = {"model": args.model, "run": run, "gpu": torch.cuda.get_device_name(0), "gpus": gpus}
         try:
-            result |= train(config, args.folder / "work", limit)
+            result |= train(config, args.folder / "work", limit, args.deepspeed)
         except Exception as error:  # one failed run must not cost the others their figures
             print(json.dumps(result | {"error": str(error)[-1500:]}, ensure_ascii=False), flush=True)
             continue
         flops = estimate.flops_per_token(config)
-        result["tokens_per_second"] = tokens / result["seconds"]
-        result["mfu"] = result["tokens_per_second"] * flops / rate
+        result["tokens_per_second"] = gpus * tokens / result["seconds"]
+        result["mfu"] = result["tokens_per_second"] * flops / (gpus * rate)
         result |= {"bf16_tflops": rate / 1e12, "floor_tokens_per_second": rate / flops}
         if kind != "original":
-            result["estimate_gb"] = estimate.estimate(config).tensors_gb
+            result["estimate_gb"] = estimate.estimate(
+                config, deepspeed=args.deepspeed, devices=gpus
+            ).tensors_gb
         print(json.dumps(result, ensure_ascii=False), flush=True)
 
 

@@ -6,6 +6,7 @@ leaves as well as by its exit code.
 """
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -62,7 +63,8 @@ def train(
 
     config: an XTuner config file. cfg_options: dotted settings to change, as XTuner's
     ``--cfg-options``. resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
-    name of a DeepSpeed config, such as ``deepspeed_zero2``. device: ``cpu`` hides the GPUs; empty or
+    name of a DeepSpeed config, such as ``deepspeed_zero2``; the environment's ``NPROC_PER_NODE`` is the
+    number of GPUs to train on. device: ``cpu`` hides the GPUs; empty or
     ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
 
     Raises CourseError before anything is loaded if the config names a missing file or model, or a
@@ -79,6 +81,9 @@ def train(
         _clear_earlier_training(work_dir)
     if deepspeed:
         arguments += ["--deepspeed", deepspeed]
+    processes = int(os.environ.get("NPROC_PER_NODE", "1"))  # XTuner's own name for it
+    if processes > 1:
+        arguments += ["--launcher", "pytorch"]
     work_dir.mkdir(parents=True, exist_ok=True)
 
     def on_line(line: str) -> None:
@@ -89,7 +94,9 @@ def train(
             )
 
     started = time.monotonic()
-    run_tool("train", arguments, log=work_dir / "train.log", on_line=on_line, device=device)
+    run_tool(
+        "train", arguments, log=work_dir / "train.log", on_line=on_line, device=device, processes=processes
+    )
     seconds = time.monotonic() - started
     # largest child so far, in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
@@ -217,6 +224,8 @@ def pth_to_hf(
 ) -> Path:
     """Convert a checkpoint of XTuner to a Hugging Face (PEFT) adapter folder and return it.
 
+    After full fine-tuning (a config without ``lora``) the folder is a model, with its tokenizer.
+
     config: the config that it was trained with. checkpoint: an ``iter_N.pth``, which is a file, or
     a folder after a training with DeepSpeed. about: more to keep in the provenance beside the base
     model and the system prompt, which come from the config.
@@ -238,15 +247,19 @@ def pth_to_hf(
         cfg.dump(str(part / "config.py"))
         options = [str(target), "--fp32", "--safe-serialization"]
         run_tool("pth_to_hf", [str(part / "config.py"), str(checkpoint), *options], log=log)
-        shutil.copy(config, target / "xtuner_config.py")
-        checkpoints.inspect_adapter(target)
+        if cfg.model.get("lora"):
+            shutil.copy(config, target / "xtuner_config.py")
+            checkpoints.inspect_adapter(target)
+        else:  # a model's folder holds no Python file but its own code
+            (target / "xtuner_config.py").unlink()
+            checkpoints.inspect_model(target)
 
     recorded = {"base_model": Path(base_dir).name, "system": next(filter(None, systems), "")}
     return _make_folder(
         make,
         adapter_dir,
         tool="pth_to_hf",
-        marker="adapter_config.json",
+        marker="adapter_config.json" if cfg.model.get("lora") else "config.json",
         parameters=recorded | dict(about or {}),
         inputs=[checkpoint] if checkpoint.is_file() else sorted(checkpoint.iterdir()),
     )
@@ -341,15 +354,18 @@ def run_tool(
     log: Path,
     on_line: Callable[[str], None] = lambda line: None,
     device: str = "",
+    processes: int = 1,
 ) -> None:
     """Run one of XTuner's programs (see ``xtuner_compat``) and wait for it.
 
     log: gets all that the program prints. on_line: called with each line as it comes. device: ``cpu``
-    hides the GPUs from it.
+    hides the GPUs from it. processes: how many of it work together, one a GPU.
     Raises CourseError with the exit code and the end of the log if it fails; an interrupt of the
     notebook stops the program too.
     """
-    command = [sys.executable, "-m", "tianji_helpers.training.xtuner_compat", tool, *arguments]
+    together = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    launcher = together if processes > 1 else []
+    command = [sys.executable, "-m", *launcher, "tianji_helpers.training.xtuner_compat", tool, *arguments]
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     with tempfile.TemporaryDirectory() as cache, log.open("w", encoding="utf-8", buffering=1) as log_file:
         # a cache of its own: datasets' global one may hold rows of a file that has changed since

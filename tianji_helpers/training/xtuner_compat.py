@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.runner import load_checkpoint
 from peft import get_peft_model
 from xtuner.dataset.collate_fns import default_collate_fn
@@ -236,6 +237,8 @@ class EvaluateChatHook(_EvaluateChatHook):
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(device)
         with torch.no_grad():
             tokens = model.generate(**batch, max_new_tokens=max_new_tokens, generation_config=self.gen_config)
+        if not is_main_process():  # every GPU has generated, as shared weights need it; one writes
+            return
         answers = self.tokenizer.batch_decode(
             tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
         )

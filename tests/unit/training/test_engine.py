@@ -125,6 +125,24 @@ def test_a_deepspeed_folder_gives_the_same_adapter(trained, adapter_dir, tmp_pat
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_fully_tuned_checkpoint_becomes_a_model(trained, tiny_dir, tmp_path):
+    result, _ = trained
+    cfg = configs.load_config(result.config).copy()
+    for key in ("lora", "use_lora"):
+        cfg.model.pop(key, None)
+    cfg.dump(str(tmp_path / "full.py"))
+    tuned, _ = inference.load(tiny_dir, dtype="bfloat16")
+    tuned.model.norm.weight.data += 1
+    state = {f"llm.{name}": tensor for name, tensor in tuned.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "iter_1.pth")
+    model, tokenizer = inference.load(
+        engine.pth_to_hf(tmp_path / "full.py", tmp_path / "iter_1.pth", tmp_path / "model"), dtype="bfloat16"
+    )
+    assert tokenizer.chat_template
+    state, expected = model.state_dict(), tuned.state_dict()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
 class Harm:
     """What a stranger may put into a pickle: called when it is loaded."""
 
@@ -189,19 +207,18 @@ def test_resume_goes_on_from_the_last_checkpoint(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fixture", "base"),
+    ("fixture", "name", "base"),
     [
-        ("internlm2_dir", "configs/wishes_internlm2_chat_7b.py"),
-        ("qwen2_dir", "configs/wishes_qwen2_5_0_5b_instruct.py"),
+        ("internlm2_dir", "internlm2-chat-7b", "configs/wishes_internlm2_chat_7b.py"),
+        ("qwen2_dir", "qwen2.5-0.5b-instruct", "configs/wishes_qwen2_5_0_5b_instruct.py"),
     ],
 )
-def test_gpu_config_goes_the_whole_way_on_a_cpu(fixture, base, request, rows_file, tmp_path, monkeypatch):
-    model_dir = request.getfixturevalue(fixture)
-    if fixture == "internlm2_dir":  # a model's own code runs only from the catalogue's folder
-        name = "internlm2-chat-1_8b"
-        monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
-        model_dir = shutil.copytree(model_dir, models.find(name).folder)
-        records.write_provenance(model_dir, stage="prepare-model", parameters={"name": name})
+def test_gpu_config_goes_the_whole_way_on_a_cpu(
+    fixture, name, base, request, rows_file, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
+    model_dir = shutil.copytree(request.getfixturevalue(fixture), models.find(name).folder)
+    records.write_provenance(model_dir, stage="prepare-model", parameters={"name": name})
 
     def config(epochs):
         path = configs.write_config(
@@ -231,8 +248,6 @@ def test_gpu_config_goes_the_whole_way_on_a_cpu(fixture, base, request, rows_fil
     merged = engine.merge(model_dir, adapter, tmp_path / "merged", dtype="float32")
     assert json.loads((merged / "config.json").read_text())["dtype"] == "float32"
     model, tokenizer = inference.load(merged)
-    if fixture == "internlm2_dir":
-        assert "modeling_internlm2" in type(model).__module__
     chat = inference.messages("祝姐姐生日")
     (answer,) = inference.answer_all(model, tokenizer, [chat], max_new_tokens=6)
     assert answer.text == "".join(inference.stream(model, tokenizer, chat, max_new_tokens=6)).strip() != ""
