@@ -6,7 +6,7 @@ Both chats run as programs on a pipe, greedy, with the history cleared before ea
 to the first character and to the end of the answer is taken from what arrives on the pipe. The same
 requests also go through ``inference.answer_all`` in one batch. All three take turns, and of each
 measurement the best repetition counts, because the machine may be busy with other things. Loading
-is not counted anywhere.
+is not counted anywhere. The processor time beside the wall time hardly depends on the other things.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
+
+import psutil
 
 from tianji_helpers import paths, threads, wishes
 from tianji_helpers.training import inference, models
@@ -35,6 +37,7 @@ class Program:
             env=threads.with_defaults() | {"PYTHONUNBUFFERED": "1"},
             cwd=paths.ROOT,
         )
+        self.usage = psutil.Process(self.process.pid)
         self._read_until_ready()
 
     def _read_until_ready(self):
@@ -57,13 +60,14 @@ class Program:
         self.process.stdin.flush()
 
     def ask(self, request):
-        """Return the answer, the seconds to its first character, and those to its end."""
+        """Return the answer, the seconds to its first character, to its end, and of the processor."""
         self._send("RESET")
         self._read_until_ready()
-        began = time.perf_counter()
+        began, work = time.perf_counter(), sum(self.usage.cpu_times()[:2])
         self._send(request)
         text, first = self._read_until_ready()
-        return text, first - began, time.perf_counter() - began
+        ended = time.perf_counter()
+        return text, first - began, ended - began, sum(self.usage.cpu_times()[:2]) - work
 
     def close(self):
         self._send("EXIT")
@@ -106,34 +110,41 @@ def main():
     for program in programs.values():
         program.ask("祝大家好")  # the first answer pays for what is made once
     inference.answer_all(model, tokenizer, chats[:2], max_new_tokens=4)
-    firsts, totals = ({name: [[] for _ in asked] for name in programs} for _ in range(2))
+    firsts, totals, works = ({name: [[] for _ in asked] for name in programs} for _ in range(3))
     said, batches = {name: [""] * len(asked) for name in programs}, []
     for _ in range(args.repeat):
         for number, request in enumerate(asked):
             for name, program in programs.items():
-                text, first, total = program.ask(request)
+                text, first, total, work = program.ask(request)
                 said[name][number] = text
                 firsts[name][number].append(first)
                 totals[name][number].append(total)
-        began = time.perf_counter()
+                works[name][number].append(work)
+        began, work = time.perf_counter(), time.process_time()
         batch = inference.answer_all(model, tokenizer, chats, max_new_tokens=args.tokens, batch_size=16)
-        batches.append(time.perf_counter() - began)
+        batches.append((time.perf_counter() - began, time.process_time() - work))
     for program in programs.values():
         program.close()
 
     def tokens(texts):
         return sum(len(tokenizer.encode(text, add_special_tokens=False)) + 1 for text in texts)
 
-    print(f"{args.requests} requests, at most {args.tokens} tokens, {dtype}, {os.cpu_count()} cores")
-    print(f"{'':<14}{'first character':>16}{'tokens/s':>10}{'all answers':>13}")
-    seconds = {name: sum(map(min, rows)) for name, rows in totals.items()}
+    def show(name, first, count, seconds, work):
+        print(f"{name:<14}{first:>16}{count / seconds:>10.1f}{seconds:>11.1f} s{work:>11.1f} s")
+
+    print(
+        f"{args.requests} requests, at most {args.tokens} tokens, {dtype}, {os.cpu_count()} cores, ", end=""
+    )
+    print(f"load {os.getloadavg()[0]:.1f}")
+    print(f"{'':<14}{'first character':>16}{'tokens/s':>10}{'all answers':>13}{'processor':>13}")
+    whole = {name: [sum(map(min, rows[name])) for rows in (totals, works)] for name in programs}
     for name in programs:
-        first = median(map(min, firsts[name]))
-        speed = tokens(said[name]) / seconds[name]
-        print(f"{name:<14}{first * 1000:>13.0f} ms{speed:>10.1f}{seconds[name]:>11.1f} s")
-    speed = tokens(answer.text for answer in batch) / min(batches)
-    print(f"{'answer_all':<14}{'':>16}{speed:>10.1f}{min(batches):>11.1f} s")
-    print(f"answer_all is {seconds['xtuner chat'] / min(batches):.1f} times as fast as xtuner chat")
+        first = f"{median(map(min, firsts[name])) * 1000:.0f} ms"
+        show(name, first, tokens(said[name]), *whole[name])
+    best = [min(column) for column in zip(*batches, strict=True)]
+    show("answer_all", "", tokens(answer.text for answer in batch), *best)
+    times, work = (one / other for one, other in zip(whole["xtuner chat"], best, strict=True))
+    print(f"answer_all is {times:.1f} times as fast as xtuner chat ({work:.1f} in processor time)")
     same = sum(one == other for one, other in zip(*said.values(), strict=True))
     print(f"same answer from both chats: {same} of {args.requests}")
 

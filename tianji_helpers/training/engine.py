@@ -201,6 +201,8 @@ def pth_to_hf(
 ) -> Path:
     """Convert a checkpoint of XTuner to a Hugging Face (PEFT) adapter folder and return it.
 
+    After full fine-tuning (a config without ``lora``) the folder is a model, with its tokenizer.
+
     config: the config that it was trained with. checkpoint: an ``iter_N.pth``, which is a file, or
     a folder after a training with DeepSpeed. about: more to keep in the provenance beside the base
     model and the system prompt, which come from the config.
@@ -222,15 +224,19 @@ def pth_to_hf(
         cfg.dump(str(part / "config.py"))
         options = [str(target), "--fp32", "--safe-serialization"]
         run_tool("pth_to_hf", [str(part / "config.py"), str(checkpoint), *options], log=log)
-        shutil.copy(config, target / "xtuner_config.py")
-        checkpoints.inspect_adapter(target)
+        if cfg.model.get("lora"):
+            shutil.copy(config, target / "xtuner_config.py")
+            checkpoints.inspect_adapter(target)
+        else:  # a model's folder holds no Python file but its own code
+            (target / "xtuner_config.py").unlink()
+            checkpoints.inspect_model(target)
 
     recorded = {"base_model": Path(base_dir).name, "system": next(filter(None, systems), "")}
     return _make_folder(
         make,
         adapter_dir,
         tool="pth_to_hf",
-        marker="adapter_config.json",
+        marker="adapter_config.json" if cfg.model.get("lora") else "config.json",
         parameters=recorded | dict(about or {}),
         inputs=[checkpoint] if checkpoint.is_file() else sorted(checkpoint.iterdir()),
     )

@@ -125,6 +125,24 @@ def test_a_deepspeed_folder_gives_the_same_adapter(trained, adapter_dir, tmp_pat
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_fully_tuned_checkpoint_becomes_a_model(trained, tiny_dir, tmp_path):
+    result, _ = trained
+    cfg = configs.load_config(result.config).copy()
+    for key in ("lora", "use_lora"):
+        cfg.model.pop(key, None)
+    cfg.dump(str(tmp_path / "full.py"))
+    tuned, _ = inference.load(tiny_dir, dtype="bfloat16")
+    tuned.model.norm.weight.data += 1
+    state = {f"llm.{name}": tensor for name, tensor in tuned.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "iter_1.pth")
+    model, tokenizer = inference.load(
+        engine.pth_to_hf(tmp_path / "full.py", tmp_path / "iter_1.pth", tmp_path / "model"), dtype="bfloat16"
+    )
+    assert tokenizer.chat_template
+    state, expected = model.state_dict(), tuned.state_dict()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
 class Harm:
     """What a stranger may put into a pickle: called when it is loaded."""
 
