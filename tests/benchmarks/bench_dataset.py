@@ -47,7 +47,7 @@ def main() -> None:
     )
     folders = {rows: args.folder / f"{rows}" for rows in args.sizes}
     for rows, folder in folders.items():
-        if not (folder / "done").exists():
+        if args.what != "recall" and not (folder / "done").exists():
             print(f"{rows:,} rows written in {make(rows, folder / 'rounds'):.0f} s", flush=True)
             (folder / "done").touch()
     if args.what in ("merge", None):

@@ -216,24 +216,21 @@ def _work(first: int, turns: list[dict]) -> tuple[list[_Outcome], duplicates.Ske
 def _unique(parts: Iterable[tuple], judge: _Judge) -> Iterator[list[_Outcome]]:
     """Reject what stood in an earlier row, exactly or nearly."""
     near = duplicates.NearIndex(judge.threshold)
-    seen: dict[str, int] = {}  # the kept texts; filled here
+    seen: dict[str, int] = {}  # every text that the rules let pass, and its first row
     for outcomes, sketched in parts:
         left = [outcome for outcome in outcomes if outcome.verdict is None]
-        new = [place for place, outcome in enumerate(left) if outcome.after not in seen]
-        twins: dict[int, tuple] = {}
+        new = []
+        for place, outcome in enumerate(left):
+            first = outcome.row if EXACT in judge.off else seen.setdefault(outcome.after, outcome.row)
+            if first == outcome.row:
+                new.append(place)
+            elif not outcome.decided:
+                outcome.verdict = EXACT, f"和第 {first} 条一样"
         if sketched is not None:
             rows, texts = [left[place].row for place in new], [left[place].after for place in new]
-            twins = dict(zip(new, near.screen(rows, texts, sketched[new]), strict=True))
-        for place, outcome in enumerate(left):
-            first, twin = seen.get(outcome.after), twins.get(place)
-            if outcome.decided:
-                continue
-            if first is not None:
-                outcome.verdict = EXACT, f"和第 {first} 条一样"
-            elif twin:
-                outcome.verdict = NEAR, f"和第 {twin[0]} 条的相似度是 {twin[1]:.2f}"
-            elif EXACT not in judge.off:
-                seen[outcome.after] = outcome.row
+            for place, twin in zip(new, near.screen(rows, texts, sketched[new]), strict=True):
+                if twin and not left[place].decided:
+                    left[place].verdict = NEAR, f"和第 {twin[0]} 条的相似度是 {twin[1]:.2f}"
         yield outcomes
 
 
