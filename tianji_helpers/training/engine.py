@@ -187,7 +187,7 @@ def _check_rows(data_path: Path) -> list[str]:
 
 def _clear_earlier_training(work_dir: Path) -> None:
     for item in work_dir.glob("iter_*.pth"):
-        item.unlink()
+        shutil.rmtree(item) if item.is_dir() else item.unlink()  # DeepSpeed's are folders
     for name in ("last_checkpoint", "samples.jsonl"):
         (work_dir / name).unlink(missing_ok=True)
     for item in work_dir.glob("[0-9]*_[0-9]*"):
