@@ -76,20 +76,21 @@ def synthesize(
         waiting = {(style, number): size for number in range(1, rounds + 1) for style in styles}
 
         def answered(requests: list[Prompt]) -> None:
-            """Write the rounds that these answers complete, while others are still waited for."""
-            for done in [(request.style, request.round) for request in requests]:
-                waiting[done] -= 1
-                if not waiting[done]:
-                    _write_round(engine, matrix, *done, seed)
-                    del waiting[done]
+            """Write the rounds that are complete, in order, while later ones are still asked."""
+            for request in requests:
+                waiting[request.style, request.round] -= 1
+            for style, number in list(waiting):
+                if waiting[style, number]:
+                    break
+                _write_round(engine, matrix, style, number, seed)
+                del waiting[style, number]
 
         try:
             plan = _plan(matrix, styles, rounds, seed, limit)
             engine.run(plan, size * len(waiting), "生成祝福", answered=answered)
         finally:  # whatever stopped the run, what is answered goes into the files
-            for style, number in sorted(waiting, key=lambda left: (left[1], styles.index(left[0]))):
+            for style, number in waiting:
                 _write_round(engine, matrix, style, number, seed)
-            engine.summary.files.sort()
         return engine.summary
 
 
