@@ -5,6 +5,7 @@ says when, where or by which release they were made is taken out.
 """
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -72,8 +73,15 @@ def strip(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def main(names: list[str]) -> None:
-    """Refresh the named notebooks (numbers such as ``05``), or all of them, in order."""
-    os.environ.update(threads.with_defaults())
+    """Refresh the named notebooks (numbers such as ``05``), or all of them, in order.
+
+    They work in a folder of their own, empty at the start of the first notebook: what an earlier run
+    left would show in the outputs (answers that are in the journal are not asked for again).
+    """
+    folder = paths.resolve("outputs/refresh")
+    os.environ.update(threads.with_defaults(), TIANJI_OUTPUT_DIR=str(folder))
+    if not names or "01" in names:
+        shutil.rmtree(folder, ignore_errors=True)
     for file in find_notebooks():
         if not names or file.stem[:2] in names:
             began = time.monotonic()
