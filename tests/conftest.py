@@ -14,6 +14,9 @@ os.environ.update(threads.with_defaults())
 # a shell that runs the tests in the background has Ctrl-C ignored, in all their children too
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# they hold no examples, and two of them cannot both be imported as "conftest"
+collect_ignore_glob = ["*conftest.py"]
+
 # machines are shared: a slow example says nothing
 hypothesis.settings.register_profile("course", deadline=None)
 hypothesis.settings.load_profile("course")

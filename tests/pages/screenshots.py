@@ -7,7 +7,6 @@ it was trained from (``models/gemma-3-270m``). Needs a font with emoji.
 import sys
 from pathlib import Path
 
-from conftest import browser, serve
 from playwright.sync_api import expect
 
 FOLDER = Path(__file__).with_suffix("")
@@ -38,6 +37,8 @@ def take(page, name: str) -> None:
 
 def main(merged: str, base: str) -> None:
     """Serve the demo and take every picture."""
+    from conftest import browser, serve  # here: to a test run another file may be "conftest"
+
     expect.set_options(timeout=120_000)
     FOLDER.mkdir(exist_ok=True)
     for chromium in browser.__wrapped__():
