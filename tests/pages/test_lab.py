@@ -55,6 +55,7 @@ def test_a_lesson_runs_by_mouse_and_shows_its_figure(page, lab):
     page.get_by_role("menuitem", name="Edit", exact=True).click()
     page.get_by_text("Clear Outputs of All Cells", exact=True).click()
     assert notebook.locator(".jp-OutputArea-output img").count() == 0
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # before that, nothing would be run
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     figure = notebook.locator(".jp-OutputArea-output img").first
