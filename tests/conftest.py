@@ -34,3 +34,5 @@ def base_dir():
 def own_outputs(tmp_path_factory, monkeypatch):
     """Send whatever a test writes without naming a folder into a temporary one."""
     monkeypatch.setenv("TIANJI_OUTPUT_DIR", str(tmp_path_factory.mktemp("outputs")))
+    # Streamlit sets it when it is imported; kernels that a test starts would then show no figure
+    monkeypatch.delenv("MPLBACKEND", raising=False)
