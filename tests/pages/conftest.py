@@ -21,9 +21,9 @@ import pytest
 QUIET = ("background-networking", "component-update", "sync", "gpu", "dev-shm-usage", "quic")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium, driven by Playwright."""
+    """Headless Chromium, driven by Playwright, whose event loop must be gone when other tests run."""
     found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
     path = os.environ.get("TIANJI_BROWSER") or next(filter(None, found), None)
     if not path:

@@ -183,7 +183,7 @@ def resolve(
     for later, group in groupby(sorted(set(pairs), key=itemgetter(1, 0)), key=itemgetter(1)):
         group = list(group)
         first = next((pair[0] for pair in group if pair[3]), None)
-        if first is not None and first not in gone and clean.EXACT not in off:
+        if first is not None and clean.EXACT not in off:
             gone[later] = clean.EXACT, f"和第 {first} 条一样"
             continue
         stay = [pair for pair in group if pair[0] not in gone]
