@@ -162,6 +162,8 @@ class _OpenAIClient:
     def __init__(self, provider: Provider, timeout: float, concurrency: int):
         self._provider, self._timeout = provider, timeout
         self._reached = False
+        # whole: the client would join a path to its base_url again for every request
+        self._url = provider.base_url.rstrip("/") + "/chat/completions"
         self._client = openai.AsyncOpenAI(
             api_key=provider.key,
             base_url=provider.base_url,
@@ -178,7 +180,7 @@ class _OpenAIClient:
     async def ask(self, body: dict) -> Reply:
         try:
             with anyio.fail_after(self._timeout):
-                text = await self._client.post("/chat/completions", body=body, cast_to=str)
+                text = await self._client.post(self._url, body=body, cast_to=str)
             self._reached = True
         except TimeoutError:
             raise Retryable("超时没有回答") from None
