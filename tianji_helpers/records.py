@@ -505,12 +505,13 @@ def write_provenance(
     parameters: dict,
     counts: dict | None = None,
     inputs: Iterable[str | Path] | Mapping[Path, str] = (),
+    digest: str = "",
 ) -> dict:
     """Write ``<path>.provenance.json``: what made the file (or model folder) at ``path``.
 
     parameters: what was asked for, seed included; secrets have no place here.
     counts: rows or tokens, by name. inputs: the files that were read; their sha256 is kept (a mapping
-    brings it along).
+    brings it along). digest: the sha256 of the file at ``path``, if it is known.
     Returns what was written.
     """
     path = Path(path)
@@ -524,7 +525,7 @@ def write_provenance(
         "versions": {name: _version(name) for name in _VERSIONED},
     }
     if path.is_file():
-        record["sha256"] = sha256(path)
+        record["sha256"] = digest or sha256(path)
     write_json(provenance_path(path), record)
     return record
 
