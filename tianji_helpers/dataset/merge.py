@@ -5,9 +5,9 @@ needs only ``system``, ``input`` and ``output``. Files are read a few at a time 
 in order as they come, so memory holds some rounds, however many there are; two processes share a large
 folder.
 
-A sound file goes through msgspec whole: it reads the three fields, passes over the rest, and writes
-them with json's own bytes. Only a file in which something is wrong, or a very large one, is read row by
-row with json, which can say what is wrong and where, and needs memory for a row only.
+A sound file goes through ``layout`` whole: it reads the three fields and passes over the rest. Only a
+file in which something is wrong, or a very large one, is read row by row with json, which can say what
+is wrong and where, and needs memory for a row only.
 """
 
 import hashlib
@@ -18,31 +18,16 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import msgspec
-
 from tianji_helpers import records
-from tianji_helpers.dataset import processes
+from tianji_helpers.dataset import layout, processes
+from tianji_helpers.dataset.layout import FIELDS
 from tianji_helpers.errors import CourseError
 
 STAGE = "02_merge_clean"
-FIELDS = ("system", "input", "output")
 PROCESSES = min(2, os.cpu_count() or 1)
 _WHOLE = 32 << 20  # bytes; a larger file is read row by row
 _PART = 2 << 20  # bytes of files that a process gets at a time
 _ALONE = 20  # parts that are merged before a second process has started
-
-
-class _Turn(msgspec.Struct, gc=False):
-    system: str
-    input: str
-    output: str
-
-
-class _Row(msgspec.Struct, gc=False):
-    conversation: tuple[_Turn]
-
-
-_decode = msgspec.json.Decoder(list[_Row]).decode
 
 
 @dataclass
@@ -109,23 +94,20 @@ def merge_rounds(
         target = stack.enter_context(records.atomic_writer(output, binary=True))
 
         def put(count: int, rows: bytes) -> None:
-            if count:
-                text = (b",\n    " if merged.rows else b"[\n    ") + rows
-                target.write(text)
-                whole.update(text)
-                merged.rows += count
+            text = layout.array(merged.rows, rows)
+            target.write(text)
+            whole.update(text)
+            merged.rows += count
 
-        for part in processes.in_order(_lay_out, _parts(merged.files), PROCESSES, _ALONE):
+        for part in processes.in_order(_laid_out, _parts(merged.files), PROCESSES, _ALONE):
             for path, digests[path], count, rows in part:
-                if rows is not None:
+                if count:
                     put(count, rows)
                     continue
                 checked = _checked_rows(path, merged, bad)
                 while some := list(islice(checked, 1000)):
-                    put(len(some), _indented(some))
-        end = b"\n]" if merged.rows else b"[]"
-        target.write(end)
-        whole.update(end)
+                    put(len(some), layout.lay_out(some))
+        put(0, b"")
     records.write_provenance(
         output,
         stage=STAGE,
@@ -150,31 +132,27 @@ def _parts(files: list[Path]) -> Iterator[list[Path]]:
         yield part
 
 
-def _lay_out(files: list[Path]) -> list[tuple[Path, str, int, bytes | None]]:
-    """Return (path, sha256, number of rows, rows as they stand between an indented array's brackets).
+def _laid_out(files: list[Path]) -> list[tuple[Path, str, int, bytes]]:
+    """Return (path, sha256, number of rows, rows as they are written) of every file.
 
-    The rows are None if the file is too large, or something in it is not as it should be.
+    There are no rows if the file is too large, or something in it is not as it should be.
     """
-    return [(path, *_laid_out(path)) for path in files]
+    return [(path, *_one_laid_out(path)) for path in files]
 
 
-def _laid_out(path: Path) -> tuple[str, int, bytes | None]:
+def _one_laid_out(path: Path) -> tuple[str, int, bytes]:
     try:
         if path.stat().st_size > _WHOLE:
-            return records.sha256(path), 0, None
+            return records.sha256(path), 0, b""
         content = path.read_bytes()
     except OSError:  # said in full when the file is read row by row
-        return "", 0, None
+        return "", 0, b""
     digest = hashlib.sha256(content).hexdigest()
     try:
-        rows = _decode(content)
+        rows = layout.decode(content)
     except (ValueError, RecursionError):
-        return digest, 0, None
-    return digest, len(rows), _indented(rows)
-
-
-def _indented(rows: list) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(rows), indent=4)[len("[\n    ") : -len("\n]")]
+        return digest, 0, b""
+    return digest, len(rows), layout.lay_out(rows)
 
 
 def _checked_rows(path: Path, merged: Merged, bad) -> Iterator[dict]:
