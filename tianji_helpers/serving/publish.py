@@ -29,7 +29,6 @@ TOKENS = {
     "huggingface": "HF_TOKEN",
     "openxlab": "OPENXLAB_GIT_TOKEN",
 }
-OPENXLAB = "https://code.openxlab.org.cn"  # its models are git repositories
 PUBLISHED = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -307,6 +306,6 @@ def _to_modelscope(plan: Plan, token: str, private: bool, endpoint: str) -> str:
 
 
 def _to_openxlab(plan: Plan, token: str, private: bool, endpoint: str) -> str:
-    url = f"{endpoint.rstrip('/') or OPENXLAB}/{plan.repo}"
+    url = f"{endpoint.rstrip('/') or card.OPENXLAB}/{plan.repo}"
     git_push.push(plan.folder, f"{url}.git", plan.repo.split("/")[0], token, "Upload model")
     return url

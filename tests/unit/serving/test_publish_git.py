@@ -280,5 +280,7 @@ def test_the_dry_run_lists_the_files_and_privacy_is_chosen_on_the_page(merged, c
     shown = capsys.readouterr().out
     assert ".gitattributes" in shown and "什么也没有上传" in shown
     plan = publish.prepare(merged, "openxlab", REPO)
+    card = (plan.folder / "README.md").read_text(encoding="utf-8")
+    assert f"git clone https://code.openxlab.org.cn/{REPO}.git model" in card
     with pytest.raises(CourseError, match="请去掉 --private"):
         publish.upload(plan, private=True)
