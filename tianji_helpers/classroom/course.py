@@ -69,7 +69,7 @@ def run_course(
     files = find_notebooks(folder)
     chosen = _choose(files, only, start)
     lessons = _lessons(chosen, parameters or {}, run)
-    _require(doctor.resources(run))
+    require(*doctor.resources(run))
     executed = []
 
     def key(lesson: Lesson) -> str:
@@ -144,7 +144,8 @@ def _copy(file: Path, run: Path) -> Path:
     return run / "notebooks" / file.name
 
 
-def _require(checks: list[doctor.Check]) -> None:
+def require(*checks: doctor.Check) -> None:
+    """Raise CourseError if one of the checks failed."""
     failed = [check for check in checks if check.status == doctor.FAIL]
     if failed:
         raise CourseError("；".join(f"{check.name}：{check.message}。{check.fix}" for check in failed) + "。")
