@@ -1,0 +1,169 @@
+"""Run a student's cells in a process that can do no harm, watched from outside.
+
+The process (``pupil``) locks itself in before it runs anything (``jail``). From outside it is ended
+when it takes too long, holds too much memory, writes too much or starts too many processes: the
+whole process tree, with one signal, as it lives in a process namespace of its own.
+"""
+
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from tianji_helpers import paths
+from tianji_helpers.classroom import jail
+from tianji_helpers.errors import CourseError
+
+MAX_PROCESSES = 32
+MAX_WRITTEN = 2 * jail.MAX_FILE  # bytes in the folder
+MAX_FILES = 10_000
+_MAX_REPLY = 4_000_000  # bytes
+_TICK = 0.1  # seconds between two looks at the process
+
+
+class Stopped(Exception):
+    """The process is gone; the message says why, in Chinese."""
+
+
+class Sandbox:
+    """A process for the cells of one notebook; to be used in a ``with`` statement.
+
+    folder: the only place where it can write. seconds: of wall time, from start to end. memory: in
+    bytes, of all its processes together. Starting raises CourseError where this machine cannot lock
+    a process in.
+    """
+
+    def __init__(self, folder: Path, seconds: float, memory: int):
+        self.folder, self.seconds, self.memory = folder.resolve(), seconds, memory
+        self._buffer = b""
+
+    def __enter__(self) -> "Sandbox":
+        if sys.platform != "linux" or not shutil.which(jail.UNSHARE[0]):
+            raise CourseError(
+                "评分要把提交的代码关起来运行，这只在 Linux 上、装有 unshare（util-linux）时做得到。"
+            )
+        module = [sys.executable, "-m", "tianji_helpers.classroom.pupil"]
+        self._process = subprocess.Popen(
+            [*jail.UNSHARE, *module, str(self.folder), str(self.memory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=paths.ROOT,  # where the package is found; the process goes to its folder later
+            env=_environment(self.folder),
+        )
+        self._deadline = time.monotonic() + self.seconds
+        try:
+            reply = self._reply()
+        except Stopped as stopped:
+            self.__exit__()
+            said = self._process.stderr.read().decode(errors="replace").strip()
+            raise CourseError(f"没能把要运行的代码关起来（{stopped}）：{said}。{jail.HOW}。") from stopped
+        if "refused" in reply:
+            self.__exit__()
+            raise CourseError(reply["refused"])
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.kill()  # unshare takes all of the namespace with it
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            pipe.close()
+
+    def run(self, source: str) -> str:
+        """Run a cell; return what it raised, or an empty text. Raises Stopped."""
+        return str(self._ask({"run": source}).get("error", ""))
+
+    def answer(self, expression: str, arguments: list | None) -> dict:
+        """Return ``{"value": ...}`` of an expression, called if there are arguments, or ``{"wrong": ...}``.
+
+        Raises Stopped.
+        """
+        return self._ask({"answer": expression, "arguments": arguments})
+
+    def _ask(self, command: dict) -> dict:
+        try:
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise Stopped("进程自己结束了（退出，或者被杀掉）") from None
+        return self._reply()
+
+    def _reply(self) -> dict:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                self._watch()
+                if selector.select(_TICK):
+                    read = os.read(self._process.stdout.fileno(), 1 << 16)
+                    if not read:
+                        raise Stopped("进程自己结束了（退出，或者被杀掉）")
+                    self._buffer += read
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            reply = json.loads(line)
+        except (ValueError, RecursionError):
+            reply = None
+        if not isinstance(reply, dict):
+            raise Stopped("进程的回答看不懂")
+        return reply
+
+    def _watch(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise Stopped(f"超过了时间限制 {self.seconds:g} 秒")
+        if len(self._buffer) > _MAX_REPLY:
+            raise Stopped(f"一个答案超过了 {_MAX_REPLY / 1e6:g} MB")
+        processes = _descendants(self._process.pid)
+        if len(processes) > MAX_PROCESSES:
+            raise Stopped(f"开了 {len(processes)} 个进程，最多 {MAX_PROCESSES} 个")
+        if sum(map(_memory, processes)) > self.memory:
+            raise Stopped(f"用的内存超过了 {self.memory / 1e9:g} GB")
+        written = count = 0
+        for folder, _, names in os.walk(self.folder):
+            count += len(names)
+            written += sum(_size(Path(folder, name)) for name in names)
+            if count > MAX_FILES or written > MAX_WRITTEN:
+                raise Stopped(
+                    f"写下的文件和打印的文字太多（最多 {MAX_WRITTEN / 1e6:g} MB、{MAX_FILES} 个文件）"
+                )
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Return all the variables that the process gets; none are inherited."""
+    own = {
+        name: str(folder) for name in ("HOME", "TMPDIR", "IPYTHONDIR", "MPLCONFIGDIR", "TIANJI_OUTPUT_DIR")
+    }
+    return own | {
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _memory(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except OSError:  # gone meanwhile
+        return 0
