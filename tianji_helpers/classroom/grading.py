@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from IPython.core.inputtransformer2 import TransformerManager
 
 from tianji_helpers import records
 from tianji_helpers.classroom import checks
@@ -85,8 +86,11 @@ def grade(folder: Path, *, seconds: float = 60, memory_gb: float = 2, workers: i
             _grade_notebook(notebook, folder, seconds, memory, result)
         return result
 
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         return list(pool.map(one, submissions.items()))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def find_submissions(folder: Path) -> dict[str, list[Path]]:
@@ -98,15 +102,17 @@ def find_submissions(folder: Path) -> dict[str, list[Path]]:
         if entry.name.startswith(".") or entry.is_symlink():
             continue
         if entry.is_dir():
-            notebooks = sorted(
-                path for path in entry.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts
-            )
-            found[entry.name] = [path for path in notebooks if not path.is_symlink()]
-        elif entry.suffix == ".ipynb":
+            found[entry.name] = [path for path in sorted(entry.rglob("*")) if _is_notebook(path)]
+        elif _is_notebook(entry):
             found[entry.stem] = [entry]
     if not any(found.values()):
         raise CourseError(f"{folder} 里没有笔记本（.ipynb）。应当是每人一个笔记本，或者每人一个文件夹。")
     return found
+
+
+def _is_notebook(path: Path) -> bool:
+    usual = path.is_file() and not path.is_symlink()  # no pipe that never ends
+    return usual and path.suffix == ".ipynb" and ".ipynb_checkpoints" not in path.parts
 
 
 def _grade_notebook(notebook: Path, root: Path, seconds: float, memory: int, result: Grade) -> None:
@@ -123,8 +129,13 @@ def _grade_notebook(notebook: Path, root: Path, seconds: float, memory: int, res
         try:
             _copy(notebook, root, work)
             with Sandbox(work, seconds, memory) as sandbox:
-                for number, missing in _judge(cells, sandbox):
-                    result.results[number] = missing
+                for source in cells:
+                    error = sandbox.run(source)
+                    if error and not answers_in(source):
+                        result.problems.append(f"{notebook.name}：有一格出错了：{error}")
+                    for number, missing in _judge(source, error, sandbox):
+                        if result.results.get(number) != []:  # of two notebooks the better one counts
+                            result.results[number] = missing
         except Stopped as stopped:
             result.problems.append(f"{notebook.name}：{stopped}")
             for number in numbers:
@@ -140,20 +151,19 @@ def _copy(notebook: Path, root: Path, work: Path) -> None:
     size = sum(path.lstat().st_size for path in notebook.parent.rglob("*"))
     if size > MAX_SUBMISSION:
         raise Stopped(f"交来的文件有 {size / 1e6:.0f} MB，最多 {MAX_SUBMISSION / 1e6:g} MB")
-    shutil.copytree(notebook.parent, work, symlinks=True)
+    try:
+        shutil.copytree(notebook.parent, work, symlinks=True)
+    except OSError as error:  # pipes and the like
+        raise Stopped(f"交来的文件复制不了（{type(error).__name__}）") from error
 
 
-def _judge(cells: list[str], sandbox: Sandbox) -> Iterator[tuple[str, list[str]]]:
-    known = checks.exercises()
-    for source in cells:
-        error = sandbox.run(source)
-        for number, expression in answers_in(source):
-            if number not in known:
-                continue
-            if error:
-                yield number, [f"这一格出错了：{error[:200]}"]
-            else:
-                yield number, checks.hints(number, _Submitted(sandbox, expression))
+def _judge(source: str, error: str, sandbox: Sandbox) -> Iterator[tuple[str, list[str]]]:
+    """Yield what is missing in each answer of a cell that was run, and raised ``error``."""
+    for number, expression in answers_in(source):
+        if error:
+            yield number, [f"这一格出错了：{error}"]
+        else:
+            yield number, checks.hints(number, _Submitted(sandbox, expression))
 
 
 def read_section(notebook: Path) -> list[str]:
@@ -182,8 +192,8 @@ def answers_in(source: str) -> list[tuple[str, str]]:
     >>> answers_in('answer = 1\\ncheck("01-1", answer)')
     [('01-1', 'answer')]
     """
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
+    try:  # magics are no Python yet
+        nodes = list(ast.walk(ast.parse(TransformerManager().transform_cell(source))))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return [(number, "...") for number in checks.exercises() if f'check("{number}"' in source]
     return [
@@ -194,7 +204,7 @@ def answers_in(source: str) -> list[tuple[str, str]]:
         and call.func.id == "check"
         and len(call.args) == 2
         and isinstance(call.args[0], ast.Constant)
-        and isinstance(call.args[0].value, str)
+        and call.args[0].value in checks.exercises()
     ]
 
 

@@ -51,13 +51,16 @@ _SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}  # audit ar
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def enter(folder: Path, memory: int) -> None:
+def enter(folder: Path, memory: int, seconds: int) -> None:
     """Lock this process, which ``UNSHARE`` started, and all it will start, into ``folder``.
 
-    memory: bytes of data that one process may hold. Raises CourseError if that cannot be done.
+    memory: bytes of data, seconds: of computing, that one process may use. Raises CourseError if
+    that cannot be done.
     """
     try:
-        _limit(memory)
+        if os.getpid() != 1:  # what follows would change the mounts of the whole machine
+            raise OSError(errno.EPERM, "没有自己的命名空间")
+        _limit(memory, seconds)
         _read_only_but(folder)
         _drop_privileges()
         _restrict_reading(folder)
@@ -67,9 +70,10 @@ def enter(folder: Path, memory: int) -> None:
         raise CourseError(f"这台机器关不住要运行的代码（{error}）：{HOW}。") from error
 
 
-def _limit(memory: int) -> None:
+def _limit(memory: int, seconds: int) -> None:
     for what, most in {
         resource.RLIMIT_DATA: memory,
+        resource.RLIMIT_CPU: seconds,  # should nobody be left to watch it
         resource.RLIMIT_FSIZE: MAX_FILE,
         resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
         resource.RLIMIT_CORE: 0,

@@ -17,7 +17,7 @@ from tianji_helpers.errors import CourseError
 PRINTED = "printed.txt"
 
 
-def main(folder: Path, memory: int) -> None:
+def main(folder: Path, memory: int, seconds: int) -> None:
     """Answer commands until there are no more."""
     commands = os.fdopen(os.dup(0), encoding="utf-8")
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -27,7 +27,7 @@ def main(folder: Path, memory: int) -> None:
         replies.flush()
 
     try:
-        jail.enter(folder, memory)
+        jail.enter(folder, memory, seconds)
     except CourseError as error:
         reply({"refused": str(error)})
         return
@@ -72,4 +72,4 @@ def _answer(shell, answer: str, arguments: list | None) -> dict:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

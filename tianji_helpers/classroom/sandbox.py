@@ -5,7 +5,9 @@ when it takes too long, holds too much memory, writes too much or starts too man
 whole process tree, with one signal, as it lives in a process namespace of its own.
 """
 
+import contextlib
 import json
+import math
 import os
 import selectors
 import shutil
@@ -49,35 +51,41 @@ class Sandbox:
                 "评分要把提交的代码关起来运行，这只在 Linux 上、装有 unshare（util-linux）时做得到。"
             )
         module = [sys.executable, "-m", "tianji_helpers.classroom.pupil"]
+        limits = [str(self.memory), str(math.ceil(self.seconds))]
         self._process = subprocess.Popen(
-            [*jail.UNSHARE, *module, str(self.folder), str(self.memory)],
+            [*jail.UNSHARE, *module, str(self.folder), *limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=paths.ROOT,  # where the package is found; the process goes to its folder later
             env=_environment(self.folder),
+            start_new_session=True,  # Ctrl-C is for the grader
         )
         self._deadline = time.monotonic() + self.seconds
+        self._next_look = 0.0
         try:
             reply = self._reply()
         except Stopped as stopped:
-            self.__exit__()
-            said = self._process.stderr.read().decode(errors="replace").strip()
+            said = self._end().decode(errors="replace").strip()
             raise CourseError(f"没能把要运行的代码关起来（{stopped}）：{said}。{jail.HOW}。") from stopped
         if "refused" in reply:
-            self.__exit__()
+            self._end()
             raise CourseError(reply["refused"])
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.kill()  # unshare takes all of the namespace with it
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            pipe.close()
+        self._end()
+
+    def _end(self) -> bytes:
+        """End all processes; return what was said on standard error before the lock-in."""
+        for process in [*_descendants(self._process.pid), self._process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()  # the first one takes its whole namespace with it
+        return self._process.communicate()[1]
 
     def run(self, source: str) -> str:
         """Run a cell; return what it raised, or an empty text. Raises Stopped."""
-        return str(self._ask({"run": source}).get("error", ""))
+        return str(self._ask({"run": source}).get("error", ""))[:200]
 
     def answer(self, expression: str, arguments: list | None) -> dict:
         """Return ``{"value": ...}`` of an expression, called if there are arguments, or ``{"wrong": ...}``.
@@ -98,12 +106,14 @@ class Sandbox:
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
-                self._watch()
                 if selector.select(_TICK):
                     read = os.read(self._process.stdout.fileno(), 1 << 16)
                     if not read:
                         raise Stopped("进程自己结束了（退出，或者被杀掉）")
                     self._buffer += read
+                if time.monotonic() >= self._next_look:
+                    self._next_look = time.monotonic() + _TICK
+                    self._look()
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
             reply = json.loads(line)
@@ -113,7 +123,7 @@ class Sandbox:
             raise Stopped("进程的回答看不懂")
         return reply
 
-    def _watch(self) -> None:
+    def _look(self) -> None:
         if time.monotonic() > self._deadline:
             raise Stopped(f"超过了时间限制 {self.seconds:g} 秒")
         if len(self._buffer) > _MAX_REPLY:
