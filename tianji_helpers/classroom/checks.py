@@ -7,6 +7,7 @@ notebook and one that lives in another process, where a submitted notebook is gr
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from tianji_helpers.errors import CourseError
 
 MOST_HINTS = 3  # at a time; the first one often explains the others
-_LONGEST = 1_000_000  # characters of an answer as JSON
+LONGEST = 100_000  # characters of an answer as JSON
 
 
 class Wrong(Exception):
@@ -75,8 +76,8 @@ def plain(value: Any) -> Any:
         raise Wrong(
             f"{brief(value)} 不是普通的数据；请用文字、数字、列表和字典（{type(error).__name__}）。"
         ) from None
-    if len(text) > _LONGEST:
-        raise Wrong(f"答案太长了：{len(text)} 个字符，最多 {_LONGEST} 个。")
+    if len(text) > LONGEST:
+        raise Wrong(f"答案太长了：{len(text)} 个字符，最多 {LONGEST} 个。")
     return json.loads(text)
 
 
@@ -111,7 +112,7 @@ def alike(one: Any, other: Any, tolerance: float = 1e-6) -> bool:
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, int | float) and isinstance(other, int | float):
-        return abs(one - other) <= tolerance * max(1, abs(one), abs(other))
+        return math.isclose(one, other, rel_tol=tolerance, abs_tol=tolerance)
     return type(one) is type(other) and one == other
 
 
@@ -160,7 +161,8 @@ def hints(number: str, answer: Answer) -> list[str]:
                 break
     except Wrong as wrong:
         found.append(str(wrong))
-    except (TypeError, ValueError, LookupError, AttributeError) as error:  # an answer of another shape
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        # an answer of another shape
         found.append(f"答案的样子和题目要求的不一样，比不下去（{brief(error)}）。再读一遍题目里的“返回”。")
     return found
 

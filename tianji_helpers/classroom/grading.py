@@ -20,6 +20,7 @@ from typing import Any
 
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
+from tqdm import tqdm
 
 from tianji_helpers import records
 from tianji_helpers.classroom import checks
@@ -43,6 +44,13 @@ class Grade:
     def passed(self) -> int:
         """How many exercises are right."""
         return sum(not missing for missing in self.results.values())
+
+    def add(self, other: "Grade") -> None:
+        """Add what another notebook of the student got; of two answers the better one counts."""
+        self.problems += other.problems
+        for number, missing in other.results.items():
+            if self.results.get(number) != []:
+                self.results[number] = missing
 
 
 class _Submitted(checks.Answer):
@@ -78,19 +86,16 @@ def grade(folder: Path, *, seconds: float = 60, memory_gb: float = 2, workers: i
         )
     submissions = find_submissions(folder)
     memory = int(memory_gb * 1e9)
-
-    def one(item: tuple[str, list[Path]]) -> Grade:
-        student, notebooks = item
-        result = Grade(student)
-        for notebook in notebooks:
-            _grade_notebook(notebook, folder, seconds, memory, result)
-        return result
-
+    tasks = [(student, notebook) for student, notebooks in submissions.items() for notebook in notebooks]
+    grades = {student: Grade(student) for student in submissions}
     pool = ThreadPoolExecutor(workers)
     try:
-        return list(pool.map(one, submissions.items()))
+        graded = pool.map(lambda task: _grade_notebook(task[1], folder, seconds, memory), tasks)
+        for (student, _), found in zip(tasks, tqdm(graded, total=len(tasks), disable=None), strict=True):
+            grades[student].add(found)
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # Ctrl-C starts no more
+    return list(grades.values())
 
 
 def find_submissions(folder: Path) -> dict[str, list[Path]]:
@@ -115,15 +120,17 @@ def _is_notebook(path: Path) -> bool:
     return usual and path.suffix == ".ipynb" and ".ipynb_checkpoints" not in path.parts
 
 
-def _grade_notebook(notebook: Path, root: Path, seconds: float, memory: int, result: Grade) -> None:
+def _grade_notebook(notebook: Path, root: Path, seconds: float, memory: int) -> Grade:
+    """Return what one notebook gets. Raises CourseError only if it cannot be locked in."""
+    result = Grade(notebook.stem)
     try:
         cells = read_section(notebook)
         numbers = [number for source in cells for number, _ in answers_in(source)]
         if not numbers:
-            raise CourseError(f"“{SECTION}”一节里没有一个 check(…)")
-    except CourseError as error:
-        result.problems.append(f"{notebook.name}：{error}")
-        return
+            raise Stopped(f"“{SECTION}”一节里没有一个 check(…)")
+    except Stopped as stopped:
+        result.problems.append(f"{notebook.name}：{stopped}")
+        return result
     with tempfile.TemporaryDirectory(prefix="tianji-grade-", ignore_cleanup_errors=True) as temporary:
         work = Path(temporary) / "work"
         try:
@@ -133,13 +140,12 @@ def _grade_notebook(notebook: Path, root: Path, seconds: float, memory: int, res
                     error = sandbox.run(source)
                     if error and not answers_in(source):
                         result.problems.append(f"{notebook.name}：有一格出错了：{error}")
-                    for number, missing in _judge(source, error, sandbox):
-                        if result.results.get(number) != []:  # of two notebooks the better one counts
-                            result.results[number] = missing
+                    result.results.update(_judge(source, error, sandbox))
         except Stopped as stopped:
             result.problems.append(f"{notebook.name}：{stopped}")
             for number in numbers:
                 result.results.setdefault(number, [f"没有判完：{stopped}"])
+    return result
 
 
 def _copy(notebook: Path, root: Path, work: Path) -> None:
@@ -167,13 +173,13 @@ def _judge(source: str, error: str, sandbox: Sandbox) -> Iterator[tuple[str, lis
 
 
 def read_section(notebook: Path) -> list[str]:
-    """Return the code cells of a notebook's exercises. Raises CourseError if it cannot be read."""
+    """Return the code cells of a notebook's exercises. Raises Stopped if it cannot be read."""
     try:
         if notebook.stat().st_size > MAX_NOTEBOOK:
-            raise CourseError(f"笔记本超过 {MAX_NOTEBOOK / 1e6:g} MB，清空输出后再交")
+            raise Stopped(f"笔记本超过 {MAX_NOTEBOOK / 1e6:g} MB，清空输出后再交")
         cells = nbformat.read(notebook, as_version=4).cells
     except (OSError, ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
-        raise CourseError(f"读不了这个笔记本（{type(error).__name__}）") from error
+        raise Stopped(f"读不了这个笔记本（{type(error).__name__}）") from error
     chosen, inside = [], False
     for cell in cells:
         first = str(cell.get("source", "")).lstrip().partition("\n")[0]
@@ -182,7 +188,7 @@ def read_section(notebook: Path) -> list[str]:
         elif inside and cell.get("cell_type") == "code":
             chosen.append(cell.source)
     if not chosen:
-        raise CourseError(f"没有找到“{SECTION}”一节")
+        raise Stopped(f"没有找到“{SECTION}”一节")
     return chosen
 
 

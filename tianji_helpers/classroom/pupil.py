@@ -2,7 +2,8 @@
 
 It locks itself in (see ``jail``), then reads commands from standard input and answers them on
 standard output, a line of JSON each: ``run`` a cell, or say what an ``answer`` is for some arguments.
-What the cells print goes to a file. Nothing that comes back is trusted: see ``sandbox``.
+What the cells print goes to standard error, which is a file. Nothing that comes back is trusted: see
+``sandbox``.
 """
 
 import json
@@ -13,8 +14,6 @@ from pathlib import Path
 from tianji_helpers.classroom import jail
 from tianji_helpers.classroom.checks import Answer, Wrong, brief
 from tianji_helpers.errors import CourseError
-
-PRINTED = "printed.txt"
 
 
 def main(folder: Path, memory: int, seconds: int) -> None:
@@ -31,14 +30,12 @@ def main(folder: Path, memory: int, seconds: int) -> None:
     except CourseError as error:
         reply({"refused": str(error)})
         return
+    reply({"ready": True})
     os.chdir(folder)
     sys.path[0] = str(folder)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    printed = os.open(PRINTED, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(printed, 1)
-    os.dup2(printed, 2)
+    os.dup2(2, 1)
     shell = _shell()
-    reply({"ready": True})
     for line in commands:
         command = json.loads(line)
         reply(_run(shell, command["run"]) if "run" in command else _answer(shell, **command))

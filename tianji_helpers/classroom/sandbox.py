@@ -13,6 +13,7 @@ import selectors
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from tianji_helpers.errors import CourseError
 MAX_PROCESSES = 32
 MAX_WRITTEN = 2 * jail.MAX_FILE  # bytes in the folder
 MAX_FILES = 10_000
-_MAX_REPLY = 4_000_000  # bytes
+_MAX_REPLY = 1_000_000  # bytes
+_START = 60  # seconds that a process may take to lock itself in
 _TICK = 0.1  # seconds between two looks at the process
 
 
@@ -36,7 +38,7 @@ class Stopped(Exception):
 class Sandbox:
     """A process for the cells of one notebook; to be used in a ``with`` statement.
 
-    folder: the only place where it can write. seconds: of wall time, from start to end. memory: in
+    folder: the only place where it can write. seconds: of wall time, once it is locked in. memory: in
     bytes, of all its processes together. Starting raises CourseError where this machine cannot lock
     a process in.
     """
@@ -50,38 +52,39 @@ class Sandbox:
             raise CourseError(
                 "评分要把提交的代码关起来运行，这只在 Linux 上、装有 unshare（util-linux）时做得到。"
             )
+        self._printed = tempfile.TemporaryFile()
         module = [sys.executable, "-m", "tianji_helpers.classroom.pupil"]
         limits = [str(self.memory), str(math.ceil(self.seconds))]
         self._process = subprocess.Popen(
             [*jail.UNSHARE, *module, str(self.folder), *limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._printed,
             cwd=paths.ROOT,  # where the package is found; the process goes to its folder later
             env=_environment(self.folder),
             start_new_session=True,  # Ctrl-C is for the grader
         )
-        self._deadline = time.monotonic() + self.seconds
+        self._deadline = time.monotonic() + _START
         self._next_look = 0.0
         try:
             reply = self._reply()
         except Stopped as stopped:
-            said = self._end().decode(errors="replace").strip()
+            self._printed.seek(0)
+            said = self._printed.read(500).decode(errors="replace").strip()
+            self.__exit__()
             raise CourseError(f"没能把要运行的代码关起来（{stopped}）：{said}。{jail.HOW}。") from stopped
         if "refused" in reply:
-            self._end()
+            self.__exit__()
             raise CourseError(reply["refused"])
+        self._deadline = time.monotonic() + self.seconds
         return self
 
     def __exit__(self, *_) -> None:
-        self._end()
-
-    def _end(self) -> bytes:
-        """End all processes; return what was said on standard error before the lock-in."""
         for process in [*_descendants(self._process.pid), self._process]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()  # the first one takes its whole namespace with it
-        return self._process.communicate()[1]
+        self._process.communicate()
+        self._printed.close()
 
     def run(self, source: str) -> str:
         """Run a cell; return what it raised, or an empty text. Raises Stopped."""
@@ -138,9 +141,7 @@ class Sandbox:
             count += len(names)
             written += sum(_size(Path(folder, name)) for name in names)
             if count > MAX_FILES or written > MAX_WRITTEN:
-                raise Stopped(
-                    f"写下的文件和打印的文字太多（最多 {MAX_WRITTEN / 1e6:g} MB、{MAX_FILES} 个文件）"
-                )
+                raise Stopped(f"写下的文件太多（最多 {MAX_WRITTEN / 1e6:g} MB、{MAX_FILES} 个文件）")
 
 
 def _environment(folder: Path) -> dict[str, str]:

@@ -76,6 +76,12 @@ def test_an_object_that_cannot_even_be_shown_is_told():
         checks.Answer(Shy()).value()
 
 
+@pytest.mark.parametrize("number", ["05-2", "06-1"])
+def test_numbers_of_any_size_get_a_hint(number):
+    for value in (10**3000, float("inf"), float("nan"), [10**3000] * 3):
+        assert checks.hints(number, checks.Answer(lambda *_, value=value: value))
+
+
 def test_a_student_can_stop_an_endless_answer():
     with pytest.raises(KeyboardInterrupt):
         checks.hints("02-2", checks.Answer(lambda text: _raise(KeyboardInterrupt())))

@@ -135,7 +135,7 @@ STOPPED = {
     "kills": "进程自己结束了",
     "shared_memory": "用的内存超过了 1 GB",
     "processes": "个进程",
-    "files": "文件和打印的文字太多",
+    "files": "写下的文件太多",
 }
 
 
@@ -198,6 +198,10 @@ def submissions(tmp_path_factory, server):
     nbformat.write(notebook(RIGHT, section="## 别的"), folder / "elsewhere.ipynb")
     (folder / "broken.ipynb").write_text("{" * 100_000, encoding="utf-8")
     (folder / "linked.ipynb").symlink_to(folder / "fails.ipynb")
+    (folder / "unwritable").mkdir()
+    nbformat.write(notebook(RIGHT), folder / "unwritable" / "02.ipynb")
+    (folder / "unwritable" / "profile_default").symlink_to("/etc")
+    (folder / "unwritable").chmod(0o555)
     (folder / "pipes").mkdir()
     nbformat.write(notebook(RIGHT), folder / "pipes" / "02.ipynb")
     os.mkfifo(folder / "pipes" / "pipe")
@@ -262,6 +266,7 @@ def test_other_submissions_get_what_they_deserve(grades):
     assert "没有找到" in grades["elsewhere"].problems[0]
     assert "读不了" in grades["broken"].problems[0]
     assert "复制不了" in grades["pipes"].problems[0]
+    assert grades["unwritable"].results.keys() == {"02-2"}
     assert grades["twice"].results == {"02-2": []}, "the better of two counts"
     assert "linked" not in grades
 
@@ -311,7 +316,7 @@ def test_nothing_runs_where_it_cannot_be_locked_in(start, monkeypatch, tmp_path)
 def test_an_answer_that_is_too_long_or_no_answer_is_stopped(tmp_path):
     flood = "import os, contextlib\nfor fd in range(3, 50):\n"
     flood += "    with contextlib.suppress(OSError):\n        os.write(fd, TEXT)"
-    for text, reason in (("b'[1]\\n'", "看不懂"), ("b'x' * 9_000_000", "MB")):
+    for text, reason in (("b'[1]\\n'", "看不懂"), ("b'x' * 3_000_000", "MB")):
         folder = tmp_path / str(len(text))
         folder.mkdir()
         with pytest.raises(Stopped, match=reason), Sandbox(folder, 20, 10**9) as sandbox:

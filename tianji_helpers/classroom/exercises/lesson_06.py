@@ -98,6 +98,9 @@ def for_everybody(answer: Answer) -> Iterator[str]:
         if asked is None or asked[0] != "大家":
             yield f"input {brief(row['input'])} 不是送给大家的请求，样子应该像“祝……春节”。"
             continue
+        if len(row["output"]) > 200:
+            yield f"{brief(row['output'])} 有 {len(row['output'])} 个字，太长了。"
+            continue
         scenes.add(asked[1])
         checks = wishes.check(matrix, *asked, row["output"])
         faults = [titles[name] for name, good in checks.items() if not good]
