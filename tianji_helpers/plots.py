@@ -77,7 +77,7 @@ def drawable(text: str) -> str:
     from matplotlib.font_manager import get_font
 
     glyph = get_font(str(font_file())).get_char_index
-    return "".join(char if glyph(ord(char)) else "□" for char in text)
+    return "".join(char if char.isprintable() and glyph(ord(char)) else "□" for char in text)
 
 
 @dataclass(frozen=True)
