@@ -41,9 +41,11 @@ test: lint $(SCALE)/.ready $(SITE)/.ready  ## 全部检查：代码风格、单�
 	@echo '==> 换一组参数再跑一遍六课（断网）'
 	$(OFFLINE) $(BIN)/python -m pytest -q -m course tests/course
 
-lab: $(READY)  ## 打开 JupyterLab
-	$(BIN)/python -m jupyterlab --ServerApp.root_dir='$(CURDIR)' $(if $(filter 0,$(shell id -u)),--allow-root) \
-		$(firstword $(NOTEBOOKS))
+# configs/jupyter shows the start page as a page, and keeps JupyterLab from asking for news.
+lab: $(READY)  ## 打开 JupyterLab，从课程首页开始
+	JUPYTER_CONFIG_PATH="$(CURDIR)/configs/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+		$(BIN)/python -m jupyterlab --ServerApp.root_dir='$(CURDIR)' $(if $(filter 0,$(shell id -u)),--allow-root) \
+		notebooks/README.md
 
 lint: $(READY)  ## 代码风格（笔记本也查）
 	@echo '==> 代码风格'
