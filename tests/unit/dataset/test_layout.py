@@ -11,7 +11,8 @@ from tianji_helpers.dataset import clean, layout
 from tianji_helpers.errors import CourseError
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.just('\n    },\n    {\n"}')
-TURNS = st.lists(st.fixed_dictionaries(dict.fromkeys(layout.FIELDS, TEXTS)), min_size=1, max_size=6)
+TURN = st.tuples(TEXTS, TEXTS, TEXTS).map(lambda texts: dict(zip(layout.FIELDS, texts, strict=True)))
+TURNS = st.lists(TURN, min_size=1, max_size=6)
 
 
 @pytest.fixture(scope="module")
