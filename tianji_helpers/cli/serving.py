@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tianji_helpers.cli.parser import pairs
+from tianji_helpers.cli.parser import add_address, pairs
 from tianji_helpers.errors import CourseError
 
 
@@ -113,12 +113,7 @@ def add(command) -> None:
         help="LoRA 适配器，可以写多次，在网页上切换；这时模型文件夹就是底座",
     )
     sub.add_argument("--base", type=Path, metavar="DIR", help="合并后的模型的底座，用来前后对比")
-    sub.add_argument(
-        "--host", default="127.0.0.1", metavar="H", help="监听的地址（默认 %(default)s，只有这台机器能打开）"
-    )
-    sub.add_argument(
-        "--port", type=int, default=8501, metavar="N", help="端口，0 表示随便找一个空的（默认 %(default)s）"
-    )
+    add_address(sub)
 
     sub = command("app", app)
     sub.add_argument("model_dir", type=Path, help="合并后的模型文件夹")
@@ -145,10 +140,7 @@ def add(command) -> None:
 
     sub = command("serve", serve)
     sub.add_argument("gguf_file", type=Path, help="GGUF 文件")
-    sub.add_argument(
-        "--host", default="127.0.0.1", metavar="H", help="监听地址（默认 %(default)s，只有本机能用）"
-    )
-    sub.add_argument("--port", type=int, default=8080, metavar="P", help="端口（默认 %(default)s）")
+    add_address(sub, port=8080)
 
     sub = command("publish", publish)
     sub.add_argument("model_dir", type=Path, help="合并后的模型、适配器，或 tianji export 的文件夹")

@@ -175,10 +175,14 @@ def repl(
 def widget(chat: Chat):
     """Return an ipywidgets chat for a notebook: a line to type in, a button, the conversation.
 
-    Where widgets cannot be drawn (a static page), the notebook shows its text form only; ``Chat.say``
-    does the same from a cell.
+    Where widgets cannot be drawn (a static page), its text says so; ``Chat.say`` does the same from a
+    cell.
     """
     import ipywidgets
+
+    class Window(ipywidgets.VBox):
+        def __repr__(self) -> str:
+            return "（聊天窗口：这里显示不了，请在 JupyterLab 里运行这一格。）"
 
     line = ipywidgets.Text(placeholder="例如：祝姐姐生日快乐,小红书风格", layout={"width": "60%"})
     send = ipywidgets.Button(description="发送", button_style="primary")
@@ -204,4 +208,4 @@ def widget(chat: Chat):
 
     send.on_click(on_send)
     forget.on_click(on_forget)
-    return ipywidgets.VBox([ipywidgets.HBox([line, send, forget]), shown])
+    return Window([ipywidgets.HBox([line, send, forget]), shown])

@@ -189,7 +189,9 @@ def test_impossible_settings_are_refused(loaded, settings, message):
 
 def test_widget_sends_and_forgets(loaded):
     chat = Chat(*loaded, max_new_tokens=3)
-    row, shown = widget(chat).children
+    window = widget(chat)
+    assert repr(window) == "（聊天窗口：这里显示不了，请在 JupyterLab 里运行这一格。）"  # of a static page
+    row, shown = window.children
     line, send, forget = row.children
     line.value = "祝姐姐生日"
     send.click()
