@@ -81,7 +81,8 @@ def run_batch(
     with _lock(folder), _terminated_as_interrupted():
         rows = survey(plan, store, only_failed)
         todo = [row for row in rows if row.fresh]
-        course.require(doctor.check_disk(folder, DISK_GB), doctor.check_memory(_need(plan, rows)))
+        if ray in ("", batch_ray.LOCAL):
+            course.require(doctor.check_disk(folder, DISK_GB), doctor.check_memory(_need(plan, rows)))
         runs_of_plan = [{"name": run.name, "chosen": run.chosen} for run in plan.runs]
         records.write_json(folder / "batch.json", {"title": plan.title, "runs": runs_of_plan})
         if todo:
@@ -117,9 +118,8 @@ def _on_cluster(do: Callable, plan: Plan, store: Store, threads: int) -> Execute
     def execute(row: Progress) -> Status:
         answer = do(batch_run.request(row.run, store, plan.limits, threads), row.stop)
         if "error" in answer:
-            status = Status(row.run.name, runs.DIED, answer["error"], key=row.run.key)
-            return (
-                status if row.stop.is_set() else batch_run.write_status(store.run_dir(row.run.name), status)
+            return _write_end(
+                store.folder, row, runs.STOPPED if row.stop.is_set() else runs.DIED, answer["error"]
             )
         status = Status(**answer["status"])
         if batch_run.read_status(store.run_dir(row.run.name)) != status:  # done on another machine
@@ -162,9 +162,9 @@ def _work(
                     row.began = time.monotonic()
                     row.status = Status(row.run.name, batch_run.RUNNING)
                     active[pool.submit(execute, row)] = row
-                if not active:  # alone, and still it does not fit
+                if not active and (short := _shortage(plan, folder, rows)):  # not even one run alone
                     row = waiting.pop(0)
-                    row.status = _refuse(plan, folder, row, rows)
+                    row.status = _write_end(folder, row, runs.MEMORY, f"没有开始，{short}")
                 done, _ = wait(active, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
                     active.pop(future).status = future.result()
@@ -189,12 +189,16 @@ def _fits(plan: Plan, folder: Path, rows: list[Progress], active: dict[Future, P
     return free - promised >= need and shutil.disk_usage(folder).free / 1e9 >= DISK_GB
 
 
-def _refuse(plan: Plan, folder: Path, row: Progress, rows: list[Progress]) -> Status:
-    """Write down that a run cannot even begin alone."""
+def _shortage(plan: Plan, folder: Path, rows: list[Progress]) -> str:
+    """Return what the machine lacks for one run alone; empty if it has all."""
     checks = (doctor.check_memory(_need(plan, rows)), doctor.check_disk(folder, DISK_GB))
-    reason = "；".join(f"{check.name}：{check.message}" for check in checks if check.status == doctor.FAIL)
-    status = Status(row.run.name, runs.MEMORY, f"没有开始，{reason}", key=row.run.key)
-    return batch_run.write_status(folder / "runs" / row.run.name, status)
+    return "；".join(f"{check.name}：{check.message}" for check in checks if check.status == doctor.FAIL)
+
+
+def _write_end(folder: Path, row: Progress, status: str, reason: str) -> Status:
+    """Write down how a run ended that did not do so itself."""
+    ended = Status(row.run.name, status, reason, key=row.run.key)
+    return batch_run.write_status(folder / "runs" / row.run.name, ended)
 
 
 def _prepare_models(plan: Plan) -> None:

@@ -96,6 +96,8 @@ def _python() -> str:
 
 def main(address: str, cpus: str, threads: str, memory_gb: str, python: str) -> None:
     """Do the runs that standard input names, one a line, until it closes."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what Ray prints is no answer
     import ray
 
     own = {"num_cpus": int(cpus), "include_dashboard": False} if address == LOCAL else {"address": address}
@@ -107,7 +109,8 @@ def main(address: str, cpus: str, threads: str, memory_gb: str, python: str) -> 
 
     def say(**answer) -> None:
         with speaking:
-            print(json.dumps(answer, ensure_ascii=False), flush=True)
+            answers.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            answers.flush()
 
     def follow(request: dict) -> None:
         try:

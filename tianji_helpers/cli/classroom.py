@@ -1,12 +1,13 @@
 """For the class: batches of runs, and their report."""
 
 import argparse
+import sys
 from pathlib import Path
 
 
 def batch(args: argparse.Namespace) -> int:
     """按计划批量运行笔记本；停下后再运行就接着走"""
-    from tianji_helpers.classroom import batch, batch_plan, batch_store, batch_table, report
+    from tianji_helpers.classroom import batch, batch_plan, batch_store, batch_table, landlock, report
 
     plan = batch_plan.load(args.plan)
     store = batch_store.open_store(args.output, plan.file.stem)
@@ -18,6 +19,8 @@ def batch(args: argparse.Namespace) -> int:
         names = " → ".join(notebook.stem for notebook in plan.runs[0].notebooks)
         print(f"{plan.title}：{sum(row.fresh for row in rows)} / {len(rows)} 次要运行，每次 {names}")
         return 0
+    if not landlock.version():
+        print("注意：这台机器的内核没有 Landlock，运行中的笔记本能写别的文件夹。", file=sys.stderr)
     with batch_table.watch() as show:
         statuses = batch.run_batch(
             plan, store, workers=args.workers, only_failed=args.only_failed, ray=args.ray, show=show
