@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -39,12 +40,13 @@ class Sandbox:
     """A process for the cells of one notebook; to be used in a ``with`` statement.
 
     folder: the only place where it can write. seconds: of wall time, once it is locked in. memory: in
-    bytes, of all its processes together. Starting raises CourseError where this machine cannot lock
-    a process in.
+    bytes, of all its processes together. cancelled: set by another thread to end it early. Starting
+    raises CourseError where this machine cannot lock a process in.
     """
 
-    def __init__(self, folder: Path, seconds: float, memory: int):
+    def __init__(self, folder: Path, seconds: float, memory: int, cancelled: threading.Event | None = None):
         self.folder, self.seconds, self.memory = folder.resolve(), seconds, memory
+        self._cancelled = cancelled or threading.Event()
         self._buffer = b""
 
     def __enter__(self) -> "Sandbox":
@@ -114,6 +116,8 @@ class Sandbox:
                     if not read:
                         raise Stopped("进程自己结束了（退出，或者被杀掉）")
                     self._buffer += read
+                    if len(self._buffer) > _MAX_REPLY:
+                        raise Stopped(f"一个答案超过了 {_MAX_REPLY / 1e6:g} MB")
                 if time.monotonic() >= self._next_look:
                     self._next_look = time.monotonic() + _TICK
                     self._look()
@@ -127,10 +131,10 @@ class Sandbox:
         return reply
 
     def _look(self) -> None:
+        if self._cancelled.is_set():
+            raise Stopped("评分被中断")
         if time.monotonic() > self._deadline:
             raise Stopped(f"超过了时间限制 {self.seconds:g} 秒")
-        if len(self._buffer) > _MAX_REPLY:
-            raise Stopped(f"一个答案超过了 {_MAX_REPLY / 1e6:g} MB")
         processes = _descendants(self._process.pid)
         if len(processes) > MAX_PROCESSES:
             raise Stopped(f"开了 {len(processes)} 个进程，最多 {MAX_PROCESSES} 个")
