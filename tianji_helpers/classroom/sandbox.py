@@ -66,6 +66,7 @@ class Sandbox:
             env=_environment(self.folder),
             start_new_session=True,  # Ctrl-C is for the grader
         )
+        os.set_blocking(self._process.stdin.fileno(), False)
         self._deadline = time.monotonic() + _START
         self._next_look = 0.0
         try:
@@ -100,11 +101,15 @@ class Sandbox:
         return self._ask({"answer": expression, "arguments": arguments})
 
     def _ask(self, command: dict) -> dict:
+        line = json.dumps(command).encode() + b"\n"
         try:
-            self._process.stdin.write(json.dumps(command).encode() + b"\n")
-            self._process.stdin.flush()
+            whole = os.write(self._process.stdin.fileno(), line) == len(line)
+        except BlockingIOError:
+            whole = False
         except BrokenPipeError:
             raise Stopped("进程自己结束了（退出，或者被杀掉）") from None
+        if not whole:  # what it was sent before still waits, or this is more than a pipe holds
+            raise Stopped("进程不再听命令，或者一格代码太长（超过 60 KB）")
         return self._reply()
 
     def _reply(self) -> dict:

@@ -356,3 +356,18 @@ def test_an_answer_that_is_too_long_or_no_answer_is_stopped(tmp_path):
         folder.mkdir()
         with pytest.raises(Stopped, match=reason), Sandbox(folder, 20, 10**9) as sandbox:
             sandbox.run(flood.replace("TEXT", text))
+
+
+def test_one_that_answers_before_it_is_asked_cannot_stall_the_grader(tmp_path):
+    forged = """
+import os, time
+for fd in range(3, 50):
+    try:
+        os.write(fd, b'{"error": ""}\\n' * 100)
+    except OSError:
+        pass
+time.sleep(600)
+"""
+    with pytest.raises(Stopped, match="不再听命令"), Sandbox(tmp_path, 20, 10**9) as sandbox:
+        for _ in range(100):
+            sandbox.run(forged + "#" * 2000)
