@@ -269,4 +269,6 @@ def to_html(grades: list[Grade]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("grades.html").render(grades=grades, exercises=exercises, passed=passed)
+    return environment.get_template("grades.html.j2").render(
+        grades=grades, exercises=exercises, passed=passed
+    )
