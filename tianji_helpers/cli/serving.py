@@ -74,8 +74,6 @@ def publish(args: argparse.Namespace) -> None:
     print(f"{plan}\n模型卡和全部文件在 {plan.folder}，请先看一遍（每次运行都重新生成）。")
     if args.yes:
         print(publish.upload(plan, private=args.private, endpoint=args.endpoint))
-    elif plan.platform == "openxlab":
-        print(f"OpenXLab 的客户端要装在另一个环境里，请运行：\n{publish.openxlab_commands(plan)}")
     else:
         print("这次什么也没有上传。确认以后，在同样的命令后面加 --yes。")
 
@@ -157,6 +155,6 @@ def add(command) -> None:
     sub.add_argument(
         "--run", dest="run_dir", default="", metavar="DIR", help="训练它的那次运行（默认是它所在的那次）"
     )
-    sub.add_argument("--private", action="store_true", help="新建的仓库只有自己能看")
-    sub.add_argument("--endpoint", default="", metavar="URL", help="平台的地址（默认用客户端自己的设置）")
+    sub.add_argument("--private", action="store_true", help="新建的仓库只有自己能看（OpenXLab 在网页上选）")
+    sub.add_argument("--endpoint", default="", metavar="URL", help="平台的地址（默认就是平台自己的）")
     sub.add_argument("--yes", action="store_true", help="真的上传（不加就只列出文件）")

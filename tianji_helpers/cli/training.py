@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tianji_helpers.cli.parser import pairs
+from tianji_helpers.cli.parser import SEED, pairs
 
 
 def models(args: argparse.Namespace) -> None:
@@ -61,6 +61,21 @@ def merge_adapter(args: argparse.Namespace) -> None:
     print(f"合并后的模型：{merged}")
 
 
+def evaluate(args: argparse.Namespace) -> None:
+    """考一考训练前后的模型：损失、规则、多样性、遗忘，带区间"""
+    from tianji_helpers.classroom import exam
+
+    judge = None
+    if args.judge:
+        from tianji_helpers.synthesis import Settings
+
+        judge = Settings(args.judge, args.judge_model, args.judge_base_url, temperature=0.0)
+    result = exam.examine(
+        args.run_dir, args.task, rows=args.rows, device=args.device, judge=judge, seed=args.seed
+    )
+    print(exam.table(result))
+
+
 def add(command) -> None:
     """Add these commands; ``command`` makes the parser of one."""
     command("models", models)
@@ -98,6 +113,29 @@ def add(command) -> None:
     sub.add_argument(
         "--dtype", choices=("bfloat16", "float32"), default="", help="权重的类型（默认和基座模型一样）"
     )
+
+    sub = command("evaluate", evaluate)
+    sub.add_argument(
+        "run_dir",
+        nargs="?",
+        default="",
+        metavar="RUN_DIR",
+        help="一次课程的结果文件夹（默认 outputs/default）",
+    )
+    sub.add_argument(
+        "--task",
+        choices=("wishes", "self_cognition", "ruozhiba"),
+        default="wishes",
+        help="考哪个任务（默认 %(default)s）",
+    )
+    sub.add_argument("--rows", type=int, default=0, metavar="N", help="考几条，均匀地抽（默认全部）")
+    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="在哪里算（默认 %(default)s）")
+    sub.add_argument("--seed", **SEED)
+    sub.add_argument(
+        "--judge", default="", metavar="P", help="再请一个大模型盲评：deepseek、zhipu 或 local（要花钱）"
+    )
+    sub.add_argument("--judge-model", default="", metavar="NAME", help="评委的模型名")
+    sub.add_argument("--judge-base-url", default="", metavar="URL", help="评委的地址（local 要写）")
 
 
 def _add_config(sub: argparse.ArgumentParser) -> None:
