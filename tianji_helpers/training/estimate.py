@@ -80,6 +80,8 @@ def estimate(
             "梯度": trained * 2 / share,
             "优化器状态": trained * _MASTER_AND_ADAM / share,
         }
+    if fused and quantized and not _on_gpu(cfg):
+        parts["解开的四比特权重"] = quantized * 2  # kept by acceleration._unpacked
     parts |= _activations(cfg, model.config, linears, head, tokens, trained, fused)
     return Estimate({k: v / 1e9 for k, v in parts.items()}, on_gpu=_on_gpu(cfg), tokens=tokens)
 
@@ -189,7 +191,7 @@ def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool)
     elements = 4 * hidden + 2 * queries + 2 * keys + 3 * inner
     rank = cfg.model.lora.r if cfg.model.get("lora") else 0
     elements += rank * len(linears) / layers
-    size = 2 if fused else 6  # autocast keeps float32 beside bfloat16
+    size = 2 if fused else 6  # float32 beside bfloat16
     full_layer = tokens * elements * size
     if fused:
         full_layer += trained / layers * 2  # the adapter in bfloat16
