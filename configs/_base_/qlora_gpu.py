@@ -80,7 +80,7 @@ train_dataloader = dict(
         shuffle_before_pack=True,
         pack_to_max_length=True,
         use_varlen_attn=True,
-        map_num_proc=1,  # of every process the last tokens that don't fill a row are lost
+        map_num_proc=None,  # in this process: of each of several, the tokens that don't fill a row are lost
     ),
     sampler=dict(type=DefaultSampler, shuffle=True),
     collate_fn=dict(type=join_packed_rows),
