@@ -61,7 +61,7 @@ def test_one_that_never_ends_is_ended_with_all_it_started(write, tmp_path):
     log = tmp_path / "log.txt"
     path = write(SLEEPER, "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass")
     result = run_notebook(path, tmp_path / "out.ipynb", limits=Limits(minutes=0.1), log=log)
-    assert (result.status, result.reason) == ("time", "超过时限 0.1 分钟") and result.minutes < 0.35
+    assert (result.status, result.reason) == ("time", "超过时限 0.1 分钟") and result.minutes < 1
     # a machine with much else to do may not have come so far in 6 s
     assert all(is_gone(int(line.split()[1])) for line in log.read_text().splitlines())
 
