@@ -171,14 +171,14 @@ def _environment(folder: Path) -> dict[str, str]:
 def _descendants(pid: int) -> list[psutil.Process]:
     try:
         return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return []
 
 
 def _memory(process: psutil.Process) -> int:
     try:
         return process.memory_info().rss
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return 0
 
 

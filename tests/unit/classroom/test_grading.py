@@ -348,6 +348,28 @@ def test_what_cannot_be_graded_is_refused(arguments, hint, tmp_path, monkeypatch
     assert hint in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{" * 100_000,
+        '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [1]}',
+        '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "code"}]}',
+        '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "code", "source": 3}]}',
+        '{"nbformat": 99, "cells": []}',
+        '{"nbformat": 4}',
+        "\x00\ud800",
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_of_any_content_has_a_reason(text, tmp_path):
+    (tmp_path / "1.ipynb").write_text(text, encoding="utf-8", errors="surrogatepass")
+    (grade,) = grading.grade(tmp_path)
+    assert grade.results == {}
+    assert "读不了" in grade.problems[0] or "没有找到" in grade.problems[0]
+
+
 @pytest.mark.parametrize("start", [["unshare", "--no-such-option"], ["env"], ["no-such-program"]])
 def test_nothing_runs_where_it_cannot_be_locked_in(start, monkeypatch, tmp_path):
     monkeypatch.setattr(jail, "UNSHARE", start)
