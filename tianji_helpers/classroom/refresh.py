@@ -22,6 +22,7 @@ from tianji_helpers.classroom.course import KERNEL, KERNEL_ARGUMENTS, find_noteb
 from tianji_helpers.errors import CourseError
 from tianji_helpers.records import atomic_writer
 
+SOLUTIONS = paths.NOTEBOOKS / "solutions"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 # how long something took, and when: another value in every run
@@ -108,7 +109,7 @@ def find_traces(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def main(names: list[str]) -> None:
-    """Refresh the named notebooks (numbers such as ``05``), or all of them, in order.
+    """Refresh the named notebooks (numbers such as ``05``), or all of them, in order; solutions too.
 
     They work in a folder of their own, empty at the start of the first notebook: what an earlier run
     left would show in the outputs (answers that are in the journal are not asked for again).
@@ -117,11 +118,11 @@ def main(names: list[str]) -> None:
     os.environ.update(threads.with_defaults(), TIANJI_OUTPUT_DIR=str(folder))
     if not names or "01" in names:
         shutil.rmtree(folder, ignore_errors=True)
-    for file in find_notebooks():
+    for file in (*find_notebooks(), *find_notebooks(SOLUTIONS)):
         if not names or file.stem[:2] in names:
             began = time.monotonic()
             refresh(file)
-            print(f"{file.name}：{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
+            print(f"{paths.show(file)}：{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_only_the_named_notebooks_are_refreshed(file, monkeypatch, capsys):
     path = file(new_code_cell("print(1)"))
     other = path.with_name("02_toy.ipynb")
     other.write_bytes(path.read_bytes())
-    monkeypatch.setattr(refresh, "find_notebooks", lambda: [path, other])
+    monkeypatch.setattr(refresh, "find_notebooks", lambda folder=None: [] if folder else [path, other])
     refresh.main(["02"])
     assert "02_toy.ipynb" in capsys.readouterr().out
     assert nbformat.read(other, as_version=4).cells[0].outputs
