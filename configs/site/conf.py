@@ -17,7 +17,14 @@ project = "送祝福"
 html_title = "送祝福：从造数据到微调模型"
 language = "zh_CN"
 extensions = ["myst_nb"]
-include_patterns = ["index.md", "README*.md", "CONTRIBUTING.md", "data/README.md", "notebooks/0*.ipynb"]
+include_patterns = [
+    "index.md",
+    "README*.md",
+    "CONTRIBUTING.md",
+    "data/README.md",
+    "notebooks/README.md",
+    "notebooks/0*.ipynb",
+]
 nitpicky = True
 
 nb_execution_mode = "off"
@@ -63,7 +70,7 @@ var splitQuery = (query) =>
 
 def add_download(app, docname, source):
     """Offer the notebook itself, below the first cell."""
-    if not docname.startswith("notebooks/"):
+    if not docname.startswith("notebooks/0"):
         return
     notebook = json.loads(source[0])
     name = docname.removeprefix("notebooks/") + ".ipynb"

@@ -95,7 +95,11 @@ def strip(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def find_traces(notebook: nbformat.NotebookNode) -> list[str]:
-    """Return which folders and names of this machine (its user, its host) the outputs hold."""
+    """Return which folders and names of this machine (its user, its host) the outputs hold.
+
+    A name that the lesson itself writes (``user``, say) is no trace.
+    """
+    told = "\n".join(cell.source for cell in notebook.cells)
     text = "\n".join(
         str(output.get("text", "") or output.get("traceback", "") or output.get("data", ""))
         for cell in notebook.cells
@@ -103,7 +107,7 @@ def find_traces(notebook: nbformat.NotebookNode) -> list[str]:
         for output in cell.outputs
     )
     folders = {str(paths.ROOT), str(Path.home())}
-    names = {name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 3}
+    names = {name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 3 and name not in told}
     found = [folder for folder in folders if folder in text]
     return sorted(found + [name for name in names if re.search(rf"\b{re.escape(name)}\b", text)])
 

@@ -79,7 +79,9 @@ def test_two_refreshes_store_the_same_bytes(file):
     ]
 
 
-@pytest.mark.parametrize("code", ["from pathlib import Path\nPath.home() / 'x'", "print('作者：xiaoming')"])
+@pytest.mark.parametrize(
+    "code", ["from pathlib import Path\nPath.home() / 'x'", "print('作者：' + 'gnimoaix'[::-1])"]
+)
 def test_outputs_that_name_the_machine_are_refused(file, code, monkeypatch):
     monkeypatch.setattr(refresh.getpass, "getuser", lambda: "xiaoming")
     path = file(new_code_cell(code))
@@ -87,6 +89,11 @@ def test_outputs_that_name_the_machine_are_refused(file, code, monkeypatch):
     with pytest.raises(CourseError, match="机器的路径或名字"):
         refresh.refresh(path)
     assert path.read_bytes() == before
+
+
+def test_a_user_called_as_a_word_of_the_lesson_is_no_trace(file, monkeypatch):
+    monkeypatch.setattr(refresh.getpass, "getuser", lambda: "user")
+    refresh.refresh(file(new_code_cell("print({'role': 'user'})")))
 
 
 def test_only_the_named_notebooks_are_refreshed(file, monkeypatch, capsys):
