@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,13 @@ _PROGRESS = re.compile(
     r"loss: (?P<loss>\S+)"
 )
 _TAIL_LINES = 25
+_CAUSES = {
+    "is non-finite": "损失或梯度变成了 NaN 或无穷大，训练已停下，权重没有被它改坏。多半是学习率太大："
+    "请把配置里的 optim_wrapper.optimizer.lr 调小几倍，重新训练。",
+    "No space left on device": "磁盘写满了。请腾出空间，或换一个 --work-dir。",
+    "Disk quota exceeded": "磁盘配额用完了。请腾出空间，或换一个 --work-dir。",
+    "File too large": "文件大小超过了系统的限制（ulimit -f）。请放宽限制，或换一个 --work-dir。",
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ def train(
     ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
 
     Raises CourseError before anything is loaded if the config names a missing file or model, or a
-    learning rate that would never rise; and when the training fails, with the end of its log.
+    learning rate that would never rise; and when the training fails, with the cause if it is a known one
+    (NaN, full disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
     check_config(config, cfg_options)
@@ -94,9 +103,11 @@ def train(
             )
 
     started = time.monotonic()
-    run_tool(
-        "train", arguments, log=work_dir / "train.log", on_line=on_line, device=device, processes=processes
-    )
+    log = work_dir / "train.log"
+    try:
+        run_tool("train", arguments, log=log, on_line=on_line, device=device, processes=processes)
+    except CourseError as error:
+        raise CourseError(f"{_advice(str(error), work_dir)}\n{error}") from error
     seconds = time.monotonic() - started
     # largest child so far, in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
@@ -193,13 +204,33 @@ def _clear_earlier_training(work_dir: Path) -> None:
         shutil.rmtree(item)
 
 
+def _advice(failure: str, work_dir: Path) -> str:
+    """Say what a failed training means, as far as that is known, and from where it can go on."""
+    cause = next((text for sign, text in _CAUSES.items() if sign in failure), "")
+    try:
+        return f"{cause}最后一个完好的检查点：{last_checkpoint(work_dir)}，用 --resume 可以从它接着训练。"
+    except CourseError:
+        return f"{cause}还没有存过完整的检查点。"
+
+
 def last_checkpoint(work_dir: str | Path) -> Path:
-    """Return the newest ``iter_N.pth`` of a training. Raises CourseError if there is none."""
+    """Return the newest whole ``iter_N.pth`` of a training.
+
+    One that a kill or a full disk cut short is passed over. Raises CourseError if there is none.
+    """
     work_dir = Path(work_dir)
     found = sorted(work_dir.glob("iter_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
-    if not found:
-        raise CourseError(f"{paths.show(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次。")
-    return found[-1]
+    whole = [path for path in found if _is_whole(path)]
+    if not whole:
+        broken = f"（{found[-1].name} 没有写完）" if found else ""
+        raise CourseError(f"{paths.show(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次{broken}。")
+    return whole[-1]
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all of it was written: PyTorch's files are zip archives, whose directory comes last."""
+    files = list(checkpoint.glob("*.pt")) if checkpoint.is_dir() else [checkpoint]  # DeepSpeed's folder
+    return bool(files) and all(zipfile.is_zipfile(file) for file in files)
 
 
 def read_curve(work_dir: str | Path) -> list[dict]:

@@ -2,7 +2,12 @@
 
 import json
 import os
+import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import OrderedDict
 
 import pytest
@@ -204,6 +209,53 @@ def test_resume_goes_on_from_the_last_checkpoint(trained, tmp_path):
     again = engine.train(config, result.work_dir, resume=True, report=lines.append)
     assert again.checkpoint.name == "iter_24.pth"
     assert not any(" 10/24 步" in line for line in lines)
+
+
+def test_a_killed_training_resumed_equals_one_that_was_not(trained, tmp_path):
+    result, _ = trained
+    work_dir = tmp_path / "work"
+    command = [sys.executable, "-m", "tianji_helpers.cli", "train", str(result.config)]
+    with subprocess.Popen([*command, "--work-dir", str(work_dir)], start_new_session=True) as process:
+        while not (work_dir / "last_checkpoint").is_file():
+            assert process.poll() is None, "it ended before its first checkpoint"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    # the kill may also have hit the next checkpoint while it was written
+    whole = (work_dir / "iter_10.pth").read_bytes()
+    (work_dir / "iter_15.pth").write_bytes(whole[:-1000])
+    assert engine.last_checkpoint(work_dir).name == "iter_10.pth"
+    again = engine.train(result.config, work_dir, resume=True, report=lambda line: None)
+    joined, unbroken = ([(p["step"], p["loss"], p["lr"]) for p in run.curve] for run in (again, result))
+    assert len(joined) > 2 and joined[-1][0] == 20 and joined == unbroken
+    one, other = (torch.load(run.checkpoint, weights_only=False) for run in (again, result))
+    assert all(torch.equal(one["state_dict"][name], part) for name, part in other["state_dict"].items())
+    for mine, theirs in zip(
+        one["optimizer"]["state"].values(), other["optimizer"]["state"].values(), strict=True
+    ):
+        assert torch.equal(mine["exp_avg"], theirs["exp_avg"]) and mine["step"] == theirs["step"]
+
+
+def test_a_loss_that_is_not_a_number_stops_before_it_reaches_the_weights(trained, tmp_path):
+    config = configs.write_config(trained[0].config, tmp_path / "wild.py", lr=1e30, every_n_iters=1)
+    with pytest.raises(CourseError, match=r"NaN(?s:.*)lr 调小(?s:.*)完好的检查点：.*iter_1\.pth"):
+        engine.train(config, tmp_path / "work", report=lambda line: None)
+    state = torch.load(engine.last_checkpoint(tmp_path / "work"), weights_only=False)["state_dict"]
+    assert state and all(part.isfinite().all() for part in state.values())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_names_it(trained, tmp_path):
+    result, _ = trained
+    work_dir = shutil.copytree(result.work_dir, tmp_path / "work")
+    config = configs.write_config(result.config, tmp_path / "longer.py", max_epochs=8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (result.checkpoint.stat().st_size // 2, before[1]))
+    try:
+        with pytest.raises(CourseError, match=r"ulimit -f(?s:.*)完好的检查点：.*iter_20\.pth"):
+            engine.train(config, work_dir, resume=True, report=lambda line: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (work_dir / "iter_30.pth").is_file(), "nothing was cut short"
+    assert engine.last_checkpoint(work_dir).read_bytes() == result.checkpoint.read_bytes()
 
 
 @pytest.mark.parametrize(
