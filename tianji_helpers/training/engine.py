@@ -26,8 +26,8 @@ from tianji_helpers.training import checkpoints, models
 from tianji_helpers.training.configs import load_config
 
 _PROGRESS = re.compile(
-    r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+time:.*?"
-    r"loss: (?P<loss>\S+)"
+    r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+"
+    r"time: (?P<time>\S+).*?loss: (?P<loss>\S+)(?:\s+tokens: (?P<tokens>\S+))?"
 )
 _TAIL_LINES = 25
 _CAUSES = {
@@ -43,14 +43,15 @@ _CAUSES = {
 class TrainResult:
     """What a training left behind.
 
-    checkpoint: the last ``iter_N.pth``. curve: one ``{"step", "loss", "lr", "time"}`` for each
-    logged interval, ``time`` in seconds an iteration. samples: lines of ``samples.jsonl``.
+    checkpoint: the last ``iter_N.pth``. best_checkpoint: the ``best_….pth`` with the lowest held-out
+    loss, None where the config measures none. curve: see ``read_curve``. samples: lines of ``samples.jsonl``.
     seconds: wall time of the whole process. peak_memory_gb: its largest resident size.
     """
 
     work_dir: Path
     config: Path
     checkpoint: Path
+    best_checkpoint: Path | None
     curve: list[dict]
     samples: list[dict]
     seconds: float
@@ -97,9 +98,10 @@ def train(
 
     def on_line(line: str) -> None:
         if match := _PROGRESS.search(line):
+            speed = float(match["tokens"] or "nan") / float(match["time"])
             report(
                 f"第 {match['step']:>4}/{match['total']} 步  损失 {float(match['loss']):.3f}  "
-                f"学习率 {float(match['lr']):.1e}  预计还要 {match['eta']}"
+                f"学习率 {float(match['lr']):.1e}  {speed:.0f} 词元/秒  预计还要 {match['eta']}"
             )
 
     started = time.monotonic()
@@ -115,6 +117,7 @@ def train(
         work_dir=work_dir,
         config=config,
         checkpoint=last_checkpoint(work_dir),
+        best_checkpoint=max(work_dir.glob("best_*.pth"), key=lambda path: path.stat().st_mtime, default=None),
         curve=read_curve(work_dir),
         samples=read_samples(work_dir),
         seconds=seconds,
@@ -196,7 +199,7 @@ def _check_rows(data_path: Path) -> list[str]:
 
 
 def _clear_earlier_training(work_dir: Path) -> None:
-    for item in work_dir.glob("iter_*.pth"):
+    for item in [*work_dir.glob("iter_*.pth"), *work_dir.glob("best_*.pth")]:
         shutil.rmtree(item) if item.is_dir() else item.unlink()  # DeepSpeed's are folders
     for name in ("last_checkpoint", "samples.jsonl"):
         (work_dir / name).unlink(missing_ok=True)
@@ -234,14 +237,31 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def read_curve(work_dir: str | Path) -> list[dict]:
-    """Return the logged points of a training, in order: ``step``, ``loss``, ``lr``, ``time``."""
+    """Return the logged points of a training, in order, one for each logged interval.
+
+    A point has ``step``, ``loss``, ``lr`` and ``time`` (seconds an iteration), and ``tokens_per_second`` (of
+    one GPU, padding not counted) and ``memory_gb`` if they were logged; all but ``lr`` and memory are means
+    over the interval.
+    """
     points = {}
-    for file in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            point = json.loads(line)
-            if "loss" in point:
-                points[point["step"]] = {key: point[key] for key in ("step", "loss", "lr", "time")}
+    for point in _points(work_dir):
+        if "loss" in point:
+            points[point["step"]] = {key: point[key] for key in ("step", "loss", "lr", "time")}
+            if "tokens" in point:
+                speed = point["tokens"] / point["time"]
+                points[point["step"]] |= {"tokens_per_second": speed, "memory_gb": point["memory_gb"]}
     return [points[step] for step in sorted(points)]
+
+
+def read_heldout(work_dir: str | Path) -> list[dict]:
+    """Return the held-out losses measured during a training, in order: ``step``, ``loss``."""
+    found = {point["step"]: point["heldout_loss"] for point in _points(work_dir) if "heldout_loss" in point}
+    return [{"step": step, "loss": found[step]} for step in sorted(found)]
+
+
+def _points(work_dir: str | Path) -> list[dict]:
+    files = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def read_samples(work_dir: str | Path) -> list[dict]:

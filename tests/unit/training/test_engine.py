@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tianji_helpers import records, wishes
+from tianji_helpers import cli, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, engine, evaluation, inference, models
+from tianji_helpers.training import configs, curves, engine, evaluation, inference, models
 
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
 
@@ -28,8 +28,48 @@ def test_training_leaves_checkpoint_curve_and_samples(trained):
     assert result.curve[-1]["loss"] < result.curve[0]["loss"] < 12
     assert [sample["iter"] for sample in result.samples] == [0] * 6 + [10] * 6 + [20] * 6
     assert {"祝姐姐生日快乐"} <= {sample["input"] for sample in result.samples}
-    assert any("20/20 步" in line for line in lines)
+    assert any("20/20 步" in line and "nan" not in line for line in lines)
     assert 0.1 < result.peak_memory_gb < 20
+
+
+def test_heldout_loss_is_measured_and_its_best_checkpoint_kept(trained, tiny_dir, rows_file):
+    result, _ = trained
+    measured = engine.read_heldout(result.work_dir)
+    assert [point["step"] for point in measured] == [10, 20]
+    assert measured[-1]["loss"] < measured[0]["loss"]
+    assert result.best_checkpoint.name == "best_heldout_loss_iter_20.pth"
+    best, last = (
+        torch.load(path, weights_only=False) for path in (result.best_checkpoint, result.checkpoint)
+    )
+    assert all(torch.equal(best["state_dict"][name], part) for name, part in last["state_dict"].items())
+
+
+def test_heldout_loss_is_that_of_the_evaluation(trained, adapter_dir, tiny_dir, rows_file):
+    model, tokenizer = inference.load(tiny_dir, adapter_dir, dtype="float32")
+    expected = evaluation.heldout_loss(model, tokenizer, evaluation.read_turns(rows_file), "internlm2_chat")
+    found = engine.read_heldout(trained[0].work_dir)[-1]["loss"]
+    assert found == pytest.approx(expected, rel=0.01)  # measured in bfloat16
+
+
+def test_training_ends_when_the_heldout_loss_no_longer_falls(trained, tmp_path):
+    config = configs.write_config(trained[0].config, tmp_path / "still.py", lr=1e-9, every_n_iters=2)
+    result = engine.train(config, tmp_path / "work", report=lambda line: None)
+    losses = [point["loss"] for point in engine.read_heldout(tmp_path / "work")]
+    assert len(losses) == 4 and min(losses) > losses[0] - 0.01
+    assert result.checkpoint.name == "iter_8.pth" and result.best_checkpoint
+
+
+def test_curves_are_drawn_from_the_work_folder(trained, tmp_path, capsys):
+    result, _ = trained
+    assert all(point["tokens_per_second"] > 1 and point["memory_gb"] > 0.1 for point in result.curve)
+    assert cli.main(["curves", str(result.work_dir), "--output", str(tmp_path / "curves.png")]) == 0
+    assert "curves.png" in capsys.readouterr().out
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    loss, rate, speed, memory = curves.plot(result.work_dir).axes
+    assert [len(line.get_xdata()) for line in loss.lines] == [3, 2]
+    assert all(len(axis.lines[0].get_xdata()) == 3 for axis in (rate, speed, memory))
+    with pytest.raises(CourseError, match="没有训练记录"):
+        curves.plot(tmp_path)
 
 
 def test_learning_rate_follows_warm_up_and_cosine(trained):
