@@ -5,9 +5,11 @@
 Both go through `tianji train`'s own function, with the same random weights (speed and memory do not
 depend on their values), the same wishes of some 70 tokens packed to 2,048, and the same tokenizer.
 A run is ``original`` (XTuner's template with the guide's changes), or ``ours:SHARE:LIMIT`` with the share
-of layers computed again and the GB the process may use (0: no limit), or ``full``, all weights trained.
-``NPROC_PER_NODE=2`` and ``--deepspeed deepspeed_zero2`` use two GPUs. One JSON line a run:
-tokens/s, peak memory, model FLOPs utilization against this card's measured bf16 rate, and the floor.
+of layers computed again and the GB the process may use (0: no limit), or ``full:BATCH``, all weights
+trained, with the rows of a micro-batch, or ``trl:CHOICES``, see ``peer_trl.py`` (Qwen2.5 only: TRL knows
+transformers' own architectures). ``NPROC_PER_NODE=2`` and ``--deepspeed deepspeed_zero3`` use two GPUs.
+One JSON line a run: tokens/s of all GPUs, peak memory of the first, model FLOPs utilization against this
+card's measured bf16 rate, and the floor.
 """
 
 import argparse
@@ -15,6 +17,8 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +26,7 @@ from pathlib import Path
 import torch
 
 from tianji_helpers import paths, records, wishes
+from tianji_helpers.errors import CourseError
 from tianji_helpers.training import configs, engine, estimate
 
 ROWS = 16  # of 2,048 tokens an update, in both
@@ -143,7 +148,7 @@ def shorten(config: Path, updates: int) -> int:
     cfg.train_cfg.max_iters = updates * count
     cfg.default_hooks.logger.interval = count
     cfg.log_processor = {"by_epoch": False, "window_size": count}
-    cfg.default_hooks.checkpoint.interval = 10**6
+    cfg.default_hooks.checkpoint.update({"interval": 10**6, "save_last": False})  # 100 GB and more
     cfg.custom_hooks[1].update({"max_new_tokens": 4, "every_n_iters": 10**6})
     cfg.dump(str(config))
     return cfg.train_dataloader.batch_size * cfg.train_dataloader.dataset.max_length
@@ -156,7 +161,11 @@ def train(config: Path, work_dir: Path, limit_gb: float, deepspeed: str | None) 
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = f"per_process_memory_fraction:{limit_gb * 1e9 / total:.6f}"
     else:
         os.environ.pop("PYTORCH_CUDA_ALLOC_CONF", None)
-    engine.train(config, work_dir, deepspeed=deepspeed, report=lambda line: None)
+    try:
+        engine.train(config, work_dir, deepspeed=deepspeed, report=lambda line: None)
+    except CourseError as error:
+        if "iter_*.pth" not in str(error):  # the benchmark saves none
+            raise
     points = []
     for file in work_dir.glob("*/vis_data/scalars.json"):
         points += [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -166,6 +175,22 @@ def train(config: Path, work_dir: Path, limit_gb: float, deepspeed: str | None) 
         "peak_gb": max(point["memory"] for point in points) * 2**20 / 1e9,
         "loss": [round(point["loss"], 3) for point in points],
     }
+
+
+def train_peer(model_dir: Path, rows: Path, choices: str, updates: int) -> dict:
+    """Train with TRL and return what it prints."""
+    command = [
+        sys.executable,
+        Path(__file__).with_name("peer_trl.py"),
+        model_dir,
+        rows,
+        choices,
+        str(updates),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def matmul_rate(size: int = 8192) -> float:
@@ -184,7 +209,7 @@ def matmul_rate(size: int = 8192) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", choices=SHAPES, default="internlm2-chat-7b")
-    parser.add_argument("--run", action="append", required=True, metavar="original|ours:SHARE:LIMIT")
+    parser.add_argument("--run", action="append", required=True, metavar="original|ours:…|full:…|trl:…")
     parser.add_argument(
         "--updates", type=int, default=5, help="of 16 rows of 2,048 tokens; the first warms up"
     )
@@ -209,20 +234,26 @@ def main() -> None:
             cfg = configs.load_config(config)
             if kind == "ours":
                 cfg.model.recompute_share = float(numbers[0])
+            elif kind == "full":
+                cfg.train_dataloader.batch_size = int(numbers.pop(0))
+                cfg.optim_wrapper.accumulative_counts = ROWS // (gpus * cfg.train_dataloader.batch_size)
             cfg.dump(str(config))
         tokens = shorten(config, args.updates)
-        limit = float(numbers[1]) if len(numbers) > 1 else 0.0
+        limit = float(numbers[1]) if kind == "ours" else 0.0
         result = {"model": args.model, "run": run, "gpu": torch.cuda.get_device_name(0), "gpus": gpus}
         try:
-            result |= train(config, args.folder / "work", limit, args.deepspeed)
+            if kind == "trl":
+                result |= train_peer(model_dir, rows, numbers[0], args.updates)
+            else:
+                result |= train(config, args.folder / "work", limit, args.deepspeed)
+                result["tokens_per_second"] = gpus * tokens / result.pop("seconds")
         except Exception as error:  # one failed run must not cost the others their figures
             print(json.dumps(result | {"error": str(error)[-1500:]}, ensure_ascii=False), flush=True)
             continue
         flops = estimate.flops_per_token(config)
-        result["tokens_per_second"] = gpus * tokens / result["seconds"]
         result["mfu"] = result["tokens_per_second"] * flops / (gpus * rate)
         result |= {"bf16_tflops": rate / 1e12, "floor_tokens_per_second": rate / flops}
-        if kind != "original":
+        if kind in ("ours", "full"):
             result["estimate_gb"] = estimate.estimate(
                 config, deepspeed=args.deepspeed, devices=gpus
             ).tensors_gb

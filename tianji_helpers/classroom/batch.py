@@ -20,9 +20,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tianji_helpers import doctor, paths, records
-from tianji_helpers.classroom import batch_run, course, runs
+from tianji_helpers.classroom import batch_ray, batch_run, course, runs
 from tianji_helpers.classroom.batch_plan import Plan, Run
 from tianji_helpers.classroom.batch_run import Status
+from tianji_helpers.classroom.batch_store import Store
 from tianji_helpers.errors import CourseError
 
 DISK_GB = 2.0  # free space below which no run begins; one run of lessons 3, 5 and 6 takes 1
@@ -58,84 +59,112 @@ Execute = Callable[[Progress], Status]
 
 def run_batch(
     plan: Plan,
-    output: str | Path = "",
+    store: Store,
     *,
     workers: int | None = None,
     only_failed: bool = False,
+    ray: str = "",
     show: Show = lambda rows: None,
 ) -> list[Status]:
     """Carry out a plan and return the status of every run, in the plan's order.
 
-    output: the batch's folder (default ``outputs/batches/<plan>``). workers: how many runs at a time, at
-    most; by default one for every two cores. only_failed: what was never begun stays so. show: called
-    with all runs, some times a second.
+    store: where the results go (see ``batch_store.open_store``). workers: how many runs at a time, at most;
+    by default one for every two cores. only_failed: what was never begun stays so. ray: have a Ray
+    cluster do the runs, see ``batch_ray.cluster``. show: called with all runs, some times a second.
 
     Raises CourseError before the first run for another batch in the folder, or too little memory or disk for
     one run. An interrupt stops the runs at work, which then count as not done.
     """
-    folder = batch_dir(plan, output)
+    folder = store.folder
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = workers or max(1, cores // 2)
-    rows = survey(plan, folder, only_failed)
-    todo = [row for row in rows if row.fresh]
     with _lock(folder), _terminated_as_interrupted():
-        course.require(doctor.check_disk(folder, DISK_GB), doctor.check_memory(_need(plan, rows)))
+        rows = survey(plan, store, only_failed)
+        todo = [row for row in rows if row.fresh]
+        if ray in ("", batch_ray.LOCAL):
+            course.require(doctor.check_disk(folder, DISK_GB), doctor.check_memory(_need(plan, rows)))
         runs_of_plan = [{"name": run.name, "chosen": run.chosen} for run in plan.runs]
         records.write_json(folder / "batch.json", {"title": plan.title, "runs": runs_of_plan})
         if todo:
             _prepare_models(plan)
         threads = max(1, cores // min(workers, max(1, len(todo))))
-
-        def execute(row: Progress) -> Status:
-            return batch_run.execute(
-                row.run,
-                run_dir(folder, row.run),
-                plan.limits,
-                threads=threads,
-                on_note=row.note,
-                stop=row.stop,
-            )
-
-        _work(plan, folder, rows, workers, execute, show)
+        if ray:
+            log = folder / "ray.log"
+            with batch_ray.cluster(ray, workers, threads, plan.limits.memory_gb, log) as do:
+                _work(plan, folder, rows, len(rows), _on_cluster(do, plan, store, threads), show, admit=False)
+        else:
+            _work(plan, folder, rows, workers, _here(plan, store, threads), show)
     return [row.status for row in rows]
 
 
-def batch_dir(plan: Plan, output: str | Path = "") -> Path:
-    """Return the folder of a batch."""
-    return paths.resolve(output or f"outputs/batches/{plan.file.stem}")
+def _here(plan: Plan, store: Store, threads: int) -> Execute:
+    """Return the function that does a run on this machine."""
+
+    def execute(row: Progress) -> Status:
+        place = store.run_dir(row.run.name)
+        status = batch_run.execute(
+            row.run, place, plan.limits, threads=threads, on_note=row.note, stop=row.stop
+        )
+        if status.is_over:
+            store.push_run(row.run.name)
+        return status
+
+    return execute
 
 
-def run_dir(folder: Path, run: Run) -> Path:
-    """Return the folder of one run of a batch."""
-    return folder / "runs" / run.name
+def _on_cluster(do: Callable, plan: Plan, store: Store, threads: int) -> Execute:
+    """Return the function that has a Ray cluster do a run."""
+
+    def execute(row: Progress) -> Status:
+        answer = do(batch_run.request(row.run, store, plan.limits, threads), row.stop)
+        if "error" in answer:
+            return _write_end(
+                store.folder, row, runs.STOPPED if row.stop.is_set() else runs.DIED, answer["error"]
+            )
+        status = Status(**answer["status"])
+        if batch_run.read_status(store.run_dir(row.run.name)) != status:  # done on another machine
+            shutil.rmtree(store.run_dir(row.run.name), ignore_errors=True)
+            store.pull_run(row.run.name)
+        return status
+
+    return execute
 
 
-def survey(plan: Plan, folder: Path, only_failed: bool = False) -> list[Progress]:
+def survey(plan: Plan, store: Store, only_failed: bool = False) -> list[Progress]:
     """Return where each run of a plan is, and which are to be done (``fresh``)."""
     rows = []
     for run in plan.runs:
-        status = batch_run.read_status(run_dir(folder, run))
+        store.pull_run(run.name)
+        status = batch_run.read_status(store.run_dir(run.name))
         is_done = status.status == runs.DONE and status.key == run.key
         fresh = status.has_failed if only_failed else not is_done
         rows.append(Progress(run, Status(run.name) if fresh else status, fresh=fresh))
     return rows
 
 
-def _work(plan: Plan, folder: Path, rows: list[Progress], workers: int, execute: Execute, show: Show) -> None:
-    """Do the fresh runs, as many at a time as there are workers and memory for."""
+def _work(
+    plan: Plan,
+    folder: Path,
+    rows: list[Progress],
+    workers: int,
+    execute: Execute,
+    show: Show,
+    admit: bool = True,
+) -> None:
+    """Do the fresh runs, as many at a time as there are workers and (``admit``) memory for."""
     waiting = [row for row in rows if row.fresh]
     active: dict[Future, Progress] = {}
     with ThreadPoolExecutor(workers) as pool:
         try:
             while waiting or active:
-                while waiting and len(active) < workers and _fits(plan, folder, rows, active):
+                while waiting and len(active) < workers and (not admit or _fits(plan, folder, rows, active)):
                     row = waiting.pop(0)
                     row.began = time.monotonic()
                     row.status = Status(row.run.name, batch_run.RUNNING)
                     active[pool.submit(execute, row)] = row
-                if not active:  # alone, and still it does not fit
+                if not active and (short := _shortage(plan, folder, rows)):  # not even one run alone
                     row = waiting.pop(0)
-                    row.status = _refuse(plan, folder, row, rows)
+                    row.status = _write_end(folder, row, runs.MEMORY, f"没有开始，{short}")
                 done, _ = wait(active, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
                     active.pop(future).status = future.result()
@@ -160,12 +189,16 @@ def _fits(plan: Plan, folder: Path, rows: list[Progress], active: dict[Future, P
     return free - promised >= need and shutil.disk_usage(folder).free / 1e9 >= DISK_GB
 
 
-def _refuse(plan: Plan, folder: Path, row: Progress, rows: list[Progress]) -> Status:
-    """Write down that a run cannot even begin alone."""
+def _shortage(plan: Plan, folder: Path, rows: list[Progress]) -> str:
+    """Return what the machine lacks for one run alone; empty if it has all."""
     checks = (doctor.check_memory(_need(plan, rows)), doctor.check_disk(folder, DISK_GB))
-    reason = "；".join(f"{check.name}：{check.message}" for check in checks if check.status == doctor.FAIL)
-    status = Status(row.run.name, runs.MEMORY, f"没有开始，{reason}", key=row.run.key)
-    return batch_run.write_status(run_dir(folder, row.run), status)
+    return "；".join(f"{check.name}：{check.message}" for check in checks if check.status == doctor.FAIL)
+
+
+def _write_end(folder: Path, row: Progress, status: str, reason: str) -> Status:
+    """Write down how a run ended that did not do so itself."""
+    ended = Status(row.run.name, status, reason, key=row.run.key)
+    return batch_run.write_status(folder / "runs" / row.run.name, ended)
 
 
 def _prepare_models(plan: Plan) -> None:

@@ -7,7 +7,7 @@ from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 
 SAMPLES = 6  # answers that are kept of each training
-_TEXT = 300  # characters of an answer that are kept: what never ends is still seen to be so
+_TEXT = 160  # characters of an answer that are kept: what never ends is still seen to be so
 
 
 def gather(folder: Path) -> dict[str, Any]:

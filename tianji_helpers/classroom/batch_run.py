@@ -4,20 +4,25 @@ The folder is a run of the course (stages, ``notebooks/``) with ``run.json`` (wh
 ``log.txt``, ``metrics.json`` (what came out, see ``metrics``) and ``status.json``, the journal: it says
 ``running`` from the first moment and gets its last word when all else is written. So whatever a crash
 leaves behind counts as not done. A run always begins with an empty folder.
+
+As a program this module does one run that standard input names, for engines on other machines. The
+input then stays open: when it closes, the run is stopped.
 """
 
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tianji_helpers import records
+from tianji_helpers import paths, records
 from tianji_helpers.classroom import runs
 from tianji_helpers.classroom.batch_plan import Run
+from tianji_helpers.classroom.batch_store import Store
 from tianji_helpers.classroom.runs import Limits
 
 WAITING, RUNNING = "waiting", "running"
@@ -125,3 +130,38 @@ def _caches() -> list[Path]:
     """Return where libraries keep what they share between runs (fonts, kernels)."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return [cache] if cache.is_dir() else []
+
+
+def request(run: Run, store: Store, limits: Limits, threads: int) -> dict:
+    """Return a run as JSON, for ``main``."""
+    return {
+        "root": str(paths.ROOT),
+        "run": asdict(run) | {"notebooks": [str(notebook) for notebook in run.notebooks]},
+        "store": {"folder": str(store.folder), "address": store.address},
+        "limits": asdict(limits),
+        "threads": threads,
+    }
+
+
+def main() -> None:
+    """Do the run that standard input names, and print its status as the last line."""
+    asked = json.loads(sys.stdin.readline())
+    run = Run(**asked["run"] | {"notebooks": tuple(map(Path, asked["run"]["notebooks"]))})
+    store = Store(Path(asked["store"]["folder"]), asked["store"]["address"])
+    stop = threading.Event()
+
+    def hold_on() -> None:
+        sys.stdin.read()
+        stop.set()
+
+    threading.Thread(target=hold_on, daemon=True).start()
+    status = execute(
+        run, store.run_dir(run.name), Limits(**asked["limits"]), threads=asked["threads"], stop=stop
+    )
+    if not stop.is_set():
+        store.push_run(run.name)
+    print(json.dumps({"status": asdict(status)}, ensure_ascii=False), flush=True)
+
+
+if __name__ == "__main__":
+    main()

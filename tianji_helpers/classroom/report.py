@@ -132,7 +132,7 @@ def _curves(task: str, lines: list[Line]) -> str:
 
     plots.setup()
     with matplotlib.rc_context({"svg.hashsalt": "tianji"}):
-        figure = Figure(figsize=(7, 3.6))
+        figure = Figure(figsize=(5.2, 3.4))
         axis = figure.subplots()
         colours = matplotlib.colormaps["viridis"].resampled(len(curves))
         for number, (name, curve) in enumerate(curves):

@@ -305,6 +305,7 @@ def main(notes_fd: int) -> None:
     status, reason = run.execute()
     run.end()
     run.write()
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)  # if nobody is left to do it
     run.note(status=status, reason=reason)
 
 

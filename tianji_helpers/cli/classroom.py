@@ -1,6 +1,7 @@
 """For the class: batches of runs and their report, grades of submitted notebooks."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from tianji_helpers.cli.parser import OUTPUT
@@ -8,23 +9,26 @@ from tianji_helpers.cli.parser import OUTPUT
 
 def batch(args: argparse.Namespace) -> int:
     """按计划批量运行笔记本；停下后再运行就接着走"""
-    from tianji_helpers.classroom import batch, batch_plan, batch_table, report
+    from tianji_helpers.classroom import batch, batch_plan, batch_store, batch_table, landlock, report
 
     plan = batch_plan.load(args.plan)
-    folder = batch.batch_dir(plan, args.output)
+    store = batch_store.open_store(args.output, plan.file.stem)
     if args.dry_run:
-        rows = batch.survey(plan, folder, args.only_failed)
+        rows = batch.survey(plan, store, args.only_failed)
         for row in rows:
             chosen = "，".join(f"{name}={value}" for name, value in row.run.chosen.items())
             print(f"{row.run.name}：{'要运行' if row.fresh else batch_table.line(row)}（{chosen}）")
         names = " → ".join(notebook.stem for notebook in plan.runs[0].notebooks)
         print(f"{plan.title}：{sum(row.fresh for row in rows)} / {len(rows)} 次要运行，每次 {names}")
         return 0
+    if not landlock.version():
+        print("注意：这台机器的内核没有 Landlock，运行中的笔记本能写别的文件夹。", file=sys.stderr)
     with batch_table.watch() as show:
         statuses = batch.run_batch(
-            plan, args.output, workers=args.workers, only_failed=args.only_failed, show=show
+            plan, store, workers=args.workers, only_failed=args.only_failed, ray=args.ray, show=show
         )
-    page = report.write(folder)
+    page = report.write(store.folder)
+    store.push_pages()
     failed = sum(status.has_failed for status in statuses)
     done = sum(status.status == "done" for status in statuses)
     again = f"，失败 {failed}。再运行一次同样的命令，只会补上这些" if failed else ""
@@ -61,7 +65,16 @@ def add(command) -> None:
     sub.add_argument("plan", type=Path, metavar="PLAN", help="计划文件（.yaml），例子在 configs/batches/")
     sub.add_argument("--workers", type=int, metavar="N", help="最多同时运行几个（默认每两个核一个）")
     sub.add_argument(
-        "--output", default="", metavar="DIR", help="批次的文件夹（默认 outputs/batches/计划的名字）"
+        "--output",
+        default="",
+        metavar="DIR",
+        help="批次的文件夹，或 fsspec 认识的地址，如 s3://…（默认 outputs/batches/计划的名字）",
+    )
+    sub.add_argument(
+        "--ray",
+        default="",
+        metavar="ADDRESS",
+        help="交给 Ray 集群去做：集群的地址，或 local（在本机开一个）",
     )
     sub.add_argument("--only-failed", action="store_true", help="只重做失败的")
     sub.add_argument("--dry-run", action="store_true", help="只检查计划，列出要运行的")

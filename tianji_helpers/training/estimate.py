@@ -17,7 +17,12 @@ from tianji_helpers.training import configs
 CARDS_GB = (8, 12, 16, 24, 32, 40, 48, 80)
 # what is not a tensor: the CUDA context, or Python with its libraries; and the allocator's gaps
 _GPU_BASE_GB, _CPU_BASE_GB, _GAPS = 0.6, 1.0, 1.03
-_MASTER_AND_ADAM = 12  # bytes a parameter: float32 copy and two moments, as DeepSpeed keeps them
+# bytes of a trained parameter, of its gradient, and of its optimizer state: AdamW keeps two moments in
+# the type of the parameter; DeepSpeed computes in bfloat16 and keeps a float32 copy and float32 moments
+_ADAPTER, _FULL, _DEEPSPEED = (4, 4, 8), (2, 2, 4), (2, 2, 12)
+# DeepSpeed's defaults, which XTuner's configs leave as they are: elements of a bucket of gradients, of
+# the weights that ZeRO-3 has gathered at a time, and of the group that its optimizer takes at a time
+_BUCKET, _GATHERED, _GROUP = 5e8, 1e9, 1e9
 
 
 @dataclass(frozen=True)
@@ -65,24 +70,21 @@ def estimate(
     fused = cfg.model.get("fused", False)
     trained, quantized, kept = _parameters(cfg, model, linears, head)
     stage = int(deepspeed[len("deepspeed_zero")]) if deepspeed else 0
-    share = devices if stage >= 2 else 1
-    if cfg.model.get("lora"):
-        parts = {
-            "四比特权重": quantized * (0.5 + _scales_bytes(cfg)),
-            "其余权重": kept * (2 if fused else 4),
-            "适配器": trained * 4,
-            "梯度": trained * 4 / share,
-            "优化器状态": trained * 8 / share,
-        }
-    else:
-        parts = {
-            "权重": trained * 2 / (devices if stage == 3 else 1),
-            "梯度": trained * 2 / share,
-            "优化器状态": trained * _MASTER_AND_ADAM / share,
-        }
-    if fused and quantized and not _on_gpu(cfg):
-        parts["解开的四比特权重"] = quantized * 2  # kept by acceleration._unpacked
-    parts |= _activations(cfg, model.config, linears, head, tokens, trained, fused)
+    lora = cfg.model.get("lora")
+    weight, gradient, state = _DEEPSPEED if stage else _ADAPTER if lora else _FULL
+    parts = {}
+    if lora:
+        parts["四比特权重"] = quantized * (0.5 + _scales_bytes(cfg))
+        if fused and not _on_gpu(cfg):
+            parts["解开的四比特权重"] = quantized * 2  # kept by acceleration._unpacked
+        parts["其余权重"] = kept * (2 if fused else 4)
+    parts["适配器" if lora else "权重"] = trained * weight / (devices if stage == 3 else 1)
+    parts["梯度"] = trained * gradient / (devices if stage >= 2 else 1)
+    parts["优化器状态"] = trained * state / (devices if stage >= 1 else 1)
+    saved, moment = _activations(cfg, model.config, linears, head, tokens, trained, fused)
+    backward, step = _deepspeed(stage, trained / devices)
+    parts["激活值"] = saved
+    parts["一时的峰值"] = max(moment + backward, step - saved)  # no activations are left in a step
     return Estimate({k: v / 1e9 for k, v in parts.items()}, on_gpu=_on_gpu(cfg), tokens=tokens)
 
 
@@ -121,8 +123,9 @@ def flops_per_token(config: str | Path) -> float:
     model = _skeleton(cfg)
     linears, head = _linears(model)
     trained, quantized, _ = _parameters(cfg, model, linears, head)
-    multiplied = quantized + head.weight.numel()
-    return 4 * multiplied + 6 * trained if cfg.model.get("lora") else 6 * multiplied
+    if not cfg.model.get("lora"):
+        return 6 * (sum(layer.weight.numel() for layer in linears) + head.weight.numel())
+    return 4 * (quantized + head.weight.numel()) + 6 * trained
 
 
 def _load(config: str | Path, cfg_options: dict | None):
@@ -181,7 +184,19 @@ def _scales_bytes(cfg) -> float:
     return 1 / 64 + 4 / (64 * 256) if double else 4 / 64
 
 
-def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool) -> dict[str, float]:
+def _deepspeed(stage: int, trained: float) -> tuple[float, float]:
+    """Bytes that DeepSpeed needs for a moment, beside its share, in a backward pass and in a step.
+
+    trained: parameters of one device. In a step their gradients are laid out in a row and then copied
+    to float32: of all of them at once, in ZeRO-3 of one group after the other. Source: DeepSpeed 0.18.9,
+    runtime/zero/stage_1_and_2.py and stage3.py, ``step``.
+    """
+    if stage == 3:
+        return 2 * (_BUCKET + _GATHERED), 2 * _BUCKET + (2 + 4) * min(trained, _GROUP)
+    return (2 * 2 * _BUCKET, (2 + 4) * trained) if stage else (0, 0)
+
+
+def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool) -> tuple[float, float]:
     """Bytes of what is kept for the backward pass, and of what the loss or one layer needs for a moment."""
     hidden, inner, layers = hf.hidden_size, hf.intermediate_size, hf.num_hidden_layers
     head_dim = getattr(hf, "head_dim", None) or hidden // hf.num_attention_heads
@@ -209,7 +224,7 @@ def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool)
     # scores: with fused kernels only those of answers, and their gradient takes their place
     scores = tokens * head.weight.shape[0] * (2 * _answer_share(cfg) if fused else 10)
     # the scores are gone before the first layer goes backward
-    return {"激活值": saved, "一时的峰值": max(scores, work)}
+    return saved, max(scores, work)
 
 
 def _answer_share(cfg) -> float:

@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from tianji_helpers import cli, doctor
 from tianji_helpers.classroom import batch, batch_plan, landlock
+from tianji_helpers.classroom.batch_store import Store
 from tianji_helpers.errors import CourseError
 
 
@@ -32,7 +33,7 @@ class Class:
         return self
 
     def run(self, **options):
-        return batch.run_batch(batch_plan.load(self.file), self.out, **options)
+        return batch.run_batch(batch_plan.load(self.file), Store(self.out), **options)
 
     def start(self, *options):
         """Start the batch as a user does, and wait until a run is in its last cell."""
@@ -89,15 +90,11 @@ def test_bad_runs_fail_alone_and_only_they_are_done_again(course_class, capsys):
     )
     shown = capsys.readouterr().out
     assert "name=raises：出错" in shown and "ZeroDivisionError" in shown and "完成 1 / 6，失败 5" in shown
+    assert (course_class.out / "report.html").is_file()
     good = course_class.out / "runs" / "name=good"
     first = (good / "status.json").read_bytes()
-    assert {file.name for file in good.iterdir()} == {
-        "log.txt",
-        "metrics.json",
-        "notebooks",
-        "run.json",
-        "status.json",
-    }
+    files = {"log.txt", "metrics.json", "notebooks", "run.json", "status.json"}
+    assert {file.name for file in good.iterdir()} == files
     (course_class.folder / "mended").touch()
     expected = {
         "good": "done",
@@ -107,10 +104,10 @@ def test_bad_runs_fail_alone_and_only_they_are_done_again(course_class, capsys):
         "prints": "output",
         "mended": "done",
     }
-    assert outcomes(course_class.run(workers=3, only_failed=True)) == expected
+    statuses = {status.name: status for status in course_class.run(workers=3, only_failed=True)}
+    assert outcomes(statuses.values()) == expected
+    assert "PermissionError" in statuses["name=deletes"].reason
     assert (good / "status.json").read_bytes() == first
-    (reason,) = [s.reason for s in course_class.run(only_failed=True, workers=2) if s.name == "name=deletes"]
-    assert "PermissionError" in reason
 
 
 def test_dry_run_writes_nothing(course_class, capsys):
@@ -159,9 +156,9 @@ def test_a_batch_that_was_ended_leaves_no_process_and_goes_on(course_class, how,
     assert child.returncode == code and "Traceback" not in said
     assert len(below) >= 2 and not psutil.wait_procs(below, timeout=20)[1]
     plan = batch_plan.load(course_class.file)
-    assert batch.survey(plan, course_class.out)[0].fresh
+    assert batch.survey(plan, Store(course_class.out))[0].fresh
     assert f'"status": "{left}"' in (course_class.out / "runs" / "name=a" / "status.json").read_text()
     (course_class.folder / "go").touch()
     assert outcomes(course_class.run()) == {"a": "done", "b": "done"}
     assert not list(course_class.out.rglob("*.part"))
-    assert not any(row.fresh for row in batch.survey(plan, course_class.out))
+    assert not any(row.fresh for row in batch.survey(plan, Store(course_class.out)))

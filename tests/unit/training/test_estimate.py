@@ -1,6 +1,7 @@
 """The memory estimate: against peaks measured on a card, and what moves it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,11 +41,34 @@ def shaped(internlm2_dir, tmp_path):
     return make
 
 
+def shaped_dir(shaped, shape):
+    return configs.load_config(shaped(shape)).pretrained_model_name_or_path
+
+
 @pytest.mark.parametrize(("shape", "share", "measured_gb"), MEASURED)
 def test_estimate_is_within_15_percent_of_the_measured_peak(shaped, rows_file, shape, share, measured_gb):
     result = estimate.estimate(shaped(shape, rows_file), {"model.recompute_share": share})
     assert result.tensors_gb == pytest.approx(measured_gb, rel=0.15)
     assert result.on_gpu and result.tokens == 4 * 2048
+
+
+@pytest.mark.parametrize(
+    ("base", "shape", "rows", "deepspeed", "devices", "measured_gb"),
+    [
+        ("_full", INTERNLM2_7B, 4, "deepspeed_zero3", 2, 69.93),  # two H200s
+        ("_full", INTERNLM2_1_8B, 4, "deepspeed_zero2", 1, 41.63),
+        ("", INTERNLM2_7B, 4, "deepspeed_zero2", 2, 20.84),  # two H200s
+    ],
+)
+def test_estimate_with_deepspeed(shaped, rows_file, base, shape, rows, deepspeed, devices, measured_gb):
+    folder = {"model.llm.pretrained_model_name_or_path": shaped_dir(shaped, shape)}
+    options = {
+        "train_dataloader.batch_size": rows,
+        "train_dataloader.dataset.dataset.data_files.train": rows_file,
+    }
+    config = f"configs/wishes_internlm2_chat_7b{base}.py"
+    result = estimate.estimate(config, folder | options, deepspeed=deepspeed, devices=devices)
+    assert result.tensors_gb == pytest.approx(measured_gb, rel=0.15)
 
 
 def test_the_24_gb_config_fits_24_gb(shaped):
@@ -66,14 +90,23 @@ def test_parts_follow_from_the_number_of_parameters(shaped):
 
 
 def test_zero_3_shares_what_is_trained(shaped):
-    model_dir = configs.load_config(shaped(INTERNLM2_7B)).pretrained_model_name_or_path
-    folder = {"model.llm.pretrained_model_name_or_path": model_dir}
+    folder = {"model.llm.pretrained_model_name_or_path": shaped_dir(shaped, INTERNLM2_7B)}
     full = "configs/wishes_internlm2_chat_7b_full.py"
-    alone = estimate.estimate(full, folder).parts
+    alone = estimate.estimate(full, folder, deepspeed="deepspeed_zero3").parts
     shared = estimate.estimate(full, folder, deepspeed="deepspeed_zero3", devices=8).parts
     for part in ("权重", "梯度", "优化器状态"):
         assert shared[part] == pytest.approx(alone[part] / 8)
     assert alone["优化器状态"] == pytest.approx(6 * alone["权重"])
+
+
+def test_flops_of_a_full_fine_tuning_are_six_a_weight(shaped):
+    folder = {"model.llm.pretrained_model_name_or_path": shaped_dir(shaped, INTERNLM2_7B)}
+    cfg = configs.load_config("configs/wishes_internlm2_chat_7b_full.py")
+    cfg.merge_from_dict(folder)
+    path = Path(cfg.model.llm.pretrained_model_name_or_path).parent / "full.py"
+    cfg.dump(str(path))
+    layers = 32 * (4096 * 6144 + 4096 * 4096 + 3 * 4096 * 14336)
+    assert estimate.flops_per_token(path) == pytest.approx(6 * (layers + 92544 * 4096))
 
 
 def test_flops_count_frozen_weights_four_times_and_adapters_six(shaped):
