@@ -6,7 +6,8 @@ NF4, r=64 and lora_alpha=16 are the original's. The rest suits a small model, a 
 * no packing: a batch of four short wishes is padded instead, so that no wish sees another one and
   none is cut, at a length where packing would save little;
 * no LoRA dropout: 0.1 costs a quarter of the speed;
-* bfloat16 by autocast inside the model, not by the fast paths for GPUs; gloo instead of nccl.
+* bfloat16 by autocast inside the model, not by the fast paths for GPUs; gloo instead of nccl, and no
+  device ids: ``NPROC_PER_NODE=2`` trains in two processes.
 """
 
 from mmengine.config import read_base
@@ -28,5 +29,6 @@ optim_wrapper.accumulative_counts = 1
 optim_wrapper.optimizer.pop("fused")
 optim_wrapper.optimizer.lr = 2e-3
 env_cfg.dist_cfg.backend = "gloo"
+model_wrapper_cfg = dict(device_ids=None, broadcast_buffers=False)
 warmup_ratio = 0.03
 param_scheduler[0].end = param_scheduler[1].begin = warmup_ratio * max_epochs
