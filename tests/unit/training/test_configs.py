@@ -40,7 +40,7 @@ def test_gpu_config_has_the_originals_hyper_parameters():
 def test_full_fine_tuning_has_neither_adapter_nor_quantization():
     cfg = configs.load_config("configs/wishes_internlm2_chat_7b_full.py")
     assert "lora" not in cfg.model and "quantization_config" not in cfg.model.llm
-    assert cfg.model.use_activation_checkpointing
+    assert cfg.model.fused and cfg.model.recompute_share == 1
 
 
 @pytest.mark.parametrize(
