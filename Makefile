@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SCALE := build/scale
+SITE := build/site
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 OFFLINE := $(BIN)/python tests/offline.py
 
@@ -19,7 +20,7 @@ export GOMP_SPINCOUNT = 1000
 export PYTHONUNBUFFERED = 1
 
 .DELETE_ON_ERROR:
-.PHONY: help course test lab lint lock notebooks doctor setup scale clean
+.PHONY: help course test lab lint lock notebooks site doctor setup scale clean
 
 help:  ## 列出这些命令
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +31,7 @@ course: $(READY)  ## 从头到尾跑完六课（装环境、体检、合成、�
 	@$(BIN)/tianji course
 
 test: export HF_HUB_OFFLINE = 1
-test: lint $(SCALE)/.ready  ## 全部检查：代码风格、单元测试、六课逐格比对、换一组参数再跑一遍
+test: lint $(SCALE)/.ready $(SITE)/.ready  ## 全部检查：代码风格、单元测试、六课逐格比对、换一组参数再跑一遍
 	@rm -rf outputs/test-nbval outputs/test-course
 	@echo '==> 单元测试和文档例子'
 	$(OFFLINE) $(BIN)/python -m pytest -q
@@ -40,9 +41,11 @@ test: lint $(SCALE)/.ready  ## 全部检查：代码风格、单元测试、六�
 	@echo '==> 换一组参数再跑一遍六课（断网）'
 	$(OFFLINE) $(BIN)/python -m pytest -q -m course tests/course
 
-lab: $(READY)  ## 打开 JupyterLab
-	$(BIN)/python -m jupyterlab --ServerApp.root_dir='$(CURDIR)' $(if $(filter 0,$(shell id -u)),--allow-root) \
-		$(firstword $(NOTEBOOKS))
+# configs/jupyter shows the start page as a page, and keeps JupyterLab from asking for news.
+lab: $(READY)  ## 打开 JupyterLab，从课程首页开始
+	JUPYTER_CONFIG_PATH="$(CURDIR)/configs/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+		$(BIN)/python -m jupyterlab --ServerApp.root_dir='$(CURDIR)' $(if $(filter 0,$(shell id -u)),--allow-root) \
+		notebooks/README.md
 
 lint: $(READY)  ## 代码风格（笔记本也查）
 	@echo '==> 代码风格'
@@ -55,6 +58,9 @@ doctor: $(READY)  ## 检查环境
 notebooks: export HF_HUB_OFFLINE = 1
 notebooks: $(READY)  ## 依次重跑六课，把输出存回 notebooks/（给维护者）
 	$(BIN)/python -m tianji_helpers.classroom.refresh
+
+site: $(SITE)/.ready  ## 把课程做成网页（带着存下的输出，不用联网就能看）
+	@$(SITE)/bin/python configs/site/build.py build/html
 
 lock:  ## 由 requirements.in 重算 requirements.lock（给维护者）
 	@$(find-python); "$$python" -m venv build/lock
@@ -105,4 +111,10 @@ $(SCALE)/.ready: configs/data_juicer/requirements.txt | $(READY)
 	@$(BIN)/python -m venv --clear $(SCALE)
 	@$(SCALE)/bin/python -m pip install --quiet -r configs/data_juicer/requirements.txt
 	@$(SCALE)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(SITE)/.ready: configs/site/requirements.txt | $(READY)
+	@echo '==> 建立课程网页的环境 $(SITE)（下载约 50 MB）'
+	@$(BIN)/python -m venv --clear $(SITE)
+	@$(SITE)/bin/python -m pip install --quiet -r configs/site/requirements.txt
 	@touch $@

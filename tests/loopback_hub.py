@@ -4,11 +4,15 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
+
+from tianji_helpers import paths
 
 
 def clean_environment(home):
@@ -23,6 +27,19 @@ def clean_environment(home):
         "MODELSCOPE_DOWNLOAD_MAX_RETRIES": "0",
         "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "1",
     }
+
+
+def run_client(home, *command, **environment):
+    """Run a ``tianji`` command in such an environment, with ``environment`` added."""
+    return subprocess.run(
+        [sys.executable, "-m", "tianji_helpers.cli", *command],
+        env=clean_environment(home) | environment,
+        cwd=paths.ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+    )
 
 
 def sha256(data):

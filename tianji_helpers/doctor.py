@@ -106,18 +106,23 @@ def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Check:
 
 
 def check_memory(needed: float = MEMORY_GB) -> Check:
-    """Memory in GB that is free now, by the machine's count or the container's, the smaller one."""
-    import psutil
-
-    free = psutil.virtual_memory().available / 1e9
-    limit = _container_memory()
-    where = ""
-    if limit is not None and limit < free:
-        free, where = limit, "（容器的上限）"
+    """Is so much memory (GB) free? See ``free_memory``."""
+    free, where = free_memory()
     message = f"空闲 {free:.1f} GB{where}，需要 {needed:g} GB"
     if free >= needed:
         return Check("内存", OK, message)
     return Check("内存", FAIL, message, "关掉别的程序或其他笔记本的内核；在容器里就调大它的内存上限")
+
+
+def free_memory() -> tuple[float, str]:
+    """Return how many GB are free now, by the machine's count or the container's, the smaller one, and
+    words that name the container if it is that.
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available / 1e9
+    limit = _container_memory()
+    return (limit, "（容器的上限）") if limit is not None and limit < free else (free, "")
 
 
 def _container_memory(root: Path = Path("/sys/fs/cgroup")) -> float | None:

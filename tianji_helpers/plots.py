@@ -5,7 +5,11 @@ the ``mplfonts`` package. Only its file is used: the package is not imported, an
 into the user's matplotlib configuration. Emoji have no glyph in it; figures do without them.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 
 from tianji_helpers.errors import CourseError
@@ -62,3 +66,59 @@ def setup() -> None:
             "figure.constrained_layout.use": True,
         }
     )
+
+
+def drawable(text: str) -> str:
+    """Return ``text`` with □ in place of what the Chinese font cannot draw (emoji, control characters).
+
+    >>> drawable("生日🎂")
+    '生日□'
+    """
+    from matplotlib.font_manager import get_font
+
+    glyph = get_font(str(font_file())).get_char_index
+    return "".join(char if char.isprintable() and glyph(ord(char)) else "□" for char in text)
+
+
+@dataclass(frozen=True)
+class Chips:
+    """Tokens in a row, each in a box of its group's colour: what a notebook cell shows.
+
+    texts: what to write in each box. groups: the group of each box, an index of ``names``; group 0 is
+    grey. names: what the groups are called. notes: small print under each text (token ids, say), or
+    none. Where there is no HTML it is text, one line a run of one group:
+
+    >>> Chips(["a", "b", "c"], [0, 1, 1], ["提示", "回答"])
+    提示　a
+    回答　b c
+    """
+
+    texts: Sequence[str]
+    groups: Sequence[int]
+    names: Sequence[str]
+    notes: Sequence[object] = ()
+
+    def __repr__(self) -> str:
+        """Return the groups one below the other."""
+        runs = groupby(zip(self.groups, self.texts, strict=True), key=lambda pair: pair[0])
+        return "\n".join(f"{self.names[group]}　{' '.join(text for _, text in run)}" for group, run in runs)
+
+    def _repr_html_(self) -> str:
+        # every colour is given, so that a dark theme changes none of them
+        insides = [escape(text) for text in self.texts]
+        if self.notes:
+            pairs = zip(insides, self.notes, strict=True)
+            insides = [f"{text}<br><small>{escape(str(note))}</small>" for text, note in pairs]
+        boxes = map(self._box, self.groups, insides)
+        legend = [self._box(group, escape(self.names[group])) for group in sorted(set(self.groups))]
+        return f"<div>{''.join(legend)}</div><div>{''.join(boxes)}</div>"
+
+    @staticmethod
+    def _box(group: int, inside: str) -> str:
+        color = COLORS[group - 1] if group else "#999999"
+        weight = "bold" if group else "normal"
+        return (
+            f'<span style="display: inline-block; margin: 2px; padding: 1px 5px; text-align: center; '
+            f"color: #111111; background-color: #ffffff; font-weight: {weight}; "
+            f'border: 1px solid {color}; border-bottom: 4px solid {color}">{inside}</span>'
+        )

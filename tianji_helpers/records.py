@@ -28,6 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 import yaml
 
 from tianji_helpers import paths
@@ -115,15 +116,16 @@ def write_json_array(path: str | Path, rows: Iterable[dict]) -> int:
     The bytes are those of ``json.dump(rows, file, ensure_ascii=False, indent=4)``, but ``rows``
     may be a generator: memory holds one row at a time.
     """
-    return _write_array(path, (_indented(row, "\n    ") for row in rows))
+    return _write_array(path, (_indented(row, "\n    ").encode() for row in rows))
 
 
-def _write_array(path: str | Path, items: Iterable[str]) -> int:
+def _write_array(path: str | Path, items: Iterable[bytes]) -> int:
     count = 0
-    with atomic_writer(path) as file:
+    with atomic_writer(path, binary=True) as file:
         for count, item in enumerate(items, 1):
-            file.write(("[\n    " if count == 1 else ",\n    ") + item)
-        file.write("\n]" if count else "[]")
+            file.write(b"[\n    " if count == 1 else b",\n    ")
+            file.write(item)
+        file.write(b"\n]" if count else b"[]")
     return count
 
 
@@ -477,16 +479,12 @@ def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:
     return _write_array(path, map(_conversation, turns))
 
 
-_TURN_LINE = "\n" + 16 * " "
-_AROUND_TURN = _indented({"conversation": [{}]}, "\n    ").split("{}")
-
-
-def _conversation(turn: dict) -> str:
-    """Return ``{"conversation": [turn]}`` as ``_indented`` does, in one step if the turn is flat."""
-    if not turn or any(isinstance(value, (dict, list, tuple)) for value in turn.values()):
-        return _indented({"conversation": [turn]}, "\n    ")
-    fields = _encoder(_TURN_LINE).encode(turn)[1:-1]
-    return f"{{{_TURN_LINE}{fields}{_TURN_LINE[:-4]}}}".join(_AROUND_TURN)
+def _conversation(turn: dict) -> bytes:
+    """Return ``{"conversation": [turn]}`` as it stands in an array; msgspec lays out text as json does."""
+    row = {"conversation": [turn]}
+    if set(map(type, turn.values())) <= {str}:
+        return msgspec.json.format(msgspec.json.encode([row]), indent=4)[len("[\n    ") : -len("\n]")]
+    return _indented(row, "\n    ").encode()
 
 
 def sha256(path: str | Path) -> str:
@@ -505,12 +503,13 @@ def write_provenance(
     parameters: dict,
     counts: dict | None = None,
     inputs: Iterable[str | Path] | Mapping[Path, str] = (),
+    digest: str = "",
 ) -> dict:
     """Write ``<path>.provenance.json``: what made the file (or model folder) at ``path``.
 
     parameters: what was asked for, seed included; secrets have no place here.
     counts: rows or tokens, by name. inputs: the files that were read; their sha256 is kept (a mapping
-    brings it along).
+    brings it along). digest: the sha256 of the file at ``path``, if it is known.
     Returns what was written.
     """
     path = Path(path)
@@ -524,7 +523,7 @@ def write_provenance(
         "versions": {name: _version(name) for name in _VERSIONED},
     }
     if path.is_file():
-        record["sha256"] = sha256(path)
+        record["sha256"] = digest or sha256(path)
     write_json(provenance_path(path), record)
     return record
 

@@ -42,20 +42,16 @@ _EMOJI = re.compile(
     f"[\U0001f1e6-\U0001f1ff]{{2}}|{_PICTOGRAPH}{_MODIFIER}(?:\u200d{_PICTOGRAPH}{_MODIFIER})*"
 )
 
-# What a clean wish never holds; each pattern is one way in which an answer of a model goes wrong.
-_UNCLEAN = tuple(
-    re.compile(pattern)
-    for pattern in (
-        r"<\|?[A-Za-z/_][^>\n]*>|\[/?(?:INST|UNUSED_TOKEN[^\]]*)\]",  # a token of a chat template
-        r"祝福语|如下|以下是|^(?:好的|当然|没问题)[，,！!。]",  # the stub or preamble of a chat model
-        r"[#*`_{}]|^\s*[-•>]\s|^\s*\d+[.、]",  # markdown, a list, an unfilled slot
-        r"\n",
-        r"^[\"“”'‘’「『]|[\"“”'‘’」』]$",  # the whole wish in quotes
-        r"[，。！？；：、,!?;:][呀啊哦呢啦嘛吧][～~。！!]?\s*$",  # a particle stuck behind the full stop
-        r"[，。；：、,;:]{2,}|[！!]{2,}|[～~]{2,}|[。，、][！!？?]|[！!？?～~][。，、]",  # doubled stops
-    )
+# What a clean wish never holds, anywhere and at its ends: the ways in which an answer of a model goes wrong.
+_UNCLEAN = re.compile(
+    r"<\|?[A-Za-z/_][^>\n]*>|\[/?(?:INST|UNUSED_TOKEN[^\]]*)\]"  # a token of a chat template
+    r"|祝福语|如下|以下是"  # the stub of a chat model
+    r"|[#*`_{}\n]"  # markdown, an unfilled slot
+    r"|[，。！？；：、,!?;:][呀啊哦呢啦嘛吧][～~。！!]?\s*$"  # a particle stuck behind the full stop
+    r"|[，。；：、,;:]{2,}|[！!]{2,}|[～~]{2,}|[。，、][！!？?]|[！!？?～~][。，、]"  # doubled stops
 )
-_LOOP = re.compile(r"(.{2,}?)\1\1")
+_UNCLEAN_START = re.compile(r"(?:好的|当然|没问题)[，,！!。]|\s*[-•>]\s|\s*\d+[.、]|[\"“”'‘’「『]")
+_UNCLEAN_END = tuple("\"“”'‘’」』")
 
 
 @lru_cache(maxsize=8)  # cleaning asks twice about the same text
@@ -65,8 +61,14 @@ def find_loop(text: str) -> str:
     >>> find_loop("生日快乐生日快乐生日快乐")
     '生日快乐'
     """
-    found = _LOOP.search(text)
+    found = _loop(len(text) // 3).search(text)
     return found[1] if found else ""
+
+
+@lru_cache(maxsize=256)
+def _loop(longest: int) -> re.Pattern:
+    """Return what finds such words; to know how long they can be halves the time."""
+    return re.compile(rf"(.{{2,{max(2, longest)}}}?)\1\1")
 
 
 def count_emoji(text: str) -> int:
@@ -310,7 +312,9 @@ class _Judge:
             "honorific": self.wrong_you not in text,
             "clean": bool(text)
             and text == text.strip()
-            and not any(p.search(text) for p in _UNCLEAN)
+            and not _UNCLEAN.search(text)
+            and not _UNCLEAN_START.match(text)
+            and not text.endswith(_UNCLEAN_END)
             and not find_loop(text),
         }
 

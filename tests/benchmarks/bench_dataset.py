@@ -6,15 +6,14 @@
     python tests/benchmarks/bench_dataset.py recall     # planted near duplicates, found and missed
 
 The rows are wishes of the offline teacher's grammar, 18 % of them spoilt as it spoils them, in round
-files with all that a real round holds. Each run is a process of its own; its peak memory is that of the
-process and, for cleaning, of its helpers beside it. Times are those of the call a user makes, from the
-first line to the written files and their provenance.
+files with all that a real round holds. Each run is a process of its own, which imports only what it
+needs; its peak memory is that of the process and of the second one that a long run starts. Times are
+those of the call a user makes, from the first line to the written files and their provenance.
 """
 
 import argparse
 import json
 import os
-import random
 import resource
 import subprocess
 import sys
@@ -22,13 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tianji_helpers import records, wishes
-from tianji_helpers.dataset import clean, duplicates, merge
-from tianji_helpers.synthesis import dirt, prompts
-from tianji_helpers.synthesis.phrasebook import Phrasebook
-
 SIZES = (10_000, 100_000, 1_000_000)
-DIRT = 0.18
 
 
 def main() -> None:
@@ -42,20 +35,22 @@ def main() -> None:
     if args.what == "one":
         print(json.dumps(one(args.run, args.folder)))
         return
+    import dataset_rows  # not in the runs
+
     print(
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}", flush=True
     )
     folders = {rows: args.folder / f"{rows}" for rows in args.sizes}
     for rows, folder in folders.items():
         if args.what != "recall" and not (folder / "done").exists():
-            print(f"{rows:,} rows written in {make(rows, folder / 'rounds'):.0f} s", flush=True)
+            print(f"{rows:,} rows written in {dataset_rows.make(rows, folder / 'rounds'):.0f} s", flush=True)
             (folder / "done").touch()
     if args.what in ("merge", None):
         table("merge", folders, {"the original's loop": "original", "tianji merge": "merge"})
     if args.what in ("clean", None):
         table("clean", folders, {"no near duplicates": "clean_rules", "all rules": "clean"})
     if args.what in ("recall", None):
-        recall()
+        dataset_rows.recall()
 
 
 def table(title: str, folders: dict[int, Path], calls: dict[str, str]) -> None:
@@ -84,8 +79,12 @@ def one(call: str, folder: Path) -> dict:
     if call == "original":
         note = f"{original_loop(rounds, folder / 'original.json')} rows"
     elif call == "merge":
+        from tianji_helpers.dataset import merge
+
         note = f"{merge.merge_rounds(rounds, merged).rows} rows"
     else:
+        from tianji_helpers.dataset import clean
+
         out = folder / call
         report = clean.clean_file(
             merged,
@@ -98,9 +97,10 @@ def one(call: str, folder: Path) -> dict:
         note = f"{report['rows_out']} kept, {counts[clean.EXACT]} twice, {counts[clean.NEAR]} nearly"
     seconds = time.perf_counter() - began
     cpu = sum(os.times()[:4])
-    usage = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    helpers = clean.PROCESSES if usage[1] else 0
-    return {"seconds": seconds, "cpu": cpu, "peak": (usage[0] + helpers * usage[1]) / 1024, "note": note}
+    # not RUSAGE_SELF, which counts what the process was before it became this program
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {"seconds": seconds, "cpu": cpu, "peak": peak / 1024, "note": note}
 
 
 def original_loop(folder: Path, output: Path) -> int:
@@ -115,80 +115,6 @@ def original_loop(folder: Path, output: Path) -> int:
     with output.open("w", encoding="utf-8") as file:
         json.dump(rows, file, ensure_ascii=False, indent=4)
     return len(rows)
-
-
-def make(count: int, folder: Path) -> float:
-    """Write so many rows of the offline teacher's grammar as round files; return the seconds."""
-    began = time.perf_counter()
-    matrix = wishes.load()
-    book, rng = Phrasebook(matrix), random.Random(42)
-    number = 0
-    while count > 0:
-        number += 1
-        for style in matrix.usual_styles:
-            rows = [_row(book, prompt, rng) for prompt in prompts.build_round(matrix, style, number)][:count]
-            count -= len(rows)
-            if rows:
-                records.write_json_array(folder / f"wishes_{style}_{number:06}.json", rows)
-    return time.perf_counter() - began
-
-
-def _row(book: Phrasebook, prompt: prompts.Prompt, rng: random.Random) -> dict:
-    cell = (prompt.recipient, prompt.scene, prompt.style)
-
-    def compose() -> str:
-        return book.compose(*cell, prompt.requirement, rng)
-
-    wish = compose()
-    if rng.random() < DIRT:
-        wish = dirt.soil(rng.choice(dirt.KINDS), wish, prompt.recipient, prompt.scene, compose, rng)
-    return {
-        "conversation": [
-            {
-                "system": book.matrix.system,
-                "src_input": prompt.text,
-                "style_name": prompt.style,
-                "input": prompt.input,
-                "output": wish,
-                "recipient": prompt.recipient,
-                "scene": prompt.scene,
-                "provider": "offline",
-                "model": "phrasebook-offline",
-                "seed": prompt.seed,
-                "request": f"{rng.getrandbits(256):064x}",
-                "prompt_tokens": len(prompt.text),
-                "completion_tokens": len(wish),
-            }
-        ]
-    }
-
-
-def recall() -> None:
-    """Plant near duplicates of grammar wishes and count which the index finds, by similarity."""
-    matrix, rng = wishes.load(), random.Random(7)
-    book = Phrasebook(matrix)
-    originals: dict[str, None] = {}
-    while len(originals) < 20_000:
-        (recipient, scene), style = rng.choice(matrix.pairs()), rng.choice(matrix.usual_styles)
-        originals[book.compose(recipient, scene, style, rng=rng)] = None
-    letters = sorted({letter for text in originals for letter in text if letter.isalpha()})
-    print("\nplanted: one to three letters replaced, dropped or added in each of 20,000 wishes")
-    print("threshold   planted at or above   found   recall")
-    for threshold in (0.9, 0.8, 0.7):
-        index = duplicates.NearIndex(threshold)
-        for text in originals:
-            index.add(text, text)
-        planted = found = 0
-        for text in originals:
-            changed = list(text)
-            for _ in range(rng.randint(1, 3)):
-                place = rng.randrange(len(changed))
-                changed[place] = rng.choice(("", rng.choice(letters), changed[place] + rng.choice(letters)))
-            twin = "".join(changed)
-            if duplicates.similarity(text, twin) >= threshold:
-                planted += 1
-                found += any(name == text for name, _ in index.near(twin))
-        print(f"{threshold:9}{planted:22,}{found:8,}{found / planted:9.4f}", flush=True)
 
 
 if __name__ == "__main__":

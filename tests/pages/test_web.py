@@ -1,10 +1,13 @@
-"""The web demo in a real browser, with real models that know one answer by heart."""
+"""The web demo in a real browser: small models that know one answer by heart, and the course's own."""
 
 import re
 
 import parrots
 import pytest
 from playwright.sync_api import expect
+
+from tianji_helpers import wishes
+from tianji_helpers.training import inference
 
 PIECES = ("<img src=x onerror=alert(1)> ", "**祝** ", "[福](javascript:alert(1)) ", "$x$ ", ":red[您] ", "😀")
 SAID = "".join(PIECES)
@@ -201,3 +204,58 @@ def test_adapters_are_picked_on_the_page(page, demo):
     send(page).click()
     expect(page.locator(".asked b").first).to_have_text("整句")
     expect(page.locator(".wish").first).to_have_text(SAID.strip())
+
+
+WISH = "姐姐生日快乐呀，愿你天天开心🎂"
+
+
+@pytest.fixture(scope="module")
+def learned(base_dir, tmp_path_factory):
+    """A LoRA adapter that has learned one answer by heart, on the course's own base model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model, tokenizer = inference.load(base_dir, dtype="float32")
+    asked = inference.messages("祝姐姐生日,小红书风格", wishes.SYSTEM)
+    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True)
+    answer = [*tokenizer.encode(WISH, add_special_tokens=False), tokenizer.eos_token_id]
+    ids, labels = torch.tensor([prompt + answer]), torch.tensor([[-100] * len(prompt) + answer])
+    model = get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"])).train()
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-3)
+    for _ in range(60):
+        loss = model(input_ids=ids, labels=labels).loss
+        if loss < 0.02:
+            break
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("learned")
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_the_real_model_answers_before_and_after(page, serve, base_dir, learned):
+    with serve("web", base_dir, "--adapter", f"学过的={learned}") as url:
+        ready(page, url)
+        choose(page, "送给谁", "姐姐")
+        choose(page, "为了什么", "生日")
+        style(page, "小红书")
+        page.get_by_text("生成设置").click()
+        page.get_by_role("slider", name="温度").press("Home")
+        length = page.get_by_role("slider", name="最多多少个词元")
+        length.press("Home")
+        length.press("ArrowRight")
+        send(page).click()
+        expect(page.get_by_role("button", name="复制")).to_have_count(1)
+        expect(page.locator(".wish")).to_have_text(WISH)
+        lengths = {len(texts[0]) for texts in page.evaluate("window.seen") if texts}
+        assert len(lengths) > 3, lengths  # it came in pieces
+        compare(page)
+        send(page).click()
+        expect(page.get_by_role("button", name="复制").nth(1)).to_be_visible()
+        before, after = page.locator(".wish:not(.old)").all()
+        expect(after).to_have_text(WISH)
+        expect(before).to_contain_text("祝")
+        expect(before).not_to_have_text(WISH)
+        sound(page)

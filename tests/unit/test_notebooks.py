@@ -8,6 +8,7 @@ import nbformat
 import papermill
 import pytest
 
+from tianji_helpers.classroom import refresh
 from tianji_helpers.classroom.parameters import defaults
 from tianji_helpers.paths import NOTEBOOKS, ROOT
 
@@ -19,6 +20,7 @@ NAMES = (
     "05_train_qlora",
     "06_merge_chat",
 )
+START = "README.md"
 
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/<])/(?:root|home|Users|work|mnt|data|tmp|opt|var)/[\w.-]")
 SECRET = re.compile(r"\bsk-[A-Za-z0-9]{16,}|\b[0-9a-f]{32}\.[A-Za-z0-9]{16}\b|\bhf_[A-Za-z]{20,}")
@@ -122,6 +124,18 @@ def test_pictures_stand_in_cells_that_are_not_compared(notebook):
             assert "nbval-ignore-output" in cell.metadata.get("tags", []), cell.source
 
 
+def test_nothing_was_written_to_standard_error(notebook):
+    streams = [output for cell in code_cells(notebook) for output in cell.outputs if "name" in output]
+    assert not [output.text for output in streams if output.name == "stderr"]
+
+
+def test_outputs_hold_no_passing_time(notebook):
+    for cell in code_cells(notebook):
+        if "nbval-ignore-output" in cell.metadata.get("tags", []):
+            for text in (output.get("text", "") for output in cell.outputs):
+                assert not [pattern for pattern, _ in refresh.PASSING if pattern.search(text)], text
+
+
 def test_something_is_compared_and_checked(notebook):
     compared = [c for c in code_cells(notebook) if "nbval-ignore-output" not in c.metadata.get("tags", [])]
     assert any(cell.outputs for cell in compared)
@@ -135,19 +149,57 @@ def test_links_lead_somewhere(file, notebook):
         if not link.startswith(("http://", "https://", "#")):
             target = (file.parent / link.partition("#")[0]).resolve()
             assert target.exists() and target.is_relative_to(ROOT), link
+
+
+def test_its_first_and_last_lines_lead_to_the_neighbours_and_the_start_page(file, notebook):
     position = NAMES.index(file.stem)
-    for neighbour in NAMES[max(position - 1, 0) : position + 2]:
-        assert neighbour == file.stem or f"{neighbour}.ipynb" in links, f"no link to {neighbour}"
+    neighbours = [name for name in NAMES[max(position - 1, 0) : position + 2] if name != file.stem]
+    ways = [START, *(f"{name}.ipynb" for name in neighbours)]
+    for line in (notebook.cells[0].source.splitlines()[2], notebook.cells[-1].source.splitlines()[-1]):
+        assert re.findall(r"\]\(([^)\s]+)\)", line) == ways, line
 
 
 def test_it_opens_and_closes_like_a_lesson(file, notebook):
     first, last = notebook.cells[0], notebook.cells[-1]
     assert first.cell_type == last.cell_type == "markdown"
+    for section in ("小结", "常见错误", "延伸阅读"):
+        assert f"## {section}\n" in last.source, section
     assert first.source.startswith(f"# 第 {int(file.stem[:2])} 课")
     assert "学完你能" in first.source
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     for section in ("小结", "练习", "先猜一猜"):
         assert section in prose, section
+
+
+def prose(notebook):
+    """Return what a lesson tells, its exercises aside, and its lines of code."""
+    told = [cell for cell in notebook.cells if not cell.id.startswith("exercise-")]
+    code = "\n".join(cell.source for cell in told if cell.cell_type == "code")
+    text = "\n".join(cell.source for cell in told if cell.cell_type == "markdown")
+    return text, [line for line in code.splitlines() if line.strip()]
+
+
+def test_the_reading_time_is_true_and_the_start_page_says_the_same(file, notebook):
+    text, code = prose(notebook)
+    minutes = len(re.findall("[\u4e00-\u9fff]", text)) / 300 + len(code) / 15
+    stated, run = re.search(r"阅读 (\d+) 分钟，运行 ?([^（]+)（", notebook.cells[0].source).groups()
+    assert abs(int(stated) - minutes) <= max(1, 0.1 * minutes), f"{stated} instead of {minutes:.1f}"
+    (row,) = [line for line in start_page().splitlines() if f"]({file.name}) |" in line]
+    assert row.endswith(f" | {stated} 分钟 | {run} |"), row
+
+
+def start_page():
+    return (NOTEBOOKS / START).read_text(encoding="utf-8")
+
+
+def test_every_term_of_the_start_page_is_explained_once_where_it_says():
+    texts = {name: prose(nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4))[0] for name in NAMES}
+    listed = re.findall(r"^- \[第 \d 课\]\((\w+)\.ipynb\)：(.+)$", start_page(), re.MULTILINE)
+    assert [name for name, _ in listed] == list(NAMES)
+    for lesson, terms in listed:
+        for term in terms.split("、"):
+            bold = re.compile(rf"\*\*{re.escape(term)}(?:（[^*]*）)?\*\*")
+            assert [name for name in NAMES for _ in bold.findall(texts[name])] == [lesson], term
 
 
 @pytest.mark.parametrize(

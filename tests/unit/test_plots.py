@@ -82,3 +82,17 @@ def test_a_missing_font_names_the_fix(monkeypatch, tmp_path):
     monkeypatch.setattr(plots, "find_spec", lambda name: spec)
     with pytest.raises(CourseError, match="force-reinstall"):
         plots.font_file()
+
+
+def test_chips_escape_their_text_and_name_every_group():
+    chips = plots.Chips(["<bos>", "姐姐", "！"], [0, 1, 1], ["不算损失", "算损失"], [2, 11711, 17529])
+    html = chips._repr_html_()
+    assert "<bos>" not in html and "&lt;bos&gt;<br><small>2</small>" in html
+    assert html.count("<span") == 3 + 2 and "不算损失" in html and plots.COLORS[0] in html
+    assert repr(chips) == "不算损失　<bos>\n算损失　姐姐 ！"
+
+
+def test_what_the_font_lacks_is_drawn_as_a_box(pyplot):
+    plots.setup()
+    draw(pyplot, plots.drawable("姐姐🎂\n，生日快乐"))
+    assert plots.drawable("姐姐🎂\n") == "姐姐□□"

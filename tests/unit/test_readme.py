@@ -1,8 +1,9 @@
-"""The two READMEs: the same commands, and commands, links and lessons that exist."""
+"""The two READMEs: the same commands; theirs and CONTRIBUTING's commands, links and files exist."""
 
 import argparse
 import re
 import shlex
+from importlib.util import find_spec
 
 import nbformat
 import pytest
@@ -23,6 +24,8 @@ def commands(text):
 
 
 ALL_COMMANDS = commands(TEXTS["README.md"])
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ALL_TEXTS = TEXTS | {"CONTRIBUTING.md": CONTRIBUTING}
 
 
 def test_both_languages_give_the_same_commands():
@@ -40,21 +43,23 @@ def test_both_languages_have_the_same_sections_figures_and_links():
     assert links[0] == links[1]
 
 
-@pytest.mark.parametrize("line", [line for line in ALL_COMMANDS if re.match(r"(\S*/)?tianji ", line)])
+@pytest.mark.parametrize(
+    "line", [line for line in ALL_COMMANDS + commands(CONTRIBUTING) if re.match(r"(\S*/)?tianji ", line)]
+)
 def test_the_command_line_takes_it(line):
     words = shlex.split(line)
     args = cli.build_parser().parse_args(words[1:])
     assert isinstance(args, argparse.Namespace) and args.run
 
 
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("text", ALL_TEXTS.values(), ids=ALL_TEXTS)
 def test_make_knows_its_targets(text):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = set(re.findall(r"(?:^|`|&& )make (?:PYTHON=\S+ )?([a-z]+)", text, re.MULTILINE))
     assert {"course", "test", "lab"} <= named <= targets
 
 
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("text", ALL_TEXTS.values(), ids=ALL_TEXTS)
 def test_its_links_and_files_exist(text):
     for link in re.findall(r'(?:\]\(|<img src=")(?!https?://)([^\s")]+)', text):
         assert (ROOT / link).exists(), link
@@ -81,3 +86,14 @@ def test_its_parameters_exist(text):
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_every_measured_figure_is_filled_in(text):
     assert not re.findall(r"@@\w+@@", text)
+
+
+def test_what_contributors_run_exists():
+    for line in commands(CONTRIBUTING):
+        for words in map(shlex.split, line.split(" && ")):
+            if words[0] == "pytest":
+                assert all((ROOT / name).exists() for name in words[1:]), line
+            elif words[:2] == ["python", "-m"]:
+                assert find_spec(words[2]), line
+            else:
+                assert words[0] in ("make", "tianji", "ruff", "source"), line

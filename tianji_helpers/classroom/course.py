@@ -69,7 +69,7 @@ def run_course(
     files = find_notebooks(folder)
     chosen = _choose(files, only, start)
     lessons = _lessons(chosen, parameters or {}, run)
-    _require(doctor.resources(run))
+    require(*doctor.resources(run))
     executed = []
 
     def key(lesson: Lesson) -> str:
@@ -144,7 +144,8 @@ def _copy(file: Path, run: Path) -> Path:
     return run / "notebooks" / file.name
 
 
-def _require(checks: list[doctor.Check]) -> None:
+def require(*checks: doctor.Check) -> None:
+    """Raise CourseError if one of the checks failed."""
     failed = [check for check in checks if check.status == doctor.FAIL]
     if failed:
         raise CourseError("；".join(f"{check.name}：{check.message}。{check.fix}" for check in failed) + "。")
@@ -224,7 +225,7 @@ def _execute(
             extra_arguments=KERNEL_ARGUMENTS,
         )
     except PapermillExecutionError as error:
-        raise CourseError(f"{label}：停在代码格 [{error.exec_count}]。\n{_reason(error)}{again}") from error
+        raise CourseError(f"{label}：停在代码格 [{error.exec_count}]。\n{reason(error)}{again}") from error
     except DeadKernelError as error:
         raise CourseError(
             f"{label}：笔记本的内核被系统结束了，多半是内存不够"
@@ -232,7 +233,7 @@ def _execute(
         ) from error
 
 
-def _reason(error) -> str:
+def reason(error) -> str:
     """Return what a person needs of a papermill error: our own words, or the line and what it raised."""
     from papermill.exceptions import strip_color
 
@@ -246,11 +247,11 @@ def _reason(error) -> str:
 def _key(lesson: Lesson, earlier: list[str | None]) -> str:
     given = {name: value for name, value in lesson.given.items() if name != "output_dir"}
     sources = [cell.source for cell in lesson.notebook.cells if cell.cell_type == "code"]
-    text = json.dumps([sources, given, _package_hash(), earlier], sort_keys=True)
+    text = json.dumps([sources, given, package_hash(), earlier], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _package_hash() -> str:
+def package_hash() -> str:
     """Return the hash of everything of ours that a notebook may use."""
     digest = hashlib.sha256()
     for top in (Path(__file__).parents[1], paths.DATA, paths.CONFIGS):

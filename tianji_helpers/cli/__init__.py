@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tianji_helpers.cli import course, dataset, serving, synthesis, training
+from tianji_helpers.cli import classroom, course, dataset, serving, synthesis, training
 from tianji_helpers.cli.parser import Parser
 from tianji_helpers.errors import CourseError
 
@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for room in (course, synthesis, dataset, training, serving):
+    for room in (course, synthesis, dataset, training, serving, classroom):
         room.add(command)
     return parser
 

@@ -173,10 +173,7 @@ def add(command) -> None:
     )
     sub.add_argument("--rejects", required=True, type=Path, metavar="F", help="弃用的记录和原因（.jsonl）")
     sub.add_argument("--report", required=True, type=Path, metavar="F", help="每条规则的条数和例子（.json）")
-    sub.add_argument("--off", action="append", default=[], metavar="RULE", help="关掉一条规则，可以写多次")
-    sub.add_argument(
-        "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
-    )
+    _add_rules(sub)
     sub.add_argument("--decisions", type=Path, metavar="F", help="照着人工的决定处理（.jsonl）")
     sub.add_argument(
         "--variety", type=int, default=1, metavar="N", help="把请求换成 N 种说法（默认 %(default)s：不换）"
@@ -209,10 +206,7 @@ def add(command) -> None:
         metavar="FILE",
         help="决定记在哪里（默认在合并后的文件旁边的 decisions.jsonl）",
     )
-    sub.add_argument("--off", action="append", default=[], metavar="RULE", help="关掉一条规则，可以写多次")
-    sub.add_argument(
-        "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
-    )
+    _add_rules(sub)
     add_address(sub)
 
     sub = command("self-cognition", self_cognition)
@@ -303,6 +297,14 @@ def add(command) -> None:
         choices=formats,
         default="",
         help="原来是哪种格式（默认看第一条的字段）",
+    )
+
+
+def _add_rules(sub: argparse.ArgumentParser) -> None:
+    """Add what changes the rules: a review must see the rows as the cleaning does."""
+    sub.add_argument("--off", action="append", default=[], metavar="RULE", help="关掉一条规则，可以写多次")
+    sub.add_argument(
+        "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
     )
 
 

@@ -39,14 +39,11 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def add_address(sub: argparse.ArgumentParser) -> None:
-    """Add the options of a page's address."""
+def add_address(sub: argparse.ArgumentParser, port: int = 8501) -> None:
+    """Add the options of the address that a page or a server listens on."""
     sub.add_argument(
-        "--host",
-        default="127.0.0.1",
-        metavar="ADDRESS",
-        help="在哪个地址上开（默认 %(default)s，只有本机能看）",
+        "--host", default="127.0.0.1", metavar="H", help="监听的地址（默认 %(default)s，只有这台机器能打开）"
     )
     sub.add_argument(
-        "--port", type=int, default=8501, metavar="N", help="端口，0 表示任选（默认 %(default)s）"
+        "--port", type=int, default=port, metavar="N", help="端口，0 表示随便找一个空的（默认 %(default)s）"
     )

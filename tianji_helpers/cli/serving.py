@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tianji_helpers.cli.parser import pairs
+from tianji_helpers.cli.parser import add_address, pairs
 from tianji_helpers.errors import CourseError
 
 
@@ -74,8 +74,6 @@ def publish(args: argparse.Namespace) -> None:
     print(f"{plan}\n模型卡和全部文件在 {plan.folder}，请先看一遍（每次运行都重新生成）。")
     if args.yes:
         print(publish.upload(plan, private=args.private, endpoint=args.endpoint))
-    elif plan.platform == "openxlab":
-        print(f"OpenXLab 的客户端要装在另一个环境里，请运行：\n{publish.openxlab_commands(plan)}")
     else:
         print("这次什么也没有上传。确认以后，在同样的命令后面加 --yes。")
 
@@ -115,12 +113,7 @@ def add(command) -> None:
         help="LoRA 适配器，可以写多次，在网页上切换；这时模型文件夹就是底座",
     )
     sub.add_argument("--base", type=Path, metavar="DIR", help="合并后的模型的底座，用来前后对比")
-    sub.add_argument(
-        "--host", default="127.0.0.1", metavar="H", help="监听的地址（默认 %(default)s，只有这台机器能打开）"
-    )
-    sub.add_argument(
-        "--port", type=int, default=8501, metavar="N", help="端口，0 表示随便找一个空的（默认 %(default)s）"
-    )
+    add_address(sub)
 
     sub = command("app", app)
     sub.add_argument("model_dir", type=Path, help="合并后的模型文件夹")
@@ -147,10 +140,7 @@ def add(command) -> None:
 
     sub = command("serve", serve)
     sub.add_argument("gguf_file", type=Path, help="GGUF 文件")
-    sub.add_argument(
-        "--host", default="127.0.0.1", metavar="H", help="监听地址（默认 %(default)s，只有本机能用）"
-    )
-    sub.add_argument("--port", type=int, default=8080, metavar="P", help="端口（默认 %(default)s）")
+    add_address(sub, port=8080)
 
     sub = command("publish", publish)
     sub.add_argument("model_dir", type=Path, help="合并后的模型、适配器，或 tianji export 的文件夹")
@@ -165,6 +155,6 @@ def add(command) -> None:
     sub.add_argument(
         "--run", dest="run_dir", default="", metavar="DIR", help="训练它的那次运行（默认是它所在的那次）"
     )
-    sub.add_argument("--private", action="store_true", help="新建的仓库只有自己能看")
-    sub.add_argument("--endpoint", default="", metavar="URL", help="平台的地址（默认用客户端自己的设置）")
+    sub.add_argument("--private", action="store_true", help="新建的仓库只有自己能看（OpenXLab 在网页上选）")
+    sub.add_argument("--endpoint", default="", metavar="URL", help="平台的地址（默认就是平台自己的）")
     sub.add_argument("--yes", action="store_true", help="真的上传（不加就只列出文件）")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tianji_helpers.cli.parser import pairs
+from tianji_helpers.cli.parser import SEED, pairs
 
 
 def models(args: argparse.Namespace) -> None:
@@ -23,12 +23,9 @@ def prepare_model(args: argparse.Namespace) -> None:
 
 def estimate(args: argparse.Namespace) -> int:
     """估算一个配置训练时要多少显存，看这台机器放不放得下"""
-    import yaml
-
     from tianji_helpers.training import estimate
 
-    options = {name: yaml.safe_load(value) for name, value in pairs(args.cfg_options).items()}
-    result = estimate.estimate(args.config, options or None, deepspeed=args.deepspeed, devices=args.devices)
+    result = estimate.estimate(args.config, _options(args), deepspeed=args.deepspeed, devices=args.devices)
     available = estimate.available_gb(result.on_gpu)
     print(f"{result}\n{estimate.verdict(result, available)}")
     return 1 if available is not None and available < result.total_gb else 0
@@ -36,13 +33,10 @@ def estimate(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> None:
     """用 XTuner 训练一个配置"""
-    import yaml
-
     from tianji_helpers.training import engine
 
-    options = {name: yaml.safe_load(value) for name, value in pairs(args.cfg_options).items()}
     result = engine.train(
-        args.config, args.work_dir, cfg_options=options or None, resume=args.resume, deepspeed=args.deepspeed
+        args.config, args.work_dir, cfg_options=_options(args), resume=args.resume, deepspeed=args.deepspeed
     )
     print(
         f"检查点：{result.checkpoint}\n"
@@ -67,6 +61,21 @@ def merge_adapter(args: argparse.Namespace) -> None:
     print(f"合并后的模型：{merged}")
 
 
+def evaluate(args: argparse.Namespace) -> None:
+    """考一考训练前后的模型：损失、规则、多样性、遗忘，带区间"""
+    from tianji_helpers.classroom import exam
+
+    judge = None
+    if args.judge:
+        from tianji_helpers.synthesis import Settings
+
+        judge = Settings(args.judge, args.judge_model, args.judge_base_url, temperature=0.0)
+    result = exam.examine(
+        args.run_dir, args.task, rows=args.rows, device=args.device, judge=judge, seed=args.seed
+    )
+    print(exam.table(result))
+
+
 def add(command) -> None:
     """Add these commands; ``command`` makes the parser of one."""
     command("models", models)
@@ -81,29 +90,13 @@ def add(command) -> None:
     sub.add_argument("--endpoint", default="", metavar="URL", help="镜像站的地址")
 
     sub = command("estimate", estimate)
-    sub.add_argument("config", type=Path, help="XTuner 配置文件，见 configs/")
-    sub.add_argument(
-        "--cfg-options",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="改配置里的值，例如 model.recompute_share=1",
-    )
-    sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero3")
+    _add_config(sub)
     sub.add_argument("--devices", type=int, default=1, metavar="N", help="几张卡（默认 %(default)s）")
 
     sub = command("train", train)
-    sub.add_argument("config", type=Path, help="XTuner 配置文件，见 configs/")
+    _add_config(sub)
     sub.add_argument("--work-dir", required=True, type=Path, metavar="DIR", help="检查点和日志放在哪里")
-    sub.add_argument(
-        "--cfg-options",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="改配置里的值，例如 train_cfg.max_iters=10",
-    )
     sub.add_argument("--resume", action="store_true", help="从最后一个检查点接着训练")
-    sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero2")
 
     sub = command("pth-to-hf", pth_to_hf)
     sub.add_argument("config", type=Path, help="训练时用的配置文件")
@@ -120,3 +113,46 @@ def add(command) -> None:
     sub.add_argument(
         "--dtype", choices=("bfloat16", "float32"), default="", help="权重的类型（默认和基座模型一样）"
     )
+
+    sub = command("evaluate", evaluate)
+    sub.add_argument(
+        "run_dir",
+        nargs="?",
+        default="",
+        metavar="RUN_DIR",
+        help="一次课程的结果文件夹（默认 outputs/default）",
+    )
+    sub.add_argument(
+        "--task",
+        choices=("wishes", "self_cognition", "ruozhiba"),
+        default="wishes",
+        help="考哪个任务（默认 %(default)s）",
+    )
+    sub.add_argument("--rows", type=int, default=0, metavar="N", help="考几条，均匀地抽（默认全部）")
+    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="在哪里算（默认 %(default)s）")
+    sub.add_argument("--seed", **SEED)
+    sub.add_argument(
+        "--judge", default="", metavar="P", help="再请一个大模型盲评：deepseek、zhipu 或 local（要花钱）"
+    )
+    sub.add_argument("--judge-model", default="", metavar="NAME", help="评委的模型名")
+    sub.add_argument("--judge-base-url", default="", metavar="URL", help="评委的地址（local 要写）")
+
+
+def _add_config(sub: argparse.ArgumentParser) -> None:
+    """Add a config and what changes it: an estimate is asked for as the training is."""
+    sub.add_argument("config", type=Path, help="XTuner 配置文件，见 configs/")
+    sub.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="改配置里的值，例如 train_cfg.max_iters=10",
+    )
+    sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero2")
+
+
+def _options(args: argparse.Namespace) -> dict | None:
+    """Return the values of --cfg-options, read as YAML."""
+    import yaml
+
+    return {name: yaml.safe_load(value) for name, value in pairs(args.cfg_options).items()} or None

@@ -10,30 +10,28 @@ of them are counted. What grows with the rows is the index of the wishes that we
 about 300 bytes each (see ``duplicates``).
 """
 
-import gc
-import multiprocessing
 import os
 import pickle
 import tempfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from tianji_helpers import records, wishes
-from tianji_helpers.dataset import decisions, duplicates, openings, variety
+from tianji_helpers.dataset import decisions, duplicates, layout, openings, variety
+from tianji_helpers.dataset.layout import FIELDS
+from tianji_helpers.dataset.processes import in_order
 from tianji_helpers.dataset.rules import RULES, Ask
 from tianji_helpers.errors import CourseError
 
 STAGE = "02_merge_clean"
-FIELDS = ("system", "input", "output")
 REQUEST, OVERSIZE, HUMAN = "unknown_request", "oversize", "human"
 EXACT, NEAR, OPENING = "duplicate", "near_duplicate", "common_opening"
 TITLES = (
@@ -44,7 +42,7 @@ TITLES = (
 MAX_CHARS = 2_000  # no wish is longer; mending costs time that grows faster than the length
 PROCESSES = min(2, os.cpu_count() or 1)
 _PARALLEL_ROWS = 20_000  # fewer are cleaned before a second process has started
-_PART = 2_000  # rows that a process gets at a time
+_PART, _BLOCK = 2_000, 768 << 10  # rows, or bytes of a file, that a process gets at a time
 _ALWAYS = {REQUEST, OVERSIZE, HUMAN}
 _SAMPLES = 5
 
@@ -98,7 +96,7 @@ def _active(kind: str, off: frozenset[str]) -> list[tuple[str, Callable[[str, As
     return [(rule.name, rule.apply) for rule in RULES.values() if rule.kind == kind and rule.name not in off]
 
 
-class _Outcome(msgspec.Struct):
+class _Outcome(msgspec.Struct, array_like=True, gc=False):
     """What became of one row: the text it ended with, the mends that changed it, perhaps a rejection."""
 
     row: int
@@ -114,6 +112,27 @@ class _Outcome(msgspec.Struct):
         return self.turn["output"]
 
 
+@dataclass
+class _Part:
+    """Some rows in order; the sketch is of those that the rules let pass (None if nobody needs it)."""
+
+    outcomes: list[_Outcome]
+    sketch: duplicates.Sketch | None = None
+
+    def __reduce__(self):  # msgpack takes a quarter of pickle's time, but not every JSON value
+        try:
+            return _unpacked, (msgspec.msgpack.encode(self.outcomes), self.sketch)
+        except (OverflowError, UnicodeEncodeError):
+            return _Part, (self.outcomes, self.sketch)
+
+
+def _unpacked(outcomes: bytes, sketch: duplicates.Sketch | None) -> _Part:
+    return _Part(_unpack(outcomes), sketch)
+
+
+_unpack = msgspec.msgpack.Decoder(list[_Outcome]).decode
+
+
 class _Judge:
     """The rules that look at one row."""
 
@@ -126,13 +145,20 @@ class _Judge:
     def __reduce__(self):  # without what is made on the way
         return _Judge, (replace(self.matrix), self.off, self.threshold, self.decided)
 
-    def part(self, first: int, turns: list[dict]) -> tuple[list[_Outcome], duplicates.Sketch | None]:
-        """Judge rows, numbered from ``first``; the sketch is of those that are not rejected."""
+    def part(self, numbered: tuple[int, list[dict]]) -> _Part:
+        """Judge (number of the first row, turns)."""
+        first, turns = numbered
         outcomes = [self.row(row, turn) for row, turn in enumerate(turns, first)]
         if NEAR in self.off:
-            return outcomes, None
+            return _Part(outcomes)
         texts = [outcome.after for outcome in outcomes if outcome.verdict is None]
-        return outcomes, duplicates.sketch(texts, self.threshold)
+        return _Part(outcomes, duplicates.sketch(texts, self.threshold))
+
+    def block(self, numbered: tuple[int, bytes]) -> _Part | None:
+        """Judge a block of a file; None if it must be read row by row."""
+        first, block = numbered
+        turns = layout.turns(block)
+        return None if turns is None else self.part((first, turns))
 
     def row(self, row: int, turn: dict) -> _Outcome:
         """Judge one row."""
@@ -180,45 +206,31 @@ def _prepare(
     return _Judge(wishes.load() if matrix is None else matrix, off, threshold, decided or {})
 
 
-def _parts(turns: Iterable[dict], judge: _Judge, processes: int) -> Iterator[tuple]:
-    """Yield what ``judge.part`` returns, in order; a long stream is judged by several processes."""
+def _judged(turns: Iterable[dict], judge: _Judge, processes: int, first: int = 1) -> Iterator[_Part]:
+    """Judge turns, numbered from ``first``; several processes share a long stream."""
     turns = iter(turns)
     parts = iter(lambda: list(islice(turns, _PART)), [])
-    head = list(islice(parts, _PARALLEL_ROWS // _PART)) if processes > 1 else []
+    return in_order(judge.part, zip(count(first, _PART), parts), processes, _PARALLEL_ROWS // _PART)
+
+
+def _judged_file(path: str | Path, judge: _Judge, processes: int) -> Iterator[_Part]:
+    """Judge the turns of a file: in blocks, as long as they are as a merge lays them out."""
     first = 1
-    if processes < 2 or len(head) < _PARALLEL_ROWS // _PART:
-        for part in chain(head, parts):
-            yield judge.part(first, part)
-            first += len(part)
-        return
-    context = multiprocessing.get_context("spawn")  # the parent may have threads, which fork would break
-    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(judge,)) as pool:
-        waiting: deque = deque()
-        for part in chain(head, parts):
-            waiting.append(pool.submit(_work, first, part))
-            first += len(part)
-            if len(waiting) > 2 * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    for part in in_order(judge.block, layout.blocks(path, _BLOCK), processes, _PARALLEL_ROWS // _PART):
+        if part is None:
+            turns = islice(records.iter_conversations(path, FIELDS), first - 1, None)
+            yield from _judged(turns, judge, processes, first)
+            return
+        yield part
+        first += len(part.outcomes)
 
 
-def _start(judge: _Judge) -> None:
-    global _judge  # of a helper process
-    _judge = judge
-    gc.freeze()
-
-
-def _work(first: int, turns: list[dict]) -> tuple[list[_Outcome], duplicates.Sketch | None]:
-    return _judge.part(first, turns)
-
-
-def _unique(parts: Iterable[tuple], judge: _Judge) -> Iterator[list[_Outcome]]:
+def _unique(parts: Iterable[_Part], judge: _Judge) -> Iterator[list[_Outcome]]:
     """Reject what stood in an earlier row, exactly or nearly."""
     near = duplicates.NearIndex(judge.threshold)
     seen: dict[str, int] = {}  # every text that the rules let pass, and its first row
-    for outcomes, sketched in parts:
-        left = [outcome for outcome in outcomes if outcome.verdict is None]
+    for part in parts:
+        left = [outcome for outcome in part.outcomes if outcome.verdict is None]
         new = []
         for place, outcome in enumerate(left):
             first = outcome.row if EXACT in judge.off else seen.setdefault(outcome.after, outcome.row)
@@ -226,12 +238,12 @@ def _unique(parts: Iterable[tuple], judge: _Judge) -> Iterator[list[_Outcome]]:
                 new.append(place)
             elif not outcome.decided:
                 outcome.verdict = EXACT, f"和第 {first} 条一样"
-        if sketched is not None:
+        if part.sketch is not None:
             rows, texts = [left[place].row for place in new], [left[place].after for place in new]
-            for place, twin in zip(new, near.screen(rows, texts, sketched[new]), strict=True):
+            for place, twin in zip(new, near.screen(rows, texts, part.sketch[new]), strict=True):
                 if twin and not left[place].decided:
                     left[place].verdict = NEAR, f"和第 {twin[0]} 条的相似度是 {twin[1]:.2f}"
-        yield outcomes
+        yield part.outcomes
 
 
 def _finish(store: Iterable[list[_Outcome]], counts: Counter) -> Iterator[_Outcome]:
@@ -247,7 +259,7 @@ def _finish(store: Iterable[list[_Outcome]], counts: Counter) -> Iterator[_Outco
         yield outcome
 
 
-def _count(parts: Iterable[list[_Outcome]], judge: _Judge, counts: Counter) -> Iterator[list[_Outcome]]:
+def _counted(parts: Iterable[list[_Outcome]], judge: _Judge, counts: Counter) -> Iterator[list[_Outcome]]:
     """Count the openings of the rows that are left as they pass by."""
     for outcomes in parts:
         if OPENING not in judge.off:
@@ -333,7 +345,7 @@ def clean_turns(
     """
     judge = _prepare(matrix, off, threshold, decided)
     counts: Counter = Counter()
-    store = list(_count(_unique(_parts(turns, judge, processes), judge), judge, counts))
+    store = list(_counted(_unique(_judged(turns, judge, processes), judge), judge, counts))
     cleaned, report = Cleaned(), _Report()
     for outcome in _finish(store, counts):
         note = report.add(outcome)
@@ -381,9 +393,9 @@ def clean_file(
                 yield {**outcome.turn, "output": outcome.after}
 
     with records.atomic_writer(rejects, binary=True) as bad, _spool() as spool:
-        turns = records.iter_conversations(source, FIELDS)
-        for part in _count(_unique(_parts(turns, judge, processes), judge), judge, counts):
-            pickle.dump(part, spool, pickle.HIGHEST_PROTOCOL)
+        judged = _judged_file(source, judge, processes)
+        for outcomes in _counted(_unique(judged, judge), judge, counts):
+            pickle.dump(_Part(outcomes), spool, pickle.HIGHEST_PROTOCOL)
         spool.seek(0)
         rows = kept(_finish(_read_back(spool), counts), bad)
         records.write_conversations(output, variety.vary(rows, variants, seed, judge.matrix))
@@ -392,13 +404,14 @@ def clean_file(
     parameters = {"off": sorted(off), "threshold": threshold}
     if variants > 1:
         parameters |= {"variants": variants, "seed": seed}
+    inputs = {Path(path): records.sha256(path) for path in (source, *([decisions_file] if decided else []))}
     for path in (output, rejects, report):
         records.write_provenance(
             path,
             stage=STAGE,
             parameters=parameters,
             counts={name: result[name] for name in ("rows_in", "rows_out", "mended", "rejected")},
-            inputs=[source, *([decisions_file] if decided else [])],
+            inputs=inputs,
         )
     return result
 
@@ -419,6 +432,6 @@ def _spool() -> Iterator[IO[bytes]]:
 def _read_back(spool) -> Iterator[list[_Outcome]]:
     while True:
         try:
-            yield pickle.load(spool)
+            yield pickle.load(spool).outcomes
         except EOFError:
             return

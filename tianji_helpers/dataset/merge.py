@@ -1,43 +1,33 @@
 """Many rounds in, one training file out.
 
 A round file (notebook 01) carries what the teacher was asked beside what it answered. Training
-needs only ``system``, ``input`` and ``output``. Files are read one after the other and rows are
-written as they come, so memory holds one round, however many there are.
+needs only ``system``, ``input`` and ``output``. Files are read a few at a time and rows are written
+in order as they come, so memory holds some rounds, however many there are; two processes share a large
+folder.
 
-A sound file goes through msgspec whole: it reads the three fields, passes over the rest, and writes
-them with json's own bytes. Only a file in which something is wrong, or a very large one, is read row by
-row with json, which can say what is wrong and where, and needs memory for a row only.
+A sound file goes through ``layout`` whole: it reads the three fields and passes over the rest. Only a
+file in which something is wrong, or a very large one, is read row by row with json, which can say what
+is wrong and where, and needs memory for a row only.
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import msgspec
-
 from tianji_helpers import records
+from tianji_helpers.dataset import layout, processes
+from tianji_helpers.dataset.layout import FIELDS
 from tianji_helpers.errors import CourseError
 
 STAGE = "02_merge_clean"
-FIELDS = ("system", "input", "output")
+PROCESSES = min(2, os.cpu_count() or 1)
 _WHOLE = 32 << 20  # bytes; a larger file is read row by row
-
-
-class _Turn(msgspec.Struct, gc=False):
-    system: str
-    input: str
-    output: str
-
-
-class _Row(msgspec.Struct, gc=False):
-    conversation: tuple[_Turn]
-
-
-_decode = msgspec.json.Decoder(list[_Row]).decode
+_PART = 2 << 20  # bytes of files that a process gets at a time
+_ALONE = 20  # parts that are merged before a second process has started
 
 
 @dataclass
@@ -98,66 +88,71 @@ def merge_rounds(
     if skip_bad:
         merged.rejects = Path(rejects) if rejects else output.with_name(f"{output.stem}_rejects.jsonl")
     digests: dict[Path, str] = {}
+    whole = hashlib.sha256()
     with ExitStack() as stack:
         bad = stack.enter_context(records.atomic_writer(merged.rejects, binary=True)) if skip_bad else None
         target = stack.enter_context(records.atomic_writer(output, binary=True))
-        for path, data, digests[path] in _read_ahead(merged.files):
-            for rows in _rows(path, data, merged, bad):
-                if rows:
-                    target.write(b",\n    " if merged.rows else b"[\n    ")
-                    target.write(_layout(rows))
-                    merged.rows += len(rows)
-        target.write(b"\n]" if merged.rows else b"[]")
+
+        def put(count: int, rows: bytes) -> None:
+            text = layout.array(merged.rows, rows)
+            target.write(text)
+            whole.update(text)
+            merged.rows += count
+
+        for part in processes.in_order(_laid_out, _parts(merged.files), PROCESSES, _ALONE):
+            for path, digests[path], count, rows in part:
+                if count:
+                    put(count, rows)
+                    continue
+                checked = _checked_rows(path, merged, bad)
+                while some := list(islice(checked, 1000)):
+                    put(len(some), layout.lay_out(some))
+        put(0, b"")
     records.write_provenance(
         output,
         stage=STAGE,
         parameters={"skip_bad": skip_bad},
         counts={"files": len(merged.files), "rows": merged.rows, "rejects": merged.rejected},
         inputs=digests,
+        digest=whole.hexdigest(),
     )
     return merged
 
 
-def _layout(rows: list) -> bytes:
-    """Return rows as they stand between the brackets of an indented array."""
-    return msgspec.json.format(msgspec.json.encode(rows), indent=4)[len("[\n    ") : -len("\n]")]
+def _parts(files: list[Path]) -> Iterator[list[Path]]:
+    """Yield the files in order, several small ones at a time."""
+    part, size = [], 0
+    for path in files:
+        part.append(path)
+        size += path.stat().st_size if path.is_file() else 0
+        if size >= _PART:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
-def _read_ahead(files: list[Path]) -> Iterator[tuple[Path, bytes | None, str]]:
-    """Yield (path, content, sha256) of every file; the next one is read while this one is used.
+def _laid_out(files: list[Path]) -> list[tuple[Path, str, int, bytes]]:
+    """Return (path, sha256, number of rows, rows as they are written) of every file.
 
-    The content of a large file is None.
+    There are no rows if the file is too large, or something in it is not as it should be.
     """
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(_read, files[0])
-        for path, after in zip(files, [*files[1:], None], strict=True):
-            content, digest = ahead.result()
-            if after:
-                ahead = reader.submit(_read, after)
-            yield path, content, digest
+    return [(path, *_one_laid_out(path)) for path in files]
 
 
-def _read(path: Path) -> tuple[bytes | None, str]:
+def _one_laid_out(path: Path) -> tuple[str, int, bytes]:
     try:
         if path.stat().st_size > _WHOLE:
-            return None, records.sha256(path)
+            return records.sha256(path), 0, b""
         content = path.read_bytes()
     except OSError:  # said in full when the file is read row by row
-        return None, ""
-    return content, hashlib.sha256(content).hexdigest()
-
-
-def _rows(path: Path, content: bytes | None, merged: Merged, bad) -> Iterator[list]:
-    """Yield a file's rows in lists; what is bad goes to the file ``bad``, or raises if that is None."""
-    if content is not None:
-        try:
-            yield _decode(content)
-            return
-        except (ValueError, RecursionError):
-            pass
-    checked = _checked_rows(path, merged, bad)
-    while some := list(islice(checked, 1000)):
-        yield some
+        return "", 0, b""
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        rows = layout.decode(content)
+    except (ValueError, RecursionError):
+        return digest, 0, b""
+    return digest, len(rows), layout.lay_out(rows)
 
 
 def _checked_rows(path: Path, merged: Merged, bad) -> Iterator[dict]:

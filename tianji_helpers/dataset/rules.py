@@ -38,6 +38,11 @@ class Ask:
         recipient = self.matrix.recipients[self.recipient]
         return tuple(sorted({recipient.name, *recipient.address}, key=lambda name: (-len(name), name)))
 
+    @cached_property
+    def addresses(self) -> tuple[str, ...]:
+        """What a wish says once when it addresses the recipient."""
+        return *self.names, "尊敬的", "亲爱的"
+
 
 @dataclass(frozen=True)
 class Example:
@@ -129,6 +134,7 @@ def title_line(text: str, ask: Ask) -> str:
 _MARKDOWN = re.compile(
     r"```\w*|[*`]+|__+|^[ \t]*(?:#{1,6}[ \t]+|>[ \t]*|[-•][ \t]+|\d{1,2}[.、][ \t]*(?!\d))", re.MULTILINE
 )
+_MARKDOWN_SIGN = re.compile(r"[`*_#>\-•\d]")  # in whatever the rule looks for
 
 
 @_mend(
@@ -139,7 +145,7 @@ _MARKDOWN = re.compile(
 )
 def markdown(text: str, ask: Ask) -> str:
     """Drop the marks of bold, code, headings, quotes and lists; the words stay."""
-    return _MARKDOWN.sub("", text)
+    return _MARKDOWN.sub("", text) if _MARKDOWN_SIGN.search(text) else text
 
 
 _YES = re.compile(r"\s*(?:好的|好嘞|当然(?:可以|没问题)?|没问题|收到|明白了?|OK)[，,。.！!～~：:\s]+", re.I)
@@ -171,6 +177,7 @@ _POSTSCRIPT = re.compile(
     r"|以上(?:就)?是[^\n]*"
     r"|如(?:果)?(?:您|你)?需要?[^\n]*(?:修改|调整|告诉我)[^\n]*)\s*$"
 )
+_POSTSCRIPT_SIGN = re.compile(r"[（(]|喜欢这|以上|如果?[您你]?需")  # in whatever the rule looks for
 
 
 @_mend(
@@ -180,7 +187,7 @@ _POSTSCRIPT = re.compile(
 )
 def postscript(text: str, ask: Ask) -> str:
     """Drop what a chat model says after the wish: a count of characters, an offer to change it."""
-    return _POSTSCRIPT.sub("", text)
+    return _POSTSCRIPT.sub("", text) if _POSTSCRIPT_SIGN.search(text) else text
 
 
 _LABEL = re.compile(
@@ -262,7 +269,8 @@ _POINT = re.compile(r"(?<=[^\x00-\x7f])\.(?![A-Za-z0-9.])")
 _ELLIPSIS = re.compile(r"\.{3,}|。{3,}|…{3,}|·{3,}")
 _RUN = re.compile(r"(?!……)[，。；：、！？～]{2,}|[，。；：、！？～]+……|……[，。；：、～]+")
 _STRENGTH = "！？～。；：，、"
-_UNEVEN = re.compile(rf"[,;:!?~.·]|[{_STOPS}]{{2}}|^[ {_STOPS}]|[，、；：]$")  # what the rule looks for
+_UNEVEN = re.compile(rf"[,;:!?~.·]|[{_STOPS}]{{2}}")  # what the rule looks for, with the ends:
+_UNEVEN_START, _UNEVEN_END = tuple(" " + _STOPS), tuple("，、；：")
 _PARTICLES = "呀啊哦呢啦嘛吧哟喔"
 _EMOJI_RUN = r"[^\w\s，。；：、！？～…,.;:!?~“”‘’「」『』（）()<>《》【】{}#*\[\]|/\\]*"
 _STRAY = re.compile(
@@ -308,7 +316,7 @@ def particle(text: str, ask: Ask) -> str:
 )
 def punctuation(text: str, ask: Ask) -> str:
     """Make Chinese marks Chinese, a run of marks one mark, and end on no comma."""
-    if not _UNEVEN.search(text):
+    if not (_UNEVEN.search(text) or text.startswith(_UNEVEN_START) or text.endswith(_UNEVEN_END)):
         return text
     text = _ELLIPSIS.sub("……", text)
     text = _HALF.sub(lambda found: found[0].translate(_FULL), text)
@@ -337,6 +345,9 @@ def spaces(text: str, ask: Ask) -> str:
     return re.sub(rf" (?=[{_STOPS}])|(?<=[{_STOPS}]) ", "", text)
 
 
+_NOT_NIN, _NOT_NI = re.compile(r"(?:您|(?<!迷)你们?)+"), re.compile(r"[您你]*您[您你]*")
+
+
 @_mend(
     "您和你",
     ("祝邻居赵大妈春节", "赵大妈，祝你春节快乐！", "赵大妈，祝您春节快乐！"),
@@ -348,10 +359,10 @@ def honorific(text: str, ask: Ask) -> str:
     """Say 您 to whom the matrix calls 您, 你 to the others; a younger one is 亲爱的, not 尊敬的."""
     recipient = ask.matrix.recipients[ask.recipient]
     if recipient.honorific == "您":
-        return re.sub(r"(?:您|(?<!迷)你们?)+", "您", text)
+        return _NOT_NIN.sub("您", text) if "你" in text or "您您" in text else text
     if recipient.kind == "younger":
         text = text.replace("尊敬的", "亲爱的")
-    return re.sub(r"[您你]*您[您你]*", "你", text)
+    return _NOT_NI.sub("你", text) if "您" in text else text
 
 
 @_mend(
@@ -362,10 +373,10 @@ def honorific(text: str, ask: Ask) -> str:
 )
 def doubled_address(text: str, ask: Ask) -> str:
     """Say a form of address once where it stands twice in a row."""
-    names = (*ask.names, "尊敬的", "亲爱的")
-    if all(text.count(name) < 2 for name in names):
-        return text
-    return _twice(names).sub(r"\1", text)
+    for name in ask.addresses:
+        if text.count(name) > 1:
+            return _twice(ask.addresses).sub(r"\1", text)
+    return text
 
 
 @cache

@@ -27,14 +27,13 @@ TERMS = ("GEMMA_TERMS.html", "NOTICE.md")
 
 DOCKERFILE = """\
 FROM python:3.11-slim
+WORKDIR /app
+COPY requirements.txt .
+RUN pip install --no-cache-dir -r requirements.txt
 # Spaces run as this user
-RUN useradd -m -u 1000 user
-USER user
-ENV PATH=/home/user/.local/bin:$PATH
-WORKDIR /home/user/app
-COPY --chown=user requirements.txt .
-RUN pip install --no-cache-dir --user -r requirements.txt
+RUN useradd --create-home --uid 1000 user
 COPY --chown=user . .
+USER user
 EXPOSE {port}
 CMD ["python", "app.py"]
 """

@@ -16,6 +16,7 @@ from tianji_helpers.training import models
 
 TASKS = {"wishes": "送祝福", "self_cognition": "自我认知", "ruozhiba": "弱智吧问答"}
 SAMPLES = 6  # answers shown
+OPENXLAB = "https://code.openxlab.org.cn"  # models are git repositories there
 _SETTINGS = {  # what the config of a training says, and how the card calls it
     "训练轮数": r"^max_epochs = (\S+)",
     "学习率": r"\blr=([\d.e-]+)",
@@ -249,7 +250,8 @@ def _usage(facts: Facts, repo: str, platform: str) -> str:
     fetch = {
         "modelscope": f"modelscope download --model {repo} --local_dir model",
         "huggingface": f"hf download {repo} --local-dir model",
-    }.get(platform)
+        "openxlab": f"git lfs install\ngit clone {OPENXLAB}/{repo}.git model",
+    }[platform]
     start = {
         "gguf": f"cd model && ollama create {name} -f Modelfile && ollama run {name}",
         "merged": "vllm serve ./model --served-model-name wishes",

@@ -4,8 +4,9 @@
 will get: hard links to the weights (no copy, no disk space), the generated card, and the licence texts
 of the base model. Files that the course does not know are refused rather than passed over, because
 what slips into a public repository stays there. ``upload`` sends the folder through the platform's own
-client; both clients skip what the platform already has, so a broken upload goes on when it is run
-again. Tokens come from the environment or ``.env`` and go nowhere but to that client.
+client, or, where that is git, through git and Git LFS; all of them skip what the platform already has, so a
+broken upload goes on when it is run again. Tokens come from the environment or ``.env`` and go nowhere but
+to that client.
 """
 
 import json
@@ -19,11 +20,15 @@ from pathlib import Path
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.serving import card, export
+from tianji_helpers.serving import card, export, git_push
 from tianji_helpers.training import checkpoints
 
 PLATFORMS = ("modelscope", "huggingface", "openxlab")
-TOKENS = {"modelscope": "MODELSCOPE_API_TOKEN", "huggingface": "HF_TOKEN"}
+TOKENS = {
+    "modelscope": "MODELSCOPE_API_TOKEN",
+    "huggingface": "HF_TOKEN",
+    "openxlab": "OPENXLAB_GIT_TOKEN",
+}
 PUBLISHED = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -115,7 +120,7 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
         _name_base(folder / "adapter_config.json", facts, platform)
     (folder / "README.md").write_text(card.write(facts, repo, platform), encoding="utf-8")
     if platform == "openxlab":
-        _write_metafile(folder, facts, repo)
+        git_push.write_attributes(folder)
     for file in sorted(folder.iterdir()):
         inspect(file)
     files = [(file.name, file.stat().st_size) for file in sorted(folder.iterdir())]
@@ -159,30 +164,6 @@ def _name_base(file: Path, facts: card.Facts, platform: str) -> None:
         facts.base, "modelscope" if platform == "modelscope" else "huggingface"
     )
     records.write_json(file, config)
-
-
-def _write_metafile(folder: Path, facts: card.Facts, repo: str) -> None:
-    """Write OpenXLab's ``metafile.yaml``, which lists what its client uploads."""
-    import yaml
-
-    meta = {
-        "Collections": [
-            {
-                "Name": repo.split("/")[-1],
-                "License": facts.base.licence,
-                "Code": {"URL": f"https://huggingface.co/{facts.base.huggingface}"},
-            }
-        ],
-        "Models": [
-            {
-                "Name": file.name,
-                "Results": [{"Task": "Text Generation", "Dataset": facts.task or "unknown"}],
-                "Weights": file.name,
-            }
-            for file in sorted(folder.iterdir())
-        ],
-    }
-    (folder / "metafile.yaml").write_text(yaml.safe_dump(meta, allow_unicode=True), encoding="utf-8")
 
 
 def inspect(file: str | Path) -> None:
@@ -264,37 +245,25 @@ def upload(
     """Send what ``prepare`` laid out through the platform's own client and return the page's address.
 
     private: whether the repository is visible to its owner only (where it is made by this call).
-    endpoint: a mirror or test server; empty means the client's own setting. A repository that is
-    there already gets another commit. Raises CourseError for a missing token, a platform without a
-    usable client, or a failed upload; running it again goes on where it stopped.
+    endpoint: a mirror or test server; empty means the platform's own address. A repository that is
+    there already gets another commit; OpenXLab's must be there. Raises CourseError for a missing token,
+    what the platform cannot do, or a failed upload; running it again goes on where it stopped.
     """
-    if plan.platform == "openxlab":
-        raise CourseError(
-            "OpenXLab 的客户端 openxlab 0.1.3 要旧版的 requests、tqdm 等，和课程的依赖冲突，不能装在同一个"
-            f"环境里，所以这里只准备好文件夹。请运行：\n{openxlab_commands(plan)}"
-        )
+    if private and plan.platform == "openxlab":
+        raise CourseError("OpenXLab 的仓库是在网页上新建的，公开还是私有也在那里选。请去掉 --private。")
     token = _token(plan.platform)
     report(f"上传到 {plan.platform} 的 {plan.repo} …")
-    send = _to_huggingface if plan.platform == "huggingface" else _to_modelscope
+    send = {"modelscope": _to_modelscope, "huggingface": _to_huggingface, "openxlab": _to_openxlab}
     try:
-        return send(plan, token, private, endpoint)
+        return send[plan.platform](plan, token, private, endpoint)
+    except CourseError:
+        raise
     except Exception as error:  # the clients raise many kinds; all mean: not complete yet
         message = f"{type(error).__name__}: {error}".replace(token, "***")
         raise CourseError(
             f"没能上传到 {plan.platform} 的 {plan.repo}：{message}\n请检查网络、令牌的写权限和仓库名，"
             "再运行一次同样的命令：已经传完的文件不会再传。"
         ) from None  # the cause may hold the token
-
-
-def openxlab_commands(plan: Plan) -> str:
-    """Return the commands that publish the laid out folder on OpenXLab, to be run by hand."""
-    client = "~/openxlab-env/bin"
-    return (
-        f"python -m venv ~/openxlab-env && {client}/pip install openxlab==0.1.3\n"
-        f"{client}/openxlab login\n"
-        f"cd {plan.folder}\n"
-        f"{client}/openxlab model create --model-repo={plan.repo} -s metafile.yaml"
-    )
 
 
 def _token(platform: str) -> str:
@@ -334,3 +303,9 @@ def _to_modelscope(plan: Plan, token: str, private: bool, endpoint: str) -> str:
         tracker_path=plan.folder.with_name(".modelscope_uploaded"),
     )
     return f"{api._config.endpoint}/models/{plan.repo}"
+
+
+def _to_openxlab(plan: Plan, token: str, private: bool, endpoint: str) -> str:
+    url = f"{endpoint.rstrip('/') or card.OPENXLAB}/{plan.repo}"
+    git_push.push(plan.folder, f"{url}.git", plan.repo.split("/")[0], token, "Upload model")
+    return url

@@ -61,28 +61,51 @@ def heldout_loss(
 
     Raises CourseError if there is no turn, or no answer token is left within ``max_length``.
     """
+    losses = answer_losses(
+        model, tokenizer, turns, prompt_template, batch_size=batch_size, max_length=max_length
+    )
+    return sum(total for total, _ in losses) / sum(count for _, count in losses)
+
+
+def answer_losses(
+    model,
+    tokenizer,
+    turns: Sequence[dict],
+    prompt_template: str,
+    *,
+    batch_size: int = 8,
+    max_length: int = 512,
+) -> list[tuple[float, int]]:
+    """Return, for each turn, the negative log-likelihood of its answer in nats, and its answer tokens.
+
+    A turn without an answer token within ``max_length`` has (0.0, 0). Raises CourseError if all have.
+    """
     import torch
     from xtuner.dataset.collate_fns import default_collate_fn
 
     examples = [encode(tokenizer, turn, prompt_template, max_length) for turn in turns]
-    examples = [example for example in examples if any(label >= 0 for label in example["labels"])]
-    if not examples:
+    # neighbours of similar length need little padding
+    order = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))
+    order = [index for index in order if any(label >= 0 for label in examples[index]["labels"])]
+    if not order:
         raise CourseError(
             f"没有可以计算损失的测试数据（{len(turns)} 条里没有一个答案词元）。请检查测试文件。"
         )
-    examples.sort(key=lambda example: len(example["input_ids"]))
-    total, count = 0.0, 0
-    for start in range(0, len(examples), batch_size):
-        batch = default_collate_fn(examples[start : start + batch_size], return_hf_format=True)
+    losses = [(0.0, 0)] * len(turns)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = default_collate_fn([examples[index] for index in chosen], return_hf_format=True)
         targets = batch.pop("labels")[:, 1:].to(model.device)
         with torch.inference_mode():
             logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits[:, :-1]
             answered = targets != -100
-            total += torch.nn.functional.cross_entropy(
-                logits[answered].float(), targets[answered], reduction="sum"
-            ).item()
-        count += int(answered.sum())
-    return total / count
+            surprise = torch.zeros(targets.shape, device=model.device)
+            surprise[answered] = torch.nn.functional.cross_entropy(
+                logits[answered].float(), targets[answered], reduction="none"
+            )
+        for row, index in enumerate(chosen):
+            losses[index] = surprise[row].sum().item(), int(answered[row].sum())
+    return losses
 
 
 def score_wishes(

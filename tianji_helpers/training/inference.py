@@ -1,9 +1,10 @@
 """Load a model, perhaps with adapters, and let it answer: a whole batch at once, or token by token."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Queue
 from threading import Event, Thread
 
 from tianji_helpers import paths
@@ -198,63 +199,79 @@ def _encode(tokenizer, chats: Sequence[list[dict]]):
     )
 
 
-def stream(
+def speak(
     model,
     tokenizer,
     chat: list[dict],
+    on_piece: Callable[[str], None],
     *,
     max_new_tokens: int = 200,
     temperature: float = 0.0,
     top_p: float = 0.9,
-    timeout: float = 120.0,
-) -> Iterator[str]:
-    """Answer one chat and yield the text in pieces as it comes.
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Answer one chat; ``on_piece`` gets the text in pieces as it comes, before the next is computed.
 
-    temperature: 0 takes the likeliest token each time; above, tokens are drawn. timeout: seconds to
-    wait for a piece. Leaving the iterator early stops the generation.
-    Raises CourseError for a chat that holds template tokens, if nothing comes for ``timeout`` seconds,
-    or if the generation fails.
+    temperature: 0 takes the likeliest token each time; above, tokens are drawn. stop: asked after each
+    token whether to end here. Raises CourseError for a chat that holds template tokens, or if the
+    generation fails.
     """
-    from queue import Empty
+    import torch
+    from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 
-    from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
-
-    prompt = _encode(tokenizer, [chat]).to(model.device)
-    cancelled = Event()
-
-    class Cancelled(StoppingCriteria):
+    class Stop(StoppingCriteria):
         def __call__(self, input_ids, scores, **kwargs):
-            return cancelled.is_set()
+            return stop()
 
-    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=timeout)
+    class Pieces(TextStreamer):
+        def on_finalized_text(self, text, stream_end=False):
+            if text:
+                on_piece(text)
+
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         if temperature > 0
         else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     )
-    failure: list[BaseException] = []
-
-    def generate() -> None:
-        try:
+    prompt = _encode(tokenizer, [chat]).to(model.device)
+    try:
+        with torch.inference_mode():
             model.generate(
                 **prompt,
                 **sampling,
                 max_new_tokens=max_new_tokens,
                 eos_token_id=stop_ids(model, tokenizer),
                 pad_token_id=tokenizer.pad_token_id,
-                streamer=streamer,
-                stopping_criteria=StoppingCriteriaList([Cancelled()]),
+                streamer=Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True),
+                stopping_criteria=StoppingCriteriaList([Stop()]),
             )
-        except BaseException as error:  # handed to the reader below
-            failure.append(error)
-            streamer.end()
+    except Exception as error:
+        raise CourseError(f"生成失败：{type(error).__name__}: {error}") from error
+
+
+def stream(model, tokenizer, chat: list[dict], *, timeout: float = 120.0, **settings) -> Iterator[str]:
+    """Answer one chat as ``speak`` does, with its settings, in a thread, and yield the pieces.
+
+    timeout: seconds to wait for a piece. Leaving the iterator early stops the generation.
+    Raises CourseError as ``speak`` does, or if nothing comes for ``timeout`` seconds.
+    """
+    pieces: Queue[str | BaseException | None] = Queue()  # None: that was all
+    cancelled = Event()
+
+    def generate() -> None:
+        try:
+            speak(model, tokenizer, chat, pieces.put, stop=cancelled.is_set, **settings)
+            pieces.put(None)
+        except BaseException as error:  # handed to the reader
+            pieces.put(error)
 
     thread = Thread(target=generate, daemon=True)
     thread.start()
     try:
-        for piece in streamer:
-            if piece:
-                yield piece
+        while (piece := pieces.get(timeout=timeout)) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
     except Empty as error:
         raise CourseError(
             f"模型 {timeout:.0f} 秒没有说出新的内容，已停止。机器可能太忙，请再试一次。"
@@ -262,5 +279,3 @@ def stream(
     finally:
         cancelled.set()
         thread.join(timeout)  # a thread inside torch must not outlive the interpreter
-    if failure:
-        raise CourseError(f"生成失败：{type(failure[0]).__name__}: {failure[0]}") from failure[0]

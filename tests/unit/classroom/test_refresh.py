@@ -7,6 +7,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from tianji_helpers import paths
 from tianji_helpers.classroom import refresh
+from tianji_helpers.errors import CourseError
 
 PROGRESS = (
     "import sys\nfrom tqdm import tqdm\nfor _ in tqdm(range(3)):\n    pass\nprint('done', file=sys.stdout)"
@@ -57,6 +58,33 @@ def test_a_failing_notebook_stays_as_it_was(file):
     path = file(new_code_cell("1 / 0"))
     before = path.read_bytes()
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+        refresh.refresh(path)
+    assert path.read_bytes() == before
+
+
+def test_two_refreshes_store_the_same_bytes(file):
+    times = (
+        "import time\nprint(f'训练用时 {time.monotonic():.3f} 分钟，损失 1.284')\n"
+        "print(time.strftime('还要 %H:%M:%S，写到 wishes_正常_%Y-%m-%d-%H-%M-%S.json'))\ntime.sleep(1)"
+    )
+    path = file(new_code_cell(times, metadata={"tags": ["nbval-ignore-output"]}))
+    stored = []
+    for _ in range(2):
+        refresh.refresh(path)
+        stored.append(nbformat.read(path, as_version=4).cells[0].outputs[0].text)
+    assert stored[0] == stored[1]
+    assert stored[0].splitlines() == [
+        "训练用时 … 分钟，损失 1.284",
+        "还要 …，写到 wishes_正常_YYYY-MM-DD-HH-MM-SS.json",
+    ]
+
+
+@pytest.mark.parametrize("code", ["from pathlib import Path\nPath.home() / 'x'", "print('作者：xiaoming')"])
+def test_outputs_that_name_the_machine_are_refused(file, code, monkeypatch):
+    monkeypatch.setattr(refresh.getpass, "getuser", lambda: "xiaoming")
+    path = file(new_code_cell(code))
+    before = path.read_bytes()
+    with pytest.raises(CourseError, match="机器的路径或名字"):
         refresh.refresh(path)
     assert path.read_bytes() == before
 

@@ -2,13 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import loopback_hub
 import pytest
 
-from tianji_helpers import hubs, paths, records
+from tianji_helpers import hubs, records
 from tianji_helpers.dataset import download, ruozhiba
 from tianji_helpers.errors import CourseError
 
@@ -37,15 +35,7 @@ def dataset(tmp_path):
 
     def run(hub, source, *options, **environment):
         command = ["dataset", NAME, "--output", str(tmp_path / "out"), "--source", source]
-        return subprocess.run(
-            [sys.executable, "-m", "tianji_helpers.cli", *command, "--endpoint", hub.url, *options],
-            env=loopback_hub.clean_environment(tmp_path) | environment,
-            cwd=paths.ROOT,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=60,
-        )
+        return loopback_hub.run_client(tmp_path, *command, "--endpoint", hub.url, *options, **environment)
 
     return run
 

@@ -1,19 +1,18 @@
 """Export to GGUF: the real converter, kernels and server, on the base model and on tiny ones."""
 
 import argparse
-import importlib.util
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import gguf
 import numpy
 import openai
 import pytest
+import tiny_models
 import torch
 from safetensors.torch import load_file
 
@@ -36,28 +35,6 @@ def tokenizer(base_dir):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(base_dir)
-
-
-def save_tiny(folder, tokenizer, model_type, **settings):
-    """Write a random model of two layers."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    common = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    config = AutoConfig.for_model(model_type, **common | settings)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +121,7 @@ def test_the_circle_closes(exported, tmp_path):
 
 def test_qwen2_goes_the_same_way(tokenizer, tmp_path):
     """Its weights, that is: what stands for its tokenizer here is not the one that it has."""
-    folder = save_tiny(tmp_path / "qwen2", tokenizer, "qwen2")
+    folder = tiny_models.save(tmp_path / "qwen2", tokenizer, "qwen2")
     files = export.export(folder, tmp_path / "out", "bf16", report=lambda line: None)
     assert gguf.GGUFReader(files.gguf).fields["general.architecture"].contents() == "qwen2"
     ids = tokenizer(TEXTS[0]).input_ids
@@ -159,9 +136,7 @@ def test_qwen2_goes_the_same_way(tokenizer, tmp_path):
 
 def test_internlm2_goes_the_same_way(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
-    folder = tmp_path / "internlm2"
-    folder.mkdir()
-    save_tiny_internlm2(folder, tokenizer)
+    folder = tiny_models.save_internlm2(tmp_path / "internlm2", tokenizer)
     shutil.copytree(folder, tmp_path / "models" / "internlm2-chat-1_8b")  # as if prepared
     parameters = {"base_model": "internlm2-chat-1_8b"}
     records.write_provenance(folder, stage="06_merge_chat", parameters=parameters)
@@ -171,41 +146,10 @@ def test_internlm2_goes_the_same_way(tokenizer, tmp_path, monkeypatch):
     assert agreement.tokens == agreement.texts and agreement.answers == 2, agreement.rows
 
 
-def save_tiny_internlm2(folder, tokenizer):
-    """InternLM2 as the hub lays it out: with code of its own (here the one that XTuner ships)."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    source = Path(importlib.util.find_spec("xtuner").origin).parent / "_lite" / "modelings" / "internlm2"
-    for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
-        shutil.copy(source / name, folder)
-    settings = {
-        "model_type": "internlm2",
-        "architectures": ["InternLM2ForCausalLM"],
-        "auto_map": {
-            "AutoConfig": "configuration_internlm2.InternLM2Config",
-            "AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM",
-        },
-        "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "bias": False,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    (folder / "config.json").write_text(json.dumps(settings))
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
 def test_four_bits_are_llama_cpps_types_and_close_to_the_weights(tokenizer, tmp_path):
-    folder = save_tiny(tmp_path / "tiny", tokenizer, "qwen2", tie_word_embeddings=True)
+    # a block of these types is 256 wide
+    shape = {"hidden_size": 256, "intermediate_size": 512, "tie_word_embeddings": True}
+    folder = tiny_models.save(tmp_path / "tiny", tokenizer, "qwen2", **shape)
     small = export.export(folder, tmp_path / "out", "q4_k_m", report=lambda line: None).gguf
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(small).tensors}
     kinds = {name: tensor.tensor_type.name for name, tensor in tensors.items()}
@@ -226,7 +170,7 @@ def test_four_bits_are_llama_cpps_types_and_close_to_the_weights(tokenizer, tmp_
 
 
 def test_an_unknown_architecture_is_named(tokenizer, tmp_path):
-    folder = save_tiny(tmp_path / "odd", tokenizer, "qwen2")
+    folder = tiny_models.save(tmp_path / "odd", tokenizer, "qwen2")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["OddForCausalLM"]}))
     with pytest.raises(CourseError, match="OddForCausalLM"):

@@ -27,63 +27,7 @@ TOKEN = "hf_" + "x" * 30
 REPO = "xiaoming/wishes"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 INDEX = "model.safetensors.index.json"
-CONFIG = "max_epochs = 1\nmodel = dict(lora=dict(lora_alpha=16, r=64))\noptimizer=dict(lr=0.002)\nseed=42"
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """A run of the course with a small merged model, and everything that the stages record."""
-    monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
-    base = tmp_path / "models" / "gemma-3-270m"
-    base.mkdir(parents=True)
-    (base / "GEMMA_TERMS.html").write_text("terms")
-    folder = tmp_path / "run"
-    merged = folder / "06_merge_chat" / "wishes" / "merged"
-    merged.mkdir(parents=True)
-    for seed, name in enumerate(SHARDS):
-        weights = numpy.random.default_rng(seed).standard_normal((64, 300))
-        save_file({f"layer.{seed}": weights}, merged / name, metadata={"format": "pt"})
-    index = {f"layer.{seed}": name for seed, name in enumerate(SHARDS)}
-    (merged / INDEX).write_text(json.dumps({"weight_map": index}))
-    (merged / "config.json").write_text('{"model_type": "gemma3_text"}')
-    (merged / "tokenizer.json").write_text('{"model": {"vocab": {"/home": 1, "祝": 2}}}')
-    records.write_provenance(
-        merged,
-        stage="06_merge_chat",
-        parameters={"task": "wishes", "base_model": "gemma-3-270m", "system": "你是送祝福大师"},
-    )
-    data = folder / "02_merge_clean" / "wishes_train.json"
-    records.write_json(data, [])
-    records.write_provenance(
-        data, stage="02_merge_clean", parameters={}, counts={"train": 1123, "heldout": 95}
-    )
-    rounds = folder / "01_synthesis" / "wishes_正常_2026-01-01-00-00-00.json"
-    records.write_json(rounds, [])
-    records.write_provenance(rounds, stage="01_synthesis", parameters={"model": "phrasebook-offline"})
-    trained = folder / "05_training" / "wishes"
-    trained.mkdir(parents=True)
-    records.write_json(
-        records.provenance_path(trained / "work"),
-        {
-            "parameters": {"task": "wishes", "config": CONFIG},
-            "counts": {"iterations": 280},
-            "inputs": {"02_merge_clean/wishes_train.json": "0"},
-            "versions": {"xtuner": "0.2.0"},
-        },
-    )
-    measured = {"loss": 4.494, "passed": 0.0, "rows": [{}] * 32}
-    metrics = {"task": "wishes", "base_model": "gemma-3-270m", "before": measured}
-    records.write_json(
-        trained / "metrics.json", metrics | {"after": measured | {"loss": 1.2, "passed": 0.94}}
-    )
-    rows = [{"request": "祝姐姐生日|快乐", "before": "祝你\n" * 60, "after": "姐姐，生日快乐！"}]
-    records.write_json(merged.parent / "comparison.json", rows)
-    return folder
-
-
-@pytest.fixture
-def merged(run):
-    return run / "06_merge_chat" / "wishes" / "merged"
+HUBS = ("modelscope", "huggingface")  # those with a client of their own
 
 
 def test_the_card_is_made_of_what_was_recorded(merged):
@@ -236,17 +180,6 @@ def test_an_adapter_names_its_base_as_the_hub_does(run):
     assert published == config | {"base_model_name_or_path": "google/gemma-3-270m"}
     assert json.loads((folder / "adapter_config.json").read_text()) == config
     assert "| 学习率 | 0.002 |" in (plan.folder / "README.md").read_text(encoding="utf-8")
-
-
-def test_openxlab_gets_a_folder_and_the_commands(merged, capsys):
-    arguments = ["publish", str(merged), "--to", "openxlab", "--repo", REPO]
-    assert cli.main(arguments) == 0
-    assert f"openxlab model create --model-repo={REPO} -s metafile.yaml" in capsys.readouterr().out
-    meta = yaml.safe_load((merged.with_name("merged.publish") / "openxlab" / "metafile.yaml").read_text())
-    assert {model["Weights"] for model in meta["Models"]} >= {*SHARDS, "README.md", "config.json"}
-    assert meta["Collections"][0]["License"] == "Gemma Terms of Use"
-    assert cli.main([*arguments, "--yes"]) == 1
-    assert "冲突" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("repo", ["wishes", "a/b/c", "小明/wishes", "-x/y", "../x/y"])
@@ -442,7 +375,7 @@ def tianji_publish(merged, platform, url, token=TOKEN):
     return done
 
 
-@pytest.mark.parametrize("platform", publish.TOKENS)
+@pytest.mark.parametrize("platform", HUBS)
 def test_an_upload_that_broke_goes_on(platform, merged, start):
     hub = start(accepts=1)
     broken = tianji_publish(merged, platform, hub.url)
@@ -457,7 +390,7 @@ def test_an_upload_that_broke_goes_on(platform, merged, start):
     assert hub.files == {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-@pytest.mark.parametrize("platform", publish.TOKENS)
+@pytest.mark.parametrize("platform", HUBS)
 def test_a_refused_token_is_said_and_not_shown(platform, merged, start):
     hub = start()
     done = tianji_publish(merged, platform, hub.url, token="wrong-" + "y" * 20)

@@ -63,9 +63,10 @@ def test_a_full_round_follows_the_data_contract(tmp_path):
     began = time.monotonic()
     summary = synthesize(styles=["小红书"], output_dir=tmp_path, progress=False)
     assert time.monotonic() - began < 10
-    pairs = wishes.load().pairs()
+    matrix = wishes.load()
+    pairs = matrix.pairs()
     assert summary.done == summary.answered == summary.sent == len(pairs) and not summary.failures
-    assert summary.unsuitable == 28 * 18 - len(pairs)
+    assert summary.unsuitable == len(matrix.recipients) * len(matrix.scenes) - len(pairs)
     (file,) = summary.files
     assert re.fullmatch(r"wishes_小红书_\d{4}-\d\d-\d\d-\d\d-\d\d-\d\d\.json", file.name)
     rows = records.read_conversations(file, records.RAW_FIELDS)
@@ -498,8 +499,10 @@ def test_preview_counts_without_sending(tmp_path, monkeypatch):
     monkeypatch.delenv("DEEPSEEK_API_KEY", raising=False)  # none is needed
     options = {"styles": ["正常", "小红书"], "rounds": 2, "output_dir": tmp_path / "never"}
     shown = preview("deepseek", examples=3, **options)
-    pairs = len(wishes.load().pairs())
-    assert shown.prompts == 4 * pairs and shown.unsuitable == 28 * 18 - pairs and shown.reused == 0
+    matrix = wishes.load()
+    pairs = len(matrix.pairs())
+    assert shown.unsuitable == len(matrix.recipients) * len(matrix.scenes) - pairs
+    assert shown.prompts == 4 * pairs and shown.reused == 0
     assert len(shown.examples) == 3 and not (tmp_path / "never").exists()
     price = engine.prices.find("deepseek", "deepseek-flash")
     assert shown.cost == price.cost(shown.prompt_tokens, shown.completion_tokens) > 0

@@ -1,11 +1,7 @@
 """Tiny random models for the tests, and a short real training of one."""
 
-import importlib.util
-import json
-import shutil
-from pathlib import Path
-
 import pytest
+import tiny_models
 
 from tianji_helpers import records, wishes
 from tianji_helpers.training import configs, engine
@@ -46,69 +42,13 @@ def tiny_dir(base_dir, tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def internlm2_dir(tokenizer, tmp_path_factory):
-    """A random InternLM2 of two narrow layers as the hub lays it out: with its own code.
-
-    The code is the architecture that XTuner ships; its package does not import with transformers
-    4.57 (``LossKwargs``), its two files do.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    folder = tmp_path_factory.mktemp("tiny") / "tiny-internlm2"
-    folder.mkdir()
-    source = Path(importlib.util.find_spec("xtuner").origin).parent / "_lite" / "modelings" / "internlm2"
-    for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
-        shutil.copy(source / name, folder)
-    config = {
-        "model_type": "internlm2",
-        "auto_map": {
-            "AutoConfig": "configuration_internlm2.InternLM2Config",
-            "AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM",
-        },
-        "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.from_pretrained(folder, trust_remote_code=True),
-        trust_remote_code=True,
-        dtype=torch.bfloat16,
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return tiny_models.save_internlm2(tmp_path_factory.mktemp("tiny") / "tiny-internlm2", tokenizer)
 
 
 @pytest.fixture(scope="session")
 def qwen2_dir(tokenizer, tmp_path_factory):
-    """A random Qwen2 of two narrow layers, with a bias in q, k and v as the real one has."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    folder = tmp_path_factory.mktemp("tiny") / "tiny-qwen2"
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    """It has a bias in q, k and v, as the real one."""
+    return tiny_models.save(tmp_path_factory.mktemp("tiny") / "tiny-qwen2", tokenizer, "qwen2")
 
 
 @pytest.fixture(scope="session")

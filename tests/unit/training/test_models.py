@@ -7,8 +7,6 @@ read their settings when they are imported, and must neither see nor touch the u
 import random
 import re
 import shutil
-import subprocess
-import sys
 import time
 
 import loopback_hub
@@ -50,18 +48,9 @@ def prepare(tmp_path, models_dir):
     """Run ``tianji prepare-model`` for the model of these tests against a hub."""
 
     def run(hub, source, **environment):
-        command = ["-m", "tianji_helpers.cli", "prepare-model", "--source"]
-        return subprocess.run(
-            [sys.executable, *command, source, "--endpoint", hub.url, NAME],
-            env=loopback_hub.clean_environment(tmp_path)
-            | {"TIANJI_MODELS_DIR": str(models_dir)}
-            | environment,
-            cwd=paths.ROOT,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=60,
-        )
+        environment["TIANJI_MODELS_DIR"] = str(models_dir)
+        command = ["prepare-model", "--source", source, "--endpoint", hub.url, NAME]
+        return loopback_hub.run_client(tmp_path, *command, **environment)
 
     return run
 

@@ -1,0 +1,40 @@
+"""Build the pages (`make site`): ``python build.py FOLDER``.
+
+What is read is copied into one folder, in the places it has in the repository, so that relative
+links lead where they lead there, with the start page at the top.
+"""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from sphinx.cmd.build import main as sphinx
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+TOP = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "LICENSE", "NOTICE")
+FOLDERS = ("notebooks", "data", "configs", "tests/pages/screenshots")
+
+
+def build(target: Path) -> int:
+    """Write the pages into ``target``, anew; return Sphinx's exit status. Warnings are errors."""
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name, "source")
+        shutil.copytree(HERE / "locales", source / "locales")
+        shutil.copy(HERE / "index.md", source)
+        for file in TOP:
+            shutil.copy(ROOT / file, source)
+        for folder in FOLDERS:
+            shutil.copytree(ROOT / folder, source / folder)
+        shutil.rmtree(target, ignore_errors=True)
+        options = ["-q", "-W", "--keep-going", "-c", str(HERE), "-d", str(Path(name, "doctrees"))]
+        return sphinx([*options, str(source), str(target)])
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1]).resolve()
+    status = build(target)
+    if not status:
+        print(f"课程网页在 {target / 'index.html'}，用浏览器打开就能看，不用联网")
+    sys.exit(status)

@@ -1,0 +1,152 @@
+"""The course as static pages, opened from disk: nothing is asked of any host, and links lead somewhere."""
+
+import subprocess
+from itertools import pairwise
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+
+from tianji_helpers.classroom.course import find_notebooks
+from tianji_helpers.paths import CONFIGS, ROOT
+
+PYTHON = ROOT / "build" / "site" / "bin" / "python"
+pytestmark = pytest.mark.skipif(not PYTHON.is_file(), reason="没有 build/site：网页的环境由 make site 准备")
+
+LESSONS = [f"notebooks/{file.stem}.html" for file in find_notebooks()]
+START, MANUAL, DATA = "index.html", "README.zh-CN.html", "data/README.html"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the pages."""
+    target = tmp_path_factory.mktemp("site") / "html"
+    command = [PYTHON, CONFIGS / "site" / "build.py", target]
+    done = subprocess.run(command, cwd=target.parent, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert str(target) in done.stdout
+    return target
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    """Every page by its path below the folder."""
+    return {
+        str(file.relative_to(site)): BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+        for file in site.rglob("*.html")
+    }
+
+
+@pytest.fixture
+def visit(site, page):
+    """``visit("index.html")``; what the pages asked of a host, or complained of, fails the test."""
+    complaints = []
+    local = ("file:", "data:")
+    page.on("request", lambda request: request.url.startswith(local) or complaints.append(request.url))
+    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+    page.on(
+        "console", lambda message: message.type in ("error", "warning") and complaints.append(message.text)
+    )
+    yield lambda path: page.goto((site / path).as_uri())
+    assert not complaints
+
+
+def test_the_pages_are_the_lessons_and_what_belongs_to_them(pages):
+    assert {START, MANUAL, DATA, "README.html", "CONTRIBUTING.html", *LESSONS} <= pages.keys()
+    assert not [path for path in pages if "solutions" in path]
+
+
+def test_links_lead_somewhere(site, pages):
+    ids = {path: {tag["id"] for tag in soup.find_all(id=True)} for path, soup in pages.items()}
+    seen = 0
+    for path, soup in pages.items():
+        for tag in soup.find_all(["a", "img", "link", "script"]):
+            url = urlsplit(tag.get("href") or tag.get("src") or "")
+            if url.scheme == "data" or not any(url):
+                continue
+            if url.scheme:
+                assert tag.name == "a" and url.scheme in ("http", "https") and "." in url.netloc, tag
+                continue
+            target = (site / path).parent / unquote(url.path) if url.path else site / path
+            assert target.resolve().is_file(), f"{path}: {tag}"
+            if url.fragment and tag.name == "a":
+                name = str(target.resolve().relative_to(site.resolve()))
+                assert unquote(url.fragment) in ids[name] | {""}, f"{path}: {tag}"
+            seen += 1
+    assert seen > 300
+
+
+def test_a_lesson_is_its_notebook_with_outputs_and_offers_it(site, pages):
+    for file, path in zip(find_notebooks(), LESSONS, strict=True):
+        soup = pages[path]
+        assert soup.select(".cell_output") and "学完你能" in soup.get_text()
+        (link,) = [a for a in soup.select("a.download") if a["href"].endswith(file.name)]
+        assert ((site / path).parent / link["href"]).read_bytes() == file.read_bytes()
+        assert not soup.select(".highlight-mermaid") and "05 QLoRA" in soup.select_one(".map svg").get_text()
+
+
+def test_previous_and_next_follow_the_lessons(pages):
+    order = [START, *LESSONS, MANUAL]
+    for path, following in pairwise(order):
+        link = pages[path].select_one("a.next-page")
+        assert link["href"].rpartition("/")[2] == following.rpartition("/")[2]
+        assert link.select_one(".context").get_text(strip=True) == "下一页"
+
+
+def test_a_reader_starts_and_goes_to_a_figure_and_a_formula(visit, page):
+    visit(START)
+    page.locator("article a", has_text="第 4 课").click()
+    figure = page.locator(".cell_output img").first
+    assert figure.evaluate("image => image.complete && image.naturalWidth") > 300
+    assert page.locator(".map svg").bounding_box()["height"] > 100
+    visit(LESSONS[4])
+    assert page.locator("math mfrac").first.bounding_box()["height"] > 10
+
+
+@pytest.mark.parametrize(
+    ("query", "lesson"),
+    [
+        ("弱智吧", 4),
+        ("祝福", 1),
+        ("困惑", None),
+        ("pth_to_hf", None),
+        ("qlora", 5),
+        ("慧", None),
+        ("飕飗飕飗", None),
+    ],
+)
+def test_chinese_is_found_without_a_server(visit, page, query, lesson, pages):
+    visit(START)
+    page.get_by_placeholder("搜索").fill(query)
+    page.keyboard.press("Enter")
+    page.locator(".search-summary").filter(has_text="搜索").or_(page.get_by_text("没有")).first.wait_for()
+    found = {href.rpartition("/")[2].partition("#")[0].partition("?")[0] for href in links(page)}
+    held = {path.rpartition("/")[2] for path, soup in pages.items() if query in article(soup)}
+    assert found >= held - {"search.html", "genindex.html"}
+    assert bool(found) == bool(held)
+    if lesson:
+        assert LESSONS[lesson - 1].rpartition("/")[2] in found
+
+
+def links(page):
+    return page.locator("#search-results a").evaluate_all("links => links.map(link => link.href)")
+
+
+def article(soup):
+    return soup.select_one("article").get_text().lower()
+
+
+@pytest.mark.parametrize("path", [START, MANUAL, DATA, *LESSONS])
+def test_a_phone_scrolls_no_page_sideways(visit, page, path):
+    page.set_viewport_size({"width": 375, "height": 800})
+    visit(path)
+    assert page.evaluate("document.documentElement.scrollWidth") == 375
+
+
+def test_figures_and_maps_stand_on_light_paper_in_the_dark(visit, page):
+    page.emulate_media(color_scheme="dark")
+    visit(LESSONS[3])
+    colour = "element => getComputedStyle(element).backgroundColor"
+    assert page.locator("body").evaluate(colour) != "rgb(255, 255, 255)"
+    for part in (".map", ".cell_output img"):
+        assert page.locator(part).first.evaluate(colour) == "rgb(255, 255, 255)"

@@ -1,0 +1,159 @@
+"""One notebook in a process of its own: how it ends, and that nothing of it stays."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from tianji_helpers.classroom import landlock
+from tianji_helpers.classroom.runs import Limits, run_notebook
+from tianji_helpers.errors import CourseError
+
+SLEEPER = (
+    "import subprocess\n"
+    "child = subprocess.Popen(['sleep', '99'], start_new_session=True)\n"
+    "print('pid', child.pid, flush=True)"
+)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*cells, name="lesson"):
+        path = tmp_path / f"{name}.ipynb"
+        first = new_code_cell("name = 'a'", metadata={"tags": ["parameters"]})
+        nbformat.write(new_notebook(cells=[first, *map(new_code_cell, cells)]), path)
+        return path
+
+    return write
+
+
+def printed(path):
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+
+
+def is_gone(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_notebook_that_runs_through(write, tmp_path):
+    notes = []
+    path, out, log = write("print('hello', name)"), tmp_path / "{out}" / "lesson.ipynb", tmp_path / "log.txt"
+    result = run_notebook(path, out, parameters={"name": "小红"}, log=log, on_note=notes.append)
+    assert (result.status, result.reason, result.cell) == ("done", "", None)
+    assert printed(out) == "hello 小红\n" == log.read_text(encoding="utf-8")
+    assert {"cell": 3, "cells": 3} in notes and {"text": "hello 小红"} in notes
+    assert 0.03 < result.peak_memory_gb < 1 and 0 < result.minutes < 1
+
+
+def test_a_cell_that_raises_is_named_and_nothing_stays(write, tmp_path):
+    out = tmp_path / "out.ipynb"
+    result = run_notebook(write("x = 1", SLEEPER, "1 / 0"), out)
+    assert (result.status, result.cell) == ("error", 4)
+    assert result.reason.startswith("ZeroDivisionError: division by zero\n----> 1 1 / 0")
+    assert is_gone(int(printed(out).split()[1]))
+
+
+def test_one_that_never_ends_is_ended_with_all_it_started(write, tmp_path):
+    out = tmp_path / "out.ipynb"
+    path = write(SLEEPER, "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass")
+    result = run_notebook(path, out, limits=Limits(minutes=0.15))
+    assert (result.status, result.cell) == ("time", 3)
+    assert "超过时限 0.15 分钟" in result.reason
+    assert is_gone(int(printed(out).split()[1]))
+
+
+def test_one_that_takes_all_memory_is_ended(write, tmp_path):
+    out = tmp_path / "out.ipynb"
+    result = run_notebook(
+        write("import time\nx = bytearray(900 << 20)\ntime.sleep(60)"), out, limits=Limits(memory_gb=0.6)
+    )
+    assert (result.status, result.cell) == ("memory", 2)
+    assert "超过上限 0.6 GB" in result.reason and result.peak_memory_gb > 0.6 and out.is_file()
+
+
+@pytest.mark.parametrize("how", ["print('x' * 1000)", "import os\n    os.write(1, b'y' * 1000 + b'\\n')"])
+def test_one_that_prints_without_end_is_ended(write, tmp_path, how):
+    out, log = tmp_path / "out.ipynb", tmp_path / "log.txt"
+    result = run_notebook(write(f"while True:\n    {how}"), out, limits=Limits(output_mb=0.5), log=log)
+    assert (result.status, result.cell, result.reason) == ("output", 2, "输出超过上限 0.5 MB")
+    assert out.stat().st_size < 1e6 and log.stat().st_size < 1e6
+
+
+def test_one_that_kills_its_kernel(write, tmp_path):
+    result = run_notebook(
+        write("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), tmp_path / "out.ipynb"
+    )
+    assert (result.status, result.cell) == ("died", 2) and "内核结束了" in result.reason
+
+
+def test_one_that_kills_what_runs_it(write, tmp_path):
+    path = write(
+        SLEEPER, "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nimport time\ntime.sleep(60)"
+    )
+    log = tmp_path / "log.txt"
+    result = run_notebook(path, tmp_path / "out.ipynb", log=log)
+    assert (result.status, result.cell) == ("died", 3) and "退出码 -9" in result.reason
+    assert is_gone(int(log.read_text().split()[1]))
+
+
+@pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+def test_it_writes_only_where_it_may(write, tmp_path):
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir(), other.mkdir()
+    (other / "input.txt").write_text("keep me")
+    path = write(
+        f"from pathlib import Path\nimport shutil, tempfile\n(Path({str(own)!r}) / 'x').write_text('x')",
+        "tempfile.NamedTemporaryFile().write(b'x')",
+        f"shutil.rmtree({str(other)!r})",
+    )
+    result = run_notebook(path, own / "out.ipynb", writable=[own])
+    assert (result.status, result.cell) == ("error", 4) and "PermissionError" in result.reason
+    assert (other / "input.txt").read_text() == "keep me" and (own / "x").is_file()
+
+
+def test_stop_ends_it(write, tmp_path):
+    stop = threading.Event()
+    result = run_notebook(
+        write("import time\ntime.sleep(60)"),
+        tmp_path / "out.ipynb",
+        on_note=lambda note: stop.set() if note.get("cell") == 2 else None,
+        stop=stop,
+    )
+    assert (result.status, result.reason, result.cell) == ("stopped", "被中断", 2)
+
+
+def test_it_ends_with_whoever_started_it(write, tmp_path):
+    path = write(SLEEPER, "import time\ntime.sleep(60)")
+    log = tmp_path / "log.txt"
+    call = f"run_notebook({str(path)!r}, {str(tmp_path / 'out.ipynb')!r}, log={str(log)!r})"
+    code = f"from tianji_helpers.classroom.runs import run_notebook\n{call}"
+    starter = subprocess.Popen([sys.executable, "-c", code])
+    until = time.monotonic() + 60
+    while not log.exists() or not log.read_text().endswith("\n"):
+        assert time.monotonic() < until and starter.poll() is None
+        time.sleep(0.1)
+    below = psutil.Process(starter.pid).children(recursive=True)
+    assert len(below) == 3  # the child, its kernel, and what that started
+    os.kill(starter.pid, signal.SIGKILL)
+    starter.wait()
+    _, alive = psutil.wait_procs(below, timeout=20)
+    assert not alive
+
+
+def test_a_notebook_that_is_none(tmp_path):
+    with pytest.raises(CourseError, match="找不到笔记本"):
+        run_notebook(tmp_path / "none.ipynb", tmp_path / "out.ipynb")
+    (tmp_path / "broken.ipynb").write_text("{")
+    result = run_notebook(tmp_path / "broken.ipynb", tmp_path / "out.ipynb")
+    assert result.status == "error" and not (tmp_path / "out.ipynb").exists()

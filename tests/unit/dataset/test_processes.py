@@ -1,0 +1,36 @@
+"""Work shared with a second process: in order, nothing lost, errors in their turn."""
+
+import os
+import time
+
+import pytest
+
+from tianji_helpers.dataset import processes
+
+
+def told(number: int) -> tuple[int, int]:
+    """Return the number and who was asked."""
+    if number == 40:
+        raise ValueError("forty")
+    time.sleep(0.005)
+    return number, os.getpid()
+
+
+def test_two_processes_share_the_work_in_order():
+    found = list(processes.in_order(told, (number % 40 for number in range(400)), 2, alone=3))
+    assert [number for number, _ in found] == [number % 40 for number in range(400)]
+    assert {who for _, who in found[:3]} == {os.getpid()}
+    assert len({who for _, who in found}) == 2
+
+
+@pytest.mark.parametrize(("count", "alone"), [(2, 50), (1, 0)])
+def test_short_work_and_one_process_stay_here(count, alone):
+    assert {who for _, who in processes.in_order(told, range(30), count, alone)} == {os.getpid()}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_error_comes_when_its_turn_has_come(count):
+    shared = processes.in_order(told, range(100), count, alone=0)
+    assert [next(shared)[0] for _ in range(40)] == list(range(40))
+    with pytest.raises(ValueError, match="forty"):
+        next(shared)

@@ -1,0 +1,69 @@
+"""What came out of a run, in figures that can stand side by side: read from what lessons 3, 5, 6 wrote."""
+
+from pathlib import Path
+from typing import Any
+
+from tianji_helpers import records
+from tianji_helpers.errors import CourseError
+
+SAMPLES = 6  # answers that are kept of each training
+_TEXT = 160  # characters of an answer that are kept: what never ends is still seen to be so
+
+
+def gather(folder: Path) -> dict[str, Any]:
+    """Return ``{"tasks": {task: {...}}}`` of a run's folder: one entry for each training that was measured.
+
+    Each has ``loss`` (held-out, nat/token), ``score`` (a share, or None) as ``{"before", "after"}``,
+    ``score_name``, ``curve`` (``[step, loss]`` of the training) and ``answers`` (``{"request", "before",
+    "after"}``). A file that cannot be read is passed over and named under ``"unreadable"``.
+    """
+    tasks, unreadable = {}, []
+    for file in sorted(folder.glob("05_training/*/metrics.json")):
+        try:
+            tasks[file.parent.name] = _task(file, folder)
+        except (CourseError, KeyError, TypeError, AttributeError):
+            unreadable.append(file.relative_to(folder).as_posix())
+    return {"tasks": tasks} | ({"unreadable": unreadable} if unreadable else {})
+
+
+def _task(file: Path, folder: Path) -> dict[str, Any]:
+    from tianji_helpers.training import engine
+
+    measured = records.read_json(file)
+    both = {moment: measured[moment] for moment in ("before", "after")}
+    score_name, score = _score(both, measured["task"], folder)
+    asked = {row["request"]: row["answer"] for row in both["before"]["rows"]}
+    answers = [
+        {"request": row["request"], "before": asked.get(row["request"], ""), "after": row["answer"]}
+        for row in both["after"]["rows"]
+    ]
+    chat = folder / "06_merge_chat" / measured["task"] / "comparison.json"
+    if chat.is_file():
+        answers = records.read_json(chat)
+    return {
+        "loss": {moment: one["loss"] for moment, one in both.items()},
+        "score_name": score_name,
+        "score": score,
+        "curve": [[point["step"], point["loss"]] for point in engine.read_curve(file.parent / "work")],
+        "answers": [
+            {key: row[key][:_TEXT] for key in ("request", "before", "after")} for row in answers[:SAMPLES]
+        ],
+    }
+
+
+def _score(both: dict, task: str, folder: Path) -> tuple[str, dict | None]:
+    if all("passed" in one for one in both.values()):
+        return "过关", {moment: one["passed"] for moment, one in both.items()}
+    persona_file = folder / "03_self_cognition" / "self_cognition.json"
+    if task != "self_cognition" or not persona_file.is_file():
+        return "", None
+    from tianji_helpers.dataset import self_cognition
+    from tianji_helpers.training import models
+
+    made = models.recorded(persona_file)
+    persona = self_cognition.Persona(*(made[field] for field in ("owner", "assistant", "model")))
+    shares = {
+        moment: self_cognition.knows_itself(persona, [row["answer"] for row in one["rows"]])
+        for moment, one in both.items()
+    }
+    return "认得自己", shares

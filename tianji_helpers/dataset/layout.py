@@ -1,0 +1,82 @@
+"""Training rows as bytes: how a merge lays them out, and how such a file is read again in blocks.
+
+A row whose turn holds ``system``, ``input`` and ``output`` and nothing else goes through msgspec, which is
+ten times as fast as json and writes the same bytes. That reading a block understood it is sure: laid out
+again, the rows must give the block's own bytes. Any other file is read row by row (``records``).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+FIELDS = ("system", "input", "output")
+_START, _BETWEEN, _END = b"[\n    ", b",\n    ", b"\n]"
+_CUT = b"\n    }" + _BETWEEN + b"{\n"  # between two rows; no text of theirs holds a bare line break
+_LONGEST = 16 << 20  # bytes of a row; nobody waits for the end of a longer one
+
+
+class _Turn(msgspec.Struct, gc=False):
+    system: str
+    input: str
+    output: str
+
+
+class _Row(msgspec.Struct, gc=False):
+    conversation: tuple[_Turn]
+
+
+# The rows of a file's bytes; other keys are passed over. Raises ValueError or RecursionError.
+decode = msgspec.json.Decoder(list[_Row]).decode
+
+
+def lay_out(rows: list) -> bytes:
+    """Return rows as they stand between the brackets of an indented array."""
+    return msgspec.json.format(msgspec.json.encode(rows), indent=4)[len(_START) : -len(_END)]
+
+
+def array(done: int, rows: bytes = b"") -> bytes:
+    """Return what comes next in a file that has ``done`` rows: more rows as laid out, or the end if none.
+
+    >>> array(0, b"{}") + array(1, b"{}") + array(2)
+    b'[\\n    {},\\n    {}\\n]'
+    """
+    if rows:
+        return (_BETWEEN if done else _START) + rows
+    return _END if done else b"[]"
+
+
+def blocks(path: str | Path, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (number of the first row, whole rows), about ``size`` bytes at a time.
+
+    Where the file is not laid out so, an empty block comes instead of what is left.
+    """
+    first, rest = 1, b""
+    try:
+        with Path(path).open("rb") as file:
+            if file.read(len(_START)) == _START:
+                while data := file.read(size):
+                    rest += data
+                    end = rest.rfind(_CUT)
+                    if end >= 0:
+                        end += _CUT.index(_BETWEEN)
+                        yield first, rest[:end]
+                        first += rest.count(_CUT, 0, end + len(_CUT))
+                        rest = rest[end + len(_BETWEEN) :]
+                    elif len(rest) > _LONGEST:
+                        break
+    except OSError:  # said in full when the file is read row by row
+        rest = b""
+    yield first, rest[: -len(_END)] if rest.endswith(_END) else b""
+
+
+def turns(block: bytes) -> list[dict] | None:
+    """Return the turns of a block, or None if it is not rows as ``lay_out`` lays them out."""
+    try:
+        rows = decode(b"[" + block + b"]")
+    except (ValueError, RecursionError):
+        return None
+    if not rows or lay_out(rows) != block:
+        return None
+    found = (row.conversation[0] for row in rows)
+    return [{"system": turn.system, "input": turn.input, "output": turn.output} for turn in found]
