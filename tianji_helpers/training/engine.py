@@ -5,6 +5,7 @@ killed (no memory left) without taking the notebook with it. Success is judged b
 leaves as well as by its exit code.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -73,7 +74,7 @@ def train(
     config: an XTuner config file. cfg_options: dotted settings to change, as XTuner's
     ``--cfg-options``. resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
     name of a DeepSpeed config, such as ``deepspeed_zero2``; the environment's ``NPROC_PER_NODE`` is the
-    number of GPUs to train on. device: ``cpu`` hides the GPUs; empty or
+    number of GPUs to train on, or of processes on a CPU. device: ``cpu`` hides the GPUs; empty or
     ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
 
     Raises CourseError before anything is loaded if the config names a missing file or model, or a
@@ -81,7 +82,7 @@ def train(
     (NaN, full disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
-    check_config(config, cfg_options)
+    check_config(config, cfg_options, deepspeed=deepspeed)
     arguments = [str(config), "--work-dir", str(work_dir)]
     if cfg_options:
         arguments += ["--cfg-options", *(f"{key}={value}" for key, value in cfg_options.items())]
@@ -91,8 +92,9 @@ def train(
         _clear_earlier_training(work_dir)
     if deepspeed:
         arguments += ["--deepspeed", deepspeed]
-    processes = int(os.environ.get("NPROC_PER_NODE", "1"))  # XTuner's own name for it
-    if processes > 1:
+    # DeepSpeed asks for a launcher, or for MPI, even to start one process
+    processes = _processes() if deepspeed or _processes() > 1 else 0
+    if processes:
         arguments += ["--launcher", "pytorch"]
     work_dir.mkdir(parents=True, exist_ok=True)
 
@@ -125,15 +127,19 @@ def train(
     )
 
 
-def check_config(config: str | Path, cfg_options: dict | None = None) -> None:
-    """Raise CourseError for what would go wrong minutes later: no GPU for a GPU config, a missing
-    model or data file, no usable row, or a warm-up of less than two iterations (the learning rate
-    then stays near 0).
+def check_config(
+    config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
+) -> None:
+    """Raise CourseError for what would go wrong minutes later: no GPU for a GPU config, 4-bit weights
+    under ZeRO-3, a missing model or data file, no usable row, or a warm-up of less than two iterations
+    (the learning rate then stays near 0).
     """
     cfg = load_config(config)
     if cfg_options:
         cfg.merge_from_dict(dict(cfg_options))
     _check_gpu(cfg)
+    if deepspeed:
+        _check_deepspeed(cfg, deepspeed)
     model_dir = paths.resolve(cfg.model.llm.pretrained_model_name_or_path)
     if not (model_dir / "config.json").is_file():
         raise CourseError(
@@ -147,6 +153,24 @@ def check_config(config: str | Path, cfg_options: dict | None = None) -> None:
     _check_warmup(cfg, _check_rows(data_path))
 
 
+def _processes() -> int:
+    return int(os.environ.get("NPROC_PER_NODE", "1"))  # XTuner's own name for it
+
+
+def _check_deepspeed(cfg, deepspeed: str) -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise CourseError(
+            "没有安装 DeepSpeed。请先运行 pip install deepspeed==0.18.9，或去掉 --deepspeed："
+            "只设 NPROC_PER_NODE 也能用多张卡。"
+        )
+    # DeepSpeed 0.18.9 stops in the first gathering of weights: "all params must have the same dtype"
+    if "zero3" in deepspeed and "quantization_config" in cfg.model.llm:
+        raise CourseError(
+            f"{deepspeed} 不能切分 4 位权重和它的适配器。QLoRA 请用 deepspeed_zero2"
+            "（4 位的 7B 每张卡只占 4 GB）；deepspeed_zero3 留给全量微调，见 configs/ 里名字带 _full 的配置。"
+        )
+
+
 def _check_warmup(cfg, texts: list[str]) -> None:
     """Raise CourseError if the learning rate would stay near 0: a warm-up of less than two iterations."""
     dataset, warmup = cfg.train_dataloader.dataset, cfg.param_scheduler[0]
@@ -154,7 +178,7 @@ def _check_warmup(cfg, texts: list[str]) -> None:
     unit = "条数据"
     if dataset.get("pack_to_max_length", True):
         rows, unit = _packed_rows(cfg, texts), f"行，每行 {dataset.max_length} 个词元"
-    batches = -(-rows // cfg.train_dataloader.batch_size)
+    batches = -(-rows // (cfg.train_dataloader.batch_size * _processes()))
     if warmup.end * batches < 2:
         epochs = cfg.train_cfg.max_epochs
         raise CourseError(
@@ -405,17 +429,18 @@ def run_tool(
     log: Path,
     on_line: Callable[[str], None] = lambda line: None,
     device: str = "",
-    processes: int = 1,
+    processes: int = 0,
 ) -> None:
     """Run one of XTuner's programs (see ``xtuner_compat``) and wait for it.
 
     log: gets all that the program prints. on_line: called with each line as it comes. device: ``cpu``
-    hides the GPUs from it. processes: how many of it work together, one a GPU.
+    hides the GPUs from it. processes: how many of it work together, one a GPU; 0 starts it
+    without a launcher.
     Raises CourseError with the exit code and the end of the log if it fails; an interrupt of the
     notebook stops the program too.
     """
     together = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    launcher = together if processes > 1 else []
+    launcher = together if processes else []
     command = [sys.executable, "-m", *launcher, "tianji_helpers.training.xtuner_compat", tool, *arguments]
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     with tempfile.TemporaryDirectory() as cache, log.open("w", encoding="utf-8", buffering=1) as log_file:

@@ -25,6 +25,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.runner import load_checkpoint
 from peft import get_peft_model
 from psutil import Process
+from torch.distributed.elastic.multiprocessing.errors import record
 from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.engine.hooks import EvaluateChatHook as _EvaluateChatHook
 from xtuner.model import SupervisedFinetune as _SupervisedFinetune
@@ -43,6 +44,7 @@ TOOLS = {
 def apply() -> None:
     """Apply all work-arounds to the loaded libraries. Doing it twice changes nothing."""
     define_cpu_bf16_check()
+    start_processes_without_gpu()
     restore_cache_get_max_length()
     keep_4bit_weights_trainable()
 
@@ -54,6 +56,16 @@ def define_cpu_bf16_check() -> None:
     """
     if not hasattr(torch.cpu, "is_bf16_supported"):
         torch.cpu.is_bf16_supported = lambda: True
+
+
+def start_processes_without_gpu() -> None:
+    """Let several processes meet on a machine without a GPU.
+
+    Source: mmengine/dist/utils.py (0.10.7) calls ``torch.cuda.set_device`` in every process that a
+    launcher has started, also for gloo.
+    """
+    if not torch.cuda.is_available():
+        torch.cuda.set_device = lambda device: None
 
 
 def restore_cache_get_max_length() -> None:
@@ -336,6 +348,7 @@ def _merge(dtype: str, trust_remote_code: bool) -> None:
     merge.main()
 
 
+@record  # a launcher of several processes prints the traceback of the one that failed first
 def main(arguments: list[str]) -> None:
     """Apply the work-arounds and run one of XTuner's programs: ``TOOL ARGS…``.
 
