@@ -12,7 +12,8 @@ import csv
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,14 +88,22 @@ def grade(folder: Path, *, seconds: float = 60, memory_gb: float = 2, workers: i
     submissions = find_submissions(folder)
     memory = int(memory_gb * 1e9)
     tasks = [(student, notebook) for student, notebooks in submissions.items() for notebook in notebooks]
-    grades = {student: Grade(student) for student in submissions}
-    pool = ThreadPoolExecutor(workers)
+    grades = {
+        student: Grade(student, problems=[] if notebooks else ["文件夹里没有笔记本（.ipynb）"])
+        for student, notebooks in submissions.items()
+    }
+    pool, cancelled = ThreadPoolExecutor(workers), threading.Event()
+
+    def sandbox(work: Path) -> Sandbox:
+        return Sandbox(work, seconds, memory, cancelled)
+
     try:
-        graded = pool.map(lambda task: _grade_notebook(task[1], folder, seconds, memory), tasks)
+        graded = pool.map(lambda task: _grade_notebook(task[1], folder, sandbox), tasks)
         for (student, _), found in zip(tasks, tqdm(graded, total=len(tasks), disable=None), strict=True):
             grades[student].add(found)
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C starts no more
+        cancelled.set()  # by Ctrl-C, say
+        pool.shutdown(cancel_futures=True)
     return list(grades.values())
 
 
@@ -120,7 +129,7 @@ def _is_notebook(path: Path) -> bool:
     return usual and path.suffix == ".ipynb" and ".ipynb_checkpoints" not in path.parts
 
 
-def _grade_notebook(notebook: Path, root: Path, seconds: float, memory: int) -> Grade:
+def _grade_notebook(notebook: Path, root: Path, start: Callable[[Path], Sandbox]) -> Grade:
     """Return what one notebook gets. Raises CourseError only if it cannot be locked in."""
     result = Grade(notebook.stem)
     try:
@@ -135,7 +144,7 @@ def _grade_notebook(notebook: Path, root: Path, seconds: float, memory: int) -> 
         work = Path(temporary) / "work"
         try:
             _copy(notebook, root, work)
-            with Sandbox(work, seconds, memory) as sandbox:
+            with start(work) as sandbox:
                 for source in cells:
                     error = sandbox.run(source)
                     if error and not answers_in(source):
@@ -260,4 +269,6 @@ def to_html(grades: list[Grade]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template("grades.html").render(grades=grades, exercises=exercises, passed=passed)
+    return environment.get_template("grades.html.j2").render(
+        grades=grades, exercises=exercises, passed=passed
+    )

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from tianji_helpers import paths
+from tianji_helpers.classroom import landlock
 from tianji_helpers.errors import CourseError
 
 # one more namespace each for privileges, mounts, network, shared memory and process numbers
@@ -43,8 +44,8 @@ HOW = (
     "Docker：--security-opt seccomp=unconfined）"
 )
 
-# system calls by their numbers: glibc has no functions for these (asm-generic/unistd.h)
-_MOUNT_SETATTR, _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 442, 444, 445, 446
+# system calls by their numbers (asm-generic/unistd.h)
+_MOUNT_SETATTR = 442
 _IO_URING_SETUP = 425
 _SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}  # audit architecture, socket(2)
 
@@ -86,43 +87,35 @@ def _limit(memory: int, seconds: int) -> None:
 def _read_only_but(folder: Path) -> None:
     bind, recursive, read_only = 4096, 0x8000, 1
     path = os.fsencode(folder)
-    _call(_libc.mount, path, path, None, ctypes.c_ulong(bind), None)
+    _check(_libc.mount(path, path, None, ctypes.c_ulong(bind), None))
     for where, flags, attributes in ((b"/", recursive, (read_only, 0)), (path, 0, (0, read_only))):
         packed = struct.pack("QQQQ", *attributes, 0, 0)  # set, clear, propagation, user namespace
-        _system(_MOUNT_SETATTR, -100, where, flags, packed, len(packed))  # -100: AT_FDCWD
+        landlock.system_call(_MOUNT_SETATTR, -100, where, flags, packed, len(packed))  # -100: AT_FDCWD
 
 
 def _drop_privileges() -> None:
-    set_no_new_privileges, drop_from_bounding_set = 38, 24
-    _call(_libc.prctl, set_no_new_privileges, 1, 0, 0, 0)
+    drop_from_bounding_set = 24
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
     for capability in range(last + 1):
-        _call(_libc.prctl, drop_from_bounding_set, capability, 0, 0, 0)
-    _call(_libc.capset, struct.pack("Ii", 0x20080522, 0), bytes(24))
+        landlock.prctl(drop_from_bounding_set, capability)
+    _check(_libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)))
 
 
 def _restrict_reading(folder: Path) -> None:
-    execute, write, read, list_ = 1, 2, 4, 8
-    everything = (1 << 13) - 1  # the rights of Landlock's first version
-    ruleset = _system(_LANDLOCK_CREATE, struct.pack("Q", everything), 8, 0)
-    allowed = {folder: everything, Path("/dev/null"): read | write, Path("/dev/urandom"): read}
-    allowed |= dict.fromkeys(_readable(), execute | read | list_)
-    for path, rights in allowed.items():
-        if not path.exists():
-            continue
-        if not path.is_dir():
-            rights &= ~list_
-        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        _system(_LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", rights, handle), 0)
-        os.close(handle)
-    _system(_LANDLOCK_RESTRICT, ruleset, 0)
-    os.close(ruleset)
+    readable = {path for path in _readable() if path.exists()}
+    allowed = {
+        path: landlock.EXECUTE | landlock.READ_FILE | (landlock.READ_FOLDER if path.is_dir() else 0)
+        for path in readable
+    }
+    allowed |= {Path("/dev/null"): landlock.READ_FILE | landlock.WRITE_FILE, folder: landlock.EVERYTHING}
+    landlock.restrict(landlock.EVERYTHING, allowed)
 
 
 def _readable() -> list[Path]:
     """Return what Python and the course are made of; the solutions and ``.env`` are not among it."""
     ours = [Path(__file__).parents[1], paths.DATA, paths.CONFIGS]
     system = [
+        "/dev/urandom",
         "/usr",
         "/lib",
         "/lib64",
@@ -156,9 +149,9 @@ def _refuse_sockets() -> None:
         (finish, 0, 0, refuse),
     )
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
-    filter_ = struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code))
+    filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code)))
     set_seccomp, mode_filter = 22, 2
-    _call(_libc.prctl, set_seccomp, mode_filter, filter_, 0, 0)
+    landlock.prctl(set_seccomp, mode_filter, ctypes.addressof(filter_))
 
 
 def _prove(folder: Path) -> None:
@@ -176,15 +169,6 @@ def _prove(folder: Path) -> None:
         raise OSError(errno.EPERM, f"还能{name}")
 
 
-def _system(*arguments) -> int:
-    return _call(
-        _libc.syscall, *(ctypes.c_long(item) if isinstance(item, int) else item for item in arguments)
-    )
-
-
-def _call(function, *arguments) -> int:
-    returned = function(*arguments)
+def _check(returned: int) -> None:
     if returned < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return returned
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

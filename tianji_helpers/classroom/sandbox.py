@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -39,12 +40,13 @@ class Sandbox:
     """A process for the cells of one notebook; to be used in a ``with`` statement.
 
     folder: the only place where it can write. seconds: of wall time, once it is locked in. memory: in
-    bytes, of all its processes together. Starting raises CourseError where this machine cannot lock
-    a process in.
+    bytes, of all its processes together. cancelled: set by another thread to end it early. Starting
+    raises CourseError where this machine cannot lock a process in.
     """
 
-    def __init__(self, folder: Path, seconds: float, memory: int):
+    def __init__(self, folder: Path, seconds: float, memory: int, cancelled: threading.Event | None = None):
         self.folder, self.seconds, self.memory = folder.resolve(), seconds, memory
+        self._cancelled = cancelled or threading.Event()
         self._buffer = b""
 
     def __enter__(self) -> "Sandbox":
@@ -64,6 +66,7 @@ class Sandbox:
             env=_environment(self.folder),
             start_new_session=True,  # Ctrl-C is for the grader
         )
+        os.set_blocking(self._process.stdin.fileno(), False)
         self._deadline = time.monotonic() + _START
         self._next_look = 0.0
         try:
@@ -98,11 +101,15 @@ class Sandbox:
         return self._ask({"answer": expression, "arguments": arguments})
 
     def _ask(self, command: dict) -> dict:
+        line = json.dumps(command).encode() + b"\n"
         try:
-            self._process.stdin.write(json.dumps(command).encode() + b"\n")
-            self._process.stdin.flush()
+            whole = os.write(self._process.stdin.fileno(), line) == len(line)
+        except BlockingIOError:
+            whole = False
         except BrokenPipeError:
             raise Stopped("进程自己结束了（退出，或者被杀掉）") from None
+        if not whole:  # what it was sent before still waits, or this is more than a pipe holds
+            raise Stopped("进程不再听命令，或者一格代码太长（超过 60 KB）")
         return self._reply()
 
     def _reply(self) -> dict:
@@ -114,6 +121,8 @@ class Sandbox:
                     if not read:
                         raise Stopped("进程自己结束了（退出，或者被杀掉）")
                     self._buffer += read
+                    if len(self._buffer) > _MAX_REPLY:
+                        raise Stopped(f"一个答案超过了 {_MAX_REPLY / 1e6:g} MB")
                 if time.monotonic() >= self._next_look:
                     self._next_look = time.monotonic() + _TICK
                     self._look()
@@ -127,10 +136,10 @@ class Sandbox:
         return reply
 
     def _look(self) -> None:
+        if self._cancelled.is_set():
+            raise Stopped("评分被中断")
         if time.monotonic() > self._deadline:
             raise Stopped(f"超过了时间限制 {self.seconds:g} 秒")
-        if len(self._buffer) > _MAX_REPLY:
-            raise Stopped(f"一个答案超过了 {_MAX_REPLY / 1e6:g} MB")
         processes = _descendants(self._process.pid)
         if len(processes) > MAX_PROCESSES:
             raise Stopped(f"开了 {len(processes)} 个进程，最多 {MAX_PROCESSES} 个")

@@ -52,6 +52,7 @@ CATALOGUE = {
             file="tianji-wishes-chinese-v0.1.json",
             huggingface="sanbu/tianji-chinese",
             huggingface_revision="ec408b90a463dbaa1ad4403cfab0abfeba098cb8",
+            # its authors name no copy on ModelScope
         ),
         Published(
             name="ruozhiba",
@@ -60,6 +61,8 @@ CATALOGUE = {
             file="ruozhiba/ruozhiba_ruozhiba.jsonl",
             huggingface="m-a-p/COIG-CQIA",
             huggingface_revision="918d04d2bd039cf70f0fff905ceccd9b1fcc4ba6",
+            # the id that public pages link to (modelscope.cn/datasets/m-a-p/COIG-CQIA); whether the file
+            # lies there under the same path has not been tried; Hugging Face has it for sure
             modelscope="m-a-p/COIG-CQIA",
         ),
     )

@@ -13,6 +13,7 @@ import msgspec
 FIELDS = ("system", "input", "output")
 _START, _BETWEEN, _END = b"[\n    ", b",\n    ", b"\n]"
 _CUT = b"\n    }" + _BETWEEN + b"{\n"  # between two rows; no text of theirs holds a bare line break
+_LONGEST = 16 << 20  # bytes of a row; nobody waits for the end of a longer one
 
 
 class _Turn(msgspec.Struct, gc=False):
@@ -48,7 +49,7 @@ def array(done: int, rows: bytes = b"") -> bytes:
 def blocks(path: str | Path, size: int) -> Iterator[tuple[int, bytes]]:
     """Yield (number of the first row, whole rows), about ``size`` bytes at a time.
 
-    The last block is what is left, whatever it is: ``turns`` tells whether it is rows.
+    Where the file is not laid out so, an empty block comes instead of what is left.
     """
     first, rest = 1, b""
     try:
@@ -62,11 +63,11 @@ def blocks(path: str | Path, size: int) -> Iterator[tuple[int, bytes]]:
                         yield first, rest[:end]
                         first += rest.count(_CUT, 0, end + len(_CUT))
                         rest = rest[end + len(_BETWEEN) :]
-                    elif len(rest) > 16 * size:
+                    elif len(rest) > _LONGEST:
                         break
     except OSError:  # said in full when the file is read row by row
         rest = b""
-    yield first, rest.removesuffix(_END)
+    yield first, rest[: -len(_END)] if rest.endswith(_END) else b""
 
 
 def turns(block: bytes) -> list[dict] | None:

@@ -56,8 +56,9 @@ class Phrasebook:
         rng = rng or random.Random()
         who, how = self.matrix.recipients.get(recipient), self.matrix.styles.get(style)
         if who is None or how is None or scene not in self._sentences(style):
+            file = self.file if style in TARGET_CHARS else self._more_file
             raise CourseError(
-                f"短语本里没有“{recipient} × {scene} × {style}”。请在 {paths.show(self.file)} 里补上短语，"
+                f"短语本里没有“{recipient} × {scene} × {style}”。请在 {paths.show(file)} 里补上短语，"
                 "或换一个真正的大模型（provider）。"
             )
         if "不必" in requirement:

@@ -1,13 +1,14 @@
-"""Train the same model faster on a GPU, at the same result.
+"""Train the same model faster, at the same result.
 
-Four measures, each for itself and none of them XTuner's:
+Measures, each for itself and none of them XTuner's:
 
 * packed samples attend only to themselves (variable-length attention of PyTorch, no flash-attn);
 * a 4-bit layer and its adapter are one operation that saves its input once and adds the adapter's
   share in place (PEFT keeps copies and walks over the output four times);
-* norms, rotary positions, SwiGLU and cross-entropy run in liger-kernel's Triton kernels where that
-  package is installed and the architecture is known; vocabulary scores are computed only for tokens
-  that some answer needs;
+* on a GPU, norms, rotary positions, SwiGLU and cross-entropy run in liger-kernel's Triton kernels where
+  that package is installed and the architecture is known; on a CPU, Gemma 3's norms and rotary positions
+  are one operation each, and a 4-bit matrix is unpacked once and kept;
+* vocabulary scores are computed only for tokens that some answer needs;
 * a chosen share of the layers, not all or none, is computed again in the backward pass.
 
 Adapters stay in float32 (AdamW would lose small updates in bfloat16); everything else is bfloat16.
@@ -57,6 +58,8 @@ def accelerate(llm: nn.Module, causal_lm: nn.Module, recompute_share: float = 0.
         _accelerate_internlm2(causal_lm, packing, use_liger)
     elif name == "Qwen2ForCausalLM" and on_gpu:
         _accelerate_qwen2(causal_lm, use_liger)
+    elif name == "Gemma3ForCausalLM":
+        _accelerate_gemma3(causal_lm)
     layers = causal_lm.model.layers
     for index, layer in enumerate(layers):
         if int((index + 1) * recompute_share) > int(index * recompute_share):
@@ -76,6 +79,7 @@ def answer_loss(causal_lm: nn.Module, data: dict, packing: Packing) -> torch.Ten
     packing.longest, packing.rotary = inputs.pop("max_seqlen", 0), None
     if packing.boundaries is not None and causal_lm.config._attn_implementation == PACKED_ATTENTION:
         inputs |= {"cu_seq_lens_q": packing.boundaries, "max_length_q": packing.longest}
+        inputs["attention_mask"] = dict.fromkeys(("full_attention", "sliding_attention"))  # none is built
     needed = (targets != -100).nonzero().squeeze(1)
     hidden = causal_lm.model(**inputs, use_cache=False)[0][:, :-1].flatten(0, 1)
     scores = causal_lm.get_output_embeddings()(hidden[needed])
@@ -87,32 +91,45 @@ def answer_loss(causal_lm: nn.Module, data: dict, packing: Packing) -> torch.Ten
 
 
 class _Linear4bitWithAdapter(torch.autograd.Function):
-    """``x @ W.T + bias + scaling * (x @ a.T) @ b.T`` with a frozen 4-bit ``W``.
+    """``x @ W.T + bias + scaling * (x @ a.T) @ b.T`` with the frozen 4-bit ``W`` of a layer, ``base``.
 
     x: (tokens, in). a: (r, in), b: (out, r), both in the type of ``x``. Saves ``x`` and ``x @ a.T``.
     """
 
     @staticmethod
-    def forward(ctx, x, a, b, weight, bias, scaling):
-        from bitsandbytes.functional import dequantize_4bit
-
+    def forward(ctx, x, a, b, base, scaling):
         low = x @ a.T
-        out = F.linear(x, dequantize_4bit(weight.data, weight.quant_state).to(x.dtype), bias)
+        out = F.linear(x, _unpacked(base, x.dtype), base.bias)
         ctx.save_for_backward(x, a, b, low)
-        ctx.weight, ctx.scaling = weight, scaling
+        ctx.base, ctx.scaling = base, scaling
         return out.addmm_(low, b.T, alpha=scaling)
 
     @staticmethod
     def backward(ctx, grad):
-        from bitsandbytes.functional import dequantize_4bit
-
         x, a, b, low = ctx.saved_tensors
         grad_low = (grad @ b).mul_(ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ dequantize_4bit(ctx.weight.data, ctx.weight.quant_state).to(grad.dtype)
+            grad_x = grad @ _unpacked(ctx.base, grad.dtype)
             grad_x.addmm_(grad_low, a)
-        return grad_x, grad_low.T @ x, (grad.T @ low).mul_(ctx.scaling), None, None, None
+        return grad_x, grad_low.T @ x, (grad.T @ low).mul_(ctx.scaling), None, None
+
+
+def _unpacked(base: nn.Module, dtype: torch.dtype) -> torch.Tensor:
+    """Return a 4-bit layer's matrix, (out, in), in ``dtype``; on a CPU it is kept.
+
+    Models that train on a CPU are small, and unpacking their matrices again and again is a tenth of a step.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+
+    kept = getattr(base, "unpacked", None)
+    if kept is not None and kept.dtype == dtype:
+        return kept
+    base.unpack_for_training()  # after an evaluation on a CPU (xtuner_compat)
+    matrix = dequantize_4bit(base.weight.data, base.weight.quant_state).to(dtype)
+    if not matrix.is_cuda:
+        base.unpacked = matrix
+    return matrix
 
 
 def _fuse_adapters(llm: nn.Module) -> None:
@@ -123,11 +140,8 @@ def _fuse_adapters(llm: nn.Module) -> None:
             return type(layer).forward(layer, x, *args, **kwargs)
         (name,) = layer.active_adapters
         a, b = (part[name].weight.to(x.dtype) for part in (layer.lora_A, layer.lora_B))
-        base = layer.base_layer
-        base.unpack_for_training()  # after an evaluation on a CPU (xtuner_compat)
-        out = _Linear4bitWithAdapter.apply(
-            x.reshape(-1, x.shape[-1]), a, b, base.weight, base.bias, layer.scaling[name]
-        )
+        rows = x.reshape(-1, x.shape[-1])
+        out = _Linear4bitWithAdapter.apply(rows, a, b, layer.base_layer, layer.scaling[name])
         return out.view(*x.shape[:-1], -1)
 
     for module in llm.modules():
@@ -137,18 +151,30 @@ def _fuse_adapters(llm: nn.Module) -> None:
             module.forward = MethodType(forward, module)
 
 
-def _attend(query, key, value, boundaries, longest):
-    """Causal attention within each sample: (1, heads, tokens, d) to (1, tokens, heads, d)."""
+def _attend(query, key, value, boundaries, longest, *, scale, window=None):
+    """Causal attention within each sample: (1, heads, tokens, d) to (1, tokens, heads, d).
+
+    window: how many tokens, itself among them, a token sees; None: all before it.
+    """
     if query.is_cuda:
         from torch.nn.attention.varlen import varlen_attn
 
         # contiguous: a value that is a slice of a wider tensor would keep all of it for the backward pass
         query, key, value = (part.transpose(1, 2)[0].contiguous() for part in (query, key, value))
         lengths = (boundaries, boundaries, longest, longest)
-        return varlen_attn(query, key, value, *lengths, window_size=(-1, 0))[None]
-    sample = torch.bucketize(torch.arange(query.shape[2]), boundaries[1:], right=True)
-    mask = (sample[:, None] == sample).tril()
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True).transpose(1, 2)
+        return varlen_attn(query, key, value, *lengths, window_size=((window or 0) - 1, 0), scale=scale)[None]
+    # PyTorch's own attention on a CPU takes twice as long for sequences as short as wishes
+    hidden = torch.full((longest, longest), float("-inf"), dtype=query.dtype)
+    mask = hidden.triu(1) if window is None else hidden.triu(1) + hidden.tril(-window)
+    groups = query.shape[1] // key.shape[1]  # queries that share a key stand below one another
+    parts = []
+    lengths = boundaries.diff().tolist()
+    for q, k, v in zip(*(part[0].split(lengths, dim=1) for part in (query, key, value)), strict=True):
+        size = q.shape[1]
+        rows = q.reshape(k.shape[0], groups * size, -1)
+        scores = torch.baddbmm(mask[:size, :size].repeat(groups, 1), rows, k.mT, alpha=scale)
+        parts.append((scores.softmax(-1) @ v).view(-1, size, q.shape[2]))
+    return torch.cat(parts, 1).transpose(0, 1)[None]
 
 
 def _accelerate_internlm2(causal_lm: nn.Module, packing: Packing, use_liger: bool) -> None:
@@ -172,7 +198,8 @@ def _accelerate_internlm2(causal_lm: nn.Module, packing: Packing, use_liger: boo
         if packing.rotary is None:
             packing.rotary = layer.rotary_emb(value, position_ids)
         query, key = rotate(query, key, *packing.rotary)
-        out = _attend(query, key, value, packing.boundaries, packing.longest)
+        scale = layer.head_dim**-0.5
+        out = _attend(query, key, value, packing.boundaries, packing.longest, scale=scale)
         return layer.wo(out.flatten(2)), None, None
 
     def norm(layer, hidden_states):
@@ -192,6 +219,14 @@ def _accelerate_internlm2(causal_lm: nn.Module, packing: Packing, use_liger: boo
 
 
 def _accelerate_qwen2(causal_lm: nn.Module, use_liger: bool) -> None:
+    _attend_within_samples(causal_lm)
+    if use_liger:
+        from liger_kernel.transformers import apply_liger_kernel_to_qwen2
+
+        apply_liger_kernel_to_qwen2(fused_linear_cross_entropy=False, model=causal_lm)
+
+
+def _attend_within_samples(causal_lm: nn.Module) -> None:
     """transformers hands its own models' attention to a function of one's choice."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -200,12 +235,68 @@ def _accelerate_qwen2(causal_lm: nn.Module, use_liger: bool) -> None:
     def attention(module, query, key, value, *args, cu_seq_lens_q=None, max_length_q=0, **kwargs):
         if cu_seq_lens_q is None:
             return sdpa_attention_forward(module, query, key, value, *args, **kwargs)
-        return _attend(query, key, value, cu_seq_lens_q, max_length_q), None
+        limits = {"scale": kwargs["scaling"], "window": kwargs.get("sliding_window")}
+        return _attend(query, key, value, cu_seq_lens_q, max_length_q, **limits), None
 
     AttentionInterface.register(PACKED_ATTENTION, attention)
     AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
     causal_lm.config._attn_implementation = PACKED_ATTENTION
-    if use_liger:
-        from liger_kernel.transformers import apply_liger_kernel_to_qwen2
 
-        apply_liger_kernel_to_qwen2(fused_linear_cross_entropy=False, model=causal_lm)
+
+class _Gemma3Norm(torch.autograd.Function):
+    """``x / rms(x) * (1 + weight)`` over the last dimension, in float32, with a frozen weight.
+
+    Saves ``x`` and the inverse of the root mean square, (…, 1) float32.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        wide = x.float()
+        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return (wide * inverse).mul_(weight.float() + 1).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, inverse = ctx.saved_tensors
+        unit = x.float() * inverse
+        grad_unit = grad.float() * (weight.float() + 1)
+        along = (grad_unit * unit).mean(-1, keepdim=True)
+        return grad_unit.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype), None, None
+
+
+class _Rotate(torch.autograd.Function):
+    """Turn pairs of x, which are half the last dimension apart, by angles: cos, sin as wide as x."""
+
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        return _Rotate.turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx, grad):
+        cos, sin = ctx.saved_tensors
+        return _Rotate.turned(grad, cos, -sin), None, None
+
+    @staticmethod
+    def turned(x, cos, sin):
+        first, second = x.chunk(2, dim=-1)
+        return (x * cos).addcmul_(torch.cat((-second, first), dim=-1), sin)
+
+
+def _accelerate_gemma3(causal_lm: nn.Module) -> None:
+    """Many small operations cost a CPU more than their arithmetic: each walks over memory once more."""
+    from transformers.models.gemma3 import modeling_gemma3
+
+    def norm(layer, x):
+        return _Gemma3Norm.apply(x, layer.weight, layer.eps)
+
+    def rotate(query, key, cos, sin, *args):
+        cos, sin = cos[:, None], sin[:, None]
+        return _Rotate.apply(query, cos, sin), _Rotate.apply(key, cos, sin)
+
+    _attend_within_samples(causal_lm)
+    modeling_gemma3.apply_rotary_pos_emb = rotate
+    for module in causal_lm.modules():
+        if isinstance(module, modeling_gemma3.Gemma3RMSNorm) and not module.weight.requires_grad:
+            module.forward = MethodType(norm, module)

@@ -111,8 +111,6 @@ def write_config(
     if dtype is not None:
         cfg.model.llm.torch_dtype = f"torch.{dtype}"
         cfg.model.llm.quantization_config.bnb_4bit_compute_dtype = f"torch.{dtype}"
-        if cfg.model.get("autocast_dtype"):
-            cfg.model.autocast_dtype = dtype if dtype == "bfloat16" else None
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(str(target))

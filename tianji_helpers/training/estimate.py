@@ -75,6 +75,8 @@ def estimate(
     parts = {}
     if lora:
         parts["四比特权重"] = quantized * (0.5 + _scales_bytes(cfg))
+        if fused and not _on_gpu(cfg):
+            parts["解开的四比特权重"] = quantized * 2  # kept by acceleration._unpacked
         parts["其余权重"] = kept * (2 if fused else 4)
     parts["适配器" if lora else "权重"] = trained * weight / (devices if stage == 3 else 1)
     parts["梯度"] = trained * gradient / (devices if stage >= 2 else 1)
@@ -204,7 +206,7 @@ def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool)
     elements = 4 * hidden + 2 * queries + 2 * keys + 3 * inner
     rank = cfg.model.lora.r if cfg.model.get("lora") else 0
     elements += rank * len(linears) / layers
-    size = 2 if fused else 6  # autocast keeps float32 beside bfloat16
+    size = 2 if fused else 6  # float32 beside bfloat16
     full_layer = tokens * elements * size
     if fused:
         full_layer += trained / layers * 2  # the adapter in bfloat16

@@ -118,13 +118,12 @@ def keep_4bit_weights_trainable() -> None:
 
 
 class SupervisedFinetune(_SupervisedFinetune):
-    """XTuner's model for fine-tuning, with autocast on a CPU, a cheaper loss, and fast paths.
+    """XTuner's model for fine-tuning, with a cheaper loss and fast paths.
 
-    autocast_dtype: ``"bfloat16"`` computes matrix products in that type on a CPU, where mmengine's
-    ``AmpOptimWrapper`` (which does it on a GPU) refuses to work; None leaves it to the wrapper.
-    fused: train through the fast paths of ``acceleration``, without autocast: what is not quantized
-    stays in the type it was loaded in (PEFT's preparation turns it into float32), and the head gets
-    no adapter (XTuner means to leave it out, but its list lacks the name of InternLM2's, ``output``).
+    fused: train through the fast paths of ``acceleration``, without autocast (mmengine's
+    ``AmpOptimWrapper`` refuses to work on a CPU): what is not quantized stays in the type it was loaded
+    in (PEFT's preparation turns it into float32), and the head gets no adapter (XTuner means to leave
+    it out, but its list lacks the name of InternLM2's, ``output``).
     recompute_share: with ``fused``, the share of layers whose activations are computed again instead
     of kept, 0 to 1; it takes the place of ``use_activation_checkpointing``.
     """
@@ -132,7 +131,6 @@ class SupervisedFinetune(_SupervisedFinetune):
     def __init__(
         self,
         *args,
-        autocast_dtype: str | None = None,
         fused: bool = False,
         recompute_share: float = 0.0,
         **kwargs,
@@ -140,7 +138,6 @@ class SupervisedFinetune(_SupervisedFinetune):
         apply()
         self.fused = fused  # asked for while XTuner's own __init__ runs
         super().__init__(*args, **kwargs)
-        self.autocast_dtype = autocast_dtype and getattr(torch, autocast_dtype)
         if fused:
             self.packing = acceleration.accelerate(self.llm, self._causal_lm(), recompute_share)
 
@@ -167,14 +164,12 @@ class SupervisedFinetune(_SupervisedFinetune):
         """
         if self.fused:
             return {"loss": acceleration.answer_loss(self._causal_lm(), data, self.packing)}
-        device = data["input_ids"].device.type
-        with torch.autocast(device, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            if "logits_to_keep" not in inspect.signature(self._causal_lm().forward).parameters:
-                return super().compute_loss(data, data_samples)
-            inputs = {key: value for key, value in data.items() if key != "labels"}
-            targets = torch.nn.functional.pad(data["labels"], (0, 1), value=-100)[:, 1:]
-            positions = (targets != -100).any(dim=0).nonzero().squeeze(1)
-            logits = self.llm(**inputs, logits_to_keep=positions).logits
+        if "logits_to_keep" not in inspect.signature(self._causal_lm().forward).parameters:
+            return super().compute_loss(data, data_samples)
+        inputs = {key: value for key, value in data.items() if key != "labels"}
+        targets = torch.nn.functional.pad(data["labels"], (0, 1), value=-100)[:, 1:]
+        positions = (targets != -100).any(dim=0).nonzero().squeeze(1)
+        logits = self.llm(**inputs, logits_to_keep=positions).logits
         loss = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), targets[:, positions].flatten(), ignore_index=-100
         )
@@ -182,6 +177,19 @@ class SupervisedFinetune(_SupervisedFinetune):
 
     def _causal_lm(self):
         return self.llm.get_base_model() if self.use_lora else self.llm
+
+
+def join_samples(instances: list[dict]) -> dict:
+    """Collate samples into one row without padding in which every sample stands for itself.
+
+    instances: rows of ``process_hf_dataset(pack_to_max_length=False)``: ``input_ids`` and ``labels``.
+    Returns XTuner's form of a packed batch, as ``join_packed_rows`` does.
+    """
+    rows = [
+        {**item, "position_ids": range(len(item["input_ids"])), "cumulative_len": [0, len(item["input_ids"])]}
+        for item in instances
+    ]
+    return join_packed_rows(rows)
 
 
 def join_packed_rows(instances: list[dict]) -> dict:

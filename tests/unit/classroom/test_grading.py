@@ -4,9 +4,13 @@ import csv
 import io
 import os
 import shutil
+import signal
 import socket
 import socketserver
+import subprocess
+import sys
 import threading
+import time
 
 import nbformat
 import psutil
@@ -23,9 +27,9 @@ RIGHT += 'check("02-2", squeeze)'
 WRONG = 'def strip_quotes(text):\n    return text.strip("“”「」")\n\n\ncheck("02-1", strip_quotes)'
 MARKER = "tianji-left-behind"
 
+ENDLESS = "while True:\n    pass"
 # what one cell of a student does before the right answer of another; see the class below
 ATTACKS = {
-    "endless": "while True:\n    pass",
     "kills": "import os\nos._exit(3)",
     "prints": "text = 'x' * 10_000_000\nwhile True:\n    print(text)",
     "memory": "held = bytearray(3_000_000_000)",
@@ -33,8 +37,8 @@ ATTACKS = {
 import mmap
 held = []
 while True:
-    held.append(mmap.mmap(-1, 100_000_000))
-    held[-1].write(b"x" * 100_000_000)
+    held.append(mmap.mmap(-1, 50_000_000))
+    held[-1].write(b"x" * 50_000_000)
 """,
     "processes": """
 import subprocess
@@ -131,9 +135,8 @@ for number, door in enumerate(doors):
 assert not found, found
 """
 STOPPED = {
-    "endless": "超过了时间限制 12 秒",
     "kills": "进程自己结束了",
-    "shared_memory": "用的内存超过了 1 GB",
+    "shared_memory": "用的内存超过了 0.5 GB",
     "processes": "个进程",
     "files": "写下的文件太多",
 }
@@ -202,6 +205,7 @@ def submissions(tmp_path_factory, server):
     nbformat.write(notebook(RIGHT), folder / "unwritable" / "02.ipynb")
     (folder / "unwritable" / "profile_default").symlink_to("/etc")
     (folder / "unwritable").chmod(0o555)
+    (folder / "empty").mkdir()
     (folder / "pipes").mkdir()
     nbformat.write(notebook(RIGHT), folder / "pipes" / "02.ipynb")
     os.mkfifo(folder / "pipes" / "pipe")
@@ -217,7 +221,7 @@ def grades(submissions):
     before = {path: path.read_bytes() for path in submissions.rglob("*.ipynb")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEACHERS_SECRET", "sesame-of-the-instructor")
-        found = grading.grade(submissions, seconds=12, memory_gb=1, workers=2)
+        found = grading.grade(submissions, seconds=60, memory_gb=0.5, workers=2)
     assert {path: path.read_bytes() for path in submissions.rglob("*.ipynb")} == before
     return {grade.student: grade for grade in found}
 
@@ -236,6 +240,15 @@ def test_what_finds_all_doors_shut_can_still_be_right(grades, name):
     assert grades[name].problems == []
     assert grades[name].results["02-2"] == []
     assert grades[name].results["02-1"]
+
+
+def test_one_that_never_ends_is_stopped_and_the_next_is_graded(tmp_path):
+    nbformat.write(notebook(WRONG, ENDLESS, RIGHT), tmp_path / "1.ipynb")
+    nbformat.write(notebook(RIGHT), tmp_path / "2.ipynb")
+    endless, honest = grading.grade(tmp_path, seconds=6)
+    assert endless.problems == ["1.ipynb：超过了时间限制 6 秒"]
+    assert endless.results["02-2"] == ["没有判完：超过了时间限制 6 秒"] and endless.results["02-1"]
+    assert honest.results == {"02-2": []}
 
 
 @pytest.mark.parametrize(("name", "reason"), [("prints", "File too large"), ("memory", "MemoryError")])
@@ -265,6 +278,7 @@ def test_other_submissions_get_what_they_deserve(grades):
     assert "没有一个 check" in grades["deleted"].problems[0]
     assert "没有找到" in grades["elsewhere"].problems[0]
     assert "读不了" in grades["broken"].problems[0]
+    assert "没有笔记本" in grades["empty"].problems[0]
     assert "复制不了" in grades["pipes"].problems[0]
     assert grades["unwritable"].results.keys() == {"02-2"}
     assert grades["twice"].results == {"02-2": []}, "the better of two counts"
@@ -280,19 +294,40 @@ def test_the_table_is_safe_to_open(grades, tmp_path):
     assert rows["'=honest()<b>"][1:5] == ["1", "4", "", "1"]
     assert not [cell for row in rows.values() for cell in row if cell.startswith(("=", "+", "-", "@"))]
     page = files[1].read_text(encoding="utf-8")
-    assert "=honest()&lt;b&gt;" in page and "<b>" not in page and "超过了时间限制" in page
+    assert "=honest()&lt;b&gt;" in page and "<b>" not in page and "用的内存超过了" in page
     assert "src=" not in page and "http" not in page
 
 
-def test_the_command_writes_the_table(tmp_path, capsys):
-    folder = tmp_path / "class"
-    folder.mkdir()
-    shutil.copy(paths.NOTEBOOKS / "solutions" / "06_merge_chat.ipynb", folder / "答案.ipynb")
-    shutil.copy(paths.NOTEBOOKS / "06_merge_chat.ipynb", folder / "空白.ipynb")
-    assert cli.main(["grade", str(folder), "--output", str(tmp_path / "out"), "--workers", "2"]) == 0
+def test_the_command_accepts_the_solutions_and_rejects_the_stubs(tmp_path, capsys):
+    shutil.copytree(paths.NOTEBOOKS / "solutions", tmp_path / "class" / "答案")
+    (tmp_path / "class" / "空白").mkdir()
+    for file in paths.NOTEBOOKS.glob("0*.ipynb"):
+        shutil.copy(file, tmp_path / "class" / "空白")
+    assert cli.main(["grade", str(tmp_path / "class"), "--output", str(tmp_path), "--workers", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "  4 / 4  答案" in printed and "  0 / 4  空白" in printed
-    assert (tmp_path / "out" / "grades.html").is_file()
+    assert " 24 / 24  答案\n" in printed and "  0 / 24  空白\n" in printed
+    assert (tmp_path / "grades.csv").is_file() and (tmp_path / "grades.html").is_file()
+
+
+def test_ctrl_c_ends_what_is_running(tmp_path):
+    nbformat.write(notebook(ENDLESS, RIGHT), tmp_path / "1.ipynb")
+    tianji = [
+        sys.executable,
+        "-m",
+        "tianji_helpers.cli",
+        "grade",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    grader = psutil.Popen(tianji, stderr=subprocess.PIPE, text=True)
+    while "tianji_helpers.classroom.pupil" not in str([p.cmdline() for p in grader.children(recursive=True)]):
+        time.sleep(0.1)
+    started = grader.children(recursive=True)
+    grader.send_signal(signal.SIGINT)
+    assert "已中断" in grader.communicate(timeout=20)[1] and grader.returncode == 130
+    assert not psutil.wait_procs(started, timeout=5)[1]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -321,3 +356,18 @@ def test_an_answer_that_is_too_long_or_no_answer_is_stopped(tmp_path):
         folder.mkdir()
         with pytest.raises(Stopped, match=reason), Sandbox(folder, 20, 10**9) as sandbox:
             sandbox.run(flood.replace("TEXT", text))
+
+
+def test_one_that_answers_before_it_is_asked_cannot_stall_the_grader(tmp_path):
+    forged = """
+import os, time
+for fd in range(3, 50):
+    try:
+        os.write(fd, b'{"error": ""}\\n' * 100)
+    except OSError:
+        pass
+time.sleep(600)
+"""
+    with pytest.raises(Stopped, match="不再听命令"), Sandbox(tmp_path, 20, 10**9) as sandbox:
+        for _ in range(100):
+            sandbox.run(forged + "#" * 2000)

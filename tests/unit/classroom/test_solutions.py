@@ -122,3 +122,77 @@ ODD += [lambda *_: [[1], [2]], lambda *_: {"messages": [{"role": "user"}]}, lamb
 def test_an_answer_of_any_shape_gets_a_hint_and_raises_nothing(number):
     for answer in ODD:
         assert checks.hints(number, checks.Answer(answer)), answer
+
+
+# other ways that are right too: a check asks what an answer does, not how
+OTHERS = {
+    "01-1": """
+def answer(recipients, scenes, unsuitable):
+    pairs = ((who, what) for what in scenes for who in recipients)
+    return [pair for pair in pairs if pair[0] not in unsuitable.get(pair[1], ())]
+""",
+    "01-3": """
+def answer(text, model, seed, round):
+    return repr((text, model, seed, round))
+""",
+    "02-1": """
+import re
+
+def answer(text):
+    return re.sub("^“([^“”]*)”$|^「([^「」]*)」$", r"\\1\\2", text)
+""",
+    "02-2": """
+def answer(text):
+    while "！！" in text or "～～" in text:
+        text = text.replace("！！", "！").replace("～～", "～")
+    return text
+""",
+    "04-4": """
+import random
+
+def answer(rows, ratio):
+    names = sorted({row["group"] for row in rows})
+    random.Random(1).shuffle(names)
+    train = []
+    for name in names:
+        group = [row for row in rows if row["group"] == name]
+        if len(train) + len(group) / 2 <= ratio * len(rows):
+            train += group
+    return train, [row for row in rows if row not in train]
+""",
+    "05-3": """
+import torch
+
+def answer(losses, labels):
+    return torch.tensor(losses, dtype=torch.float64)[torch.tensor(labels) != -100].mean().exp()
+""",
+    "05-4": """
+def answer(text):
+    letters = [letter for letter in text if letter.isalnum()]
+    return len(set(letters)) < 0.55 * len(letters)
+""",
+    "06-1": """
+import numpy as np
+
+def answer(scores, temperature):
+    scores = np.array(scores) - max(scores)
+    weights = np.exp(scores / max(temperature, 1e-6))
+    return weights / weights.sum()
+""",
+    "06-3": """
+def answer(pieces, stop):
+    said = ""
+    for piece in pieces:
+        said += piece
+        if stop in said:
+            return said[: said.index(stop)]
+    return said
+""",
+}
+
+
+@pytest.mark.parametrize("number", OTHERS)
+def test_another_way_is_right_too(number):
+    namespace = {}
+    exec(OTHERS[number], namespace)
+    assert checks.hints(number, checks.Answer(namespace["answer"])) == []

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 import threading
 import time
 from contextlib import closing
@@ -164,8 +165,10 @@ def test_wrong_folders_are_named_before_anything_is_served(parrot_dir, adapter_d
 
 @pytest.fixture
 def app(parrot_dir, monkeypatch):
+    import streamlit
     from streamlit.testing.v1 import AppTest
 
+    streamlit.cache_resource.clear()  # outlives an AppTest, whose components don't
     monkeypatch.setattr("sys.argv", ["web_page.py", json.dumps({"model_dir": str(parrot_dir)})])
     return AppTest.from_file(str(Path(web_page.__file__)), default_timeout=60).run()
 
@@ -187,11 +190,29 @@ def test_the_page_survives_a_fuzz_of_its_inputs(app):
             assert f'<div class="wish  ">{SAID}</div>' in shown(app), text
 
 
+def test_any_walk_over_the_controls_ends_in_an_answer(app):
+    """A choice may vanish under another: the scenes of one recipient are not those of the next."""
+    rng = random.Random(0)
+    asked = set()
+    for _ in range(25):
+        how, *pills = app.button_group
+        assert how.value == web_page.PICK
+        control = rng.choice([*app.selectbox, *pills, *(s for s in app.slider if not s.disabled)])
+        values = [control.min, control.max] if control.type == "slider" else control.options
+        control.set_value(rng.choice(values)).run()
+        app.button[0].click().run()
+        assert not app.exception and not app.error
+        asked.add(next(html for html in shown(app) if 'class="asked"' in html))
+        assert f'<div class="wish  ">{SAID}</div>' in shown(app)
+    assert len(asked) > 5
+
+
 def test_too_long_a_request_is_refused_in_words(app):
     app.button[0].click().run()
     app.button_group[0].set_value(web_page.WRITE).run()
     app.text_area[0].set_value("祝" * 100_000)
     app.button[0].click().run()
+    assert not app.exception
     assert f'<div class="wish  ">{SAID}</div>' in shown(app)  # the answer before it stays
     assert [error.value for error in app.error] == ["这句话有 100000 个字，最多 300 个，请写短一点。"]
 
@@ -216,4 +237,5 @@ def test_at_temperature_0_there_is_one_candidate(app):
     candidates.set_value(4).run()
     temperature.set_value(0.0).run()
     app.button[0].click().run()
+    assert not app.exception
     assert [f'<div class="wish  ">{SAID}</div>'] == [html for html in shown(app) if 'class="wish' in html]

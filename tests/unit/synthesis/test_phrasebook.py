@@ -52,9 +52,10 @@ def test_the_requirement_decides_where_the_address_stands(matrix, book):
         assert "爷爷" in compose[2] and not compose[2].startswith("爷爷，")
 
 
-def test_a_scene_without_phrases_is_named(matrix, book):
-    with pytest.raises(CourseError, match="姐姐 × 圣诞节 × 正常"):
-        book.compose("姐姐", "圣诞节", "正常")
+@pytest.mark.parametrize(("style", "file"), [("正常", "phrasebook"), ("文艺", "phrasebook_more")])
+def test_a_scene_without_phrases_is_named_and_where_to_add_them(book, style, file):
+    with pytest.raises(CourseError, match=rf"姐姐 × 圣诞节 × {style}.*{file}\.yaml"):
+        book.compose("姐姐", "圣诞节", style)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tianji_helpers.training import acceleration, xtuner_compat
 LENGTHS = (9, 4, 14)
 
 
-@pytest.fixture(params=["internlm2_dir", "qwen2_dir"])
+@pytest.fixture(params=["internlm2_dir", "qwen2_dir", "tiny_dir"])
 def build(request):
     """A function that builds the model of a config: 4-bit, LoRA with B that is not zero."""
     folder = request.getfixturevalue(request.param)
@@ -77,6 +77,29 @@ def test_joined_rows_are_the_samples_of_all_rows():
     assert data["position_ids"].tolist() == [[0, 1, 0, 1, 2, 0, 1]]
     assert data["cumulative_len"][0].tolist() == [0, 2, 5, 7] and data["max_seqlen"] == 3
     assert data["cumulative_len"][0].dtype == torch.int32
+
+
+def test_joined_samples_are_packed_without_padding():
+    rows = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8, 9], "labels": [8, 9]}]
+    data = xtuner_compat.join_samples(rows)["data"]
+    assert data["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
+    assert data["labels"].tolist() == [[-100, 6, 7, -100, 9]]
+    assert data["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert data["cumulative_len"][0].tolist() == [0, 3, 5] and data["max_seqlen"] == 3
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_attention_looks_back_as_far_as_its_window_and_not_into_other_samples(window):
+    boundaries = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32)
+    query, key, value = (torch.randn(1, heads, sum(LENGTHS), 8) for heads in (4, 2, 2))
+    sample = torch.bucketize(torch.arange(sum(LENGTHS)), boundaries[1:], right=True)
+    seen = (sample[:, None] == sample).tril()
+    if window:
+        seen = seen.triu(1 - window)
+    scores = (query @ key.repeat_interleave(2, 1).mT * 0.3).masked_fill(~seen, float("-inf"))
+    expected = (scores.softmax(-1) @ value.repeat_interleave(2, 1)).transpose(1, 2)
+    found = acceleration._attend(query, key, value, boundaries, max(LENGTHS), scale=0.3, window=window)
+    torch.testing.assert_close(found, expected)
 
 
 def gradients(model):

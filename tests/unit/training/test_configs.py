@@ -40,7 +40,7 @@ def test_gpu_config_has_the_originals_hyper_parameters():
 def test_full_fine_tuning_has_neither_adapter_nor_quantization():
     cfg = configs.load_config("configs/wishes_internlm2_chat_7b_full.py")
     assert "lora" not in cfg.model and "quantization_config" not in cfg.model.llm
-    assert cfg.model.use_activation_checkpointing
+    assert cfg.model.recompute_share == 1 and cfg.model.fused
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_settings_reach_every_place_that_depends_on_them(tmp_path):
     assert cfg.custom_hooks[1].every_n_iters == cfg.default_hooks.checkpoint.interval == 7
     assert cfg.custom_hooks[1].evaluation_inputs == ["祝大舅发财"]
     assert cfg.randomness.seed == 7
-    assert cfg.model.autocast_dtype is None and cfg.model.llm.torch_dtype == "torch.float32"
+    assert cfg.model.llm.torch_dtype == "torch.float32"
     assert cfg.train_dataloader.dataset.max_dataset_length == 50
 
 

@@ -94,5 +94,5 @@ def fair_split(answer: Answer) -> Iterator[str]:
             yield f"比例 {ratio}：有 {len(both)} 组的题两边都有，考题漏了。"
         if not train or not test:
             yield f"比例 {ratio}：有一边是空的。"
-        elif abs(len(train) / len(rows) - ratio) > 0.15:
+        elif abs(len(train) / len(rows) - ratio) > 0.15 + 1e-9:
             yield f"比例 {ratio}：训练集占了 {len(train) / len(rows):.0%}，差得太远（允许差 15 个百分点）。"

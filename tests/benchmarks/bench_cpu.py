@@ -1,0 +1,98 @@
+"""Speed of the default training on this CPU against its floor.
+
+    python tests/benchmarks/bench_cpu.py --updates 40
+
+Trains on wishes through `tianji train`'s own function with the config of notebook 05, and prints one JSON
+line: tokens a second (every token is a real one, there is no padding), the rate of matrix products
+measured before and after, the floor, and how much of the floor is reached. The floor is that rate through
+the operations that training on a token needs: 4 a frozen weight, 6 an adapter's weight, and scores of
+the vocabulary only for answer tokens. Nothing else should run beside it: see ``load``.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from bench_gpu import write_rows
+
+from tianji_helpers import paths
+from tianji_helpers.training import configs, engine, estimate, evaluation, inference
+
+CONFIG = paths.CONFIGS / "wishes_gemma3_270m_cpu.py"
+
+
+def matmul_rate(dtype: str, size: int = 2048, seconds: float = 3.0) -> float:
+    """Return this CPU's FLOP/s on products of large random matrices: the median of some seconds."""
+    a, b = (torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2))
+    a @ b
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(times)
+
+
+def count_tokens(cfg, rows: Path) -> tuple[int, int]:
+    """Return the tokens of all rows as training sees them, and those of answers."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(cfg.tokenizer.pretrained_model_name_or_path)
+    examples = [
+        evaluation.encode(tokenizer, turn, "internlm2_chat", cfg.train_dataloader.dataset.max_length)
+        for turn in evaluation.read_turns(rows)
+    ]
+    labels = [label for example in examples for label in example["labels"]]
+    return len(labels), sum(label >= 0 for label in labels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--updates", type=int, default=40, help="of 4 wishes; the first 10 warm up")
+    parser.add_argument("--rows", type=Path, help="training rows; without, made-up wishes of some 70 tokens")
+    parser.add_argument("--folder", type=Path, default=paths.run_dir() / "bench_cpu")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    rows = args.rows or write_rows(args.folder / "rows.json", 4 * args.updates)
+    dtype = inference.cpu_dtype()
+    settings = {"data_path": rows, "max_rows": 4 * args.updates, "warmup_ratio": 0.1, "dtype": dtype}
+    config = configs.write_config(CONFIG, args.folder / "config.py", every_n_iters=10**6, **settings)
+    cfg = configs.load_config(config)
+    tokens, answers = count_tokens(cfg, rows)
+    hf = json.loads((paths.resolve(cfg.pretrained_model_name_or_path) / "config.json").read_text())
+    unneeded = hf["vocab_size"] * hf["hidden_size"] * (1 - answers / tokens)
+    flops = estimate.flops_per_token(config) - 4 * unneeded
+
+    before = matmul_rate(dtype)
+    used = os.times()
+    options = {"custom_hooks.1.max_new_tokens": 1}
+    result = engine.train(
+        config, args.folder / "work", cfg_options=options, device="cpu", report=lambda _: None
+    )
+    cpu = os.times().children_user + os.times().children_system - used.children_user - used.children_system
+    rate = statistics.mean((before, matmul_rate(dtype)))
+
+    batch = cfg.train_dataloader.batch_size
+    seconds = statistics.mean(point["time"] for point in result.curve[1:])
+    speed = tokens / len(evaluation.read_turns(rows)) * batch / seconds
+    printed = {
+        "tokens_per_second": round(speed),
+        "fraction_of_floor": round(speed * flops / rate, 3),
+        "floor_tokens_per_second": round(rate / flops),
+        "gflops_per_second": round(rate / 1e9),
+        "mflop_per_token": round(flops / 1e6),
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "cpu_seconds": round(cpu, 1),
+        "peak_gb": round(result.peak_memory_gb, 2),
+        "load": os.getloadavg()[0],
+    }
+    print(json.dumps(printed))
+
+
+if __name__ == "__main__":
+    main()
