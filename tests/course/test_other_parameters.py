@@ -25,7 +25,7 @@ PARAMETERS = {
     "assistant": "阿福",
     "wordings": "1",
     "shuffle": "true",
-    "max_rows": "160",
+    "max_rows": "320",
     "evaluation_rows": "8",
 }
 
