@@ -1,7 +1,7 @@
 """Build the pages (`make site`): ``python build.py FOLDER``.
 
 What is read is copied into one folder, in the places it has in the repository, so that relative
-links lead where they lead there, with the start page at the top.
+links lead where they lead there; the start page gets the table of contents.
 """
 
 import shutil
@@ -22,11 +22,12 @@ def build(target: Path) -> int:
     with tempfile.TemporaryDirectory() as name:
         source = Path(name, "source")
         shutil.copytree(HERE / "locales", source / "locales")
-        shutil.copy(HERE / "index.md", source)
         for file in TOP:
             shutil.copy(ROOT / file, source)
         for folder in FOLDERS:
             shutil.copytree(ROOT / folder, source / folder)
+        with (source / "notebooks" / "README.md").open("a", encoding="utf-8") as start:
+            start.write("\n" + (HERE / "contents.md").read_text(encoding="utf-8"))
         shutil.rmtree(target, ignore_errors=True)
         options = ["-q", "-W", "--keep-going", "-c", str(HERE), "-d", str(Path(name, "doctrees"))]
         return sphinx([*options, str(source), str(target)])

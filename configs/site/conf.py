@@ -17,7 +17,8 @@ project = "送祝福"
 html_title = "送祝福：从造数据到微调模型"
 language = "zh_CN"
 extensions = ["myst_nb"]
-include_patterns = ["index.md", "README*.md", "CONTRIBUTING.md", "data/README.md", "notebooks/0*.ipynb"]
+root_doc = "notebooks/README"
+include_patterns = ["*.md", "data/README.md", "notebooks/README.md", "notebooks/0*.ipynb"]
 nitpicky = True
 
 nb_execution_mode = "off"
@@ -27,6 +28,8 @@ myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
+templates_path = ["templates"]
+html_additional_pages = {"index": "start.html"}  # leads to the start page
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_theme_options = {"top_of_page_buttons": []}
@@ -63,7 +66,7 @@ var splitQuery = (query) =>
 
 def add_download(app, docname, source):
     """Offer the notebook itself, below the first cell."""
-    if not docname.startswith("notebooks/"):
+    if not docname.startswith("notebooks/0"):
         return
     notebook = json.loads(source[0])
     name = docname.removeprefix("notebooks/") + ".ipynb"

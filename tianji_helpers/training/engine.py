@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,24 +27,32 @@ from tianji_helpers.training import checkpoints, models
 from tianji_helpers.training.configs import load_config
 
 _PROGRESS = re.compile(
-    r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+time:.*?"
-    r"loss: (?P<loss>\S+)"
+    r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+"
+    r"time: (?P<time>\S+).*?loss: (?P<loss>\S+)(?:\s+tokens: (?P<tokens>\S+))?"
 )
 _TAIL_LINES = 25
+_CAUSES = {
+    "is non-finite": "损失或梯度变成了 NaN 或无穷大，训练已停下，权重没有被它改坏。多半是学习率太大："
+    "请把配置里的 optim_wrapper.optimizer.lr 调小几倍，重新训练。",
+    "No space left on device": "磁盘写满了。请腾出空间，或换一个 --work-dir。",
+    "Disk quota exceeded": "磁盘配额用完了。请腾出空间，或换一个 --work-dir。",
+    "File too large": "文件大小超过了系统的限制（ulimit -f）。请放宽限制，或换一个 --work-dir。",
+}
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """What a training left behind.
 
-    checkpoint: the last ``iter_N.pth``. curve: one ``{"step", "loss", "lr", "time"}`` for each
-    logged interval, ``time`` in seconds an iteration. samples: lines of ``samples.jsonl``.
+    checkpoint: the last ``iter_N.pth``. best_checkpoint: the ``best_….pth`` with the lowest held-out
+    loss, None where the config measures none. curve: see ``read_curve``. samples: lines of ``samples.jsonl``.
     seconds: wall time of the whole process. peak_memory_gb: its largest resident size.
     """
 
     work_dir: Path
     config: Path
     checkpoint: Path
+    best_checkpoint: Path | None
     curve: list[dict]
     samples: list[dict]
     seconds: float
@@ -69,7 +78,8 @@ def train(
     ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
 
     Raises CourseError before anything is loaded if the config names a missing file or model, or a
-    learning rate that would never rise; and when the training fails, with the end of its log.
+    learning rate that would never rise; and when the training fails, with the cause if it is a known one
+    (NaN, full disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
     check_config(config, cfg_options, deepspeed=deepspeed)
@@ -90,15 +100,18 @@ def train(
 
     def on_line(line: str) -> None:
         if match := _PROGRESS.search(line):
+            speed = float(match["tokens"] or "nan") / float(match["time"])
             report(
                 f"第 {match['step']:>4}/{match['total']} 步  损失 {float(match['loss']):.3f}  "
-                f"学习率 {float(match['lr']):.1e}  预计还要 {match['eta']}"
+                f"学习率 {float(match['lr']):.1e}  {speed:.0f} 词元/秒  预计还要 {match['eta']}"
             )
 
     started = time.monotonic()
-    run_tool(
-        "train", arguments, log=work_dir / "train.log", on_line=on_line, device=device, processes=processes
-    )
+    log = work_dir / "train.log"
+    try:
+        run_tool("train", arguments, log=log, on_line=on_line, device=device, processes=processes)
+    except CourseError as error:
+        raise CourseError(f"{_advice(str(error), work_dir)}\n{error}") from error
     seconds = time.monotonic() - started
     # largest child so far, in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
@@ -106,6 +119,7 @@ def train(
         work_dir=work_dir,
         config=config,
         checkpoint=last_checkpoint(work_dir),
+        best_checkpoint=max(work_dir.glob("best_*.pth"), key=lambda path: path.stat().st_mtime, default=None),
         curve=read_curve(work_dir),
         samples=read_samples(work_dir),
         seconds=seconds,
@@ -209,7 +223,7 @@ def _check_rows(data_path: Path) -> list[str]:
 
 
 def _clear_earlier_training(work_dir: Path) -> None:
-    for item in work_dir.glob("iter_*.pth"):
+    for item in [*work_dir.glob("iter_*.pth"), *work_dir.glob("best_*.pth")]:
         shutil.rmtree(item) if item.is_dir() else item.unlink()  # DeepSpeed's are folders
     for name in ("last_checkpoint", "samples.jsonl"):
         (work_dir / name).unlink(missing_ok=True)
@@ -217,24 +231,61 @@ def _clear_earlier_training(work_dir: Path) -> None:
         shutil.rmtree(item)
 
 
+def _advice(failure: str, work_dir: Path) -> str:
+    """Say what a failed training means, as far as that is known, and from where it can go on."""
+    cause = next((text for sign, text in _CAUSES.items() if sign in failure), "")
+    try:
+        return f"{cause}最后一个完好的检查点：{last_checkpoint(work_dir)}，用 --resume 可以从它接着训练。"
+    except CourseError:
+        return f"{cause}还没有存过完整的检查点。"
+
+
 def last_checkpoint(work_dir: str | Path) -> Path:
-    """Return the newest ``iter_N.pth`` of a training. Raises CourseError if there is none."""
+    """Return the newest whole ``iter_N.pth`` of a training.
+
+    One that a kill or a full disk cut short is passed over. Raises CourseError if there is none.
+    """
     work_dir = Path(work_dir)
     found = sorted(work_dir.glob("iter_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
-    if not found:
-        raise CourseError(f"{paths.show(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次。")
-    return found[-1]
+    whole = [path for path in found if _is_whole(path)]
+    if not whole:
+        broken = f"（{found[-1].name} 没有写完）" if found else ""
+        raise CourseError(f"{paths.show(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次{broken}。")
+    return whole[-1]
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all of it was written: PyTorch's files are zip archives, whose directory comes last."""
+    files = list(checkpoint.glob("*.pt")) if checkpoint.is_dir() else [checkpoint]  # DeepSpeed's folder
+    return bool(files) and all(zipfile.is_zipfile(file) for file in files)
 
 
 def read_curve(work_dir: str | Path) -> list[dict]:
-    """Return the logged points of a training, in order: ``step``, ``loss``, ``lr``, ``time``."""
+    """Return the logged points of a training, in order, one for each logged interval.
+
+    A point has ``step``, ``loss``, ``lr`` and ``time`` (seconds an iteration), and ``tokens_per_second`` (of
+    one GPU, padding not counted) and ``memory_gb`` if they were logged; all but ``lr`` and memory are means
+    over the interval.
+    """
     points = {}
-    for file in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            point = json.loads(line)
-            if "loss" in point:
-                points[point["step"]] = {key: point[key] for key in ("step", "loss", "lr", "time")}
+    for point in _points(work_dir):
+        if "loss" in point:
+            points[point["step"]] = {key: point[key] for key in ("step", "loss", "lr", "time")}
+            if "tokens" in point:
+                speed = point["tokens"] / point["time"]
+                points[point["step"]] |= {"tokens_per_second": speed, "memory_gb": point["memory_gb"]}
     return [points[step] for step in sorted(points)]
+
+
+def read_heldout(work_dir: str | Path) -> list[dict]:
+    """Return the held-out losses measured during a training, in order: ``step``, ``loss``."""
+    found = {point["step"]: point["heldout_loss"] for point in _points(work_dir) if "heldout_loss" in point}
+    return [{"step": step, "loss": found[step]} for step in sorted(found)]
+
+
+def _points(work_dir: str | Path) -> list[dict]:
+    files = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def read_samples(work_dir: str | Path) -> list[dict]:
