@@ -29,6 +29,7 @@ from tianji_helpers.classroom.sandbox import Sandbox, Stopped
 from tianji_helpers.errors import CourseError
 
 SECTION = "## 练习"
+TABLE, PAGE = "grades.csv", "grades.html"
 MAX_NOTEBOOK = 20_000_000  # bytes
 MAX_SUBMISSION = 200_000_000  # bytes
 
@@ -230,8 +231,8 @@ def columns(grades: list[Grade]) -> list[checks.Exercise]:
 
 
 def write(grades: list[Grade], folder: Path) -> list[Path]:
-    """Write ``grades.csv`` (for Excel too) and ``grades.html`` and return their paths."""
-    files = [folder / "grades.csv", folder / "grades.html"]
+    """Write the grades as CSV (for Excel too) and as a page, and return both paths."""
+    files = [folder / TABLE, folder / PAGE]
     for file, text in zip(files, (to_csv(grades), to_html(grades)), strict=True):
         with records.atomic_writer(file) as target:
             target.write(text)
