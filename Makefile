@@ -45,7 +45,7 @@ test: lint $(SCALE)/.ready $(SITE)/.ready  ## 全部检查：代码风格、单�
 lab: $(READY)  ## 打开 JupyterLab，从课程首页开始
 	JUPYTER_CONFIG_PATH="$(CURDIR)/configs/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
 		$(BIN)/python -m jupyterlab --ServerApp.root_dir='$(CURDIR)' $(if $(filter 0,$(shell id -u)),--allow-root) \
-		notebooks/README.md
+		--LabApp.default_url=/lab/tree/notebooks/README.md
 
 lint: $(READY)  ## 代码风格（笔记本也查）
 	@echo '==> 代码风格'

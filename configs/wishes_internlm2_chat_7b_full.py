@@ -7,6 +7,7 @@ Changed against the QLoRA config: no quantization and no adapter; the activation
 computed again; the learning rate is the usual one of full fine-tuning, a tenth of LoRA's and less;
 2 rows on each of 8 GPUs are the original's 16 rows an update (on fewer GPUs raise
 ``accumulative_counts``); one checkpoint is kept, since with the optimizer's state it has over 100 GB.
+Without DeepSpeed, which keeps a float32 copy of the weights, AdamW would round small updates away.
 """
 
 from mmengine.config import read_base

@@ -519,7 +519,7 @@ def write_provenance(
         "stage": stage,
         "parameters": parameters,
         "counts": counts or {},
-        "inputs": {paths.show(item): digest for item, digest in known.items()},
+        "inputs": dict(zip(paths.show_all(known), known.values(), strict=True)),
         "versions": {name: _version(name) for name in _VERSIONED},
     }
     if path.is_file():

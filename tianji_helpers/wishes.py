@@ -50,6 +50,9 @@ _UNCLEAN = re.compile(
     r"|[，。！？；：、,!?;:][呀啊哦呢啦嘛吧][～~。！!]?\s*$"  # a particle stuck behind the full stop
     r"|[，。；：、,;:]{2,}|[！!]{2,}|[～~]{2,}|[。，、][！!？?]|[！!？?～~][。，、]"  # doubled stops
 )
+_UNCLEAN_SIGN = re.compile(  # in whatever the pattern above finds
+    r"[<\[#*`_{}\n]|祝福语|如下|以下是|[，。！？；：、～,!?;:~][，。！？；：、～,!?;:~呀啊哦呢啦嘛吧]"
+)
 _UNCLEAN_START = re.compile(r"(?:好的|当然|没问题)[，,！!。]|\s*[-•>]\s|\s*\d+[.、]|[\"“”'‘’「『]")
 _UNCLEAN_END = tuple("\"“”'‘’」』")
 
@@ -312,7 +315,7 @@ class _Judge:
             "honorific": self.wrong_you not in text,
             "clean": bool(text)
             and text == text.strip()
-            and not _UNCLEAN.search(text)
+            and not (_UNCLEAN_SIGN.search(text) and _UNCLEAN.search(text))
             and not _UNCLEAN_START.match(text)
             and not text.endswith(_UNCLEAN_END)
             and not find_loop(text),

@@ -6,7 +6,8 @@ NF4, r=64 and lora_alpha=16 are the original's. The rest suits a small model, a 
 * no packing to a fixed length: the four wishes of a batch are joined without padding, so that none is
   cut and none sees another one;
 * no LoRA dropout: 0.1 costs a quarter of the speed;
-* all activations are kept; gloo instead of nccl.
+* all activations are kept; gloo instead of nccl, and no device ids: ``NPROC_PER_NODE=2`` trains in two
+  processes.
 """
 
 from mmengine.config import read_base
@@ -27,5 +28,6 @@ train_dataloader.dataset.update(dict(max_length=512, pack_to_max_length=False, u
 optim_wrapper.accumulative_counts = 1
 optim_wrapper.optimizer.lr = 2e-3
 env_cfg.dist_cfg.backend = "gloo"
+model_wrapper_cfg = dict(device_ids=None, broadcast_buffers=False)
 warmup_ratio = 0.03
 param_scheduler[0].end = param_scheduler[1].begin = warmup_ratio * max_epochs

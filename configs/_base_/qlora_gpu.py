@@ -11,6 +11,7 @@ Changed against the original, and why:
   24 GB with a 7B model. ``tianji estimate`` tells what fits your card; ``recompute_share=1`` needs least;
 * a warm-up of 15 % instead of 3 %: it counts batches, of which there are now a quarter, and the
   learning rate never rises when it is shorter than two of them;
+* a NaN stops the training before it reaches the weights;
 * one epoch instead of three: the guide's own text advises it, a large model memorizes fast;
 * a fixed seed.
 """
@@ -88,7 +89,7 @@ train_dataloader = dict(
 optim_wrapper = dict(
     type=OptimWrapper,
     optimizer=dict(type=AdamW, lr=2e-4, betas=(0.9, 0.999), weight_decay=0, fused=True),
-    clip_grad=dict(max_norm=1, error_if_nonfinite=False),
+    clip_grad=dict(max_norm=1, error_if_nonfinite=True),
     accumulative_counts=4,
 )
 param_scheduler = [

@@ -22,7 +22,7 @@ env_cfg = dict(
 )
 visualizer = None
 log_level = "INFO"
-log_processor = dict(by_epoch=False)
+log_processor = dict(by_epoch=False, mean_pattern=r".*(loss|time|grad_norm|tokens).*")
 load_from = None
 resume = False
 randomness = dict(seed=42, deterministic=False)

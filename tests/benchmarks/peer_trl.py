@@ -18,6 +18,7 @@ import time
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from torch.nn.attention.varlen import varlen_attn
 from transformers import (
     AttentionInterface,
     AutoModelForCausalLM,
@@ -29,7 +30,6 @@ from trl import SFTConfig, SFTTrainer
 from xtuner.utils import PROMPT_TEMPLATE
 
 from tianji_helpers import records
-from tianji_helpers.training import acceleration
 
 
 def flash_attention(module, query, key, value, attention_mask, position_ids=None, **kwargs):
@@ -37,7 +37,9 @@ def flash_attention(module, query, key, value, attention_mask, position_ids=None
     starts = (position_ids.flatten() == 0).nonzero().squeeze(1)
     boundaries = torch.cat([starts, starts.new_tensor([position_ids.numel()])]).int()
     longest = int(boundaries.diff().max())
-    return acceleration._attend(query, key, value, boundaries, longest), None
+    query, key, value = (part.transpose(1, 2)[0].contiguous() for part in (query, key, value))
+    lengths = (boundaries, boundaries, longest, longest)
+    return varlen_attn(query, key, value, *lengths, window_size=(-1, 0))[None], None
 
 
 class Clock(TrainerCallback):

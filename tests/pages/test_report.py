@@ -6,7 +6,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
 from tianji_helpers import cli
-from tianji_helpers.classroom import report
+from tianji_helpers.classroom import grading, report
 from tianji_helpers.errors import CourseError
 
 EVIL = """<img src=x onerror="document.title='hit'"><script>document.title='hit'</script>"""
@@ -72,3 +72,22 @@ def test_it_can_be_made_again_and_only_from_a_batch(batch, tmp_path, capsys):
     assert (batch / "report.html").read_bytes() == before
     with pytest.raises(CourseError, match="不是批次的文件夹"):
         report.write(tmp_path)
+
+
+def test_grades_in_the_folder_are_shown(page, batch):
+    passed, failed = {"01-1": [], "01-2": ["还差一点"]}, {"01-1": ["没有动手"]}
+    grades = [grading.Grade("小红", passed), grading.Grade(EVIL, failed, ["读不了"])]
+    files = grading.write(grades, batch)
+    total = len(grading.columns(grades))
+    try:
+        assert cli.main(["report", str(batch)]) == 0
+        page.goto((batch / "report.html").as_uri())
+        table = page.locator("h2:has-text('练习成绩') ~ table").first
+        rows = [row.locator("td").all_inner_texts() for row in table.locator("tbody tr").all()]
+        assert rows == [["小红", f"1 / {total}", ""], [EVIL, f"0 / {total}", "读不了"]]
+        assert page.title() == "两个人"
+        page.get_by_role("link", name="成绩页").click()
+        page.get_by_text("还差一点").first.wait_for(state="attached")
+    finally:
+        for file in files:
+            file.unlink()

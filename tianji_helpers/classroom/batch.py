@@ -102,11 +102,12 @@ def _here(plan: Plan, store: Store, threads: int) -> Execute:
 
     def execute(row: Progress) -> Status:
         place = store.run_dir(row.run.name)
-        status = batch_run.execute(
-            row.run, place, plan.limits, threads=threads, on_note=row.note, stop=row.stop
-        )
-        if status.is_over:
-            store.push_run(row.run.name)
+        options = {"threads": threads, "on_note": row.note, "stop": row.stop}
+        try:
+            status = batch_run.execute(row.run, place, plan.limits, **options)
+        except (CourseError, OSError) as error:  # this run's; a full disk stops the next line too
+            return _write_end(store.folder, row, runs.ERROR, str(error))
+        store.push_run(row.run.name)
         return status
 
     return execute
@@ -118,9 +119,8 @@ def _on_cluster(do: Callable, plan: Plan, store: Store, threads: int) -> Execute
     def execute(row: Progress) -> Status:
         answer = do(batch_run.request(row.run, store, plan.limits, threads), row.stop)
         if "error" in answer:
-            return _write_end(
-                store.folder, row, runs.STOPPED if row.stop.is_set() else runs.DIED, answer["error"]
-            )
+            how = runs.STOPPED if row.stop.is_set() else runs.DIED
+            return _write_end(store.folder, row, how, answer["error"])
         status = Status(**answer["status"])
         if batch_run.read_status(store.run_dir(row.run.name)) != status:  # done on another machine
             shutil.rmtree(store.run_dir(row.run.name), ignore_errors=True)

@@ -29,6 +29,7 @@ from tianji_helpers.classroom.sandbox import Sandbox, Stopped
 from tianji_helpers.errors import CourseError
 
 SECTION = "## 练习"
+TABLE, PAGE = "grades.csv", "grades.html"
 MAX_NOTEBOOK = 20_000_000  # bytes
 MAX_SUBMISSION = 200_000_000  # bytes
 
@@ -111,14 +112,15 @@ def find_submissions(folder: Path) -> dict[str, list[Path]]:
     """Return the notebooks of each student. Raises CourseError if there are none."""
     if not folder.is_dir():
         raise CourseError(f"没有文件夹 {folder}。里面应当是每人一个笔记本，或者每人一个文件夹。")
-    found = {}
+    found: dict[str, list[Path]] = {}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or entry.is_symlink():
             continue
         if entry.is_dir():
-            found[entry.name] = [path for path in sorted(entry.rglob("*")) if _is_notebook(path)]
+            notebooks = found.setdefault(entry.name, [])
+            notebooks += [path for path in sorted(entry.rglob("*")) if _is_notebook(path)]
         elif _is_notebook(entry):
-            found[entry.stem] = [entry]
+            found.setdefault(entry.stem, []).append(entry)
     if not any(found.values()):
         raise CourseError(f"{folder} 里没有笔记本（.ipynb）。应当是每人一个笔记本，或者每人一个文件夹。")
     return found
@@ -163,10 +165,10 @@ def _copy(notebook: Path, root: Path, work: Path) -> None:
         work.mkdir()
         shutil.copy(notebook, work)
         return
-    size = sum(path.lstat().st_size for path in notebook.parent.rglob("*"))
-    if size > MAX_SUBMISSION:
-        raise Stopped(f"交来的文件有 {size / 1e6:.0f} MB，最多 {MAX_SUBMISSION / 1e6:g} MB")
     try:
+        size = sum(path.lstat().st_size for path in notebook.parent.rglob("*"))
+        if size > MAX_SUBMISSION:
+            raise Stopped(f"交来的文件有 {size / 1e6:.0f} MB，最多 {MAX_SUBMISSION / 1e6:g} MB")
         shutil.copytree(notebook.parent, work, symlinks=True)
     except OSError as error:  # pipes and the like
         raise Stopped(f"交来的文件复制不了（{type(error).__name__}）") from error
@@ -183,19 +185,18 @@ def _judge(source: str, error: str, sandbox: Sandbox) -> Iterator[tuple[str, lis
 
 def read_section(notebook: Path) -> list[str]:
     """Return the code cells of a notebook's exercises. Raises Stopped if it cannot be read."""
-    try:
-        if notebook.stat().st_size > MAX_NOTEBOOK:
-            raise Stopped(f"笔记本超过 {MAX_NOTEBOOK / 1e6:g} MB，清空输出后再交")
-        cells = nbformat.read(notebook, as_version=4).cells
-    except (OSError, ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
-        raise Stopped(f"读不了这个笔记本（{type(error).__name__}）") from error
+    if notebook.stat().st_size > MAX_NOTEBOOK:
+        raise Stopped(f"笔记本超过 {MAX_NOTEBOOK / 1e6:g} MB，清空输出后再交")
     chosen, inside = [], False
-    for cell in cells:
-        first = str(cell.get("source", "")).lstrip().partition("\n")[0]
-        if cell.get("cell_type") == "markdown" and first.startswith("## "):
-            inside = first.rstrip() == SECTION
-        elif inside and cell.get("cell_type") == "code":
-            chosen.append(cell.source)
+    try:
+        for cell in nbformat.read(notebook, as_version=4).cells:
+            first = cell.source.lstrip().partition("\n")[0]
+            if cell.cell_type == "markdown" and first.startswith("## "):
+                inside = first.rstrip() == SECTION
+            elif inside and cell.cell_type == "code":
+                chosen.append(cell.source)
+    except Exception as error:  # whatever is in the file
+        raise Stopped(f"读不了这个笔记本（{type(error).__name__}）") from error
     if not chosen:
         raise Stopped(f"没有找到“{SECTION}”一节")
     return chosen
@@ -230,8 +231,8 @@ def columns(grades: list[Grade]) -> list[checks.Exercise]:
 
 
 def write(grades: list[Grade], folder: Path) -> list[Path]:
-    """Write ``grades.csv`` (for Excel too) and ``grades.html`` and return their paths."""
-    files = [folder / "grades.csv", folder / "grades.html"]
+    """Write the grades as CSV (for Excel too) and as a page, and return both paths."""
+    files = [folder / TABLE, folder / PAGE]
     for file, text in zip(files, (to_csv(grades), to_html(grades)), strict=True):
         with records.atomic_writer(file) as target:
             target.write(text)

@@ -30,25 +30,21 @@ def main(folder: Path, memory: int, seconds: int) -> None:
     except CourseError as error:
         reply({"refused": str(error)})
         return
-    reply({"ready": True})
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    reply({"ready": True})  # from here on the student's files matter, and the student's time runs
     os.chdir(folder)
     sys.path[0] = str(folder)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    shell = _shell()
-    for line in commands:
-        command = json.loads(line)
-        reply(_run(shell, command["run"]) if "run" in command else _answer(shell, **command))
-
-
-def _shell():
-    from IPython.core.interactiveshell import InteractiveShell
-    from traitlets.config import Config
-
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
-    return InteractiveShell.instance(config=config)
+    shell = InteractiveShell.instance(config=config)
+    for line in commands:
+        command = json.loads(line)
+        reply(_run(shell, command["run"]) if "run" in command else _answer(shell, **command))
 
 
 def _run(shell, source: str) -> dict:

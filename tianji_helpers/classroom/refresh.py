@@ -22,6 +22,7 @@ from tianji_helpers.classroom.course import KERNEL, KERNEL_ARGUMENTS, find_noteb
 from tianji_helpers.errors import CourseError
 from tianji_helpers.records import atomic_writer
 
+SOLUTIONS = paths.NOTEBOOKS / "solutions"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 # how long something took, and when: another value in every run
@@ -94,7 +95,11 @@ def strip(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def find_traces(notebook: nbformat.NotebookNode) -> list[str]:
-    """Return which folders and names of this machine (its user, its host) the outputs hold."""
+    """Return which folders and names of this machine (its user, its host) the outputs hold.
+
+    A name that the lesson itself writes (``user``, say) is no trace.
+    """
+    told = "\n".join(cell.source for cell in notebook.cells)
     text = "\n".join(
         str(output.get("text", "") or output.get("traceback", "") or output.get("data", ""))
         for cell in notebook.cells
@@ -102,13 +107,13 @@ def find_traces(notebook: nbformat.NotebookNode) -> list[str]:
         for output in cell.outputs
     )
     folders = {str(paths.ROOT), str(Path.home())}
-    names = {name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 3}
+    names = {name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 3 and name not in told}
     found = [folder for folder in folders if folder in text]
     return sorted(found + [name for name in names if re.search(rf"\b{re.escape(name)}\b", text)])
 
 
 def main(names: list[str]) -> None:
-    """Refresh the named notebooks (numbers such as ``05``), or all of them, in order.
+    """Refresh the named notebooks (numbers such as ``05``), or all of them, in order; solutions too.
 
     They work in a folder of their own, empty at the start of the first notebook: what an earlier run
     left would show in the outputs (answers that are in the journal are not asked for again).
@@ -117,11 +122,11 @@ def main(names: list[str]) -> None:
     os.environ.update(threads.with_defaults(), TIANJI_OUTPUT_DIR=str(folder))
     if not names or "01" in names:
         shutil.rmtree(folder, ignore_errors=True)
-    for file in find_notebooks():
+    for file in (*find_notebooks(), *find_notebooks(SOLUTIONS)):
         if not names or file.stem[:2] in names:
             began = time.monotonic()
             refresh(file)
-            print(f"{file.name}：{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
+            print(f"{paths.show(file)}：{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The report of a batch: one HTML page that needs nothing but itself, and reads well on a phone.
 
 All comes from the batch's folder, so it can be made again at any time (``tianji report``). Executed
-notebooks become HTML pages beside them (nbconvert), to which the report links. What models and
-notebooks said is text here: the template escapes it, and nbconvert takes scripts out.
+notebooks become HTML pages beside them (nbconvert), to which the report links. Grades that lie in the
+folder (``tianji grade --output``) are shown too. What models, notebooks and students said is text here:
+the template escapes it, and nbconvert takes scripts out.
 """
 
 import base64
+import csv
 import io
 import json
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from urllib.parse import quote
 import nbformat
 
 from tianji_helpers import paths, plots, records
-from tianji_helpers.classroom import batch_run, batch_table, runs
+from tianji_helpers.classroom import batch_run, batch_table, grading, runs
 from tianji_helpers.classroom.batch_run import Status
 from tianji_helpers.errors import CourseError
 
@@ -62,6 +64,8 @@ def write(folder: str | Path) -> Path:
         scores=sorted({one["score_name"] for line in lines for one in line.tasks.values() if one["score"]}),
         figures={task: _curves(task, lines) for task in tasks},
         answers={task: _answers(task, lines) for task in tasks},
+        grades=_grades(folder),
+        grades_page=grading.PAGE,
     )
     with records.atomic_writer(folder / NAME) as file:
         file.write(page)
@@ -75,6 +79,16 @@ def _read_batch(folder: Path) -> dict[str, Any]:
         raise CourseError(
             f"{folder} 不是批次的文件夹（没有可读的 batch.json）。请写 tianji batch 的 --output 文件夹。"
         ) from error
+
+
+def _grades(folder: Path) -> list[tuple[str, str, str, str]]:
+    """Return student, passed, exercises and notes of the folder's grade table; none if there is none."""
+    try:
+        text = (folder / grading.TABLE).read_text(encoding="utf-8-sig")
+    except OSError:
+        return []
+    _, *rows = csv.reader(io.StringIO(text))
+    return [(*row[:3], row[-1]) for row in rows]
 
 
 def _line(folder: Path, entry: dict[str, Any]) -> Line:

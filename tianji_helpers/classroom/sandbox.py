@@ -55,7 +55,8 @@ class Sandbox:
                 "评分要把提交的代码关起来运行，这只在 Linux 上、装有 unshare（util-linux）时做得到。"
             )
         self._printed = tempfile.TemporaryFile()
-        module = [sys.executable, "-m", "tianji_helpers.classroom.pupil"]
+        # -s: nothing in the student's folder, which is its home, is imported before it is locked in
+        module = [sys.executable, "-s", "-m", "tianji_helpers.classroom.pupil"]
         limits = [str(self.memory), str(math.ceil(self.seconds))]
         self._process = subprocess.Popen(
             [*jail.UNSHARE, *module, str(self.folder), *limits],
@@ -171,14 +172,14 @@ def _environment(folder: Path) -> dict[str, str]:
 def _descendants(pid: int) -> list[psutil.Process]:
     try:
         return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return []
 
 
 def _memory(process: psutil.Process) -> int:
     try:
         return process.memory_info().rss
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return 0
 
 

@@ -44,6 +44,15 @@ def train(args: argparse.Namespace) -> None:
     )
 
 
+def curves(args: argparse.Namespace) -> None:
+    """画出一次训练的损失、学习率、速度和内存"""
+    from tianji_helpers.training import curves
+
+    target = args.output or args.work_dir / "curves.png"
+    curves.plot(args.work_dir).savefig(target)
+    print(f"曲线图：{target}")
+
+
 def pth_to_hf(args: argparse.Namespace) -> None:
     """把检查点转换成 LoRA 适配器（第 6 课）"""
     from tianji_helpers.training import engine
@@ -97,6 +106,10 @@ def add(command) -> None:
     _add_config(sub)
     sub.add_argument("--work-dir", required=True, type=Path, metavar="DIR", help="检查点和日志放在哪里")
     sub.add_argument("--resume", action="store_true", help="从最后一个检查点接着训练")
+
+    sub = command("curves", curves)
+    sub.add_argument("work_dir", type=Path, help="训练时的 --work-dir")
+    sub.add_argument("--output", type=Path, metavar="PNG", help="图存到哪里（默认 WORK_DIR/curves.png）")
 
     sub = command("pth-to-hf", pth_to_hf)
     sub.add_argument("config", type=Path, help="训练时用的配置文件")

@@ -3,7 +3,7 @@
 Rows in = rows out + rejects, always: a rule mends a wish or rejects it, and a rejected row is kept
 with the rule's name and the reason. Cleaning what is clean changes nothing.
 
-Rules look at one row and may work in processes beside this one; what looks at the whole set (duplicates,
+Rules look at one row, and a second process may share that work; what looks at the whole set (duplicates,
 openings) stays here and takes the rows in order, so the result does not depend on how many processes
 there are. Files are cleaned as a stream: rows wait on the disk, not in memory, until the openings of all
 of them are counted. What grows with the rows is the index of the wishes that were kept: the texts, and
@@ -340,7 +340,7 @@ def clean_turns(
     matrix: as ``wishes.load`` returns it (read if absent). off: names of rules to leave out (see
     ``TITLES``). threshold: similarity from which a wish is a near duplicate of an earlier one, in
     (0, 1]; see ``duplicates``. decided: what people decided about single rows, as ``decisions.read``
-    returns it. processes: how many judge a long stream; the result is the same.
+    returns it. processes: 2 share a long stream, 1 judges it alone; the result is the same.
     Raises CourseError for a rule that does not exist or a threshold out of range.
     """
     judge = _prepare(matrix, off, threshold, decided)

@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from tianji_helpers import records
@@ -53,19 +53,23 @@ def round_files(folder: str | Path, output: str | Path | None = None) -> list[Pa
     folder = Path(folder)
     if not folder.is_dir():
         raise CourseError(f"找不到文件夹 {folder}。请先运行第 1 课，或检查路径。")
-    files = [path for path in sorted(folder.glob("*.json")) if _is_round(path, output)]
+    home, own = folder.resolve(), Path(output).resolve() if output is not None else None
+    names = {path.name for path in folder.iterdir()}
+    files = [
+        path
+        for path in sorted(folder.glob("*.json"))
+        if _is_round(path, names) and (path.resolve() if path.is_symlink() else home / path.name) != own
+    ]
     if not files:
         raise CourseError(f"{folder} 里没有数据文件（*.json）。请先运行第 1 课。")
     return files
 
 
-def _is_round(path: Path, output: str | Path | None) -> bool:
+def _is_round(path: Path, names: set[str]) -> bool:
     if path.name.startswith(".") or path.name.endswith(".provenance.json"):
         return False
-    if output is not None and path.resolve() == Path(output).resolve():
-        return False
     provenance = records.provenance_path(path)
-    if not provenance.is_file():
+    if provenance.name not in names:
         return True
     made = records.read_json(provenance)
     return not (isinstance(made, dict) and made.get("stage") == STAGE)
@@ -99,14 +103,14 @@ def merge_rounds(
             whole.update(text)
             merged.rows += count
 
-        for part in processes.in_order(_laid_out, _parts(merged.files), PROCESSES, _ALONE):
-            for path, digests[path], count, rows in part:
-                if count:
-                    put(count, rows)
-                    continue
-                checked = _checked_rows(path, merged, bad)
-                while some := list(islice(checked, 1000)):
-                    put(len(some), layout.lay_out(some))
+        parts = processes.in_order(_laid_out, _parts(merged.files), PROCESSES, _ALONE)
+        for path, (digests[path], count, rows) in zip(merged.files, chain.from_iterable(parts), strict=True):
+            if count:
+                put(count, rows)
+                continue
+            checked = _checked_rows(path, merged, bad)
+            while some := list(islice(checked, 1000)):
+                put(len(some), layout.lay_out(some))
         put(0, b"")
     records.write_provenance(
         output,
@@ -132,12 +136,12 @@ def _parts(files: list[Path]) -> Iterator[list[Path]]:
         yield part
 
 
-def _laid_out(files: list[Path]) -> list[tuple[Path, str, int, bytes]]:
-    """Return (path, sha256, number of rows, rows as they are written) of every file.
+def _laid_out(files: list[Path]) -> list[tuple[str, int, bytes]]:
+    """Return (sha256, number of rows, rows as they are written) of every file.
 
     There are no rows if the file is too large, or something in it is not as it should be.
     """
-    return [(path, *_one_laid_out(path)) for path in files]
+    return [_one_laid_out(path) for path in files]
 
 
 def _one_laid_out(path: Path) -> tuple[str, int, bytes]:

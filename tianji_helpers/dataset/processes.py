@@ -6,6 +6,8 @@ starts one. This process goes on working while the other has enough to do: two p
 
 import gc
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -56,6 +58,13 @@ def _start(work: Callable) -> None:
     global _work  # of the second process
     _work = work
     gc.freeze()
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """End this process when the one that started it was killed; the pool would wait for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _call(item: Any) -> Any:

@@ -5,6 +5,7 @@ killed (no memory left) without taking the notebook with it. Success is judged b
 leaves as well as by its exit code.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,24 +27,32 @@ from tianji_helpers.training import checkpoints, models
 from tianji_helpers.training.configs import load_config
 
 _PROGRESS = re.compile(
-    r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+time:.*?"
-    r"loss: (?P<loss>\S+)"
+    r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+"
+    r"time: (?P<time>\S+).*?loss: (?P<loss>\S+)(?:\s+tokens: (?P<tokens>\S+))?"
 )
 _TAIL_LINES = 25
+_CAUSES = {
+    "is non-finite": "损失或梯度变成了 NaN 或无穷大，训练已停下，权重没有被它改坏。多半是学习率太大："
+    "请把配置里的 optim_wrapper.optimizer.lr 调小几倍，重新训练。",
+    "No space left on device": "磁盘写满了。请腾出空间，或换一个 --work-dir。",
+    "Disk quota exceeded": "磁盘配额用完了。请腾出空间，或换一个 --work-dir。",
+    "File too large": "文件大小超过了系统的限制（ulimit -f）。请放宽限制，或换一个 --work-dir。",
+}
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """What a training left behind.
 
-    checkpoint: the last ``iter_N.pth``. curve: one ``{"step", "loss", "lr", "time"}`` for each
-    logged interval, ``time`` in seconds an iteration. samples: lines of ``samples.jsonl``.
+    checkpoint: the last ``iter_N.pth``. best_checkpoint: the ``best_….pth`` with the lowest held-out
+    loss, None where the config measures none. curve: see ``read_curve``. samples: lines of ``samples.jsonl``.
     seconds: wall time of the whole process. peak_memory_gb: its largest resident size.
     """
 
     work_dir: Path
     config: Path
     checkpoint: Path
+    best_checkpoint: Path | None
     curve: list[dict]
     samples: list[dict]
     seconds: float
@@ -64,14 +74,15 @@ def train(
     config: an XTuner config file. cfg_options: dotted settings to change, as XTuner's
     ``--cfg-options``. resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
     name of a DeepSpeed config, such as ``deepspeed_zero2``; the environment's ``NPROC_PER_NODE`` is the
-    number of GPUs to train on. device: ``cpu`` hides the GPUs; empty or
+    number of GPUs to train on, or of processes on a CPU. device: ``cpu`` hides the GPUs; empty or
     ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
 
     Raises CourseError before anything is loaded if the config names a missing file or model, or a
-    learning rate that would never rise; and when the training fails, with the end of its log.
+    learning rate that would never rise; and when the training fails, with the cause if it is a known one
+    (NaN, full disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
-    check_config(config, cfg_options)
+    check_config(config, cfg_options, deepspeed=deepspeed)
     arguments = [str(config), "--work-dir", str(work_dir)]
     if cfg_options:
         arguments += ["--cfg-options", *(f"{key}={value}" for key, value in cfg_options.items())]
@@ -81,22 +92,26 @@ def train(
         _clear_earlier_training(work_dir)
     if deepspeed:
         arguments += ["--deepspeed", deepspeed]
-    processes = int(os.environ.get("NPROC_PER_NODE", "1"))  # XTuner's own name for it
-    if processes > 1:
+    # DeepSpeed asks for a launcher, or for MPI, even to start one process
+    processes = _processes() if deepspeed or _processes() > 1 else 0
+    if processes:
         arguments += ["--launcher", "pytorch"]
     work_dir.mkdir(parents=True, exist_ok=True)
 
     def on_line(line: str) -> None:
         if match := _PROGRESS.search(line):
+            speed = float(match["tokens"] or "nan") / float(match["time"])
             report(
                 f"第 {match['step']:>4}/{match['total']} 步  损失 {float(match['loss']):.3f}  "
-                f"学习率 {float(match['lr']):.1e}  预计还要 {match['eta']}"
+                f"学习率 {float(match['lr']):.1e}  {speed:.0f} 词元/秒  预计还要 {match['eta']}"
             )
 
     started = time.monotonic()
-    run_tool(
-        "train", arguments, log=work_dir / "train.log", on_line=on_line, device=device, processes=processes
-    )
+    log = work_dir / "train.log"
+    try:
+        run_tool("train", arguments, log=log, on_line=on_line, device=device, processes=processes)
+    except CourseError as error:
+        raise CourseError(f"{_advice(str(error), work_dir)}\n{error}") from error
     seconds = time.monotonic() - started
     # largest child so far, in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
@@ -104,6 +119,7 @@ def train(
         work_dir=work_dir,
         config=config,
         checkpoint=last_checkpoint(work_dir),
+        best_checkpoint=max(work_dir.glob("best_*.pth"), key=lambda path: path.stat().st_mtime, default=None),
         curve=read_curve(work_dir),
         samples=read_samples(work_dir),
         seconds=seconds,
@@ -111,15 +127,19 @@ def train(
     )
 
 
-def check_config(config: str | Path, cfg_options: dict | None = None) -> None:
-    """Raise CourseError for what would go wrong minutes later: no GPU for a GPU config, a missing
-    model or data file, no usable row, or a warm-up of less than two iterations (the learning rate
-    then stays near 0).
+def check_config(
+    config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
+) -> None:
+    """Raise CourseError for what would go wrong minutes later: no GPU for a GPU config, 4-bit weights
+    under ZeRO-3, a missing model or data file, no usable row, or a warm-up of less than two iterations
+    (the learning rate then stays near 0).
     """
     cfg = load_config(config)
     if cfg_options:
         cfg.merge_from_dict(dict(cfg_options))
     _check_gpu(cfg)
+    if deepspeed:
+        _check_deepspeed(cfg, deepspeed)
     model_dir = paths.resolve(cfg.model.llm.pretrained_model_name_or_path)
     if not (model_dir / "config.json").is_file():
         raise CourseError(
@@ -133,6 +153,24 @@ def check_config(config: str | Path, cfg_options: dict | None = None) -> None:
     _check_warmup(cfg, _check_rows(data_path))
 
 
+def _processes() -> int:
+    return int(os.environ.get("NPROC_PER_NODE", "1"))  # XTuner's own name for it
+
+
+def _check_deepspeed(cfg, deepspeed: str) -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise CourseError(
+            "没有安装 DeepSpeed。请先运行 pip install deepspeed==0.18.9，或去掉 --deepspeed："
+            "只设 NPROC_PER_NODE 也能用多张卡。"
+        )
+    # DeepSpeed 0.18.9 stops in the first gathering of weights: "all params must have the same dtype"
+    if "zero3" in deepspeed and "quantization_config" in cfg.model.llm:
+        raise CourseError(
+            f"{deepspeed} 不能切分 4 位权重和它的适配器。QLoRA 请用 deepspeed_zero2"
+            "（4 位的 7B 每张卡只占 4 GB）；deepspeed_zero3 留给全量微调，见 configs/ 里名字带 _full 的配置。"
+        )
+
+
 def _check_warmup(cfg, texts: list[str]) -> None:
     """Raise CourseError if the learning rate would stay near 0: a warm-up of less than two iterations."""
     dataset, warmup = cfg.train_dataloader.dataset, cfg.param_scheduler[0]
@@ -140,7 +178,7 @@ def _check_warmup(cfg, texts: list[str]) -> None:
     unit = "条数据"
     if dataset.get("pack_to_max_length", True):
         rows, unit = _packed_rows(cfg, texts), f"行，每行 {dataset.max_length} 个词元"
-    batches = -(-rows // cfg.train_dataloader.batch_size)
+    batches = -(-rows // (cfg.train_dataloader.batch_size * _processes()))
     if warmup.end * batches < 2:
         epochs = cfg.train_cfg.max_epochs
         raise CourseError(
@@ -185,7 +223,7 @@ def _check_rows(data_path: Path) -> list[str]:
 
 
 def _clear_earlier_training(work_dir: Path) -> None:
-    for item in work_dir.glob("iter_*.pth"):
+    for item in [*work_dir.glob("iter_*.pth"), *work_dir.glob("best_*.pth")]:
         shutil.rmtree(item) if item.is_dir() else item.unlink()  # DeepSpeed's are folders
     for name in ("last_checkpoint", "samples.jsonl"):
         (work_dir / name).unlink(missing_ok=True)
@@ -193,24 +231,61 @@ def _clear_earlier_training(work_dir: Path) -> None:
         shutil.rmtree(item)
 
 
+def _advice(failure: str, work_dir: Path) -> str:
+    """Say what a failed training means, as far as that is known, and from where it can go on."""
+    cause = next((text for sign, text in _CAUSES.items() if sign in failure), "")
+    try:
+        return f"{cause}最后一个完好的检查点：{last_checkpoint(work_dir)}，用 --resume 可以从它接着训练。"
+    except CourseError:
+        return f"{cause}还没有存过完整的检查点。"
+
+
 def last_checkpoint(work_dir: str | Path) -> Path:
-    """Return the newest ``iter_N.pth`` of a training. Raises CourseError if there is none."""
+    """Return the newest whole ``iter_N.pth`` of a training.
+
+    One that a kill or a full disk cut short is passed over. Raises CourseError if there is none.
+    """
     work_dir = Path(work_dir)
     found = sorted(work_dir.glob("iter_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
-    if not found:
-        raise CourseError(f"{paths.show(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次。")
-    return found[-1]
+    whole = [path for path in found if _is_whole(path)]
+    if not whole:
+        broken = f"（{found[-1].name} 没有写完）" if found else ""
+        raise CourseError(f"{paths.show(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次{broken}。")
+    return whole[-1]
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all of it was written: PyTorch's files are zip archives, whose directory comes last."""
+    files = list(checkpoint.glob("*.pt")) if checkpoint.is_dir() else [checkpoint]  # DeepSpeed's folder
+    return bool(files) and all(zipfile.is_zipfile(file) for file in files)
 
 
 def read_curve(work_dir: str | Path) -> list[dict]:
-    """Return the logged points of a training, in order: ``step``, ``loss``, ``lr``, ``time``."""
+    """Return the logged points of a training, in order, one for each logged interval.
+
+    A point has ``step``, ``loss``, ``lr`` and ``time`` (seconds an iteration), and ``tokens_per_second`` (of
+    one GPU, padding not counted) and ``memory_gb`` if they were logged; all but ``lr`` and memory are means
+    over the interval.
+    """
     points = {}
-    for file in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            point = json.loads(line)
-            if "loss" in point:
-                points[point["step"]] = {key: point[key] for key in ("step", "loss", "lr", "time")}
+    for point in _points(work_dir):
+        if "loss" in point:
+            points[point["step"]] = {key: point[key] for key in ("step", "loss", "lr", "time")}
+            if "tokens" in point:
+                speed = point["tokens"] / point["time"]
+                points[point["step"]] |= {"tokens_per_second": speed, "memory_gb": point["memory_gb"]}
     return [points[step] for step in sorted(points)]
+
+
+def read_heldout(work_dir: str | Path) -> list[dict]:
+    """Return the held-out losses measured during a training, in order: ``step``, ``loss``."""
+    found = {point["step"]: point["heldout_loss"] for point in _points(work_dir) if "heldout_loss" in point}
+    return [{"step": step, "loss": found[step]} for step in sorted(found)]
+
+
+def _points(work_dir: str | Path) -> list[dict]:
+    files = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def read_samples(work_dir: str | Path) -> list[dict]:
@@ -354,17 +429,18 @@ def run_tool(
     log: Path,
     on_line: Callable[[str], None] = lambda line: None,
     device: str = "",
-    processes: int = 1,
+    processes: int = 0,
 ) -> None:
     """Run one of XTuner's programs (see ``xtuner_compat``) and wait for it.
 
     log: gets all that the program prints. on_line: called with each line as it comes. device: ``cpu``
-    hides the GPUs from it. processes: how many of it work together, one a GPU.
+    hides the GPUs from it. processes: how many of it work together, one a GPU; 0 starts it
+    without a launcher.
     Raises CourseError with the exit code and the end of the log if it fails; an interrupt of the
     notebook stops the program too.
     """
     together = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    launcher = together if processes > 1 else []
+    launcher = together if processes else []
     command = [sys.executable, "-m", *launcher, "tianji_helpers.training.xtuner_compat", tool, *arguments]
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     with tempfile.TemporaryDirectory() as cache, log.open("w", encoding="utf-8", buffering=1) as log_file:

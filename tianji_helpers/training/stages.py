@@ -81,6 +81,7 @@ def make_config(
         prompt_template=models.find(model).template,
         trust_remote_code=models.find(model).trust_remote_code,
         data_path=train_file(task, output_dir),
+        heldout_path=heldout if (heldout := heldout_file(task, output_dir)).is_file() else None,
         dtype=inference.cpu_dtype() if device == "cpu" else None,
         **settings,
     )

@@ -21,8 +21,11 @@ from types import SimpleNamespace
 
 import torch
 from mmengine.dist import is_main_process
+from mmengine.evaluator import BaseMetric
 from mmengine.runner import load_checkpoint
 from peft import get_peft_model
+from psutil import Process
+from torch.distributed.elastic.multiprocessing.errors import record
 from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.engine.hooks import EvaluateChatHook as _EvaluateChatHook
 from xtuner.model import SupervisedFinetune as _SupervisedFinetune
@@ -41,6 +44,7 @@ TOOLS = {
 def apply() -> None:
     """Apply all work-arounds to the loaded libraries. Doing it twice changes nothing."""
     define_cpu_bf16_check()
+    start_processes_without_gpu()
     restore_cache_get_max_length()
     keep_4bit_weights_trainable()
 
@@ -52,6 +56,16 @@ def define_cpu_bf16_check() -> None:
     """
     if not hasattr(torch.cpu, "is_bf16_supported"):
         torch.cpu.is_bf16_supported = lambda: True
+
+
+def start_processes_without_gpu() -> None:
+    """Let several processes meet on a machine without a GPU.
+
+    Source: mmengine/dist/utils.py (0.10.7) calls ``torch.cuda.set_device`` in every process that a
+    launcher has started, also for gloo.
+    """
+    if not torch.cuda.is_available():
+        torch.cuda.set_device = lambda device: None
 
 
 def restore_cache_get_max_length() -> None:
@@ -155,25 +169,48 @@ class SupervisedFinetune(_SupervisedFinetune):
             load_checkpoint(self, peft_model)
 
     def compute_loss(self, data, data_samples=None):
-        """Return ``{"loss": …}``, the mean negative log-likelihood of the answer tokens.
+        """Return ``{"loss": …, "tokens": …, "memory_gb": …}``; the last two are for the log.
 
-        data: ``input_ids``, ``labels``, ``attention_mask``, each (batch, length).
+        data: ``input_ids``, ``labels``, ``attention_mask``, each (batch, length), or a packed row. The loss
+        is the mean negative log-likelihood of the answer tokens. tokens: without padding. memory_gb: in
+        use by this process, on a GPU the most that was allocated so far.
+        """
+        tokens = data["attention_mask"].sum() if "attention_mask" in data else data["labels"].numel()
+        used = torch.cuda.max_memory_allocated() if data["labels"].is_cuda else Process().memory_info().rss
+        logged = {"tokens": torch.tensor(float(tokens)), "memory_gb": torch.tensor(used / 1e9)}
+        if self.fused:
+            loss = acceleration.answer_loss(self._causal_lm(), data, self.packing)
+        else:
+            loss = self._plain_loss(data, data_samples)
+        return {"loss": loss, **logged}
+
+    def _plain_loss(self, data, data_samples):
+        """The loss by the model's own forward pass.
+
         Vocabulary scores are computed only at positions that some answer of the batch needs: for
         short answers behind a long prompt that is half of them. Models whose forward has no
         ``logits_to_keep`` (InternLM2's remote code) take XTuner's way. All ways give the same loss.
         """
-        if self.fused:
-            return {"loss": acceleration.answer_loss(self._causal_lm(), data, self.packing)}
         if "logits_to_keep" not in inspect.signature(self._causal_lm().forward).parameters:
-            return super().compute_loss(data, data_samples)
+            return super().compute_loss(data, data_samples)["loss"]
         inputs = {key: value for key, value in data.items() if key != "labels"}
         targets = torch.nn.functional.pad(data["labels"], (0, 1), value=-100)[:, 1:]
         positions = (targets != -100).any(dim=0).nonzero().squeeze(1)
         logits = self.llm(**inputs, logits_to_keep=positions).logits
-        loss = torch.nn.functional.cross_entropy(
+        return torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), targets[:, positions].flatten(), ignore_index=-100
         )
-        return {"loss": loss}
+
+    def predict(self, data, data_samples=None):
+        """Return ``[{"loss", "tokens"}]`` of a batch, as ``HeldoutLoss`` takes it (XTuner: all scores).
+
+        The fast paths are for training only; they know no dropout, so they serve here too.
+        """
+        tokens = int((data["labels"][:, 1:] != -100).sum())
+        self.train(self.fused)
+        loss = self.compute_loss(data, data_samples)["loss"].item() if tokens else 0.0
+        self.eval()
+        return [{"loss": loss, "tokens": tokens}]
 
     def _causal_lm(self):
         return self.llm.get_base_model() if self.use_lora else self.llm
@@ -207,6 +244,17 @@ def join_packed_rows(instances: list[dict]) -> dict:
     data = {key: torch.cat([row[key] for row in rows], 1) for key in ("input_ids", "labels", "position_ids")}
     data |= {"cumulative_len": [torch.cat(boundaries)], "max_seqlen": max(row["max_seqlen"] for row in rows)}
     return {"data": data, "data_samples": None}
+
+
+class HeldoutLoss(BaseMetric):
+    """Mean negative log-likelihood of an answer token, in nats, over the held-out rows: ``heldout_loss``."""
+
+    def process(self, data_batch, data_samples):
+        self.results.extend(data_samples)
+
+    def compute_metrics(self, results):
+        tokens = sum(result["tokens"] for result in results)
+        return {"heldout_loss": sum(result["loss"] * result["tokens"] for result in results) / tokens}
 
 
 class EvaluateChatHook(_EvaluateChatHook):
@@ -300,6 +348,7 @@ def _merge(dtype: str, trust_remote_code: bool) -> None:
     merge.main()
 
 
+@record  # a launcher of several processes prints the traceback of the one that failed first
 def main(arguments: list[str]) -> None:
     """Apply the work-arounds and run one of XTuner's programs: ``TOOL ARGS…``.
 

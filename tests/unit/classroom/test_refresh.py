@@ -79,7 +79,9 @@ def test_two_refreshes_store_the_same_bytes(file):
     ]
 
 
-@pytest.mark.parametrize("code", ["from pathlib import Path\nPath.home() / 'x'", "print('作者：xiaoming')"])
+@pytest.mark.parametrize(
+    "code", ["from pathlib import Path\nPath.home() / 'x'", "print('作者：' + 'gnimoaix'[::-1])"]
+)
 def test_outputs_that_name_the_machine_are_refused(file, code, monkeypatch):
     monkeypatch.setattr(refresh.getpass, "getuser", lambda: "xiaoming")
     path = file(new_code_cell(code))
@@ -89,11 +91,16 @@ def test_outputs_that_name_the_machine_are_refused(file, code, monkeypatch):
     assert path.read_bytes() == before
 
 
+def test_a_user_called_as_a_word_of_the_lesson_is_no_trace(file, monkeypatch):
+    monkeypatch.setattr(refresh.getpass, "getuser", lambda: "user")
+    refresh.refresh(file(new_code_cell("print({'role': 'user'})")))
+
+
 def test_only_the_named_notebooks_are_refreshed(file, monkeypatch, capsys):
     path = file(new_code_cell("print(1)"))
     other = path.with_name("02_toy.ipynb")
     other.write_bytes(path.read_bytes())
-    monkeypatch.setattr(refresh, "find_notebooks", lambda: [path, other])
+    monkeypatch.setattr(refresh, "find_notebooks", lambda folder=None: [] if folder else [path, other])
     refresh.main(["02"])
     assert "02_toy.ipynb" in capsys.readouterr().out
     assert nbformat.read(other, as_version=4).cells[0].outputs

@@ -1,7 +1,12 @@
 """Work shared with a second process: in order, nothing lost, errors in their turn."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +39,35 @@ def test_an_error_comes_when_its_turn_has_come(count):
     assert [next(shared)[0] for _ in range(40)] == list(range(40))
     with pytest.raises(ValueError, match="forty"):
         next(shared)
+
+
+def test_the_second_process_does_not_outlive_the_first():
+    script = (
+        "import itertools, test_processes as tests\n"
+        "from tianji_helpers.dataset import processes\n"
+        "for _, who in processes.in_order(tests.told, itertools.repeat(1), 2, alone=0):\n"
+        "    print(who, flush=True)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), *sys.path))}
+    first = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    second = next(int(line) for line in first.stdout if int(line) != first.pid)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    first.stdout.close()
+    try:
+        end = time.monotonic() + 20
+        while _runs(second):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(second, signal.SIGKILL)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -93,6 +93,20 @@ def test_settings_reach_every_place_that_depends_on_them(tmp_path):
     assert cfg.train_dataloader.dataset.max_dataset_length == 50
 
 
+def test_held_out_rows_are_read_as_training_rows_are(tmp_path):
+    first = configs.write_config(
+        "configs/wishes_gemma3_270m_cpu.py", tmp_path / "a.py", heldout_path="held.json", every_n_iters=7
+    )
+    again = configs.write_config(first, tmp_path / "b.py", model_dir="models/other", every_n_iters=9)
+    for path, interval in ((first, 7), (again, 9)):
+        cfg = configs.load_config(path)
+        train, held = cfg.train_dataloader, cfg.val_dataloader
+        assert held.dataset.dataset.data_files.train == "held.json" and not held.sampler.shuffle
+        assert held.dataset.tokenizer == train.dataset.tokenizer and held.collate_fn == train.collate_fn
+        assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval == interval
+        assert len(cfg.custom_hooks) == 3
+
+
 def test_unknown_task_model_and_file_are_named(tmp_path):
     with pytest.raises(CourseError, match="没有叫 jokes 的任务。可选：wishes"):
         configs.default_config("jokes", "gemma-3-270m")

@@ -2,16 +2,21 @@
 
 import json
 import os
+import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import OrderedDict
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tianji_helpers import records, wishes
+from tianji_helpers import cli, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, engine, evaluation, inference, models
+from tianji_helpers.training import configs, curves, engine, evaluation, inference, models
 
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
 
@@ -23,8 +28,48 @@ def test_training_leaves_checkpoint_curve_and_samples(trained):
     assert result.curve[-1]["loss"] < result.curve[0]["loss"] < 12
     assert [sample["iter"] for sample in result.samples] == [0] * 6 + [10] * 6 + [20] * 6
     assert {"祝姐姐生日快乐"} <= {sample["input"] for sample in result.samples}
-    assert any("20/20 步" in line for line in lines)
+    assert any("20/20 步" in line and "nan" not in line for line in lines)
     assert 0.1 < result.peak_memory_gb < 20
+
+
+def test_heldout_loss_is_measured_and_its_best_checkpoint_kept(trained, tiny_dir, rows_file):
+    result, _ = trained
+    measured = engine.read_heldout(result.work_dir)
+    assert [point["step"] for point in measured] == [10, 20]
+    assert measured[-1]["loss"] < measured[0]["loss"]
+    assert result.best_checkpoint.name == "best_heldout_loss_iter_20.pth"
+    best, last = (
+        torch.load(path, weights_only=False) for path in (result.best_checkpoint, result.checkpoint)
+    )
+    assert all(torch.equal(best["state_dict"][name], part) for name, part in last["state_dict"].items())
+
+
+def test_heldout_loss_is_that_of_the_evaluation(trained, adapter_dir, tiny_dir, rows_file):
+    model, tokenizer = inference.load(tiny_dir, adapter_dir, dtype="float32")
+    expected = evaluation.heldout_loss(model, tokenizer, evaluation.read_turns(rows_file), "internlm2_chat")
+    found = engine.read_heldout(trained[0].work_dir)[-1]["loss"]
+    assert found == pytest.approx(expected, rel=0.01)  # measured in bfloat16
+
+
+def test_training_ends_when_the_heldout_loss_no_longer_falls(trained, tmp_path):
+    config = configs.write_config(trained[0].config, tmp_path / "still.py", lr=1e-9, every_n_iters=2)
+    result = engine.train(config, tmp_path / "work", report=lambda line: None)
+    losses = [point["loss"] for point in engine.read_heldout(tmp_path / "work")]
+    assert len(losses) == 4 and min(losses) > losses[0] - 0.01
+    assert result.checkpoint.name == "iter_8.pth" and result.best_checkpoint
+
+
+def test_curves_are_drawn_from_the_work_folder(trained, tmp_path, capsys):
+    result, _ = trained
+    assert all(point["tokens_per_second"] > 1 and point["memory_gb"] > 0.1 for point in result.curve)
+    assert cli.main(["curves", str(result.work_dir), "--output", str(tmp_path / "curves.png")]) == 0
+    assert "curves.png" in capsys.readouterr().out
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    loss, rate, speed, memory = curves.plot(result.work_dir).axes
+    assert [len(line.get_xdata()) for line in loss.lines] == [3, 2]
+    assert all(len(axis.lines[0].get_xdata()) == 3 for axis in (rate, speed, memory))
+    with pytest.raises(CourseError, match="没有训练记录"):
+        curves.plot(tmp_path)
 
 
 def test_learning_rate_follows_warm_up_and_cosine(trained):
@@ -204,6 +249,53 @@ def test_resume_goes_on_from_the_last_checkpoint(trained, tmp_path):
     again = engine.train(config, result.work_dir, resume=True, report=lines.append)
     assert again.checkpoint.name == "iter_24.pth"
     assert not any(" 10/24 步" in line for line in lines)
+
+
+def test_a_killed_training_resumed_equals_one_that_was_not(trained, tmp_path):
+    result, _ = trained
+    work_dir = tmp_path / "work"
+    command = [sys.executable, "-m", "tianji_helpers.cli", "train", str(result.config)]
+    with subprocess.Popen([*command, "--work-dir", str(work_dir)], start_new_session=True) as process:
+        while not (work_dir / "last_checkpoint").is_file():
+            assert process.poll() is None, "it ended before its first checkpoint"
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    # the kill may also have hit the next checkpoint while it was written
+    whole = (work_dir / "iter_10.pth").read_bytes()
+    (work_dir / "iter_15.pth").write_bytes(whole[:-1000])
+    assert engine.last_checkpoint(work_dir).name == "iter_10.pth"
+    again = engine.train(result.config, work_dir, resume=True, report=lambda line: None)
+    joined, unbroken = ([(p["step"], p["loss"], p["lr"]) for p in run.curve] for run in (again, result))
+    assert len(joined) > 2 and joined[-1][0] == 20 and joined == unbroken
+    one, other = (torch.load(run.checkpoint, weights_only=False) for run in (again, result))
+    assert all(torch.equal(one["state_dict"][name], part) for name, part in other["state_dict"].items())
+    for mine, theirs in zip(
+        one["optimizer"]["state"].values(), other["optimizer"]["state"].values(), strict=True
+    ):
+        assert torch.equal(mine["exp_avg"], theirs["exp_avg"]) and mine["step"] == theirs["step"]
+
+
+def test_a_loss_that_is_not_a_number_stops_before_it_reaches_the_weights(trained, tmp_path):
+    config = configs.write_config(trained[0].config, tmp_path / "wild.py", lr=1e30, every_n_iters=1)
+    with pytest.raises(CourseError, match=r"NaN(?s:.*)lr 调小(?s:.*)完好的检查点：.*iter_1\.pth"):
+        engine.train(config, tmp_path / "work", report=lambda line: None)
+    state = torch.load(engine.last_checkpoint(tmp_path / "work"), weights_only=False)["state_dict"]
+    assert state and all(part.isfinite().all() for part in state.values())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_names_it(trained, tmp_path):
+    result, _ = trained
+    work_dir = shutil.copytree(result.work_dir, tmp_path / "work")
+    config = configs.write_config(result.config, tmp_path / "longer.py", max_epochs=8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (result.checkpoint.stat().st_size // 2, before[1]))
+    try:
+        with pytest.raises(CourseError, match=r"ulimit -f(?s:.*)完好的检查点：.*iter_20\.pth"):
+            engine.train(config, work_dir, resume=True, report=lambda line: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (work_dir / "iter_30.pth").is_file(), "nothing was cut short"
+    assert engine.last_checkpoint(work_dir).read_bytes() == result.checkpoint.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -56,11 +56,16 @@ def test_estimate_is_within_15_percent_of_the_measured_peak(shaped, rows_file, s
     ("base", "shape", "rows", "deepspeed", "devices", "measured_gb"),
     [
         ("_full", INTERNLM2_7B, 4, "deepspeed_zero3", 2, 69.93),  # two H200s
+        ("_full", INTERNLM2_7B, 4, "deepspeed_zero3", 4, 38.25),  # four
+        ("_full", INTERNLM2_1_8B, 4, "deepspeed_zero3", 1, 37.35),
         ("_full", INTERNLM2_1_8B, 4, "deepspeed_zero2", 1, 41.63),
+        ("_full", INTERNLM2_1_8B, 4, None, 1, 17.38),
         ("", INTERNLM2_7B, 4, "deepspeed_zero2", 2, 20.84),  # two H200s
     ],
 )
-def test_estimate_with_deepspeed(shaped, rows_file, base, shape, rows, deepspeed, devices, measured_gb):
+def test_estimate_of_several_gpus_and_of_all_weights(
+    shaped, rows_file, base, shape, rows, deepspeed, devices, measured_gb
+):
     folder = {"model.llm.pretrained_model_name_or_path": shaped_dir(shaped, shape)}
     options = {
         "train_dataloader.batch_size": rows,

@@ -1,0 +1,65 @@
+"""Training in several processes: on two of a CPU, as on two GPUs."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training import configs, engine
+
+FULL = "configs/wishes_internlm2_chat_7b_full.py"
+
+
+def test_two_processes_learn_what_one_learns(trained, tmp_path, monkeypatch):
+    alone, _ = trained
+    config = configs.write_config(alone.config, tmp_path / "config.py", batch_size=2)  # 4 together
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    result = engine.train(config, tmp_path / "work", report=lambda line: None)
+    assert result.checkpoint.name == alone.checkpoint.name == "iter_20.pth"
+    assert len(result.samples) == len(alone.samples)  # one process writes
+    ours, theirs = (torch.load(item.checkpoint, weights_only=False)["state_dict"] for item in (result, alone))
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        # each process averages over its own answers, so both differ a little
+        assert (weight - theirs[name]).norm() < 0.05 * theirs[name].norm(), name
+
+
+def test_zero_3_shares_the_weights_of_a_full_fine_tuning(internlm2_dir, rows_file, tmp_path, monkeypatch):
+    pytest.importorskip("deepspeed", reason="not in the lock: see the readme")
+    settings = {"model_dir": internlm2_dir, "data_path": rows_file, "max_length": 64, "batch_size": 1}
+    settings |= {"max_epochs": 3, "warmup_ratio": 0.3, "every_n_iters": 100, "lr": 2e-2}
+    config = configs.write_config(FULL, tmp_path / "config.py", **settings)
+    cfg = configs.load_config(config)
+    cfg.env_cfg.dist_cfg.backend = "gloo"
+    cfg.dump(str(config))
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    result = engine.train(config, tmp_path / "work", deepspeed="deepspeed_zero3", report=lambda line: None)
+    assert result.curve[-1]["loss"] < result.curve[0]["loss"]
+    assert len(list(result.checkpoint.glob("*_optim_states.pt"))) == 2
+    model_dir = engine.pth_to_hf(config, result.checkpoint, tmp_path / "model")
+    weights, base = (load_file(path / "model.safetensors") for path in (model_dir, internlm2_dir))
+    assert weights.keys() == base.keys()
+    assert all((weights[name].float() != base[name].float()).any() for name in weights)
+
+
+def test_zero_3_with_4_bit_weights_is_refused(internlm2_dir, rows_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: name)
+    settings = {"model_dir": internlm2_dir, "data_path": rows_file}
+    config = configs.write_config("configs/wishes_internlm2_chat_7b.py", tmp_path / "config.py", **settings)
+    cfg = configs.load_config(config)
+    cfg.env_cfg.dist_cfg.backend = "gloo"
+    cfg.dump(str(config))
+    with pytest.raises(CourseError, match=r"deepspeed_zero3 不能切分 4 位权重.*deepspeed_zero2"):
+        engine.check_config(config, deepspeed="deepspeed_zero3")
+
+
+def test_a_missing_deepspeed_is_named(trained, monkeypatch):
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CourseError, match="没有安装 DeepSpeed"):
+        engine.check_config(trained[0].config, deepspeed="deepspeed_zero2")
+
+
+def test_the_warm_up_of_several_processes_is_checked(trained, monkeypatch):
+    monkeypatch.setenv("NPROC_PER_NODE", "4")
+    with pytest.raises(CourseError, match=r"热身只有 1\.00 步（16 条数据，1 批"):
+        engine.check_config(trained[0].config)

@@ -1,0 +1,47 @@
+"""The figures of a training, from what it logged: loss, learning rate, speed, memory.
+
+They need nothing but the work folder, so they can be drawn while a training runs, and again years later.
+"""
+
+from pathlib import Path
+
+from tianji_helpers import paths, plots
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training import engine
+
+
+def plot(work_dir: str | Path):
+    """Return a matplotlib figure of a training: four panels over the steps.
+
+    work_dir: XTuner's, with the logs of one or several runs (``--resume``). Raises CourseError if
+    nothing was logged there.
+    """
+    from matplotlib.figure import Figure
+
+    curve, heldout = engine.read_curve(work_dir), engine.read_heldout(work_dir)
+    if not curve:
+        raise CourseError(
+            f"{paths.show(work_dir)} 里没有训练记录 */vis_data/scalars.json。请给出训练时的 --work-dir。"
+        )
+    plots.setup()
+    figure = Figure(figsize=(9, 6))
+    (loss, rate), (speed, memory) = figure.subplots(2, 2, sharex=True)
+    steps = [point["step"] for point in curve]
+    loss.plot(steps, [point["loss"] for point in curve], label="训练")
+    if heldout:
+        loss.plot([p["step"] for p in heldout], [p["loss"] for p in heldout], "o-", label="留出")
+        best = min(heldout, key=lambda point: point["loss"])
+        loss.annotate(f"最低 {best['loss']:.2f}", (best["step"], best["loss"]))
+    loss.legend()
+    loss.set(ylabel="损失（nat/词元）", ylim=(0, None))
+    rate.plot(steps, [point["lr"] for point in curve])
+    rate.set(ylabel="学习率")
+    for axis, key, label in (
+        (speed, "tokens_per_second", "速度（词元/秒）"),
+        (memory, "memory_gb", "内存或显存（GB）"),
+    ):
+        logged = [point for point in curve if key in point]
+        axis.plot([point["step"] for point in logged], [point[key] for point in logged])
+        axis.set(xlabel="步", ylabel=label, ylim=(0, None))
+    figure.suptitle(paths.show(work_dir))
+    return figure
