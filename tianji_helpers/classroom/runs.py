@@ -42,8 +42,8 @@ _NOTE_EVERY = 0.5  # seconds between two notes of what a cell prints
 class Limits:
     """What one run may take.
 
-    minutes: of wall time. memory_gb: resident memory of all its processes together (what they share
-    counts for each). output_mb: of what its cells print and show; the log keeps as much.
+    minutes: of wall time. memory_gb: of all its processes together, what they share counted once.
+    output_mb: of what its cells print and show; the log keeps as much.
     """
 
     minutes: float = 60.0
@@ -208,7 +208,7 @@ class _Child:
                     ended = TIME, f"超过时限 {limits.minutes:g} 分钟"
                 elif self._log.full:  # what was written past the kernel, straight to standard output
                     ended = OUTPUT, _flood(limits.output_mb)
-                elif memory > limits.memory_gb:
+                elif memory > limits.memory_gb and (memory := self._measure(exactly=True)) > limits.memory_gb:
                     ended = MEMORY, f"内存用到 {memory:.1f} GB，超过上限 {limits.memory_gb:g} GB"
                 if ended:
                     self._let_go()
@@ -243,8 +243,8 @@ class _Child:
                     tick = time.monotonic()
                     yield None
 
-    def _measure(self) -> float:
-        """Return the resident memory of the tree in GB."""
+    def _measure(self, exactly: bool = False) -> float:
+        """Return the memory of the tree in GB; exactly: with what is shared counted once, which is slow."""
         import psutil
 
         total = 0
@@ -252,8 +252,12 @@ class _Child:
             top = psutil.Process(self._process.pid)
             for process in (top, *top.children(recursive=True)):
                 with suppress(psutil.NoSuchProcess):
-                    total += process.memory_info().rss
-        self._peak = max(self._peak, total / 1e9)
+                    size = process.memory_info().rss
+                    with suppress(psutil.AccessDenied):
+                        size = process.memory_full_info().pss if exactly else size
+                    total += size
+        if not exactly:
+            self._peak = max(self._peak, total / 1e9)
         return total / 1e9
 
 
