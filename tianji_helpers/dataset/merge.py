@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
 
 from tianji_helpers import records
@@ -57,7 +58,7 @@ def round_files(folder: str | Path, output: str | Path | None = None) -> list[Pa
     names = {path.name for path in folder.iterdir()}
     files = [
         path
-        for path in sorted(folder.glob("*.json"))
+        for path in sorted(folder.glob("*.json"), key=attrgetter("name"))
         if _is_round(path, names) and (path.resolve() if path.is_symlink() else home / path.name) != own
     ]
     if not files:
