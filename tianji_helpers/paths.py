@@ -8,6 +8,7 @@ is (papermill's is the caller's, nbval's is the notebook's).
 
 import os
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,15 +74,19 @@ def show(path: str | Path, output_dir: str | Path = "") -> str:
     >>> show(DATA / "wishes" / "styles.yaml")
     'data/wishes/styles.yaml'
     """
-    return show_all([path], output_dir)[0]
+    path = resolve(path)
+    base = next((base for base in (run_dir(output_dir), ROOT) if path.is_relative_to(base)), path.parent)
+    return path.relative_to(base).as_posix()
 
 
 def show_all(many: Iterable[str | Path], output_dir: str | Path = "") -> list[str]:
-    """Return ``show`` of every path; of a thousand it takes half the time."""
+    """Return ``show`` of every path; the folder that many files lie in is looked up once."""
     bases = run_dir(output_dir), ROOT
+    home = cache(lambda folder: Path(show(folder / "file", output_dir)).parent)
 
     def shown(path: Path) -> str:
-        base = next((base for base in bases if path.is_relative_to(base)), path.parent)
-        return path.relative_to(base).as_posix()
+        if path.is_symlink() or path.name == ".." or path in bases:
+            return show(path, output_dir)
+        return (home(path.parent) / path.name).as_posix()
 
-    return [shown(resolve(path)) for path in many]
+    return [shown(ROOT / Path(path).expanduser()) for path in many]

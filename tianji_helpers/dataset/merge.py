@@ -12,11 +12,10 @@ is wrong and where, and needs memory for a row only.
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Container, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
-from operator import attrgetter
 from pathlib import Path
 
 from tianji_helpers import records
@@ -28,7 +27,7 @@ STAGE = "02_merge_clean"
 PROCESSES = min(2, os.cpu_count() or 1)
 _WHOLE = 32 << 20  # bytes; a larger file is read row by row
 _PART = 2 << 20  # bytes of files that a process gets at a time
-_ALONE = 20  # parts that are merged before a second process has started
+_ALONE = 20  # so many parts, or fewer, are merged before a second process has started
 
 
 @dataclass
@@ -55,18 +54,20 @@ def round_files(folder: str | Path, output: str | Path | None = None) -> list[Pa
     if not folder.is_dir():
         raise CourseError(f"找不到文件夹 {folder}。请先运行第 1 课，或检查路径。")
     home, own = folder.resolve(), Path(output).resolve() if output is not None else None
-    names = {path.name for path in folder.iterdir()}
+    with os.scandir(folder) as entries:
+        links = {entry.name: entry.is_symlink() for entry in entries}
     files = [
-        path
-        for path in sorted(folder.glob("*.json"), key=attrgetter("name"))
-        if _is_round(path, names) and (path.resolve() if path.is_symlink() else home / path.name) != own
+        folder / name
+        for name in sorted(links)
+        if name.endswith(".json") and _is_round(folder / name, links)
+        if ((home / name).resolve() if links[name] else home / name) != own
     ]
     if not files:
         raise CourseError(f"{folder} 里没有数据文件（*.json）。请先运行第 1 课。")
     return files
 
 
-def _is_round(path: Path, names: set[str]) -> bool:
+def _is_round(path: Path, names: Container[str]) -> bool:
     if path.name.startswith(".") or path.name.endswith(".provenance.json"):
         return False
     provenance = records.provenance_path(path)
@@ -104,11 +105,16 @@ def merge_rounds(
             whole.update(text)
             merged.rows += count
 
-        parts = processes.in_order(_laid_out, _parts(merged.files), PROCESSES, _ALONE)
-        for path, (digests[path], count, rows) in zip(merged.files, chain.from_iterable(parts), strict=True):
+        parts = list(_parts(merged.files))
+        work = layout.Reader(_WHOLE).lay_out
+        done = processes.in_order(work, parts, PROCESSES if len(parts) > _ALONE else 1, alone=0)
+        for path, (digests[path], count, rows) in zip(merged.files, chain.from_iterable(done), strict=True):
             if count:
                 put(count, rows)
                 continue
+            if not digests[path]:
+                with suppress(OSError):  # said in full when the file is read row by row
+                    digests[path] = records.sha256(path)
             checked = _checked_rows(path, merged, bad)
             while some := list(islice(checked, 1000)):
                 put(len(some), layout.lay_out(some))
@@ -129,35 +135,13 @@ def _parts(files: list[Path]) -> Iterator[list[Path]]:
     part, size = [], 0
     for path in files:
         part.append(path)
-        size += path.stat().st_size if path.is_file() else 0
+        with suppress(OSError):  # said later, as below
+            size += path.stat().st_size
         if size >= _PART:
             yield part
             part, size = [], 0
     if part:
         yield part
-
-
-def _laid_out(files: list[Path]) -> list[tuple[str, int, bytes]]:
-    """Return (sha256, number of rows, rows as they are written) of every file.
-
-    There are no rows if the file is too large, or something in it is not as it should be.
-    """
-    return [_one_laid_out(path) for path in files]
-
-
-def _one_laid_out(path: Path) -> tuple[str, int, bytes]:
-    try:
-        if path.stat().st_size > _WHOLE:
-            return records.sha256(path), 0, b""
-        content = path.read_bytes()
-    except OSError:  # said in full when the file is read row by row
-        return "", 0, b""
-    digest = hashlib.sha256(content).hexdigest()
-    try:
-        rows = layout.decode(content)
-    except (ValueError, RecursionError):
-        return digest, 0, b""
-    return digest, len(rows), layout.lay_out(rows)
 
 
 def _checked_rows(path: Path, merged: Merged, bad) -> Iterator[dict]:

@@ -41,6 +41,30 @@ def test_an_error_comes_when_its_turn_has_come(count):
         next(shared)
 
 
+def grown(data: bytes) -> tuple[bytes, int]:
+    """Return more of the same and who was asked."""
+    time.sleep(0.005)
+    return 3 * data, os.getpid()
+
+
+def test_what_does_not_fit_in_the_shared_memory_passes_too():
+    sizes = [100, 1 << 20, 3 << 20] * 60
+    found = list(processes.in_order(grown, (bytes(size) for size in sizes), 2, alone=0))
+    assert [len(data) for data, _ in found] == [3 * size for size in sizes]
+    others = {size for size, (_, who) in zip(sizes, found, strict=True) if who != os.getpid()}
+    assert others == {100, 1 << 20}
+
+
+def test_if_the_second_process_is_killed_this_one_goes_on():
+    found = []
+    for number, who in processes.in_order(told, (number % 40 for number in range(200)), 2, alone=0):
+        found.append((number, who))
+        if who != os.getpid():
+            os.kill(who, signal.SIGKILL)
+    assert [number for number, _ in found] == [number % 40 for number in range(200)]
+    assert len({who for _, who in found}) == 2
+
+
 def test_the_second_process_does_not_outlive_the_first():
     script = (
         "import itertools, test_processes as tests\n"
