@@ -120,11 +120,13 @@ class _Room:
             return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         return self._end
 
-    def write(self, data: bytes) -> None:
-        start, self._end = self._end, self._end + len(data)
+    def write(self, data: bytes | pickle.PickleBuffer) -> None:
+        """Take some more of a pickle."""
+        piece = memoryview(data).cast("B")
+        start, self._end = self._end, self._end + len(piece)
         if self._end > len(self._memory):
             raise BufferError
-        self._memory[start : self._end] = data
+        self._memory[start : self._end] = piece
 
     def get(self, put: int | bytes) -> Any:
         """Return the value of which ``put`` returned this."""
@@ -141,8 +143,10 @@ def _serve(work: Callable, line, memory: list) -> None:
             line.send((number, 0))
         while True:
             number, length = line.recv()
+            item = rooms[number].get(length)
             try:
-                made = rooms[number].put(work(rooms[number].get(length)))
+                result = work(item)
             except Exception:
-                made = None
-            line.send((number, made))
+                line.send((number, None))
+            else:
+                line.send((number, rooms[number].put(result)))

@@ -1,13 +1,15 @@
 """Work shared with a second process: in order, nothing lost, errors in their turn."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tianji_helpers.dataset import processes
@@ -41,18 +43,25 @@ def test_an_error_comes_when_its_turn_has_come(count):
         next(shared)
 
 
-def grown(data: bytes) -> tuple[bytes, int]:
-    """Return more of the same and who was asked."""
+def grown(data: bytes) -> tuple[bytes, np.ndarray, int]:
+    """Return the same, more of it, and who was asked."""
     time.sleep(0.005)
-    return 3 * data, os.getpid()
+    return data, np.frombuffer(data * 2, np.uint8).reshape(2, -1), os.getpid()
 
 
-def test_what_does_not_fit_in_the_shared_memory_passes_too():
-    sizes = [100, 1 << 20, 3 << 20] * 60
-    found = list(processes.in_order(grown, (bytes(size) for size in sizes), 2, alone=0))
-    assert [len(data) for data, _ in found] == [3 * size for size in sizes]
-    others = {size for size, (_, who) in zip(sizes, found, strict=True) if who != os.getpid()}
-    assert others == {100, 1 << 20}
+@pytest.mark.parametrize("size", [100, 100 << 10, 1 << 20])  # 1 << 20: the result does not fit in the memory
+def test_results_of_any_size_come_from_the_second_process(size):
+    with closing(processes.in_order(grown, itertools.repeat(bytes(size)), 2, alone=0)) as shared:
+        data, more, _ = next(found for found in shared if found[2] != os.getpid())
+    assert (len(data), more.shape) == (size, (2, size))
+
+
+def test_an_item_that_does_not_fit_in_the_memory_stays_here():
+    sizes = [100, 3 << 20] * 100
+    found = list(processes.in_order(grown, map(bytes, sizes), 2, alone=0))
+    assert [len(data) for data, _, _ in found] == sizes
+    assert {who for data, _, who in found if len(data) > 100} == {os.getpid()}
+    assert len({who for _, _, who in found}) == 2
 
 
 def test_if_the_second_process_is_killed_this_one_goes_on():
