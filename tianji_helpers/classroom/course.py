@@ -27,6 +27,7 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.records import atomic_writer
 
 KERNEL = "python3"
+UNREADABLE = (OSError, ValueError, nbformat.ValidationError)  # what nbformat.read raises
 # the kernel process warns that loopback is not encrypted, and of being stopped; what goes wrong in a
 # cell arrives as a message all the same
 KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
@@ -126,7 +127,7 @@ def _lessons(files: list[Path], parameters: Mapping[str, Any], run: Path) -> lis
     for file in files:
         try:
             notebooks[file] = nbformat.read(file, as_version=4)
-        except (OSError, ValueError) as error:  # nbformat's own errors are ValueErrors
+        except UNREADABLE as error:
             raise CourseError(
                 f"读不了笔记本 {file}：{error}。可用 git checkout -- {file.name} 恢复。"
             ) from error
@@ -266,7 +267,7 @@ def _record(copy: Path) -> dict:
     """Return what ``_write_record`` left in an executed copy; nothing where it did not run through."""
     try:
         return nbformat.read(copy, as_version=4).metadata.get("tianji", {})
-    except (OSError, ValueError):
+    except UNREADABLE:
         return {}
 
 
