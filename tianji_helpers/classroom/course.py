@@ -83,7 +83,8 @@ def run_course(
             return False
         return all((run / file).exists() for file in record["files"])
 
-    with _lock(run), _surroundings():
+    with alone(run, ".course.lock", "课程"), _surroundings():
+        (run / "notebooks").mkdir(exist_ok=True)
         for lesson in lessons:
             if not is_done(lesson):
                 _try_parameters(lesson, run)
@@ -153,17 +154,20 @@ def require(*checks: doctor.Check) -> None:
 
 
 @contextmanager
-def _lock(run: Path) -> Iterator[None]:
-    """Hold the run's folder, so that two courses don't write over each other."""
+def alone(folder: Path, lock: str, what: str) -> Iterator[None]:
+    """Hold a folder, which is made, so that two of the same kind don't write over each other.
+
+    lock: the name of a file in it. what: the kind, in Chinese. Raises CourseError if another holds it.
+    """
     from filelock import FileLock, Timeout
 
-    (run / "notebooks").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(run / ".course.lock", timeout=0):
+        with FileLock(folder / lock, timeout=0):
             yield
     except Timeout:
         raise CourseError(
-            f"另一个课程正在 {_display(run)} 里运行。等它结束，或用 --output 换一个文件夹。"
+            f"另一个{what}正在 {_display(folder)} 里运行。等它结束，或用 --output 换一个文件夹。"
         ) from None
 
 
