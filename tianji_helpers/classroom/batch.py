@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tianji_helpers import doctor, paths, records
+from tianji_helpers import doctor, records
 from tianji_helpers.classroom import batch_ray, batch_run, course, runs
 from tianji_helpers.classroom.batch_plan import Plan, Run
 from tianji_helpers.classroom.batch_run import Status
@@ -78,7 +78,7 @@ def run_batch(
     folder = store.folder
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = workers or max(1, cores // 2)
-    with _lock(folder), _terminated_as_interrupted():
+    with course.alone(folder, ".batch.lock", "批次"), _terminated_as_interrupted():
         rows = survey(plan, store, only_failed)
         todo = [row for row in rows if row.fresh]
         if ray in ("", batch_ray.LOCAL):
@@ -207,20 +207,6 @@ def _prepare_models(plan: Plan) -> None:
 
     for name in sorted(plan.models):
         models.prepare(name)
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".batch.lock", timeout=0):
-            yield
-    except Timeout:
-        raise CourseError(
-            f"另一个批次正在 {paths.show(folder)} 里运行。等它结束，或用 --output 换一个文件夹。"
-        ) from None
 
 
 @contextmanager

@@ -155,7 +155,7 @@ def _find(name: str, file: Path) -> Path:
 def _notebook(path: Path) -> nbformat.NotebookNode:
     try:
         return nbformat.read(path, as_version=4)
-    except (OSError, ValueError) as error:  # nbformat's own errors are ValueErrors
+    except course.UNREADABLE as error:
         raise CourseError(f"读不了笔记本 {path}：{error}。") from error
 
 

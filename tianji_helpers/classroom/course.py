@@ -27,6 +27,7 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.records import atomic_writer
 
 KERNEL = "python3"
+UNREADABLE = (OSError, ValueError, nbformat.ValidationError)  # what nbformat.read raises
 # the kernel process warns that loopback is not encrypted, and of being stopped; what goes wrong in a
 # cell arrives as a message all the same
 KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
@@ -82,7 +83,8 @@ def run_course(
             return False
         return all((run / file).exists() for file in record["files"])
 
-    with _lock(run), _surroundings():
+    with alone(run, ".course.lock", "课程"), _surroundings():
+        (run / "notebooks").mkdir(exist_ok=True)
         for lesson in lessons:
             if not is_done(lesson):
                 _try_parameters(lesson, run)
@@ -126,7 +128,7 @@ def _lessons(files: list[Path], parameters: Mapping[str, Any], run: Path) -> lis
     for file in files:
         try:
             notebooks[file] = nbformat.read(file, as_version=4)
-        except (OSError, ValueError) as error:  # nbformat's own errors are ValueErrors
+        except UNREADABLE as error:
             raise CourseError(
                 f"读不了笔记本 {file}：{error}。可用 git checkout -- {file.name} 恢复。"
             ) from error
@@ -152,17 +154,20 @@ def require(*checks: doctor.Check) -> None:
 
 
 @contextmanager
-def _lock(run: Path) -> Iterator[None]:
-    """Hold the run's folder, so that two courses don't write over each other."""
+def alone(folder: Path, lock: str, what: str) -> Iterator[None]:
+    """Hold a folder, which is made, so that two of the same kind don't write over each other.
+
+    lock: the name of a file in it. what: the kind, in Chinese. Raises CourseError if another holds it.
+    """
     from filelock import FileLock, Timeout
 
-    (run / "notebooks").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(run / ".course.lock", timeout=0):
+        with FileLock(folder / lock, timeout=0):
             yield
     except Timeout:
         raise CourseError(
-            f"另一个课程正在 {_display(run)} 里运行。等它结束，或用 --output 换一个文件夹。"
+            f"另一个{what}正在 {_display(folder)} 里运行。等它结束，或用 --output 换一个文件夹。"
         ) from None
 
 
@@ -266,7 +271,7 @@ def _record(copy: Path) -> dict:
     """Return what ``_write_record`` left in an executed copy; nothing where it did not run through."""
     try:
         return nbformat.read(copy, as_version=4).metadata.get("tianji", {})
-    except (OSError, ValueError):
+    except UNREADABLE:
         return {}
 
 

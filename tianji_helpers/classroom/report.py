@@ -18,7 +18,7 @@ from urllib.parse import quote
 import nbformat
 
 from tianji_helpers import paths, plots, records
-from tianji_helpers.classroom import batch_run, batch_table, grading, runs
+from tianji_helpers.classroom import batch_run, batch_table, course, grading, runs
 from tianji_helpers.classroom.batch_run import Status
 from tianji_helpers.errors import CourseError
 
@@ -102,7 +102,7 @@ def _line(folder: Path, entry: dict[str, Any]) -> Line:
     for executed in sorted((place / "notebooks").glob("*.ipynb")):
         try:
             notebook = nbformat.read(executed, as_version=4)
-        except (OSError, ValueError):  # cut off by a crash of the machine
+        except course.UNREADABLE:  # cut off by a crash of the machine
             continue
         page = _convert(notebook, executed)
         notebooks.append((executed.stem, quote(page.relative_to(folder).as_posix())))

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tianji_helpers.cli.parser import SEED, add_address
+from tianji_helpers.cli.parser import SEED, add_address, add_run_dir
 from tianji_helpers.errors import CourseError
 
 
@@ -192,13 +192,7 @@ def add(command) -> None:
     sub.add_argument("output_file", type=Path, help="训练文件")
 
     sub = command("review", review)
-    sub.add_argument(
-        "run_dir",
-        nargs="?",
-        default="",
-        metavar="RUN_DIR",
-        help="一次课程的结果文件夹（默认 outputs/default）",
-    )
+    add_run_dir(sub)
     sub.add_argument("--source", type=Path, metavar="IN.json", help="合并后的文件，代替 RUN_DIR 里的那个")
     sub.add_argument(
         "--decisions",

@@ -39,6 +39,17 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def add_run_dir(sub: argparse.ArgumentParser) -> None:
+    """Add the folder of a run of the course, which may be left out."""
+    sub.add_argument(
+        "run_dir",
+        nargs="?",
+        default="",
+        metavar="RUN_DIR",
+        help="一次课程的结果文件夹（默认 outputs/default）",
+    )
+
+
 def add_address(sub: argparse.ArgumentParser, port: int = 8501) -> None:
     """Add the options of the address that a page or a server listens on."""
     sub.add_argument(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from tianji_helpers.cli.parser import SEED, pairs
+from tianji_helpers.cli.parser import SEED, add_run_dir, pairs
 
 
 def models(args: argparse.Namespace) -> None:
@@ -128,13 +128,7 @@ def add(command) -> None:
     )
 
     sub = command("evaluate", evaluate)
-    sub.add_argument(
-        "run_dir",
-        nargs="?",
-        default="",
-        metavar="RUN_DIR",
-        help="一次课程的结果文件夹（默认 outputs/default）",
-    )
+    add_run_dir(sub)
     sub.add_argument(
         "--task",
         choices=("wishes", "self_cognition", "ruozhiba"),

@@ -20,7 +20,17 @@ from tianji_helpers.training import checkpoints, models
 
 PLATFORMS = {"openxlab": "OpenXLab", "modelscope": "ModelScope 创空间", "huggingface": "Hugging Face Spaces"}
 PORT = 7860
-NEEDS = ("streamlit", "torch", "transformers", "peft", "accelerate", "safetensors", "jinja2", "pyyaml")
+NEEDS = (
+    "streamlit",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "jinja2",
+    "pyyaml",
+    "msgspec",
+)
 PYTHONS = ("3.10", "3.11", "3.12")
 MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
 TERMS = ("GEMMA_TERMS.html", "NOTICE.md")

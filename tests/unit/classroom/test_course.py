@@ -166,8 +166,9 @@ def test_too_little_memory_or_disk_stops_the_course_before_it_starts(course, mon
     assert not (course.run / "notebooks").exists()
 
 
-def test_a_broken_notebook_is_named(course):
-    (course.folder / "02_read.ipynb").write_text('{"cells": [')
+@pytest.mark.parametrize("content", ['{"cells": [', '{"nbformat": 4}'])
+def test_a_broken_notebook_is_named(course, content):
+    (course.folder / "02_read.ipynb").write_text(content)
     with pytest.raises(CourseError, match=r"读不了笔记本 .*02_read\.ipynb"):
         course()
 
