@@ -7,9 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import TimeoutError, expect
 
 from tianji_helpers import paths
 
@@ -73,14 +74,20 @@ def test_a_lesson_runs_by_mouse_and_shows_its_figure(page, lab):
     notebook = page.locator(".jp-Notebook")
     page.get_by_role("menuitem", name="Edit", exact=True).click()
     page.get_by_text("Clear Outputs of All Cells", exact=True).click()
-    assert notebook.locator(".jp-OutputArea-output img").count() == 0
+    figures = notebook.locator(".jp-OutputArea-output img")
+    expect(figures).to_have_count(0)
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # before that, nothing would be run
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
-    figure = notebook.locator(".jp-OutputArea-output img").first
-    figure.wait_for(state="attached", timeout=120_000)
-    figure.scroll_into_view_if_needed()
-    assert figure.evaluate("image => image.complete && image.naturalWidth") > 300
+    run = notebook.locator(".jp-InputPrompt", has_text=re.compile(r"\[[*\d]"))
+    for _ in range(4):  # a kernel that has just started may still let one pass
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        with suppress(TimeoutError):
+            run.first.wait_for(timeout=15_000)
+            break
+    figures.first.wait_for(state="attached", timeout=120_000)
+    figures.first.scroll_into_view_if_needed()
+    width = figures.first.evaluate("image => image.decode().then(() => image.naturalWidth)")
+    assert width > 300
 
 
 def test_a_dark_theme_leaves_figures_and_token_boxes_readable(page, lab):

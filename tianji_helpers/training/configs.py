@@ -139,6 +139,7 @@ def _measure_heldout_loss(cfg) -> None:
     best = {"monitor": "heldout_loss", "rule": "less"}
     cfg.default_hooks.checkpoint.update({"save_best": best["monitor"], "rule": best["rule"]})
     stop = {"type": "mmengine.hooks.EarlyStoppingHook", "patience": 3, "min_delta": 0.01, **best}
+    stop["check_finite"] = False  # it would end the training without a word; the next step says what is wrong
     cfg.custom_hooks = [hook for hook in cfg.custom_hooks if "monitor" not in hook] + [stop]
 
 

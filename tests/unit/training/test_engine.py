@@ -245,8 +245,8 @@ def test_a_failed_merge_leaves_the_earlier_model(adapter_dir, tiny_dir, tmp_path
 def test_resume_goes_on_from_the_last_checkpoint(trained, tmp_path):
     result, _ = trained
     config = configs.write_config(result.config, tmp_path / "longer.py", max_epochs=6)
-    lines = []
-    again = engine.train(config, result.work_dir, resume=True, report=lines.append)
+    work_dir, lines = shutil.copytree(result.work_dir, tmp_path / "work"), []
+    again = engine.train(config, work_dir, resume=True, report=lines.append)
     assert again.checkpoint.name == "iter_24.pth"
     assert not any(" 10/24 步" in line for line in lines)
 
