@@ -48,22 +48,12 @@ def encode(tokenizer, turn: dict, prompt_template: str, max_length: int = 2048) 
     return encode_fn(example, tokenizer, max_length)
 
 
-def heldout_loss(
-    model,
-    tokenizer,
-    turns: Sequence[dict],
-    prompt_template: str,
-    *,
-    batch_size: int = 8,
-    max_length: int = 512,
-) -> float:
+def heldout_loss(model, tokenizer, turns: Sequence[dict], prompt_template: str, **limits) -> float:
     """Return the mean negative log-likelihood of an answer token, in nats, over all turns.
 
-    Raises CourseError if there is no turn, or no answer token is left within ``max_length``.
+    limits: ``batch_size`` and ``max_length``, as ``answer_losses`` takes them. Raises CourseError as it does.
     """
-    losses = answer_losses(
-        model, tokenizer, turns, prompt_template, batch_size=batch_size, max_length=max_length
-    )
+    losses = answer_losses(model, tokenizer, turns, prompt_template, **limits)
     return sum(total for total, _ in losses) / sum(count for _, count in losses)
 
 
@@ -78,7 +68,8 @@ def answer_losses(
 ) -> list[tuple[float, int]]:
     """Return, for each turn, the negative log-likelihood of its answer in nats, and its answer tokens.
 
-    A turn without an answer token within ``max_length`` has (0.0, 0). Raises CourseError if all have.
+    batch_size: turns computed at a time. max_length: tokens; the rest of a turn is cut off. A turn without
+    an answer token within it has (0.0, 0). Raises CourseError if all have, or if there is no turn.
     """
     import torch
     from xtuner.dataset.collate_fns import default_collate_fn
