@@ -38,7 +38,7 @@ def run_client(home, *command, **environment):
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=120,
     )
 
 

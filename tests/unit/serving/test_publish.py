@@ -9,11 +9,10 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import loopback_hub
 import numpy
 import pytest
 import yaml
@@ -353,22 +352,9 @@ def tianji_publish(merged, platform, url, token=TOKEN):
     """Run the command with only what it needs in the environment."""
     home = merged.parents[3] / "home"
     home.mkdir(exist_ok=True)
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(paths.ROOT),
-        "HOME": str(home),
-        "TIANJI_MODELS_DIR": os.environ["TIANJI_MODELS_DIR"],
-        publish.TOKENS[platform]: token,
-        "NO_PROXY": "127.0.0.1",
-    }
-    command = [sys.executable, "-m", "tianji_helpers.cli", "publish", str(merged), "--to", platform]
-    done = subprocess.run(
-        [*command, "--repo", REPO, "--endpoint", url, "--yes"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = ["publish", str(merged), "--to", platform, "--repo", REPO, "--endpoint", url, "--yes"]
+    own = {"TIANJI_MODELS_DIR": os.environ["TIANJI_MODELS_DIR"], "NO_PROXY": "127.0.0.1"}
+    done = loopback_hub.run_client(home, *command, **own, **{publish.TOKENS[platform]: token})
     assert token not in done.stdout + done.stderr
     for file in home.rglob("*"):
         assert not (file.is_file() and token.encode() in file.read_bytes()), file

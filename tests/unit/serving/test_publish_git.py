@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import loopback_hub
 import pytest
 
-from tianji_helpers import cli, paths
+from tianji_helpers import cli
 from tianji_helpers.errors import CourseError
 from tianji_helpers.serving import publish
 
@@ -163,22 +163,15 @@ def place(tmp_path):
 
 def upload(merged, place, url, *, token=TOKEN, path=None):
     """Run the command with only what it needs in the environment."""
-    environment = {
-        "PATH": path or f"{place / 'tools'}:{os.environ['PATH']}",
-        "PYTHONPATH": str(paths.ROOT),
-        "HOME": str(place / "home"),
-        "TIANJI_MODELS_DIR": os.environ["TIANJI_MODELS_DIR"],
-        "OPENXLAB_GIT_TOKEN": token,
-        "NO_PROXY": "127.0.0.1",
-        "GIT_DIR": "/nowhere",  # as in a hook of another repository
-    }
-    command = [sys.executable, "-m", "tianji_helpers.cli", "publish", str(merged), "--to", "openxlab"]
-    done = subprocess.run(
-        [*command, "--repo", REPO, "--endpoint", url, "--yes"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
+    command = ["publish", str(merged), "--to", "openxlab", "--repo", REPO, "--endpoint", url, "--yes"]
+    done = loopback_hub.run_client(
+        place / "home",
+        *command,
+        PATH=path or f"{place / 'tools'}:{os.environ['PATH']}",
+        TIANJI_MODELS_DIR=os.environ["TIANJI_MODELS_DIR"],
+        OPENXLAB_GIT_TOKEN=token,
+        NO_PROXY="127.0.0.1",
+        GIT_DIR="/nowhere",  # as in a hook of another repository
     )
     assert token not in done.stdout + done.stderr and "Traceback" not in done.stderr
     for folder in (place / "home", place / "tools", merged.parent):
