@@ -154,7 +154,11 @@ def check_config(
 
 
 def _processes() -> int:
-    return int(os.environ.get("NPROC_PER_NODE", "1"))  # XTuner's own name for it
+    """How many processes train together. Raises CourseError if the environment says nonsense."""
+    text = os.environ.get("NPROC_PER_NODE", "1")  # XTuner's own name for it
+    if not text.isdecimal() or int(text) < 1:
+        raise CourseError(f"环境变量 NPROC_PER_NODE 是 {text!r}，应当是至少 1 的整数（几张卡就写几）。")
+    return int(text)
 
 
 def _check_deepspeed(cfg, deepspeed: str) -> None:

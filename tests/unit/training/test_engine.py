@@ -275,6 +275,14 @@ def test_a_killed_training_resumed_equals_one_that_was_not(trained, tmp_path):
         assert torch.equal(mine["exp_avg"], theirs["exp_avg"]) and mine["step"] == theirs["step"]
 
 
+@pytest.mark.parametrize("value", ["two", "0", "-1", ""])
+def test_a_number_of_processes_that_is_none_is_named(trained, tmp_path, monkeypatch, value):
+    monkeypatch.setenv("NPROC_PER_NODE", value)
+    with pytest.raises(CourseError, match=f"NPROC_PER_NODE 是 {value!r}"):
+        engine.train(trained[0].config, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_loss_that_is_not_a_number_stops_before_it_reaches_the_weights(trained, tmp_path):
     config = configs.write_config(trained[0].config, tmp_path / "wild.py", lr=1e30, every_n_iters=1)
     with pytest.raises(CourseError, match=r"NaN(?s:.*)lr 调小(?s:.*)完好的检查点：.*iter_1\.pth"):
