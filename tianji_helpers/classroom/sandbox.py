@@ -57,7 +57,9 @@ class Sandbox:
         self._printed = tempfile.TemporaryFile()
         # -s: nothing in the student's folder, which is its home, is imported before it is locked in
         module = [sys.executable, "-s", "-m", "tianji_helpers.classroom.pupil"]
-        limits = [str(self.memory), str(math.ceil(self.seconds))]
+        # more than all cores can compute until the deadline, or the kernel might end it first, without a word
+        computing = math.ceil((_START + self.seconds) * os.cpu_count())
+        limits = [str(self.memory), str(computing)]
         self._process = subprocess.Popen(
             [*jail.UNSHARE, *module, str(self.folder), *limits],
             stdin=subprocess.PIPE,
