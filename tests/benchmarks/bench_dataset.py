@@ -74,10 +74,12 @@ def child(call: str, folder: Path) -> dict:
 
 def one(call: str, folder: Path) -> dict:
     """Make one call; return seconds, peak memory in MiB and a remark."""
-    rounds, merged = folder / "rounds", folder / "merged.json"
+    rounds, merged, original = folder / "rounds", folder / "merged.json", folder / "original.json"
+    if call in ("original", "merge"):  # to free what an earlier run wrote is no part of this one
+        (original if call == "original" else merged).unlink(missing_ok=True)
     began = time.perf_counter()
     if call == "original":
-        note = f"{original_loop(rounds, folder / 'original.json')} rows"
+        note = f"{original_loop(rounds, original)} rows"
     elif call == "merge":
         from tianji_helpers.dataset import merge
 

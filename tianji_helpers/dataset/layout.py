@@ -30,11 +30,17 @@ class _Row(msgspec.Struct, gc=False):
 
 # The rows of a file's bytes; other keys are passed over. Raises ValueError or RecursionError.
 decode = msgspec.json.Decoder(list[_Row]).decode
+_encode_into = msgspec.json.Encoder().encode_into
 
 
-def lay_out(rows: list) -> bytes:
-    """Return rows as they stand between the brackets of an indented array."""
-    return msgspec.json.format(msgspec.json.encode(rows), indent=4)[len(_START) : -len(_END)]
+def lay_out(rows: list, compact: bytearray | None = None) -> bytes:
+    """Return rows as they stand between the brackets of an indented array.
+
+    compact: memory to work in, for who calls often: kept, it need not grow again.
+    """
+    compact = bytearray() if compact is None else compact
+    _encode_into(rows, compact)
+    return msgspec.json.format(compact, indent=4)[len(_START) : -len(_END)]
 
 
 class Reader:
@@ -44,7 +50,7 @@ class Reader:
     """
 
     def __init__(self, whole: int):
-        self._whole, self._memory = whole, bytearray(1)
+        self._whole, self._memory, self._compact = whole, bytearray(1), bytearray()
 
     def __reduce__(self):
         return Reader, (self._whole,)
@@ -66,7 +72,7 @@ class Reader:
             rows = decode(content)
         except (ValueError, RecursionError):
             return digest, 0, b""
-        return digest, len(rows), lay_out(rows)
+        return digest, len(rows), lay_out(rows, self._compact)
 
     def _read(self, path: Path) -> memoryview | None:
         try:
