@@ -15,6 +15,7 @@ Adapters stay in float32 (AdamW would lose small updates in bfloat16); everythin
 """
 
 import importlib.util
+import math
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 PACKED_ATTENTION = "tianji_packed"
 # On a CPU, PyTorch prepares (oneDNN compiles) each product for its shape, which takes longer than a small
 # product does. So the number of tokens is rounded up to one of few, and short samples share a product.
-_ROUND = 32
+_ROUND = 16
 _TOGETHER = 512
 
 
@@ -140,16 +141,17 @@ def _round_up(inputs: dict, packing: Packing) -> None:
 class _Linear4bitWithAdapter(torch.autograd.Function):
     """``x @ W.T + bias + scaling * (x @ a.T) @ b.T`` with the frozen 4-bit ``W`` of a layer, ``base``.
 
-    x: (tokens, in). a: (r, in), b: (out, r), both in the type of ``x``. Saves ``x`` and ``x @ a.T``.
+    x: (tokens, in). a: (r, in), b: (out, r), both float32. Saves ``x`` and ``scaling * x @ a.T``.
     """
 
     @staticmethod
     def forward(ctx, x, a, b, base, scaling):
-        low = x @ a.T
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        low = (x @ a.T).mul_(scaling)
         out = F.linear(x, _unpacked(base, x.dtype), base.bias)
         ctx.save_for_backward(x, a, b, low)
         ctx.base, ctx.scaling = base, scaling
-        return out.addmm_(low, b.T, alpha=scaling)
+        return out.addmm_(low, b.T)
 
     @staticmethod
     def backward(ctx, grad):
@@ -159,7 +161,7 @@ class _Linear4bitWithAdapter(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = grad @ _unpacked(ctx.base, grad.dtype)
             grad_x.addmm_(grad_low, a)
-        return grad_x, grad_low.T @ x, (grad.T @ low).mul_(ctx.scaling), None, None
+        return grad_x, (grad_low.T @ x).float(), (grad.T @ low).float(), None, None
 
 
 def _unpacked(base: nn.Module, dtype: torch.dtype) -> torch.Tensor:
@@ -186,7 +188,7 @@ def _fuse_adapters(llm: nn.Module) -> None:
         if not layer.training or layer.disable_adapters or layer.merged:
             return type(layer).forward(layer, x, *args, **kwargs)
         (name,) = layer.active_adapters
-        a, b = (part[name].weight.to(x.dtype) for part in (layer.lora_A, layer.lora_B))
+        a, b = (part[name].weight for part in (layer.lora_A, layer.lora_B))
         rows = x.reshape(-1, x.shape[-1])
         out = _Linear4bitWithAdapter.apply(rows, a, b, layer.base_layer, layer.scaling[name])
         return out.view(*x.shape[:-1], -1)
@@ -289,25 +291,58 @@ def _attend_within_samples(causal_lm: nn.Module) -> None:
 
 
 class _Gemma3Norm(torch.autograd.Function):
-    """``x / rms(x) * (1 + weight)`` over the last dimension, in float32, with a frozen weight.
+    """``x / rms(x) * (1 + weight)`` over the last dimension; the root mean square is computed in float32.
 
-    Saves ``x`` and the inverse of the root mean square, (…, 1) float32.
+    Saves ``x`` and the inverse of the root mean square, (…, 1).
     """
 
     @staticmethod
     def forward(ctx, x, weight, eps):
-        wide = x.float()
-        inverse = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
         ctx.save_for_backward(x, weight, inverse)
-        return (wide * inverse).mul_(weight.float() + 1).to(x.dtype)
+        unit = x * inverse
+        return unit.addcmul_(unit, weight)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, inverse = ctx.saved_tensors
-        unit = x.float() * inverse
-        grad_unit = grad.float() * (weight.float() + 1)
+        unit = x * inverse
+        grad_unit = torch.addcmul(grad, grad, weight)
         along = (grad_unit * unit).mean(-1, keepdim=True)
-        return grad_unit.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype), None, None
+        return grad_unit.addcmul_(unit, along, value=-1).mul_(inverse), None, None
+
+
+class _GatedGelu(torch.autograd.Function):
+    """``gelu(gate) * up`` with the tanh form of gelu, as ``x * sigmoid(2 * z)``: exp is cheaper than tanh.
+
+    Computes in float32; saves both inputs.
+    """
+
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.save_for_backward(gate, up)
+        x = gate.float()
+        return _GatedGelu.share(x).mul_(x).to(up.dtype).mul_(up)
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate, up = ctx.saved_tensors
+        x = gate.float()
+        share = _GatedGelu.share(x)
+        gelu = (share * x).to(up.dtype)
+        # d gelu / dx = share + gelu * (1 - share) * d 2z / dx
+        slope = (x * x).mul_(3 * _CUBE).add_(_LINE)
+        slope = slope.mul_(1 - share).mul_(x).add_(1).mul_(share).to(up.dtype)
+        return slope.mul_(grad * up), gelu.mul_(grad)
+
+    @staticmethod
+    def share(x):
+        return (x * x).mul_(_CUBE).add_(_LINE).mul_(x).sigmoid_()
+
+
+_LINE = 2 * (2 / math.pi) ** 0.5  # of 2z = _LINE * x + _CUBE * x ** 3
+_CUBE = 0.044715 * _LINE
 
 
 class _Rotate(torch.autograd.Function):
@@ -336,6 +371,9 @@ def _accelerate_gemma3(causal_lm: nn.Module) -> None:
     def norm(layer, x):
         return _Gemma3Norm.apply(x, layer.weight, layer.eps)
 
+    def feed_forward(layer, x):
+        return layer.down_proj(_GatedGelu.apply(layer.gate_proj(x), layer.up_proj(x)))
+
     def rotate(query, key, cos, sin, *args):
         cos, sin = cos[:, None], sin[:, None]
         return _Rotate.apply(query, cos, sin), _Rotate.apply(key, cos, sin)
@@ -345,3 +383,5 @@ def _accelerate_gemma3(causal_lm: nn.Module) -> None:
     for module in causal_lm.modules():
         if isinstance(module, modeling_gemma3.Gemma3RMSNorm) and not module.weight.requires_grad:
             module.forward = MethodType(norm, module)
+        elif isinstance(module, modeling_gemma3.Gemma3MLP):
+            module.forward = MethodType(feed_forward, module)
