@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -37,6 +38,9 @@ def test_heldout_loss_is_measured_and_its_best_checkpoint_kept(trained, tiny_dir
     measured = engine.read_heldout(result.work_dir)
     assert [point["step"] for point in measured] == [10, 20]
     assert measured[-1]["loss"] < measured[0]["loss"]
+    log = (result.work_dir / "train.log").read_text(encoding="utf-8")
+    said = re.findall(r"best checkpoint with (\S+) heldout_loss at (\d+) iter", log)
+    assert said == [(f"{point['loss']:.4f}", str(point["step"])) for point in measured]  # not their mean
     assert result.chosen.path.name == "best_heldout_loss_iter_20.pth"
     best, last = (torch.load(path, weights_only=False) for path in (result.chosen.path, result.checkpoint))
     assert all(torch.equal(best["state_dict"][name], part) for name, part in last["state_dict"].items())
