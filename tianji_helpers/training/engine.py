@@ -31,6 +31,8 @@ _PROGRESS = re.compile(
     r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+"
     r"time: (?P<time>\S+).*?loss: (?P<loss>\S+)(?:\s+tokens: (?P<tokens>\S+))?"
 )
+_HELDOUT = re.compile(r"Iter\(val\).*heldout_loss: (\S+)")
+_STOPPED = "the monitored metric did not improve"  # mmengine's EarlyStoppingHook
 _TAIL_LINES = 25
 _CAUSES = {
     "is non-finite": "损失或梯度变成了 NaN 或无穷大，训练已停下，权重没有被它改坏。多半是学习率太大："
@@ -114,6 +116,10 @@ def train(
                 f"第 {match['step']:>4}/{match['total']} 步  损失 {float(match['loss']):.3f}  "
                 f"学习率 {float(match['lr']):.1e}  {speed:.0f} 词元/秒  预计还要 {match['eta']}"
             )
+        elif match := _HELDOUT.search(line):
+            report(f"没见过的题，留出损失：{float(match[1]):.3f}")
+        elif _STOPPED in line:
+            report("留出损失连着几次不见好，训练提前停下。")
 
     started = time.monotonic()
     log = work_dir / "train.log"

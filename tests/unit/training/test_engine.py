@@ -62,35 +62,41 @@ def overfitted(trained, tmp_path_factory):
     )
     settings = {"heldout_path": folder / "rows.json", "every_n_iters": 2}
     config = configs.write_config(trained[0].config, folder / "config.py", **settings)
-    return engine.train(config, folder / "work", report=lambda line: None)
+    lines = []
+    return engine.train(config, folder / "work", report=lines.append), lines
 
 
 def test_training_ends_when_the_heldout_loss_no_longer_falls(overfitted):
-    losses = [point["loss"] for point in engine.read_heldout(overfitted.work_dir)]
+    result, lines = overfitted
+    losses = [point["loss"] for point in engine.read_heldout(result.work_dir)]
     assert len(losses) == 4 and min(losses) > losses[0] - 0.01
-    assert overfitted.checkpoint.name == "iter_8.pth"
+    assert result.checkpoint.name == "iter_8.pth" and "提前停下" in lines[-1]
+    said = [line.split("：")[1] for line in lines if "留出损失：" in line]
+    assert said == [f"{loss:.3f}" for loss in losses]
 
 
 def test_the_best_checkpoint_is_converted_not_the_last(overfitted, tmp_path, capsys):
-    arguments = [overfitted.config, overfitted.work_dir, tmp_path / "adapter"]
+    result, _ = overfitted
+    arguments = [result.config, result.work_dir, tmp_path / "adapter"]
     assert cli.main(["pth-to-hf", *map(str, arguments)]) == 0
     best = "best_heldout_loss_iter_2.pth"
-    assert overfitted.chosen.path.name == best and best in capsys.readouterr().out
+    assert result.chosen.path.name == best and best in capsys.readouterr().out
     made = models.recorded(tmp_path / "adapter")
-    assert made["checkpoint"] == best and made["checkpoint_reason"] == overfitted.chosen.reason
+    assert made["checkpoint"] == best and made["checkpoint_reason"] == result.chosen.reason
     assert "第 2 步" in made["checkpoint_reason"] and "4 次" in made["checkpoint_reason"]
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()
     best, last = (
         torch.load(path, weights_only=False)["state_dict"].values()
-        for path in (overfitted.chosen.path, overfitted.checkpoint)
+        for path in (result.chosen.path, result.checkpoint)
     )
     norms = [sorted(part.float().norm().item() for part in parts) for parts in (weights, best, last)]
     assert norms[0] == norms[1] != norms[2]
 
 
 def test_a_best_checkpoint_that_was_cut_short_is_passed_over(overfitted, tmp_path):
-    work_dir = shutil.copytree(overfitted.work_dir, tmp_path / "work")
-    best = work_dir / overfitted.chosen.path.name
+    result, _ = overfitted
+    work_dir = shutil.copytree(result.work_dir, tmp_path / "work")
+    best = work_dir / result.chosen.path.name
     best.write_bytes(best.read_bytes()[:-1000])
     measured = {point["step"]: point["loss"] for point in engine.read_heldout(work_dir)}
     step = min((4, 6, 8), key=measured.get)  # the last three are kept
