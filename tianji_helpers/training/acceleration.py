@@ -16,7 +16,7 @@ Adapters stay in float32 (AdamW would lose small updates in bfloat16); everythin
 
 import importlib.util
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MethodType
 
@@ -26,6 +26,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 PACKED_ATTENTION = "tianji_packed"
+# On a CPU, PyTorch prepares (oneDNN compiles) each product for its shape, which takes longer than a small
+# product does. So the number of tokens is rounded up to one of few, and short samples share a product.
+_ROUND = 32
+_TOGETHER = 512
 
 
 @dataclass
@@ -34,11 +38,39 @@ class Packing:
 
     boundaries: (samples + 1,) int32, from 0 to the number of tokens; None: the batch is not packed.
     longest: tokens of the longest sample. rotary: cosines and sines, computed by the first layer.
+    masks: what ``mask`` has made.
     """
 
     boundaries: torch.Tensor | None = None
     longest: int = 0
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+    masks: dict = field(default_factory=dict)
+
+    def mask(self, window: int | None, repeated: int, dtype: torch.dtype) -> list[torch.Tensor]:
+        """Return who sees whom, 0 or minus infinity, for some samples at a time: (repeated * tokens, tokens).
+
+        window: see ``_attend``. repeated: the rows stand there so many times. Samples come together, up to
+        512 tokens; a longer one comes alone.
+        """
+        key = window, repeated, dtype
+        if key not in self.masks:
+            groups: list[list[int]] = []
+            for length in self.boundaries.diff().tolist():
+                if not groups or sum(groups[-1]) + length > _TOGETHER:
+                    groups.append([])
+                groups[-1].append(length)
+            self.masks[key] = [_mask(lengths, window, dtype).repeat(repeated, 1) for lengths in groups]
+        return self.masks[key]
+
+
+def _mask(lengths: list[int], window: int | None, dtype: torch.dtype) -> torch.Tensor:
+    sample = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    place = torch.arange(len(sample))
+    back = place[:, None] - place
+    seen = (back >= 0) & (sample[:, None] == sample)
+    if window is not None:
+        seen &= back < window
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
 
 
 def accelerate(llm: nn.Module, causal_lm: nn.Module, recompute_share: float = 0.0) -> Packing:
@@ -75,12 +107,15 @@ def answer_loss(causal_lm: nn.Module, data: dict, packing: Packing) -> torch.Ten
     """
     inputs = dict(data)
     targets = inputs.pop("labels")[:, 1:].flatten()
-    (packing.boundaries,) = inputs.pop("cumulative_len", (None,))
-    packing.longest, packing.rotary = inputs.pop("max_seqlen", 0), None
-    if packing.boundaries is not None and causal_lm.config._attn_implementation == PACKED_ATTENTION:
-        inputs |= {"cu_seq_lens_q": packing.boundaries, "max_length_q": packing.longest}
-        inputs["attention_mask"] = dict.fromkeys(("full_attention", "sliding_attention"))  # none is built
     needed = (targets != -100).nonzero().squeeze(1)
+    (packing.boundaries,) = inputs.pop("cumulative_len", (None,))
+    packing.longest, packing.rotary, packing.masks = inputs.pop("max_seqlen", 0), None, {}
+    if packing.boundaries is not None:
+        if not targets.is_cuda:
+            _round_up(inputs, packing)
+        if causal_lm.config._attn_implementation == PACKED_ATTENTION:
+            inputs["packing"] = packing
+            inputs["attention_mask"] = dict.fromkeys(("full_attention", "sliding_attention"))  # none is built
     hidden = causal_lm.model(**inputs, use_cache=False)[0][:, :-1].flatten(0, 1)
     scores = causal_lm.get_output_embeddings()(hidden[needed])
     if scores.is_cuda and importlib.util.find_spec("liger_kernel") is not None:
@@ -88,6 +123,18 @@ def answer_loss(causal_lm: nn.Module, data: dict, packing: Packing) -> torch.Ten
 
         return liger_cross_entropy(scores, targets[needed])  # leaves the gradient in ``scores``
     return F.cross_entropy(scores.float(), targets[needed])
+
+
+def _round_up(inputs: dict, packing: Packing) -> None:
+    """Append a sample that nothing is learnt from, so that few numbers of tokens occur."""
+    count = int(packing.boundaries[-1])
+    if missing := -count % _ROUND:
+        extra = {"input_ids": torch.zeros(missing), "position_ids": torch.arange(missing)}
+        for name, values in extra.items():
+            inputs[name] = torch.cat((inputs[name], values.to(inputs[name].dtype)[None]), 1)
+        end = packing.boundaries.new_tensor([count + missing])
+        packing.boundaries = torch.cat((packing.boundaries, end))
+        packing.longest = max(packing.longest, missing)
 
 
 class _Linear4bitWithAdapter(torch.autograd.Function):
@@ -151,7 +198,7 @@ def _fuse_adapters(llm: nn.Module) -> None:
             module.forward = MethodType(forward, module)
 
 
-def _attend(query, key, value, boundaries, longest, *, scale, window=None):
+def _attend(query, key, value, packing: Packing, *, scale, window=None):
     """Causal attention within each sample: (1, heads, tokens, d) to (1, tokens, heads, d).
 
     window: how many tokens, itself among them, a token sees; None: all before it.
@@ -161,19 +208,18 @@ def _attend(query, key, value, boundaries, longest, *, scale, window=None):
 
         # contiguous: a value that is a slice of a wider tensor would keep all of it for the backward pass
         query, key, value = (part.transpose(1, 2)[0].contiguous() for part in (query, key, value))
-        lengths = (boundaries, boundaries, longest, longest)
+        lengths = (packing.boundaries, packing.boundaries, packing.longest, packing.longest)
         return varlen_attn(query, key, value, *lengths, window_size=((window or 0) - 1, 0), scale=scale)[None]
     # PyTorch's own attention on a CPU takes twice as long for sequences as short as wishes
-    hidden = torch.full((longest, longest), float("-inf"), dtype=query.dtype)
-    mask = hidden.triu(1) if window is None else hidden.triu(1) + hidden.tril(-window)
     groups = query.shape[1] // key.shape[1]  # queries that share a key stand below one another
+    masks = packing.mask(window, groups, query.dtype)
+    sizes = [mask.shape[1] for mask in masks]
     parts = []
-    lengths = boundaries.diff().tolist()
-    for q, k, v in zip(*(part[0].split(lengths, dim=1) for part in (query, key, value)), strict=True):
-        size = q.shape[1]
-        rows = q.reshape(k.shape[0], groups * size, -1)
-        scores = torch.baddbmm(mask[:size, :size].repeat(groups, 1), rows, k.mT, alpha=scale)
-        parts.append((scores.softmax(-1) @ v).view(-1, size, q.shape[2]))
+    for mask, q, k, v in zip(
+        masks, *(part[0].split(sizes, dim=1) for part in (query, key, value)), strict=True
+    ):
+        scores = torch.baddbmm(mask, q.reshape(k.shape[0], len(mask), -1), k.mT, alpha=scale)
+        parts.append((scores.softmax(-1) @ v).view(q.shape))
     return torch.cat(parts, 1).transpose(0, 1)[None]
 
 
@@ -198,8 +244,7 @@ def _accelerate_internlm2(causal_lm: nn.Module, packing: Packing, use_liger: boo
         if packing.rotary is None:
             packing.rotary = layer.rotary_emb(value, position_ids)
         query, key = rotate(query, key, *packing.rotary)
-        scale = layer.head_dim**-0.5
-        out = _attend(query, key, value, packing.boundaries, packing.longest, scale=scale)
+        out = _attend(query, key, value, packing, scale=layer.head_dim**-0.5)
         return layer.wo(out.flatten(2)), None, None
 
     def norm(layer, hidden_states):
@@ -232,11 +277,11 @@ def _attend_within_samples(causal_lm: nn.Module) -> None:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 
-    def attention(module, query, key, value, *args, cu_seq_lens_q=None, max_length_q=0, **kwargs):
-        if cu_seq_lens_q is None:
+    def attention(module, query, key, value, *args, packing=None, **kwargs):
+        if packing is None:
             return sdpa_attention_forward(module, query, key, value, *args, **kwargs)
         limits = {"scale": kwargs["scaling"], "window": kwargs.get("sliding_window")}
-        return _attend(query, key, value, cu_seq_lens_q, max_length_q, **limits), None
+        return _attend(query, key, value, packing, **limits), None
 
     AttentionInterface.register(PACKED_ATTENTION, attention)
     AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)

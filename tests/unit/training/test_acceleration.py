@@ -88,8 +88,10 @@ def test_joined_samples_are_packed_without_padding():
     assert data["cumulative_len"][0].tolist() == [0, 3, 5] and data["max_seqlen"] == 3
 
 
+@pytest.mark.parametrize("together", [512, 12])
 @pytest.mark.parametrize("window", [None, 5])
-def test_attention_looks_back_as_far_as_its_window_and_not_into_other_samples(window):
+def test_attention_looks_back_as_far_as_its_window_and_not_into_other_samples(window, together, monkeypatch):
+    monkeypatch.setattr(acceleration, "_TOGETHER", together)
     boundaries = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32)
     query, key, value = (torch.randn(1, heads, sum(LENGTHS), 8) for heads in (4, 2, 2))
     sample = torch.bucketize(torch.arange(sum(LENGTHS)), boundaries[1:], right=True)
@@ -98,7 +100,8 @@ def test_attention_looks_back_as_far_as_its_window_and_not_into_other_samples(wi
         seen = seen.triu(1 - window)
     scores = (query @ key.repeat_interleave(2, 1).mT * 0.3).masked_fill(~seen, float("-inf"))
     expected = (scores.softmax(-1) @ value.repeat_interleave(2, 1)).transpose(1, 2)
-    found = acceleration._attend(query, key, value, boundaries, max(LENGTHS), scale=0.3, window=window)
+    packing = acceleration.Packing(boundaries, max(LENGTHS))
+    found = acceleration._attend(query, key, value, packing, scale=0.3, window=window)
     torch.testing.assert_close(found, expected)
 
 
