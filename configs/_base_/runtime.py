@@ -22,7 +22,9 @@ env_cfg = dict(
 )
 visualizer = None
 log_level = "INFO"
-log_processor = dict(by_epoch=False, mean_pattern=r".*(loss|time|grad_norm|tokens).*")
+# means over the interval; a held-out loss stands for itself, and mmengine's own pattern would take the mean
+# of all that were measured so far
+log_processor = dict(by_epoch=False, mean_pattern=r"^(loss|time|data_time|grad_norm|tokens)$")
 load_from = None
 resume = False
 randomness = dict(seed=42, deterministic=False)

@@ -77,6 +77,7 @@ def self_cognition(args: argparse.Namespace) -> None:
     counts = write(
         args.output,
         Persona(args.owner, args.assistant, args.model),
+        max_questions=args.max_questions,
         wordings=args.wordings,
         general_ratio=args.general_ratio,
         repeat=args.repeat,
@@ -215,6 +216,9 @@ def add(command) -> None:
     sub.add_argument("--assistant", required=True, metavar="NAME", help="助手叫什么")
     sub.add_argument(
         "--model", default="Gemma 3 270M", metavar="NAME", help="底座模型的名字（默认 %(default)s）"
+    )
+    sub.add_argument(
+        "--max-questions", type=int, default=0, metavar="N", help="只用前几种问法来训练（默认全部）"
     )
     sub.add_argument(
         "--wordings", type=int, default=2, metavar="N", help="每个问题几种答法（默认 %(default)s）"

@@ -39,7 +39,7 @@ def train(args: argparse.Namespace) -> None:
         args.config, args.work_dir, cfg_options=_options(args), resume=args.resume, deepspeed=args.deepspeed
     )
     print(
-        f"检查点：{result.checkpoint}\n"
+        f"检查点：{result.chosen.path}（{result.chosen.reason}）\n"
         f"用时 {result.seconds / 60:.1f} 分钟，内存峰值 {result.peak_memory_gb:.1f} GB"
     )
 
@@ -55,9 +55,11 @@ def curves(args: argparse.Namespace) -> None:
 
 def pth_to_hf(args: argparse.Namespace) -> None:
     """把检查点转换成 LoRA 适配器（第 6 课）"""
-    from tianji_helpers.training import engine
+    from tianji_helpers.training import engine, models
 
-    print(f"适配器：{engine.pth_to_hf(args.config, args.checkpoint, args.adapter_dir)}")
+    adapter = engine.pth_to_hf(args.config, args.checkpoint, args.adapter_dir)
+    made = models.recorded(adapter)
+    print(f"适配器：{adapter}（来自 {made['checkpoint']}，{made['checkpoint_reason']}）")
 
 
 def merge_adapter(args: argparse.Namespace) -> None:
@@ -113,7 +115,11 @@ def add(command) -> None:
 
     sub = command("pth-to-hf", pth_to_hf)
     sub.add_argument("config", type=Path, help="训练时用的配置文件")
-    sub.add_argument("checkpoint", type=Path, help="检查点 iter_N.pth：文件，或 DeepSpeed 存的文件夹")
+    sub.add_argument(
+        "checkpoint",
+        type=Path,
+        help="训练时的 --work-dir（取留出损失最低的检查点，没有量过就取最后一个），或一个检查点 iter_N.pth",
+    )
     sub.add_argument("adapter_dir", type=Path, help="适配器写到哪个文件夹")
 
     sub = command("merge-adapter", merge_adapter)

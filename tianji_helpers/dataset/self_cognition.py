@@ -171,6 +171,7 @@ def build(
     kinds: dict[str, Kind] | None = None,
     general: Sequence[dict] | None = None,
     *,
+    max_questions: int = 0,
     wordings: int = 2,
     general_ratio: float = GENERAL_RATIO,
     repeat: int = 1,
@@ -178,8 +179,9 @@ def build(
 ) -> tuple[list[dict], list[dict]]:
     """Return (training turns, held-out turns) of a persona; each turn has ``input`` and ``output``.
 
-    kinds: as ``load`` returns them (read if absent). wordings: how many different answers each
-    training question gets (fewer if its kind has fewer), from 1. seed: which answers, and the order.
+    kinds: as ``load`` returns them (read if absent). max_questions: train on the first so many questions
+    only; 0 is all. wordings: how many different answers each training question gets (fewer if its kind has
+    fewer), from 1. seed: which answers, and the order.
 
     general: turns about other things (those of ``load_general`` if absent). general_ratio: how many of
     them are mixed in for each persona turn, from 0 (none) to 10; if that is more than there are, they
@@ -189,12 +191,14 @@ def build(
     times is N passes over the set: the loss falls to nothing, the model recites those sentences, and
     the persona leaks into answers about other things. More questions and wordings teach the same
     without that, so the default is 1.
-    Raises CourseError for a wordings, ratio or repeat out of range.
+    Raises CourseError for a number of questions or wordings, a ratio or a repeat out of range.
 
     >>> train, heldout = build(Persona("小明", "小祝", "Gemma 3 270M"))
     >>> sorted(train[0])
     ['input', 'output']
     """
+    if not isinstance(max_questions, int) or max_questions < 0:
+        raise CourseError(f"最多用的问法数是 {max_questions}，应当是整数，不小于 0；0 表示全部。")
     if not isinstance(wordings, int) or wordings < 1:
         raise CourseError(f"每个问题的答法数是 {wordings}，应当是整数，至少是 1。")
     if not isinstance(repeat, int) or not 1 <= repeat <= MAX_REPEAT:
@@ -205,12 +209,13 @@ def build(
         )
     kinds = load() if kinds is None else kinds
     chance = random.Random(seed)
-    train, heldout = [], []
+    groups, heldout = [], []
     for kind in kinds.values():
         for question in kind.questions:
             answers = chance.sample(kind.answers, min(wordings, len(kind.answers)))
-            train += [_turn(persona, question, answer) for answer in answers]
+            groups.append([_turn(persona, question, answer) for answer in answers])
         heldout += [_turn(persona, question, chance.choice(kind.answers)) for question in kind.heldout]
+    train = [turn for group in groups[: max_questions or None] for turn in group]
     train += _take(general, round(general_ratio * len(train)), chance)
     chance.shuffle(train)
     return train * repeat, heldout
@@ -235,6 +240,7 @@ def write(
     path: str | Path,
     persona: Persona,
     *,
+    max_questions: int = 0,
     wordings: int = 2,
     general_ratio: float = GENERAL_RATIO,
     general_file: str | Path = GENERAL,
@@ -252,6 +258,7 @@ def write(
     train, heldout = build(
         persona,
         general=general,
+        max_questions=max_questions,
         wordings=wordings,
         general_ratio=general_ratio,
         repeat=repeat,
@@ -262,6 +269,7 @@ def write(
         "owner": persona.owner,
         "assistant": persona.assistant,
         "model": persona.model,
+        "max_questions": max_questions,
         "wordings": wordings,
         "general_ratio": general_ratio,
         "repeat": repeat,

@@ -31,7 +31,9 @@ def plot(work_dir: str | Path):
     if heldout:
         loss.plot([p["step"] for p in heldout], [p["loss"] for p in heldout], "o-", label="留出")
         best = min(heldout, key=lambda point: point["loss"])
-        loss.annotate(f"最低 {best['loss']:.2f}", (best["step"], best["loss"]))
+        inwards = "right" if best["step"] > steps[-1] / 2 else "left"
+        above = {"xytext": (0, 8), "textcoords": "offset points", "ha": inwards}
+        loss.annotate(f"最低 {best['loss']:.2f}", (best["step"], best["loss"]), **above)
     loss.legend()
     loss.set(ylabel="损失（nat/词元）", ylim=(0, None))
     rate.plot(steps, [point["lr"] for point in curve])

@@ -7,6 +7,7 @@ leaves as well as by its exit code.
 
 import importlib.util
 import json
+import math
 import os
 import re
 import resource
@@ -30,6 +31,8 @@ _PROGRESS = re.compile(
     r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+"
     r"time: (?P<time>\S+).*?loss: (?P<loss>\S+)(?:\s+tokens: (?P<tokens>\S+))?"
 )
+_HELDOUT = re.compile(r"Iter\(val\).*heldout_loss: (\S+)")
+_STOPPED = "the monitored metric did not improve"  # mmengine's EarlyStoppingHook
 _TAIL_LINES = 25
 _CAUSES = {
     "is non-finite": "损失或梯度变成了 NaN 或无穷大，训练已停下，权重没有被它改坏。多半是学习率太大："
@@ -41,18 +44,26 @@ _CAUSES = {
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint to use, and why this one: ``reason`` says it to a student."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """What a training left behind.
 
-    checkpoint: the last ``iter_N.pth``. best_checkpoint: the ``best_….pth`` with the lowest held-out
-    loss, None where the config measures none. curve: see ``read_curve``. samples: lines of ``samples.jsonl``.
-    seconds: wall time of the whole process. peak_memory_gb: its largest resident size.
+    checkpoint: the last ``iter_N.pth``, to go on from. chosen: the one to use, see ``choose_checkpoint``.
+    curve: see ``read_curve``. samples: lines of ``samples.jsonl``. seconds: wall time of the whole process.
+    peak_memory_gb: its largest resident size.
     """
 
     work_dir: Path
     config: Path
     checkpoint: Path
-    best_checkpoint: Path | None
+    chosen: Checkpoint
     curve: list[dict]
     samples: list[dict]
     seconds: float
@@ -105,6 +116,10 @@ def train(
                 f"第 {match['step']:>4}/{match['total']} 步  损失 {float(match['loss']):.3f}  "
                 f"学习率 {float(match['lr']):.1e}  {speed:.0f} 词元/秒  预计还要 {match['eta']}"
             )
+        elif match := _HELDOUT.search(line):
+            report(f"没见过的题，留出损失：{float(match[1]):.3f}")
+        elif _STOPPED in line:
+            report("留出损失连着几次不见好，训练提前停下。")
 
     started = time.monotonic()
     log = work_dir / "train.log"
@@ -119,7 +134,7 @@ def train(
         work_dir=work_dir,
         config=config,
         checkpoint=last_checkpoint(work_dir),
-        best_checkpoint=max(work_dir.glob("best_*.pth"), key=lambda path: path.stat().st_mtime, default=None),
+        chosen=choose_checkpoint(work_dir),
         curve=read_curve(work_dir),
         samples=read_samples(work_dir),
         seconds=seconds,
@@ -250,12 +265,31 @@ def last_checkpoint(work_dir: str | Path) -> Path:
     One that a kill or a full disk cut short is passed over. Raises CourseError if there is none.
     """
     work_dir = Path(work_dir)
-    found = sorted(work_dir.glob("iter_*.pth"), key=lambda path: int(path.stem.split("_")[1]))
+    found = sorted(work_dir.glob("iter_*.pth"), key=_step)
     whole = [path for path in found if _is_whole(path)]
     if not whole:
         broken = f"（{found[-1].name} 没有写完）" if found else ""
         raise CourseError(f"{paths.show(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次{broken}。")
     return whole[-1]
+
+
+def choose_checkpoint(work_dir: str | Path) -> Checkpoint:
+    """Return the checkpoint of a training that is worth using: the one with the lowest held-out loss.
+
+    Where none was measured it is the last one. Raises CourseError if there is no whole checkpoint.
+    """
+    measured = {p["step"]: p["loss"] for p in read_heldout(work_dir) if math.isfinite(p["loss"])}
+    found = [*Path(work_dir).glob("best_*_iter_*.pth"), *Path(work_dir).glob("iter_*.pth")]
+    scored = {path: measured[_step(path)] for path in found if _step(path) in measured and _is_whole(path)}
+    if not scored:
+        return Checkpoint(last_checkpoint(work_dir), "最后一个检查点：训练中没有量过留出损失")
+    path = min(scored, key=scored.get)
+    return Checkpoint(path, f"第 {_step(path)} 步的留出损失最低：{scored[path]:.2f}，量过 {len(measured)} 次")
+
+
+def _step(checkpoint: Path) -> int:
+    """Return N of ``iter_N.pth`` and of ``best_heldout_loss_iter_N.pth``."""
+    return int(checkpoint.stem.rpartition("_")[2])
 
 
 def _is_whole(checkpoint: Path) -> bool:
@@ -306,7 +340,8 @@ def pth_to_hf(
     After full fine-tuning (a config without ``lora``) the folder is a model, with its tokenizer.
 
     config: the config that it was trained with. checkpoint: an ``iter_N.pth``, which is a file, or
-    a folder after a training with DeepSpeed. about: more to keep in the provenance beside the base
+    a folder after a training with DeepSpeed; or the whole work folder, of which ``choose_checkpoint`` takes
+    one. about: more to keep in the provenance beside the checkpoint with the reason for it, and the base
     model and the system prompt, which come from the config.
 
     The base model's weights are not needed and not read. The folder appears only when it is
@@ -316,6 +351,10 @@ def pth_to_hf(
     cfg = load_config(config)
     if not checkpoint.exists():
         raise CourseError(f"找不到检查点 {paths.show(checkpoint)}。训练会把它存成 iter_N.pth。")
+    reason = "指定的检查点"
+    if checkpoint.is_dir() and checkpoint.suffix != ".pth":
+        chosen = choose_checkpoint(checkpoint)
+        checkpoint, reason = chosen.path, chosen.reason
     base_dir = str(cfg.model.llm.pretrained_model_name_or_path)
     # XTuner reads and quantizes the whole model if the config quantizes it, and builds an empty one
     # otherwise: the adapter is the same
@@ -334,6 +373,7 @@ def pth_to_hf(
             checkpoints.inspect_model(target)
 
     recorded = {"base_model": Path(base_dir).name, "system": next(filter(None, systems), "")}
+    recorded |= {"checkpoint": checkpoint.name, "checkpoint_reason": reason}
     return _make_folder(
         make,
         adapter_dir,

@@ -96,19 +96,18 @@ def ensure_trained(
     seed: int = 42,
     report: Callable[[str], None] = print,
 ) -> tuple[Path, Path]:
-    """Return (config, last checkpoint) of a task; train first if there is none.
+    """Return (config, work folder) of a task's training; train first if there is no checkpoint.
 
     What is trained is what notebook 05 trains with its defaults. Raises CourseError if the training
     data are missing.
     """
     folder = task_dir(task, output_dir)
-    config = folder / "config.py"
-    if config.is_file() and any((folder / "work").glob("iter_*.pth")):
-        return config, engine.last_checkpoint(folder / "work")
+    config, work_dir = folder / "config.py", folder / "work"
+    if config.is_file() and any(work_dir.glob("iter_*.pth")):
+        return config, work_dir
     models.prepare(model, report=report)
     config = make_config(task, model, output_dir, device=device, seed=seed)
-    result = train_task(config, task, output_dir, device=device, report=report)
-    return config, result.checkpoint
+    return config, train_task(config, task, output_dir, device=device, report=report).work_dir
 
 
 def train_task(

@@ -63,6 +63,13 @@ def test_the_examples_are_right(file):
     assert batch_plan.load(file).runs
 
 
+def test_the_page_of_choices_has_a_line_for_every_one_of_them():
+    page = (paths.NOTEBOOKS / "choices.md").read_text(encoding="utf-8")
+    runs = batch_plan.load(paths.CONFIGS / "batches" / "choices.yaml").runs
+    names = {run.name.rpartition(",")[0] for run in runs}
+    assert [name for name in names if f"\n| {name} |" not in page] == []
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [

@@ -45,6 +45,14 @@ def test_repeat_writes_the_same_set_again():
     assert len(heldout) == sum(len(kind.heldout) for kind in KINDS.values())
 
 
+def test_few_questions_many_times_are_asked_the_same_exam():
+    recipe = {"wordings": 1, "general_ratio": 0}
+    copied, exam = self_cognition.build(PERSONA, max_questions=2, repeat=40, **recipe)
+    everything, same_exam = self_cognition.build(PERSONA, **recipe)
+    assert len(copied) == 80 and {turn["input"] for turn in copied} == set(KINDS["who"].questions[:2])
+    assert all(turn in everything for turn in copied) and exam == same_exam
+
+
 def test_seeded():
     assert self_cognition.build(PERSONA, seed=1) == self_cognition.build(PERSONA, seed=1)
     assert self_cognition.build(PERSONA, seed=1) != self_cognition.build(PERSONA, seed=2)
@@ -67,6 +75,7 @@ def test_braces_in_a_name_are_only_text():
 @pytest.mark.parametrize(
     "options",
     [
+        {"max_questions": -1},
         {"wordings": 0},
         {"repeat": 0},
         {"repeat": 10_001},

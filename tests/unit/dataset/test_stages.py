@@ -64,7 +64,7 @@ def test_defaults_are_those_of_the_notebooks():
     build = inspect.signature(self_cognition.write).parameters
     assert all(
         persona_lesson[name] == build[name].default
-        for name in ("wordings", "general_ratio", "repeat", "seed")
+        for name in ("max_questions", "wordings", "general_ratio", "repeat", "seed")
     )
     ruozhiba_lesson = parameters("04_convert_ruozhiba.ipynb")
     ratio = inspect.signature(ruozhiba.convert_file).parameters["ratio"].default

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -37,10 +38,11 @@ def test_heldout_loss_is_measured_and_its_best_checkpoint_kept(trained, tiny_dir
     measured = engine.read_heldout(result.work_dir)
     assert [point["step"] for point in measured] == [10, 20]
     assert measured[-1]["loss"] < measured[0]["loss"]
-    assert result.best_checkpoint.name == "best_heldout_loss_iter_20.pth"
-    best, last = (
-        torch.load(path, weights_only=False) for path in (result.best_checkpoint, result.checkpoint)
-    )
+    log = (result.work_dir / "train.log").read_text(encoding="utf-8")
+    said = re.findall(r"best checkpoint with (\S+) heldout_loss at (\d+) iter", log)
+    assert said == [(f"{point['loss']:.4f}", str(point["step"])) for point in measured]  # not their mean
+    assert result.chosen.path.name == "best_heldout_loss_iter_20.pth"
+    best, last = (torch.load(path, weights_only=False) for path in (result.chosen.path, result.checkpoint))
     assert all(torch.equal(best["state_dict"][name], part) for name, part in last["state_dict"].items())
 
 
@@ -51,12 +53,54 @@ def test_heldout_loss_is_that_of_the_evaluation(trained, adapter_dir, tiny_dir, 
     assert found == pytest.approx(expected, rel=0.01)  # measured in bfloat16
 
 
-def test_training_ends_when_the_heldout_loss_no_longer_falls(trained, tmp_path):
-    config = configs.write_config(trained[0].config, tmp_path / "still.py", lr=1e-9, every_n_iters=2)
-    result = engine.train(config, tmp_path / "work", report=lambda line: None)
-    losses = [point["loss"] for point in engine.read_heldout(tmp_path / "work")]
+@pytest.fixture(scope="module")
+def overfitted(trained, tmp_path_factory):
+    """A training whose held-out rows are nothing like its own, so that it gets worse at them."""
+    folder = tmp_path_factory.mktemp("overfitted")
+    records.write_conversations(
+        folder / "rows.json", [{"input": "天地玄黄", "output": "宇宙洪荒日月盈昃" * 3}]
+    )
+    settings = {"heldout_path": folder / "rows.json", "every_n_iters": 2}
+    config = configs.write_config(trained[0].config, folder / "config.py", **settings)
+    lines = []
+    return engine.train(config, folder / "work", report=lines.append), lines
+
+
+def test_training_ends_when_the_heldout_loss_no_longer_falls(overfitted):
+    result, lines = overfitted
+    losses = [point["loss"] for point in engine.read_heldout(result.work_dir)]
     assert len(losses) == 4 and min(losses) > losses[0] - 0.01
-    assert result.checkpoint.name == "iter_8.pth" and result.best_checkpoint
+    assert result.checkpoint.name == "iter_8.pth" and "提前停下" in lines[-1]
+    said = [line.split("：")[1] for line in lines if "留出损失：" in line]
+    assert said == [f"{loss:.3f}" for loss in losses]
+
+
+def test_the_best_checkpoint_is_converted_not_the_last(overfitted, tmp_path, capsys):
+    result, _ = overfitted
+    arguments = [result.config, result.work_dir, tmp_path / "adapter"]
+    assert cli.main(["pth-to-hf", *map(str, arguments)]) == 0
+    best = "best_heldout_loss_iter_2.pth"
+    assert result.chosen.path.name == best and best in capsys.readouterr().out
+    made = models.recorded(tmp_path / "adapter")
+    assert made["checkpoint"] == best and made["checkpoint_reason"] == result.chosen.reason
+    assert "第 2 步" in made["checkpoint_reason"] and "4 次" in made["checkpoint_reason"]
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors").values()
+    best, last = (
+        torch.load(path, weights_only=False)["state_dict"].values()
+        for path in (result.chosen.path, result.checkpoint)
+    )
+    norms = [sorted(part.float().norm().item() for part in parts) for parts in (weights, best, last)]
+    assert norms[0] == norms[1] != norms[2]
+
+
+def test_a_best_checkpoint_that_was_cut_short_is_passed_over(overfitted, tmp_path):
+    result, _ = overfitted
+    work_dir = shutil.copytree(result.work_dir, tmp_path / "work")
+    best = work_dir / result.chosen.path.name
+    best.write_bytes(best.read_bytes()[:-1000])
+    measured = {point["step"]: point["loss"] for point in engine.read_heldout(work_dir)}
+    step = min((4, 6, 8), key=measured.get)  # the last three are kept
+    assert engine.choose_checkpoint(work_dir).path.name == f"iter_{step}.pth"
 
 
 def test_curves_are_drawn_from_the_work_folder(trained, tmp_path, capsys):
@@ -114,6 +158,7 @@ def test_the_chat_template_travels_and_gives_the_training_prompt(merged_dir):
 
 def test_provenance_goes_from_the_config_to_the_adapter_to_the_model(adapter_dir, merged_dir):
     expected = {"base_model": "tiny-gemma", "system": wishes.load().system, "seed": 7}
+    expected |= {"checkpoint": "iter_20.pth", "checkpoint_reason": "指定的检查点"}
     assert models.recorded(adapter_dir) == models.recorded(merged_dir) == expected
 
 

@@ -1,10 +1,13 @@
 """Held-out loss and wish score, against arithmetic by hand and answers that must fail."""
 
+import random
+
 import pytest
 import torch
 
-from tianji_helpers import records
+from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
+from tianji_helpers.synthesis.phrasebook import Phrasebook
 from tianji_helpers.training import evaluation, inference
 from tianji_helpers.training.inference import Answer
 
@@ -86,6 +89,19 @@ def test_score_counts_answers_that_keep_every_rule():
 )
 def test_score_can_fail(answer):
     assert evaluation.score_wishes(["祝姐姐生日"], [Answer(answer, True)])["passed"] == 0
+
+
+def test_good_answers_to_other_requests_score_badly():
+    """The best that a training on shuffled rows could give: flawless wishes, each for somebody else."""
+    matrix, book = wishes.load(), Phrasebook(wishes.load())
+    cells = [(*pair, style) for style in ("正常", "小红书", "严肃") for pair in matrix.pairs()]
+    asked = [matrix.request(*cell) for cell in cells]
+    said = [Answer(book.compose(*cell, "", random.Random(str(cell))), True) for cell in cells]
+    in_place = evaluation.score_wishes(asked, said)
+    shuffled = evaluation.score_wishes(asked, random.Random(0).sample(said, len(said)))
+    assert in_place["passed"] == 1 and shuffled["passed"] < 0.05
+    assert shuffled["rules"]["on_topic"] < 0.15 and shuffled["rules"]["style"] < 0.6
+    assert shuffled["rules"]["clean"] == 1  # nothing is wrong with the sentences
 
 
 def test_request_outside_the_course_is_named():

@@ -6,7 +6,7 @@ import pytest
 
 from tianji_helpers import paths, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, models, stages
+from tianji_helpers.training import configs, engine, models, stages
 
 
 def test_device_follows_the_catalogue_and_is_checked():
@@ -49,11 +49,12 @@ def test_later_lesson_trains_what_is_missing_once(tiny_catalogue, tmp_path):
         stages.ensure_trained(tmp_path)
     records.write_conversations(stages.train_file("wishes", tmp_path), turns)
     lines = []
-    config, checkpoint = stages.ensure_trained(tmp_path, report=lines.append)
-    assert checkpoint.name == "iter_70.pth" and lines
+    config, work_dir = stages.ensure_trained(tmp_path, report=lines.append)
+    chosen = engine.choose_checkpoint(work_dir)
+    assert chosen.path.name == "iter_70.pth" and "最后一个" in chosen.reason and lines
     assert str(tmp_path) in config.read_text(encoding="utf-8")  # outside the project: not relative
-    provenance = records.read_json(records.provenance_path(checkpoint.parent))
+    provenance = records.read_json(records.provenance_path(work_dir))
     assert provenance["counts"] == {"iterations": 70}
     assert list(provenance["inputs"]) == [paths.show(stages.train_file("wishes", tmp_path))]
     again = []
-    assert stages.ensure_trained(tmp_path, report=again.append) == (config, checkpoint) and not again
+    assert stages.ensure_trained(tmp_path, report=again.append) == (config, work_dir) and not again
