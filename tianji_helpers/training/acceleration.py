@@ -6,8 +6,8 @@ Measures, each for itself and none of them XTuner's:
 * a 4-bit layer and its adapter are one operation that saves its input once and adds the adapter's
   share in place (PEFT keeps copies and walks over the output four times);
 * on a GPU, norms, rotary positions, SwiGLU and cross-entropy run in liger-kernel's Triton kernels where
-  that package is installed and the architecture is known; on a CPU, Gemma 3's norms and rotary positions
-  are one operation each, and a 4-bit matrix is unpacked once and kept;
+  that package is installed and the architecture is known; on a CPU, Gemma 3's norms, rotary positions and
+  gated GELU are one operation each, a 4-bit matrix is unpacked once and kept, and few shapes occur;
 * vocabulary scores are computed only for tokens that some answer needs;
 * a chosen share of the layers, not all or none, is computed again in the backward pass.
 
