@@ -18,7 +18,7 @@ html_title = "送祝福：从造数据到微调模型"
 language = "zh_CN"
 extensions = ["myst_nb"]
 root_doc = "notebooks/README"
-include_patterns = ["*.md", "data/README.md", "notebooks/README.md", "notebooks/0*.ipynb"]
+include_patterns = ["*.md", "data/README.md", "notebooks/*.md", "notebooks/0*.ipynb"]
 nitpicky = True
 
 nb_execution_mode = "off"
