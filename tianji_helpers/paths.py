@@ -82,11 +82,11 @@ def show(path: str | Path, output_dir: str | Path = "") -> str:
 def show_all(many: Iterable[str | Path], output_dir: str | Path = "") -> list[str]:
     """Return ``show`` of every path; the folder that many files lie in is looked up once."""
     bases = run_dir(output_dir), ROOT
-    home = cache(lambda folder: Path(show(folder / "file", output_dir)).parent)
+    home = cache(lambda folder: show(folder / "file", output_dir).removesuffix("file"))
 
     def shown(path: Path) -> str:
-        if path.is_symlink() or path.name == ".." or path in bases:
+        if not path.is_absolute() or path.is_symlink() or path.name == ".." or path in bases:
             return show(path, output_dir)
-        return (home(path.parent) / path.name).as_posix()
+        return home(path.parent) + path.name
 
-    return [shown(ROOT / Path(path).expanduser()) for path in many]
+    return [shown(Path(path)) for path in many]

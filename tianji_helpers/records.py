@@ -34,6 +34,7 @@ import yaml
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 
+PROVENANCE = ".provenance.json"  # the end of the name of what stands beside a file
 RAW_FIELDS = ("system", "src_input", "style_name", "input", "output")
 TRAINING_FIELDS = ("input", "output")
 MAX_VALUE = 1 << 26  # characters; one row that is longer is no row of this course
@@ -511,13 +512,13 @@ def write_provenance(
     parameters: dict,
     counts: dict | None = None,
     inputs: Iterable[str | Path] | Mapping[Path, str] = (),
-    digest: str = "",
+    digest: bool = True,
 ) -> dict:
     """Write ``<path>.provenance.json``: what made the file (or model folder) at ``path``.
 
     parameters: what was asked for, seed included; secrets have no place here.
     counts: rows or tokens, by name. inputs: the files that were read; their sha256 is kept (a mapping
-    brings it along). digest: the sha256 of the file at ``path``, if it is known.
+    brings it along). digest: keep that of the file at ``path`` too; to read it again takes its time.
     Returns what was written.
     """
     path = Path(path)
@@ -530,8 +531,8 @@ def write_provenance(
         "inputs": dict(zip(paths.show_all(known), known.values(), strict=True)),
         "versions": {name: _version(name) for name in _VERSIONED},
     }
-    if path.is_file():
-        record["sha256"] = digest or sha256(path)
+    if digest and path.is_file():
+        record["sha256"] = sha256(path)
     write_json(provenance_path(path), record)
     return record
 
@@ -539,7 +540,7 @@ def write_provenance(
 def provenance_path(path: str | Path) -> Path:
     """Return the name of the provenance file that stands beside ``path``."""
     path = Path(path)
-    return path.with_name(path.name + ".provenance.json")
+    return path.with_name(path.name + PROVENANCE)
 
 
 @cache  # some milliseconds each; a run writes one provenance a round

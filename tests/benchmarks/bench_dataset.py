@@ -1,6 +1,6 @@
 """How merging and cleaning grow from 10,000 to 1,000,000 rows, and what the near-duplicate search misses.
 
-    python tests/benchmarks/bench_dataset.py            # rows, merge, clean, recall (about 10 minutes)
+    python tests/benchmarks/bench_dataset.py            # rows, merge, clean, recall (about 15 minutes)
     python tests/benchmarks/bench_dataset.py merge      # ours, and the original's loop beside it
     python tests/benchmarks/bench_dataset.py clean      # with and without the search for near duplicates
     python tests/benchmarks/bench_dataset.py recall     # planted near duplicates, found and missed
@@ -8,7 +8,8 @@
 The rows are wishes of the offline teacher's grammar, 18 % of them spoilt as it spoils them, in round
 files with all that a real round holds. Each run is a process of its own, which imports only what it
 needs; its peak memory is that of the process and of the second one that a long run starts. Times are
-those of the call a user makes, from the first line to the written files and their provenance.
+those of the call a user makes, imports aside, to the written files and their provenance; the calls of a
+size take turns, and medians are shown.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 SIZES = (10_000, 100_000, 1_000_000)
 
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=["rows", "merge", "clean", "recall", "one"])
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_dataset")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each call, medians are shown")
     parser.add_argument("--run", help="the call to make (used by the benchmark itself)")
     args = parser.parse_args()
     if args.what == "one":
@@ -46,28 +49,43 @@ def main() -> None:
             print(f"{rows:,} rows written in {dataset_rows.make(rows, folder / 'rounds'):.0f} s", flush=True)
             (folder / "done").touch()
     if args.what in ("merge", None):
-        table("merge", folders, {"the original's loop": "original", "tianji merge": "merge"})
+        table("merge", folders, {"the original's loop": "original", "tianji merge": "merge"}, args.repeat)
     if args.what in ("clean", None):
-        table("clean", folders, {"no near duplicates": "clean_rules", "all rules": "clean"})
+        table("clean", folders, {"no near duplicates": "clean_rules", "all rules": "clean"}, args.repeat)
     if args.what in ("recall", None):
         dataset_rows.recall()
 
 
-def table(title: str, folders: dict[int, Path], calls: dict[str, str]) -> None:
-    """Run every call at every size, in turn, and print seconds, rows a second and memory."""
-    print(f"\n{title:20}       rows   seconds    rows/s   CPU s   peak RSS MiB   load", flush=True)
+def table(title: str, folders: dict[int, Path], calls: dict[str, str], repeat: int) -> None:
+    """Run every call at every size, in turn; print medians, and every turn's seconds beside them.
+
+    The ratio is the median of what the turns say: the first call's seconds over this one's, run beside it.
+    """
+    print(f"\n{title:20}       rows   seconds    rows/s   CPU s   peak RSS MiB   ratio   load", flush=True)
     for rows, folder in folders.items():
-        for name, call in calls.items():
-            found = child(call, folder)
+        turns = [{name: child(call, folder) for name, call in calls.items()} for _ in range(repeat)]
+        first = next(iter(calls))
+        for name in calls:
+            runs = [turn[name] for turn in turns]
+            seconds, cpu, peak = (median(run[key] for run in runs) for key in ("seconds", "cpu", "peak"))
+            ratio = median(turn[first]["seconds"] / turn[name]["seconds"] for turn in turns)
             print(
-                f"{name:20}{rows:11,}{found['seconds']:10.2f}{rows / found['seconds']:10,.0f}"
-                f"{found['cpu']:8.1f}{found['peak']:15,.0f}{os.getloadavg()[0]:7.1f}   {found['note']}",
+                f"{name:20}{rows:11,}{seconds:10.2f}{rows / seconds:10,.0f}{cpu:8.1f}{peak:15,.0f}"
+                f"{ratio:8.2f}{os.getloadavg()[0]:7.1f}   {runs[0]['note']}; "
+                + " ".join(f"{run['seconds']:.2f}" for run in runs),
                 flush=True,
             )
 
 
 def child(call: str, folder: Path) -> dict:
-    """Run ``one`` in a fresh process and return what it found."""
+    """Run ``one`` in a fresh process and return what it found.
+
+    The disk is no part of it: what the last run wrote is there by then, what this one reads is in memory.
+    """
+    os.sync()
+    for path in (*(folder / "rounds").iterdir(), folder / "merged.json"):
+        if path.exists():
+            path.read_bytes()
     command = [sys.executable, __file__, "one", "--run", call, "--folder", str(folder)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -77,16 +95,16 @@ def one(call: str, folder: Path) -> dict:
     rounds, merged, original = folder / "rounds", folder / "merged.json", folder / "original.json"
     if call in ("original", "merge"):  # to free what an earlier run wrote is no part of this one
         (original if call == "original" else merged).unlink(missing_ok=True)
+    if call == "merge":
+        from tianji_helpers.dataset import merge
+    elif call != "original":
+        from tianji_helpers.dataset import clean
     began = time.perf_counter()
     if call == "original":
         note = f"{original_loop(rounds, original)} rows"
     elif call == "merge":
-        from tianji_helpers.dataset import merge
-
         note = f"{merge.merge_rounds(rounds, merged).rows} rows"
     else:
-        from tianji_helpers.dataset import clean
-
         out = folder / call
         report = clean.clean_file(
             merged,

@@ -7,8 +7,10 @@ again, the rows must give the block's own bytes. Any other file is read row by r
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,45 +20,47 @@ _CUT = b"\n    }" + _BETWEEN + b"{\n"  # between two rows; no text of theirs hol
 _LONGEST = 16 << 20  # bytes of a row; nobody waits for the end of a longer one
 
 
-class _Turn(msgspec.Struct, gc=False):
-    system: str
-    input: str
-    output: str
+def _decoder(system: Any) -> Callable[[bytes], list]:
+    """Return what makes rows of a file's bytes. system: the type of that field.
+
+    Other keys are passed over. The decoder raises ValueError or RecursionError.
+    """
+    turn = msgspec.defstruct("Turn", [("system", system), ("input", str), ("output", str)], gc=False)
+    row = msgspec.defstruct("Row", [("conversation", tuple[turn])], gc=False)
+    return msgspec.json.Decoder(list[row]).decode
 
 
-class _Row(msgspec.Struct, gc=False):
-    conversation: tuple[_Turn]
-
-
-# The rows of a file's bytes; other keys are passed over. Raises ValueError or RecursionError.
-decode = msgspec.json.Decoder(list[_Row]).decode
+decode = _decoder(str)
 _encode_into = msgspec.json.Encoder().encode_into
 
 
 def lay_out(rows: list, compact: bytearray | None = None) -> bytes:
-    """Return rows as they stand between the brackets of an indented array.
+    """Return rows as an indented array.
 
     compact: memory to work in, for who calls often: kept, it need not grow again.
     """
     compact = bytearray() if compact is None else compact
     _encode_into(rows, compact)
-    return msgspec.json.format(compact, indent=4)[len(_START) : -len(_END)]
+    return msgspec.json.format(compact, indent=4)
 
 
 class Reader:
     """Lays out files one after another; all are read into the same memory, which stays in the cache.
 
+    Rows mostly have one ``system`` text: that of the first row is looked up, not made again for each,
+    until a row has another.
     whole: bytes; a larger file is left to others.
     """
 
     def __init__(self, whole: int):
         self._whole, self._memory, self._compact = whole, bytearray(1), bytearray()
+        self._decode: Callable[[bytes], list] | None = None
 
     def __reduce__(self):
         return Reader, (self._whole,)
 
     def lay_out(self, files: list[Path]) -> list[tuple[str, int, bytes]]:
-        """Return (sha256, number of rows, rows as they are written) of every file.
+        """Return (sha256, number of rows, rows as an indented array) of every file.
 
         There are no rows if something in the file is not as it should be. The sha256 is empty if the
         file was not read as a whole: it is too large, it changes, or the system says no.
@@ -69,10 +73,20 @@ class Reader:
             return "", 0, b""
         digest = hashlib.sha256(content).hexdigest()
         try:
-            rows = decode(content)
+            rows = self._rows(content)
         except (ValueError, RecursionError):
             return digest, 0, b""
         return digest, len(rows), lay_out(rows, self._compact)
+
+    def _rows(self, content: memoryview) -> list:
+        if self._decode is not None:
+            with suppress(msgspec.ValidationError):
+                return self._decode(content)
+            self._decode = decode
+        rows = decode(content)
+        if self._decode is None and rows:
+            self._decode = _decoder(Literal[rows[0].conversation[0].system])
+        return rows
 
     def _read(self, path: Path) -> memoryview | None:
         try:
@@ -87,15 +101,15 @@ class Reader:
             return None
 
 
-def array(done: int, rows: bytes = b"") -> bytes:
-    """Return what comes next in a file that has ``done`` rows: more rows as laid out, or the end if none.
+def pieces(done: int, array: bytes = b"") -> tuple[bytes | memoryview, ...]:
+    """Return what comes next in a file that has ``done`` rows: an array's, or the end if none.
 
-    >>> array(0, b"{}") + array(1, b"{}") + array(2)
-    b'[\\n    {},\\n    {}\\n]'
+    >>> b"".join((*pieces(0, lay_out([1])), *pieces(1, lay_out([2])), *pieces(2)))
+    b'[\\n    1,\\n    2\\n]'
     """
-    if rows:
-        return (_BETWEEN if done else _START) + rows
-    return _END if done else b"[]"
+    if array:
+        return _BETWEEN if done else _START, memoryview(array)[len(_START) : -len(_END)]
+    return (_END if done else b"[]",)
 
 
 def blocks(path: str | Path, size: int) -> Iterator[tuple[int, bytes]]:
@@ -124,11 +138,12 @@ def blocks(path: str | Path, size: int) -> Iterator[tuple[int, bytes]]:
 
 def turns(block: bytes) -> list[dict] | None:
     """Return the turns of a block, or None if it is not rows as ``lay_out`` lays them out."""
+    array = _START + block + _END
     try:
-        rows = decode(b"[" + block + b"]")
+        rows = decode(array)
     except (ValueError, RecursionError):
         return None
-    if not rows or lay_out(rows) != block:
+    if not rows or lay_out(rows) != array:
         return None
     found = (row.conversation[0] for row in rows)
     return [{"system": turn.system, "input": turn.input, "output": turn.output} for turn in found]

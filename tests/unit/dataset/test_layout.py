@@ -38,6 +38,19 @@ def test_a_file_that_breaks_off_is_never_taken_for_a_whole_one(folder, turns, cu
     assert None in [layout.turns(block) for _, block in layout.blocks(folder / "rows.json", size)]
 
 
+@given(systems=st.lists(st.lists(TEXTS | st.just("你是送祝福大师"), max_size=3), min_size=1, max_size=5))
+def test_a_reader_lays_out_files_whatever_their_system_texts(folder, systems):
+    files = [folder / f"{number}.json" for number in range(len(systems))]
+    for file, texts in zip(files, systems, strict=True):
+        turns = [{"system": text, "input": "祝姐姐生日", "output": "生日快乐！"} for text in texts]
+        records.write_conversations(file, turns)
+    read = layout.Reader(1 << 20).lay_out(files)
+    assert [(digest, count, rows) for digest, count, rows in read] == [
+        (records.sha256(file), len(texts), file.read_bytes())
+        for file, texts in zip(files, systems, strict=True)
+    ]
+
+
 def row(number: int, **more) -> dict:
     wish = f"姐姐，生日快乐，愿你第{number}个心愿也成真！"
     return {"conversation": [{"system": "你是送祝福大师", "input": "祝姐姐生日", "output": wish, **more}]}

@@ -115,7 +115,6 @@ def test_two_processes_write_what_one_writes(rounds, tmp_path, monkeypatch, coun
     numbers = [1, 2, 3, *(n for n in range(300) for _ in range(1 if n == 150 else 50))]
     assert [turn["input"] for turn in turns] == [f"祝姐姐生日{number}" for number in numbers]
     provenance = records.read_json(records.provenance_path(tmp_path / "merged.json"))
-    assert provenance["sha256"] == records.sha256(tmp_path / "merged.json")
     assert list(provenance["inputs"].values()) == [records.sha256(path) for path in merged.files]
 
 
