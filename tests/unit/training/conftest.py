@@ -2,11 +2,21 @@
 
 import pytest
 import tiny_models
+import torch
 
 from tianji_helpers import records, wishes
 from tianji_helpers.training import configs, engine
 
 ROWS = [("姐姐", "生日"), ("赵老师", "春节"), ("妹妹", "谈判顺利"), ("领导", "元宵节")] * 4
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=GPU)])
+def device(request):
+    """Where a test computes that holds on a GPU as well."""
+    return request.param
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +29,6 @@ def tokenizer(base_dir):
 @pytest.fixture(scope="session")
 def tiny_dir(base_dir, tokenizer, tmp_path_factory):
     """A random Gemma 3 of two narrow layers, in the shape of a prepared model."""
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)

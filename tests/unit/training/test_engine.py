@@ -358,8 +358,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_names_it(trained, tmp_path):
         ("qwen2_dir", "qwen2.5-0.5b-instruct", "configs/wishes_qwen2_5_0_5b_instruct.py"),
     ],
 )
-def test_gpu_config_goes_the_whole_way_on_a_cpu(
-    fixture, name, base, request, rows_file, tmp_path, monkeypatch
+def test_gpu_config_goes_the_whole_way(
+    fixture, name, base, device, request, rows_file, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
     model_dir = shutil.copytree(request.getfixturevalue(fixture), models.find(name).folder)
@@ -379,7 +379,7 @@ def test_gpu_config_goes_the_whole_way_on_a_cpu(
             lr=2e-2,
         )
         cfg = configs.load_config(path)
-        cfg.env_cfg.dist_cfg.backend = "gloo"
+        cfg.env_cfg.dist_cfg.backend = "gloo" if device == "cpu" else "nccl"
         cfg.optim_wrapper.accumulative_counts = 1
         cfg.dump(str(path))
         return path
@@ -390,9 +390,9 @@ def test_gpu_config_goes_the_whole_way_on_a_cpu(
     assert steps[1] > steps[0] > 0
     assert result.curve[-1]["loss"] < result.curve[0]["loss"]
     adapter = engine.pth_to_hf(config(5), result.checkpoint, tmp_path / "adapter")
-    merged = engine.merge(model_dir, adapter, tmp_path / "merged", dtype="float32")
+    merged = engine.merge(model_dir, adapter, tmp_path / "merged", dtype="float32", device=device)
     assert json.loads((merged / "config.json").read_text())["dtype"] == "float32"
-    model, tokenizer = inference.load(merged)
+    model, tokenizer = inference.load(merged, device=device)
     chat = inference.messages("祝姐姐生日")
     (answer,) = inference.answer_all(model, tokenizer, [chat], max_new_tokens=6)
     assert answer.text == "".join(inference.stream(model, tokenizer, chat, max_new_tokens=6)).strip() != ""
