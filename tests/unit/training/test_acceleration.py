@@ -6,6 +6,7 @@ from mmengine.config import ConfigDict
 from peft import LoraConfig
 from peft.tuners.lora.bnb import Linear4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.models.qwen2 import modeling_qwen2
 
 from tianji_helpers.training import acceleration, xtuner_compat
 
@@ -46,7 +47,9 @@ def build(request):
                 torch.nn.init.normal_(parameter, std=0.0 if ".output." in name else 0.1)
         return model.train()
 
-    return make
+    kept = dict(vars(modeling_qwen2))  # liger-kernel puts its GPU functions there, for every later model
+    yield make
+    vars(modeling_qwen2).update(kept)
 
 
 def samples(device="cpu"):

@@ -361,8 +361,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_names_it(trained, tmp_path):
 def test_gpu_config_goes_the_whole_way(
     fixture, name, base, device, request, rows_file, tmp_path, monkeypatch
 ):
+    source = request.getfixturevalue(fixture)
     monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
-    model_dir = shutil.copytree(request.getfixturevalue(fixture), models.find(name).folder)
+    model_dir = shutil.copytree(source, models.find(name).folder)
     records.write_provenance(model_dir, stage="prepare-model", parameters={"name": name})
 
     def config(epochs):
