@@ -25,7 +25,7 @@ class BaseModel:
     parameters: size in words. download_gb: size on disk, GB. train_gb, infer_gb: memory in GB for
     QLoRA at the course's settings and for chatting in half precision. template: XTuner's name of
     the chat template. Revisions: a Hugging Face commit, a ModelScope tag or branch (ModelScope has
-    no tag for every model; ``master`` moves).
+    no tag for every model; ``master`` moves). chats: False for a model that has only read texts.
     """
 
     name: str
@@ -41,6 +41,7 @@ class BaseModel:
     modelscope_revision: str
     trust_remote_code: bool = False
     device: str = "GPU"
+    chats: bool = True
 
     @property
     def folder(self) -> Path:
@@ -115,6 +116,21 @@ CATALOGUE = {
             modelscope="Shanghai_AI_Laboratory/internlm2-chat-1_8b",
             modelscope_revision="v1.1.0",
             trust_remote_code=True,
+        ),
+        BaseModel(
+            name="internlm2-1_8b",
+            parameters="1.9B",
+            licence="Apache-2.0 (code), InternLM licence (weights)",
+            template="internlm2_chat",
+            download_gb=3.8,
+            train_gb=6,
+            infer_gb=5,
+            huggingface="internlm/internlm2-1_8b",
+            huggingface_revision="e4aeae125592eee3f4b9d70ca15843e7bc00f821",
+            modelscope="Shanghai_AI_Laboratory/internlm2-1_8b",
+            modelscope_revision="master",
+            trust_remote_code=True,
+            chats=False,
         ),
         _qwen("7B", "a09a35458c702b33eeacc393d103063234e8bc28", (15.2, 13, 17)),
         _qwen("1.5B", "989aa7980e4cf806f80c7fef2b1adb7bc71aa306", (3.1, 6, 5)),
@@ -213,6 +229,8 @@ def prepare(
             origin = _unpack_embedded(part, report)
         else:
             origin = _download(model, source, endpoint, part, report)
+            if not model.chats:
+                _add_chat_template(part)
         if folder.exists():
             shutil.rmtree(folder)
         records.write_provenance(folder, stage="prepare-model", parameters={"name": name, **origin})
@@ -246,6 +264,25 @@ def _download(
     repo, revision = getattr(model, source), getattr(model, f"{source}_revision")
     report(f"从 {source} 下载 {repo}@{revision}（约 {model.download_gb} GB，中断后再运行会续传）…")
     return hubs.fetch(source, repo, revision, part, endpoint=endpoint, needed=["config.json"])
+
+
+def _add_chat_template(part: Path) -> None:
+    """Put beside a model that has none the chat template that it will be taught: InternLM2's.
+
+    An answer ends with ``<|im_end|>``; where the tokenizer has that as one token, answers stop there.
+    """
+    from tianji_helpers.training.embedded import CHAT_TEMPLATE
+
+    (part / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    config, tokenizer = (records.read_json(part / f"{name}.json") for name in ("config", "tokenizer_config"))
+    file = part / "generation_config.json"
+    settings = records.read_json(file) if file.is_file() else {}
+    stops = settings.get("eos_token_id", config.get("eos_token_id"))
+    stops = stops if isinstance(stops, list) else [stops]
+    for number, token in tokenizer.get("added_tokens_decoder", {}).items():
+        if token["content"] == "<|im_end|>" and int(number) not in stops:
+            stops.append(int(number))
+    records.write_json(file, settings | {"eos_token_id": stops})
 
 
 def _check_disk(model: BaseModel, part: Path) -> None:

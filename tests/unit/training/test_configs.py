@@ -52,6 +52,7 @@ def test_full_fine_tuning_has_neither_adapter_nor_quantization():
         ("wishes", "qwen2.5-7b-instruct"),
         ("wishes", "qwen2.5-0.5b-instruct"),
         ("self_cognition", "internlm2-chat-1_8b"),
+        ("ruozhiba", "internlm2-1_8b"),
     ],
 )
 def test_config_of_a_model_of_the_catalogue_uses_its_folder_and_template(task, model):

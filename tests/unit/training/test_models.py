@@ -4,6 +4,7 @@ The clients run in processes of their own (``tianji prepare-model``) with a clea
 read their settings when they are imported, and must neither see nor touch the user's caches.
 """
 
+import json
 import random
 import re
 import shutil
@@ -47,9 +48,9 @@ def models_dir(tmp_path, monkeypatch):
 def prepare(tmp_path, models_dir):
     """Run ``tianji prepare-model`` for the model of these tests against a hub."""
 
-    def run(hub, source, **environment):
+    def run(hub, source, name=NAME, **environment):
         environment["TIANJI_MODELS_DIR"] = str(models_dir)
-        command = ["prepare-model", "--source", source, "--endpoint", hub.url, NAME]
+        command = ["prepare-model", "--source", source, "--endpoint", hub.url, name]
         return loopback_hub.run_client(tmp_path, *command, **environment)
 
     return run
@@ -174,6 +175,29 @@ def test_modelscope_delivers_the_pinned_revision_from_the_endpoint(start_hub, pr
     origin = records.read_json(models_dir / f"{NAME}.provenance.json")["parameters"]
     assert origin["source"] == "modelscope"
     assert (origin["repository"], origin["revision"]) == (MODEL.modelscope, MODEL.modelscope_revision)
+
+
+@pytest.mark.parametrize("generation", [{}, {"eos_token_id": [2, 9], "pad_token_id": 2}])
+def test_a_base_model_gets_the_chat_template_that_it_will_be_taught(prepare, models_dir, generation):
+    model = models.find("internlm2-1_8b")
+    assert not model.chats and all(models.find(name).chats for name in ("internlm2-chat-1_8b", NAME))
+    known = {"0": {"content": "<unk>"}, "7": {"content": "<|im_end|>"}}
+    files = FILES | {
+        "config.json": b'{"model_type": "internlm2", "eos_token_id": 2}',
+        "tokenizer_config.json": json.dumps({"added_tokens_decoder": known}).encode(),
+    }
+    if generation:
+        files["generation_config.json"] = json.dumps(generation).encode()
+    with loopback_hub.starter(
+        files, WEIGHTS, model.huggingface, model.huggingface_revision, model.modelscope
+    ) as start:
+        done = prepare(start(), "modelscope", model.name)
+    assert done.returncode == 0, done.stderr
+    found = contents(models_dir / model.name)
+    assert "<|im_start|>assistant" in found.pop("chat_template.jinja").decode()
+    wanted = {"eos_token_id": [2, 9, 7], "pad_token_id": 2} if generation else {"eos_token_id": [2, 7]}
+    assert json.loads(found.pop("generation_config.json")) == wanted
+    assert found == {name: data for name, data in files.items() if name != "generation_config.json"}
 
 
 @pytest.mark.parametrize("source", hubs.SOURCES)
