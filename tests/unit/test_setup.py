@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from tianji_helpers import threads
 from tianji_helpers.paths import ROOT
 
 MAKE = shutil.which("make")
@@ -225,9 +227,26 @@ def test_the_license_is_apache():
 
 
 def test_makefile_and_package_agree_on_threads():
-    from tianji_helpers import threads
 
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name, value in threads.ENVIRONMENT.items():
         assert f"export {name} = {value}\n" in text
     assert threads.with_defaults({"OMP_WAIT_POLICY": "ACTIVE"})["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_threads_of_a_training_wait_longer_only_on_a_calm_machine(monkeypatch):
+    cores = psutil.cpu_count()
+    spin = []
+    for busy in (0.1, 1.0):
+        monkeypatch.setattr(psutil, "cpu_percent", lambda interval, busy=busy: 100 * busy / cores)
+        spin.append(int(threads.for_long_run({})["GOMP_SPINCOUNT"]))
+        assert threads.for_long_run({"GOMP_SPINCOUNT": "5"})["GOMP_SPINCOUNT"] == "5"
+    assert spin[0] > spin[1] == int(threads.ENVIRONMENT["GOMP_SPINCOUNT"])
+
+
+def test_a_busy_process_is_seen():
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            assert threads.for_long_run({}) == threads.ENVIRONMENT
+        finally:
+            process.kill()

@@ -489,7 +489,8 @@ def run_tool(
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     with tempfile.TemporaryDirectory() as cache, log.open("w", encoding="utf-8", buffering=1) as log_file:
         # a cache of its own: datasets' global one may hold rows of a file that has changed since
-        environment = threads.with_defaults() | {"HF_DATASETS_CACHE": cache, "PYTHONUNBUFFERED": "1"}
+        environment = threads.for_long_run() if tool == "train" else threads.with_defaults()
+        environment |= {"HF_DATASETS_CACHE": cache, "PYTHONUNBUFFERED": "1"}
         if device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         with subprocess.Popen(
