@@ -227,7 +227,6 @@ def test_the_license_is_apache():
 
 
 def test_makefile_and_package_agree_on_threads():
-
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name, value in threads.ENVIRONMENT.items():
         assert f"export {name} = {value}\n" in text

@@ -54,6 +54,28 @@ class BaseModel:
         return records.provenance_path(self.folder).is_file() and (self.folder / "config.json").is_file()
 
 
+def _internlm2(
+    kind: str, parameters: str, revision: str, sizes_gb: tuple[float, float, float], chats: bool = True
+) -> BaseModel:
+    download, train, infer = sizes_gb
+    name = f"internlm2-{kind}"
+    return BaseModel(
+        name=name,
+        parameters=parameters,
+        licence="Apache-2.0 (code), InternLM licence (weights)",
+        template="internlm2_chat",
+        download_gb=download,
+        train_gb=train,
+        infer_gb=infer,
+        huggingface=f"internlm/{name}",
+        huggingface_revision=revision,
+        modelscope=f"Shanghai_AI_Laboratory/{name}",
+        modelscope_revision="v1.1.0" if chats else "master",
+        trust_remote_code=True,
+        chats=chats,
+    )
+
+
 def _qwen(size: str, revision: str, sizes_gb: tuple[float, float, float]) -> BaseModel:
     download, train, infer = sizes_gb
     name = f"Qwen2.5-{size}-Instruct"
@@ -89,49 +111,9 @@ CATALOGUE = {
             modelscope_revision="master",
             device="CPU",
         ),
-        BaseModel(
-            name="internlm2-chat-7b",
-            parameters="7.7B",
-            licence="Apache-2.0 (code), InternLM licence (weights)",
-            template="internlm2_chat",
-            download_gb=15.5,
-            train_gb=13,
-            infer_gb=17,
-            huggingface="internlm/internlm2-chat-7b",
-            huggingface_revision="70e6cdc9643ce7e3d9a369fb984dc5f1a1b2cec6",
-            modelscope="Shanghai_AI_Laboratory/internlm2-chat-7b",
-            modelscope_revision="v1.1.0",
-            trust_remote_code=True,
-        ),
-        BaseModel(
-            name="internlm2-chat-1_8b",
-            parameters="1.9B",
-            licence="Apache-2.0 (code), InternLM licence (weights)",
-            template="internlm2_chat",
-            download_gb=3.8,
-            train_gb=6,
-            infer_gb=5,
-            huggingface="internlm/internlm2-chat-1_8b",
-            huggingface_revision="aa8a7450c2227a3b6733b3c6fe33fefbb2ca54f9",
-            modelscope="Shanghai_AI_Laboratory/internlm2-chat-1_8b",
-            modelscope_revision="v1.1.0",
-            trust_remote_code=True,
-        ),
-        BaseModel(
-            name="internlm2-1_8b",
-            parameters="1.9B",
-            licence="Apache-2.0 (code), InternLM licence (weights)",
-            template="internlm2_chat",
-            download_gb=3.8,
-            train_gb=6,
-            infer_gb=5,
-            huggingface="internlm/internlm2-1_8b",
-            huggingface_revision="e4aeae125592eee3f4b9d70ca15843e7bc00f821",
-            modelscope="Shanghai_AI_Laboratory/internlm2-1_8b",
-            modelscope_revision="master",
-            trust_remote_code=True,
-            chats=False,
-        ),
+        _internlm2("chat-7b", "7.7B", "70e6cdc9643ce7e3d9a369fb984dc5f1a1b2cec6", (15.5, 13, 17)),
+        _internlm2("chat-1_8b", "1.9B", "aa8a7450c2227a3b6733b3c6fe33fefbb2ca54f9", (3.8, 6, 5)),
+        _internlm2("1_8b", "1.9B", "e4aeae125592eee3f4b9d70ca15843e7bc00f821", (3.8, 6, 5), chats=False),
         _qwen("7B", "a09a35458c702b33eeacc393d103063234e8bc28", (15.2, 13, 17)),
         _qwen("1.5B", "989aa7980e4cf806f80c7fef2b1adb7bc71aa306", (3.1, 6, 5)),
         _qwen("0.5B", "7ae557604adf67be50417f59c2c2f167def9a775", (1.0, 4, 3)),
@@ -277,7 +259,7 @@ def _add_chat_template(part: Path) -> None:
     config, tokenizer = (records.read_json(part / f"{name}.json") for name in ("config", "tokenizer_config"))
     file = part / "generation_config.json"
     settings = records.read_json(file) if file.is_file() else {}
-    stops = settings.get("eos_token_id", config.get("eos_token_id"))
+    stops = settings.get("eos_token_id", config.get("eos_token_id", []))
     stops = stops if isinstance(stops, list) else [stops]
     for number, token in tokenizer.get("added_tokens_decoder", {}).items():
         if token["content"] == "<|im_end|>" and int(number) not in stops:

@@ -44,8 +44,7 @@ def test_a_reader_lays_out_files_whatever_their_system_texts(folder, systems):
     for file, texts in zip(files, systems, strict=True):
         turns = [{"system": text, "input": "祝姐姐生日", "output": "生日快乐！"} for text in texts]
         records.write_conversations(file, turns)
-    read = layout.Reader(1 << 20).lay_out(files)
-    assert [(digest, count, rows) for digest, count, rows in read] == [
+    assert layout.Reader(1 << 20).lay_out(files) == [
         (records.sha256(file), len(texts), file.read_bytes())
         for file, texts in zip(files, systems, strict=True)
     ]

@@ -113,9 +113,9 @@ def test_attention_looks_back_as_far_as_its_window_and_not_into_other_samples(
     seen = (sample[:, None] == sample).tril()
     if window:
         seen = seen.triu(1 - window)
-    repeated = (part.repeat_interleave(2, 1) for part in (key, value))
-    scores = (query.float() @ next(repeated).float().mT * 0.3).masked_fill(~seen, float("-inf"))
-    expected = (scores.softmax(-1) @ next(repeated).float()).transpose(1, 2)
+    keys, values = (part.repeat_interleave(2, 1).float() for part in (key, value))
+    scores = (query.float() @ keys.mT * 0.3).masked_fill(~seen, float("-inf"))
+    expected = (scores.softmax(-1) @ values).transpose(1, 2)
     packing = acceleration.Packing(boundaries, max(LENGTHS))
     found = acceleration._attend(query, key, value, packing, scale=0.3, window=window)
     up = torch.randn_like(expected)
