@@ -20,7 +20,7 @@ import torch
 from datasets import load_dataset
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
-from mmengine.optim import CosineAnnealingLR, LinearLR, OptimWrapper
+from mmengine.optim import CosineAnnealingLR, LinearLR
 from peft import LoraConfig
 from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -30,7 +30,12 @@ from xtuner.engine.hooks import DatasetInfoHook
 from xtuner.engine.runner import TrainLoop
 from xtuner.utils import PROMPT_TEMPLATE
 
-from tianji_helpers.training.xtuner_compat import EvaluateChatHook, SupervisedFinetune, join_packed_rows
+from tianji_helpers.training.xtuner_compat import (
+    EvaluateChatHook,
+    OptimWrapper,
+    SupervisedFinetune,
+    join_packed_rows,
+)
 
 with read_base():
     from .runtime import *

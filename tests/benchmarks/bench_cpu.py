@@ -5,8 +5,9 @@
 Trains on wishes through `tianji train`'s own function with the config of notebook 05, and prints one JSON
 line: tokens a second (every token is a real one, there is no padding), the rate of matrix products
 measured before and after, the floor, and how much of the floor is reached. The floor is that rate through
-the operations that training on a token needs: 4 a frozen weight, 6 an adapter's weight, and scores of
-the vocabulary only for answer tokens. Nothing else should run beside it: see ``load``.
+the operations that training on a token needs: 4 a frozen weight, 6 an adapter's weight, scores of
+the vocabulary only for answer tokens, and attention to the tokens before it in its sample. Nothing else
+should run beside it: see ``load``.
 """
 
 import argparse
@@ -37,8 +38,8 @@ def matmul_rate(dtype: str, size: int = 2048, seconds: float = 3.0) -> float:
     return 2 * size**3 / statistics.median(times)
 
 
-def count_tokens(cfg, rows: Path) -> tuple[int, int]:
-    """Return the tokens of all rows as training sees them, and those of answers."""
+def count_tokens(cfg, rows: Path) -> tuple[int, int, int]:
+    """Return the tokens of all rows as training sees them, those of answers, and the pairs that attend."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.tokenizer.pretrained_model_name_or_path)
@@ -47,7 +48,9 @@ def count_tokens(cfg, rows: Path) -> tuple[int, int]:
         for turn in evaluation.read_turns(rows)
     ]
     labels = [label for example in examples for label in example["labels"]]
-    return len(labels), sum(label >= 0 for label in labels)
+    lengths = [len(example["labels"]) for example in examples]
+    pairs = sum(length * (length + 1) // 2 for length in lengths)
+    return len(labels), sum(label >= 0 for label in labels), pairs
 
 
 def main() -> None:
@@ -62,10 +65,12 @@ def main() -> None:
     settings = {"data_path": rows, "max_rows": 4 * args.updates, "warmup_ratio": 0.1, "dtype": dtype}
     config = configs.write_config(CONFIG, args.folder / "config.py", every_n_iters=10**6, **settings)
     cfg = configs.load_config(config)
-    tokens, answers = count_tokens(cfg, rows)
+    tokens, answers, pairs = count_tokens(cfg, rows)
     hf = json.loads((paths.resolve(cfg.pretrained_model_name_or_path) / "config.json").read_text())
     unneeded = hf["vocab_size"] * hf["hidden_size"] * (1 - answers / tokens)
-    flops = estimate.flops_per_token(config) - 4 * unneeded
+    # a product with keys and one with values, each forward and twice backward
+    heads = hf["num_hidden_layers"] * hf["num_attention_heads"] * hf["head_dim"]
+    flops = estimate.flops_per_token(config) - 4 * unneeded + 2 * 2 * 3 * heads * pairs / tokens
 
     before = matmul_rate(dtype)
     used = os.times()

@@ -76,7 +76,8 @@ def estimate(
     if lora:
         parts["四比特权重"] = quantized * (0.5 + _scales_bytes(cfg))
         if fused and not _on_gpu(cfg):
-            parts["解开的四比特权重"] = quantized * 2  # kept by acceleration._unpacked
+            # kept by operations.FrozenMatrices, for both directions
+            parts["展开的权重"] = (quantized + head.weight.numel()) * 2 * 2
         parts["其余权重"] = kept * (2 if fused else 4)
     parts["适配器" if lora else "权重"] = trained * weight / (devices if stage == 3 else 1)
     parts["梯度"] = trained * gradient / (devices if stage >= 2 else 1)

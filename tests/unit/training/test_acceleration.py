@@ -8,7 +8,7 @@ from peft.tuners.lora.bnb import Linear4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.qwen2 import modeling_qwen2
 
-from tianji_helpers.training import acceleration, xtuner_compat
+from tianji_helpers.training import operations, packed_attention, xtuner_compat
 
 LENGTHS = (9, 4, 14)
 
@@ -21,7 +21,7 @@ def build(request):
     """
     folder = request.getfixturevalue(request.param)
 
-    def make(device="cpu", **settings):
+    def make(device="cpu", targets=None, **settings):
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         quantization = {
             "load_in_4bit": True,
@@ -36,7 +36,14 @@ def build(request):
             device_map={"": device},
             quantization_config={"type": BitsAndBytesConfig, **quantization},
         )
-        lora = ConfigDict(type=LoraConfig, r=4, lora_alpha=8, lora_dropout=0.0, task_type="CAUSAL_LM")
+        lora = ConfigDict(
+            type=LoraConfig,
+            r=4,
+            lora_alpha=8,
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+            target_modules=targets,
+        )
         model = xtuner_compat.SupervisedFinetune(
             llm=llm, lora=lora, use_activation_checkpointing=False, **settings
         )
@@ -102,7 +109,7 @@ def test_joined_samples_are_packed_without_padding():
 def test_attention_looks_back_as_far_as_its_window_and_not_into_other_samples(
     window, together, device, monkeypatch
 ):
-    monkeypatch.setattr(acceleration, "_TOGETHER", together)
+    monkeypatch.setattr(packed_attention, "_TOGETHER", together)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     boundaries = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32, device=device)
     shapes = ((1, heads, sum(LENGTHS), 64) for heads in (4, 2, 2))
@@ -116,8 +123,8 @@ def test_attention_looks_back_as_far_as_its_window_and_not_into_other_samples(
     keys, values = (part.repeat_interleave(2, 1).float() for part in (key, value))
     scores = (query.float() @ keys.mT * 0.3).masked_fill(~seen, float("-inf"))
     expected = (scores.softmax(-1) @ values).transpose(1, 2)
-    packing = acceleration.Packing(boundaries, max(LENGTHS))
-    found = acceleration._attend(query, key, value, packing, scale=0.3, window=window)
+    packing = packed_attention.Packing(boundaries, max(LENGTHS))
+    found = packed_attention.attend(query, key, value, packing, scale=0.3, window=window)
     up = torch.randn_like(expected)
     pairs = [(found, expected)]
     pairs += zip(
@@ -158,6 +165,39 @@ def test_packed_samples_give_the_loss_and_gradients_of_each_alone(build, recompu
         assert error < (1e-3 if exact else 0.1), f"{name}: {error:.2e}"
 
 
+@pytest.mark.parametrize("build", ["tiny_dir"], indirect=True)
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["up_proj"]])
+def test_layers_without_an_adapter_stand_beside_those_with_one(build, targets):
+    rows = packed(samples())
+    losses = []
+    for fused in (False, True):
+        model = build(targets=targets, fused=fused)
+        ids, labels = rows["input_ids"][:, :9], rows["labels"][:, :9]
+        data = {"input_ids": ids, "labels": labels, "position_ids": rows["position_ids"][:, :9]}
+        ends = {"cumulative_len": [torch.tensor([0, 9], dtype=torch.int32)], "max_seqlen": 9}
+        mask = {"attention_mask": torch.ones_like(ids)}
+        losses.append(model.compute_loss(data | (ends if fused else mask))["loss"])
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("build", ["tiny_dir"], indirect=True)
+def test_a_matrix_is_multiplied_alike_however_it_is_laid_out(build, monkeypatch):
+    rows = packed(samples())
+    expected = build(fused=True).compute_loss(rows)["loss"]
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    torch.testing.assert_close(build(fused=True).compute_loss(rows)["loss"], expected)
+
+
+def test_a_batch_without_answers_costs_nothing(build):
+    rows = packed(samples())
+    rows["labels"] = torch.full_like(rows["labels"], -100)
+    model = build(fused=True)
+    loss = model.compute_loss(rows)["loss"]
+    loss.backward()
+    assert loss == 0
+    assert all(not gradient.any() for gradient in gradients(model).values())
+
+
 def test_samples_of_a_pack_do_not_see_each_other(build):
     model = build(fused=True)
     rows = samples()
@@ -190,13 +230,13 @@ def test_dropout_and_inference_take_pefts_own_way(build):
     layer = next(module for module in model.modules() if isinstance(module, Linear4bit))
     x = torch.randn(3, layer.base_layer.in_features)
     called = []
-    original = acceleration._Linear4bitWithAdapter.apply
-    acceleration._Linear4bitWithAdapter.apply = lambda *args: called.append(1) or original(*args)
+    original = operations.LinearsWithAdapters.apply
+    operations.LinearsWithAdapters.apply = lambda *args: called.append(1) or original(*args)
     try:
         fused = layer(x)
         plain = layer.eval()(x)
     finally:
-        acceleration._Linear4bitWithAdapter.apply = original
+        operations.LinearsWithAdapters.apply = original
     assert len(called) == 1
     # inference on some CPUs multiplies in bfloat16
     assert (fused - plain).norm() / plain.norm() < 0.02
