@@ -2,7 +2,8 @@
 
 Measures, each for itself and none of them XTuner's:
 
-* packed samples attend only to themselves (``packed_attention``);
+* packed samples attend only to themselves, and what they begin with alike, such as a system prompt, is
+  computed once for all samples of a batch (``packed_attention``);
 * a 4-bit layer and its adapter are one operation that saves its input once and adds the adapter's
   share in place (PEFT keeps copies and walks over the output four times);
 * on a GPU, norms, rotary positions, SwiGLU and cross-entropy run in liger-kernel's Triton kernels where
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from tianji_helpers.training import operations
-from tianji_helpers.training.packed_attention import Packing, attend
+from tianji_helpers.training.packed_attention import Packing, attend, find_shared_prefix
 
 PACKED_ATTENTION = "tianji_packed"
 
@@ -45,10 +46,12 @@ def accelerate(llm: nn.Module, causal_lm: nn.Module, recompute_share: float = 0.
     use_liger = on_gpu and importlib.util.find_spec("liger_kernel") is not None
     if name == "InternLM2ForCausalLM":
         _accelerate_internlm2(causal_lm, packing, use_liger)
-    elif name == "Qwen2ForCausalLM" and on_gpu:
+    elif name == "Qwen2ForCausalLM":
         _accelerate_qwen2(causal_lm, use_liger)
     elif name == "Gemma3ForCausalLM":
         _accelerate_gemma3(causal_lm)
+    else:
+        packing = None
     layers = causal_lm.model.layers
     for index, layer in enumerate(layers):
         if int((index + 1) * recompute_share) > int(index * recompute_share):
@@ -59,7 +62,8 @@ def accelerate(llm: nn.Module, causal_lm: nn.Module, recompute_share: float = 0.
 class AnswerLoss:
     """The mean negative log-likelihood of the answer tokens of a batch."""
 
-    def __init__(self, causal_lm: nn.Module, packing: Packing):
+    def __init__(self, causal_lm: nn.Module, packing: Packing | None):
+        """packing: where the model looks where samples begin and end, if it does."""
         self.causal_lm, self.packing = causal_lm, packing
         self.head = causal_lm.get_output_embeddings()
         self.frozen_head = operations.FrozenMatrices([self.head])
@@ -70,20 +74,14 @@ class AnswerLoss:
         data: ``input_ids`` and ``labels`` (batch, length) and ``position_ids``; either ``attention_mask``,
         or ``cumulative_len`` and ``max_seqlen`` of one packed row, as XTuner's collate function gives them.
         """
-        inputs, packing = dict(data), self.packing
+        inputs = dict(data)
         targets = F.pad(inputs.pop("labels"), (0, 1), value=-100)[:, 1:].flatten()
-        (packing.boundaries,) = inputs.pop("cumulative_len", (None,))
-        packing.longest, packing.rotary, packing.groups = inputs.pop("max_seqlen", 0), None, {}
-        if packing.boundaries is not None:
-            if not targets.is_cuda:
-                _append_padding(inputs)
-            if self.causal_lm.config._attn_implementation == PACKED_ATTENTION:
-                inputs["packing"] = packing
-                # no mask is built
-                inputs["attention_mask"] = dict.fromkeys(("full_attention", "sliding_attention"))
-        hidden = self.causal_lm.model(**inputs, use_cache=False)[0].flatten(0, 1)
+        (boundaries,), longest = inputs.pop("cumulative_len", (None,)), inputs.pop("max_seqlen", 0)
+        if self.packing is not None:
+            targets = self._pack(inputs, targets, boundaries, longest)
         needed = (targets != -100).nonzero().squeeze(1)
         targets = targets[needed]
+        hidden = self.causal_lm.model(**inputs, use_cache=False)[0].flatten(0, 1)
         if not hidden.is_cuda and not self.head.weight.requires_grad:
             return operations.FrozenHead.apply(hidden, self.frozen_head, needed, targets)
         scores = self.head(hidden[needed])
@@ -93,12 +91,25 @@ class AnswerLoss:
             return liger_cross_entropy(scores, targets)  # leaves the gradient in ``scores``
         return F.cross_entropy(scores.float(), targets)
 
-
-def _append_padding(inputs: dict) -> None:
-    """Append tokens that belong to no sample, so that few numbers of tokens occur."""
-    count = inputs["input_ids"].shape[1]
-    for name in ("input_ids", "position_ids"):
-        inputs[name] = F.pad(inputs[name], (0, operations.round_up(count) - count))
+    def _pack(self, inputs: dict, targets, boundaries, longest: int) -> torch.Tensor:
+        """Tell the model about a batch; leave of it, and of the targets, what is to be computed."""
+        packing, padding = self.packing, 0
+        packing.begin(boundaries, longest)
+        if boundaries is None:
+            return targets
+        packing.prefix = find_shared_prefix(inputs["input_ids"][0], targets == -100, boundaries, longest)
+        if not targets.is_cuda:  # tokens of no sample, so that few numbers of tokens occur
+            count = int(packing.row_boundaries[-1])
+            padding = operations.round_up(count) - count
+        for name in ("input_ids", "position_ids"):
+            if packing.prefix is not None:
+                inputs[name] = inputs[name].index_select(1, packing.prefix.kept)
+            inputs[name] = F.pad(inputs[name], (0, padding))
+        if self.causal_lm.config._attn_implementation == PACKED_ATTENTION:
+            inputs["packing"] = packing
+            # no mask is built
+            inputs["attention_mask"] = dict.fromkeys(("full_attention", "sliding_attention"))
+        return targets if packing.prefix is None else targets[packing.prefix.kept]
 
 
 class _AdaptedLayers:

@@ -10,7 +10,7 @@ from transformers.models.qwen2 import modeling_qwen2
 
 from tianji_helpers.training import operations, packed_attention, xtuner_compat
 
-LENGTHS = (9, 4, 14)
+LENGTHS = (5, 9, 4, 14)
 
 
 @pytest.fixture(params=["internlm2_dir", "qwen2_dir", "tiny_dir"])
@@ -59,20 +59,26 @@ def build(request):
     vars(modeling_qwen2).update(kept)
 
 
-def samples(device="cpu"):
+def samples(device="cpu", alike=0):
+    """Prompts of 3 tokens and answers; all but the first, as if it was cut, begin with ``alike`` tokens."""
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randint(300, 20_000, (1, length), generator=generator).to(device) for length in LENGTHS]
+    for row in rows[1:]:
+        row[:, :alike] = rows[-1][:, :alike]
     return [(row, torch.where(torch.arange(row.shape[1], device=device) < 3, -100, row)) for row in rows]
+
+
+def ends(device="cpu"):
+    return torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32, device=device)
 
 
 def packed(rows):
     device = rows[0][0].device
-    boundaries = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32, device=device)
     return {
         "input_ids": torch.cat([ids for ids, _ in rows], dim=1),
         "labels": torch.cat([labels for _, labels in rows], dim=1),
         "position_ids": torch.cat([torch.arange(length, device=device)[None] for length in LENGTHS], dim=1),
-        "cumulative_len": [boundaries],
+        "cumulative_len": [ends(device)],
         "max_seqlen": max(LENGTHS),
     }
 
@@ -104,26 +110,55 @@ def test_joined_samples_are_packed_without_padding():
     assert data["cumulative_len"][0].tolist() == [0, 3, 5] and data["max_seqlen"] == 3
 
 
+def shared_prefix(alike, device="cpu"):
+    ids = torch.cat([ids for ids, _ in samples(device, alike)], dim=1)[0]
+    unneeded = torch.ones_like(ids, dtype=torch.bool)
+    return packed_attention.find_shared_prefix(ids, unneeded, ends(device), max(LENGTHS))
+
+
+def test_what_samples_begin_with_alike_is_computed_once():
+    assert shared_prefix(0) is None
+    prefix = shared_prefix(3)
+    assert prefix.kept.tolist() == [*range(14), 17, *range(21, 32)]
+    assert prefix.places.tolist() == [*range(14), 5, 6, 7, 14, 5, 6, 7, *range(15, 26)]
+    assert prefix.boundaries.tolist() == [0, 5, 14, 15, 26]
+    assert prefix.copies.tolist() == [[14, 15, 16], [18, 19, 20]] and prefix.rows == slice(5, 8)
+
+
+def test_of_what_samples_begin_with_alike_only_what_no_answer_needs_is_shared():
+    ids = torch.tensor([7, 7, 7, 7, 7, 7, 7, 7])
+    unneeded = torch.tensor([True, True, False, False, True, False, False, False])
+    boundaries = torch.tensor([0, 4, 8], dtype=torch.int32)
+    prefix = packed_attention.find_shared_prefix(ids, unneeded, boundaries, 4)
+    assert prefix.copies.tolist() == [[4]]
+    assert packed_attention.find_shared_prefix(ids, ~unneeded, boundaries, 4) is None
+    assert packed_attention.find_shared_prefix(ids[:4], unneeded[:4], boundaries[:2], 4) is None
+
+
+@pytest.mark.parametrize("alike", [0, 3])
 @pytest.mark.parametrize("together", [512, 12])
 @pytest.mark.parametrize("window", [None, 5])
 def test_attention_looks_back_as_far_as_its_window_and_not_into_other_samples(
-    window, together, device, monkeypatch
+    window, together, alike, device, monkeypatch
 ):
     monkeypatch.setattr(packed_attention, "_TOGETHER", together)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    boundaries = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0)], dtype=torch.int32, device=device)
-    shapes = ((1, heads, sum(LENGTHS), 64) for heads in (4, 2, 2))
+    boundaries, prefix = ends(device), shared_prefix(alike, device)
+    every = torch.arange(sum(LENGTHS), device=device)
+    kept, places = (prefix.kept, prefix.places) if prefix else (every, every)
+    shapes = ((1, heads, len(kept), 64) for heads in (4, 2, 2))
     query, key, value = (
         torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for shape in shapes
     )
-    sample = torch.bucketize(torch.arange(sum(LENGTHS), device=device), boundaries[1:], right=True)
+    sample = torch.bucketize(every, boundaries[1:], right=True)
     seen = (sample[:, None] == sample).tril()
     if window:
         seen = seen.triu(1 - window)
-    keys, values = (part.repeat_interleave(2, 1).float() for part in (key, value))
-    scores = (query.float() @ keys.mT * 0.3).masked_fill(~seen, float("-inf"))
-    expected = (scores.softmax(-1) @ values).transpose(1, 2)
-    packing = packed_attention.Packing(boundaries, max(LENGTHS))
+    queries, keys, values = (part[:, :, places].float() for part in (query, key, value))
+    keys, values = (part.repeat_interleave(2, 1) for part in (keys, values))
+    scores = (queries @ keys.mT * 0.3).masked_fill(~seen, float("-inf"))
+    expected = (scores.softmax(-1) @ values).transpose(1, 2)[:, kept]
+    packing = packed_attention.Packing(boundaries, max(LENGTHS), prefix)
     found = packed_attention.attend(query, key, value, packing, scale=0.3, window=window)
     up = torch.randn_like(expected)
     pairs = [(found, expected)]
@@ -140,9 +175,9 @@ def gradients(model):
     return {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
 
 
-@pytest.mark.parametrize("recompute_share", [0.0, 0.5, 1.0])
-def test_packed_samples_give_the_loss_and_gradients_of_each_alone(build, recompute_share, device):
-    rows = samples(device)
+@pytest.mark.parametrize(("recompute_share", "alike"), [(0.0, 0), (0.0, 3), (0.5, 3), (1.0, 0)])
+def test_packed_samples_give_the_loss_and_gradients_of_each_alone(build, recompute_share, alike, device):
+    rows = samples(device, alike)
     plain = build(device)
     losses = [
         torch.nn.functional.cross_entropy(
@@ -174,9 +209,9 @@ def test_layers_without_an_adapter_stand_beside_those_with_one(build, targets):
         model = build(targets=targets, fused=fused)
         ids, labels = rows["input_ids"][:, :9], rows["labels"][:, :9]
         data = {"input_ids": ids, "labels": labels, "position_ids": rows["position_ids"][:, :9]}
-        ends = {"cumulative_len": [torch.tensor([0, 9], dtype=torch.int32)], "max_seqlen": 9}
+        packing = {"cumulative_len": [torch.tensor([0, 9], dtype=torch.int32)], "max_seqlen": 9}
         mask = {"attention_mask": torch.ones_like(ids)}
-        losses.append(model.compute_loss(data | (ends if fused else mask))["loss"])
+        losses.append(model.compute_loss(data | (packing if fused else mask))["loss"])
     torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
 
 
