@@ -6,8 +6,9 @@ Trains on wishes through `tianji train`'s own function with the config of notebo
 line: tokens a second (every token is a real one, there is no padding), the rate of matrix products
 measured before and after, the floor, and how much of the floor is reached. The floor is that rate through
 the operations that training on a token needs: 4 a frozen weight, 6 an adapter's weight, scores of
-the vocabulary only for answer tokens, and attention to the tokens before it in its sample. Nothing else
-should run beside it: see ``load``.
+the vocabulary only for answer tokens, and attention to the tokens before it in its sample. A system prompt
+counts as often as it occurs, though the training computes it once a batch: ``computed_share`` of the tokens
+are computed. Nothing else should run beside it: see ``load``.
 """
 
 import argparse
@@ -18,10 +19,10 @@ import time
 from pathlib import Path
 
 import torch
-from bench_gpu import write_rows
+from bench_gpu import computed_share, read_examples, write_rows
 
 from tianji_helpers import paths
-from tianji_helpers.training import configs, engine, estimate, evaluation, inference
+from tianji_helpers.training import configs, engine, estimate, inference
 
 CONFIG = paths.CONFIGS / "wishes_gemma3_270m_cpu.py"
 
@@ -38,21 +39,6 @@ def matmul_rate(dtype: str, size: int = 2048, seconds: float = 3.0) -> float:
     return 2 * size**3 / statistics.median(times)
 
 
-def count_tokens(cfg, rows: Path) -> tuple[int, int, int]:
-    """Return the tokens of all rows as training sees them, those of answers, and the pairs that attend."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(cfg.tokenizer.pretrained_model_name_or_path)
-    examples = [
-        evaluation.encode(tokenizer, turn, "internlm2_chat", cfg.train_dataloader.dataset.max_length)
-        for turn in evaluation.read_turns(rows)
-    ]
-    labels = [label for example in examples for label in example["labels"]]
-    lengths = [len(example["labels"]) for example in examples]
-    pairs = sum(length * (length + 1) // 2 for length in lengths)
-    return len(labels), sum(label >= 0 for label in labels), pairs
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--updates", type=int, default=40, help="of 4 wishes; the first 10 warm up")
@@ -65,7 +51,10 @@ def main() -> None:
     settings = {"data_path": rows, "max_rows": 4 * args.updates, "warmup_ratio": 0.1, "dtype": dtype}
     config = configs.write_config(CONFIG, args.folder / "config.py", every_n_iters=10**6, **settings)
     cfg = configs.load_config(config)
-    tokens, answers, pairs = count_tokens(cfg, rows)
+    examples = read_examples(cfg, rows)
+    tokens = sum(len(example["labels"]) for example in examples)
+    answers = sum(label >= 0 for example in examples for label in example["labels"])
+    pairs = sum(len(example["labels"]) * (len(example["labels"]) + 1) // 2 for example in examples)
     hf = json.loads((paths.resolve(cfg.pretrained_model_name_or_path) / "config.json").read_text())
     unneeded = hf["vocab_size"] * hf["hidden_size"] * (1 - answers / tokens)
     # a product with keys and one with values, each forward and twice backward
@@ -83,11 +72,12 @@ def main() -> None:
 
     batch = cfg.train_dataloader.batch_size
     seconds = statistics.mean(point["time"] for point in result.curve[1:])
-    speed = tokens / len(evaluation.read_turns(rows)) * batch / seconds
+    speed = tokens / len(examples) * batch / seconds
     printed = {
         "tokens_per_second": round(speed),
         "fraction_of_floor": round(speed * flops / rate, 3),
         "floor_tokens_per_second": round(rate / flops),
+        "computed_share": round(computed_share(examples, batch), 3),
         "gflops_per_second": round(rate / 1e9),
         "mflop_per_token": round(flops / 1e6),
         "dtype": dtype,

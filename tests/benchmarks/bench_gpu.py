@@ -5,11 +5,14 @@
 Both go through `tianji train`'s own function, with the same random weights (speed and memory do not
 depend on their values), the same wishes of some 70 tokens packed to 2,048, and the same tokenizer.
 A run is ``original`` (XTuner's template with the guide's changes), or ``ours:SHARE:LIMIT`` with the share
-of layers computed again and the GB the process may use (0: no limit), or ``full:BATCH``, all weights
-trained, with the rows of a micro-batch, or ``trl:CHOICES``, see ``peer_trl.py`` (Qwen2.5 only: TRL knows
-transformers' own architectures). ``NPROC_PER_NODE=2`` and ``--deepspeed deepspeed_zero3`` use two GPUs.
-One JSON line a run: tokens/s of all GPUs, peak memory of the first, model FLOPs utilization against this
-card's measured bf16 rate, and the floor.
+of layers computed again and the GB the process may use (0: no limit), or ``apart:SHARE:LIMIT``, the same
+with wishes that begin otherwise each, so that no system prompt is computed once for all of them, or
+``full:BATCH``, all weights trained, with the rows of a micro-batch, or ``trl:CHOICES``, see ``peer_trl.py``
+(Qwen2.5 only: TRL knows transformers' own architectures). ``NPROC_PER_NODE=2`` and
+``--deepspeed deepspeed_zero3`` use two GPUs.
+One JSON line a run: tokens/s of all GPUs, the share of them that is computed, peak memory of the first,
+model FLOPs utilization of what is computed against this card's measured bf16 rate, and the floor of what
+computes all tokens.
 """
 
 import argparse
@@ -24,10 +27,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
 from tianji_helpers import paths, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, engine, estimate
+from tianji_helpers.training import configs, engine, estimate, evaluation, packed_attention
 
 ROWS = 16  # of 2,048 tokens an update, in both
 INTERNLM2 = {
@@ -106,8 +110,8 @@ def make_model(name: str, folder: Path, tokenizer_dir: Path, layers: int) -> Pat
     return folder
 
 
-def write_rows(path: Path, count: int) -> Path:
-    """Write that many wishes of about 70 tokens."""
+def write_rows(path: Path, count: int, apart: bool = False) -> Path:
+    """Write that many wishes of about 70 tokens; apart: they don't begin alike."""
     matrix = wishes.load()
     blessing = "愿你的每一天都像今天这样明亮，心里有光，脚下有路，身边有人；愿所求皆如愿，所行皆坦途。"
     pairs = [(recipient, scene) for recipient in matrix.recipients for scene in matrix.scenes]
@@ -115,9 +119,37 @@ def write_rows(path: Path, count: int) -> Path:
     for number in range(count):
         recipient, scene = pairs[number % len(pairs)]
         answer = f"{recipient}，{scene}！" + blessing[: 30 + number % 17]
-        turns.append({"system": matrix.system, "input": matrix.request(recipient, scene), "output": answer})
+        system = f"{number}{matrix.system}" if apart else matrix.system
+        turns.append({"system": system, "input": matrix.request(recipient, scene), "output": answer})
     records.write_conversations(path, turns)
     return path
+
+
+def read_examples(cfg, rows: Path) -> list[dict]:
+    """Return the rows' ``input_ids`` and ``labels`` as training sees them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        cfg.tokenizer.pretrained_model_name_or_path, trust_remote_code=True
+    )
+    return [
+        evaluation.encode(tokenizer, turn, "internlm2_chat", cfg.train_dataloader.dataset.max_length)
+        for turn in evaluation.read_turns(rows)
+    ]
+
+
+def computed_share(examples: list[dict], together: int) -> float:
+    """Return how many of the tokens are computed where so many samples share what they begin with."""
+    computed = 0
+    for first in range(0, len(examples), together):
+        batch = examples[first : first + together]
+        ids = torch.tensor([token for example in batch for token in example["input_ids"]])
+        unneeded = torch.tensor([label < 0 for example in batch for label in (*example["labels"][1:], -100)])
+        lengths = torch.tensor([len(example["labels"]) for example in batch])
+        boundaries = F.pad(lengths.cumsum(0), (1, 0))
+        prefix = packed_attention.find_shared_prefix(ids, unneeded, boundaries, int(lengths.max()))
+        computed += len(ids if prefix is None else prefix.kept)
+    return computed / sum(len(example["labels"]) for example in examples)
 
 
 def original_config(model_dir: Path, rows: Path, target: Path) -> Path:
@@ -209,7 +241,9 @@ def matmul_rate(size: int = 8192) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", choices=SHAPES, default="internlm2-chat-7b")
-    parser.add_argument("--run", action="append", required=True, metavar="original|ours:…|full:…|trl:…")
+    parser.add_argument(
+        "--run", action="append", required=True, metavar="original|ours:…|apart:…|full:…|trl:…"
+    )
     parser.add_argument(
         "--updates", type=int, default=5, help="of 16 rows of 2,048 tokens; the first warms up"
     )
@@ -220,11 +254,12 @@ def main() -> None:
     args = parser.parse_args()
     gpus = int(os.environ.get("NPROC_PER_NODE", "1"))
     model_dir = make_model(args.model, args.folder / args.model, args.tokenizer, args.layers)
-    rows = write_rows(args.folder / "rows.json", (args.updates * ROWS + 240) * 32)
     rate = matmul_rate() if torch.cuda.is_available() else float("nan")
     for run in args.run:
         kind, *numbers = run.split(":")
         config = args.folder / f"{kind}.py"
+        apart = kind == "apart"
+        rows = write_rows(args.folder / "rows.json", (args.updates * ROWS + 240) * 32, apart)
         if kind == "original":
             original_config(model_dir, rows, config)
         else:
@@ -232,14 +267,14 @@ def main() -> None:
             base = paths.CONFIGS / f"wishes_{family}{'_full' if kind == 'full' else ''}.py"
             configs.write_config(base, config, model_dir=model_dir, data_path=rows)
             cfg = configs.load_config(config)
-            if kind == "ours":
+            if kind in ("ours", "apart"):
                 cfg.model.recompute_share = float(numbers[0])
             elif kind == "full":
                 cfg.train_dataloader.batch_size = int(numbers.pop(0))
                 cfg.optim_wrapper.accumulative_counts = ROWS // (gpus * cfg.train_dataloader.batch_size)
             cfg.dump(str(config))
         tokens = shorten(config, args.updates)
-        limit = float(numbers[1]) if kind == "ours" else 0.0
+        limit = float(numbers[1]) if kind in ("ours", "apart") else 0.0
         result = {"model": args.model, "run": run, "gpu": torch.cuda.get_device_name(0), "gpus": gpus}
         try:
             if kind == "trl":
@@ -251,9 +286,19 @@ def main() -> None:
             print(json.dumps(result | {"error": str(error)[-1500:]}, ensure_ascii=False), flush=True)
             continue
         flops = estimate.flops_per_token(config)
-        result["mfu"] = result["tokens_per_second"] * flops / (gpus * rate)
-        result |= {"bf16_tflops": rate / 1e12, "floor_tokens_per_second": rate / flops}
+        share = 1.0
         if kind in ("ours", "full"):
+            cfg = configs.load_config(config)
+            examples = read_examples(cfg, rows)[:1000]
+            length = statistics.mean(len(example["labels"]) for example in examples)
+            together = cfg.train_dataloader.batch_size * cfg.train_dataloader.dataset.max_length / length
+            share = computed_share(examples, round(together))
+        result |= {
+            "computed_share": share,
+            "mfu": result["tokens_per_second"] * flops * share / (gpus * rate),
+        }
+        result |= {"bf16_tflops": rate / 1e12, "floor_tokens_per_second": rate / flops}
+        if kind in ("ours", "apart", "full"):
             result["estimate_gb"] = estimate.estimate(
                 config, deepspeed=args.deepspeed, devices=gpus
             ).tensors_gb

@@ -73,8 +73,8 @@ def find_shared_prefix(ids, unneeded, boundaries, longest: int) -> SharedPrefix 
     taken = place < lengths[:, None]
     tokens = starts[:, None] + place * taken
     first = ids[tokens]
-    common = (first == first[len(first) // 2]) & taken & unneeded[tokens]
-    common = common.long().cumprod(1).sum(1)
+    reference = first[(first[:, 0] == first[:, 0].mode().values).int().argmax()]
+    common = ((first == reference) & taken & unneeded[tokens]).long().cumprod(1).sum(1)
     length = int(common.median())
     shares = (common >= length).nonzero()[:, 0]
     if not length or len(shares) < 2:

@@ -10,7 +10,7 @@ from transformers.models.qwen2 import modeling_qwen2
 
 from tianji_helpers.training import operations, packed_attention, xtuner_compat
 
-LENGTHS = (5, 9, 4, 14)
+LENGTHS = (5, 9, 4, 14, 6)
 
 
 @pytest.fixture(params=["internlm2_dir", "qwen2_dir", "tiny_dir"])
@@ -60,11 +60,11 @@ def build(request):
 
 
 def samples(device="cpu", alike=0):
-    """Prompts of 3 tokens and answers; all but the first, as if it was cut, begin with ``alike`` tokens."""
+    """Prompts of 3 tokens and answers; all but two that are cut begin with the same ``alike`` tokens."""
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randint(300, 20_000, (1, length), generator=generator).to(device) for length in LENGTHS]
-    for row in rows[1:]:
-        row[:, :alike] = rows[-1][:, :alike]
+    for row in (rows[1], rows[3]):
+        row[:, :alike] = rows[4][:, :alike]
     return [(row, torch.where(torch.arange(row.shape[1], device=device) < 3, -100, row)) for row in rows]
 
 
@@ -119,10 +119,10 @@ def shared_prefix(alike, device="cpu"):
 def test_what_samples_begin_with_alike_is_computed_once():
     assert shared_prefix(0) is None
     prefix = shared_prefix(3)
-    assert prefix.kept.tolist() == [*range(14), 17, *range(21, 32)]
-    assert prefix.places.tolist() == [*range(14), 5, 6, 7, 14, 5, 6, 7, *range(15, 26)]
-    assert prefix.boundaries.tolist() == [0, 5, 14, 15, 26]
-    assert prefix.copies.tolist() == [[14, 15, 16], [18, 19, 20]] and prefix.rows == slice(5, 8)
+    assert prefix.kept.tolist() == [*range(18), *range(21, 32), 35, 36, 37]
+    assert prefix.places.tolist() == [*range(18), 5, 6, 7, *range(18, 29), 5, 6, 7, 29, 30, 31]
+    assert prefix.boundaries.tolist() == [0, 5, 14, 18, 29, 32]
+    assert prefix.copies.tolist() == [[18, 19, 20], [32, 33, 34]] and prefix.rows == slice(5, 8)
 
 
 def test_of_what_samples_begin_with_alike_only_what_no_answer_needs_is_shared():
