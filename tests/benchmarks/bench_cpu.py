@@ -42,7 +42,7 @@ def matmul_rate(dtype: str, size: int = 2048, seconds: float = 3.0) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--updates", type=int, default=40, help="of 4 wishes; the first 10 warm up")
-    parser.add_argument("--rows", type=Path, help="training rows; without, made-up wishes of some 70 tokens")
+    parser.add_argument("--rows", type=Path, help="training rows; without, made-up wishes of some 80 tokens")
     parser.add_argument("--folder", type=Path, default=paths.run_dir() / "bench_cpu")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)

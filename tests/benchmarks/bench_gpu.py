@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_gpu.py --model internlm2-chat-7b --run original --run ours:0:24
 
 Both go through `tianji train`'s own function, with the same random weights (speed and memory do not
-depend on their values), the same wishes of some 70 tokens packed to 2,048, and the same tokenizer.
+depend on their values), the same wishes of some 80 tokens packed to 2,048, and the same tokenizer.
 A run is ``original`` (XTuner's template with the guide's changes), or ``ours:SHARE:LIMIT`` with the share
 of layers computed again and the GB the process may use (0: no limit), or ``apart:SHARE:LIMIT``, the same
 with wishes that begin otherwise each, so that no system prompt is computed once for all of them, or
@@ -111,7 +111,7 @@ def make_model(name: str, folder: Path, tokenizer_dir: Path, layers: int) -> Pat
 
 
 def write_rows(path: Path, count: int, apart: bool = False) -> Path:
-    """Write that many wishes of about 70 tokens; apart: they don't begin alike."""
+    """Write that many wishes of about 80 tokens; apart: they don't begin alike."""
     matrix = wishes.load()
     blessing = "愿你的每一天都像今天这样明亮，心里有光，脚下有路，身边有人；愿所求皆如愿，所行皆坦途。"
     pairs = [(recipient, scene) for recipient in matrix.recipients for scene in matrix.scenes]

@@ -2,8 +2,10 @@
 
 The model is built without weights, so its parameters are counted, not guessed; what it keeps for the
 backward pass is counted tensor by tensor for a decoder layer of the Llama family (InternLM2, Qwen2,
-Gemma 3 differ little). Speed and memory do not depend on the values of weights, so the benchmark
-``tests/benchmarks/bench_gpu.py`` holds this up against measured peaks.
+Gemma 3 differ little). Every token counts; where the samples of a batch begin alike, less is needed,
+for that is computed once (``packed_attention``), but how much less only the data can tell. Speed and memory
+do not depend on the values of weights, so the benchmark ``tests/benchmarks/bench_gpu.py`` holds this up
+against measured peaks.
 """
 
 from collections.abc import Sequence
