@@ -176,7 +176,10 @@ def gradients(model):
 
 
 @pytest.mark.parametrize(("recompute_share", "alike"), [(0.0, 0), (0.0, 3), (0.5, 3), (1.0, 0)])
-def test_packed_samples_give_the_loss_and_gradients_of_each_alone(build, recompute_share, alike, device):
+def test_packed_samples_give_the_loss_and_gradients_of_each_alone(
+    build, recompute_share, alike, device, monkeypatch
+):
+    monkeypatch.setattr(operations, "_ROUND", 1)
     rows = samples(device, alike)
     plain = build(device)
     losses = [
@@ -189,8 +192,13 @@ def test_packed_samples_give_the_loss_and_gradients_of_each_alone(build, recompu
     expected = sum(losses) / count
     expected.backward()
     model = build(device, fused=True, recompute_share=recompute_share)
+    computed = []
+    embeddings = model._causal_lm().get_input_embeddings()
+    embeddings.register_forward_hook(lambda layer, inputs, out: computed.append(out.shape[1]))
     loss = model.compute_loss(packed(rows))["loss"]
     loss.backward()
+    # the third token of what begins alike is needed: an answer follows
+    assert computed == [sum(LENGTHS) - 2 * max(0, alike - 1)]
     exact = device == "cpu"  # bfloat16 has three digits
     torch.testing.assert_close(loss.float(), expected.float(), rtol=1e-4 if exact else 1e-2, atol=1e-5)
     found, wanted = gradients(model), gradients(plain)
