@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SCALE := build/scale
 SITE := build/site
+DEEPSPEED := build/deepspeed
 NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 OFFLINE := $(BIN)/python tests/offline.py
 
@@ -20,7 +21,7 @@ export GOMP_SPINCOUNT = 1000
 export PYTHONUNBUFFERED = 1
 
 .DELETE_ON_ERROR:
-.PHONY: help course test lab lint lock notebooks site doctor setup scale clean
+.PHONY: help course test lab lint lock notebooks site doctor setup deepspeed scale clean
 
 help:  ## 列出这些命令
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +32,7 @@ course: $(READY)  ## 从头到尾跑完六课（装环境、体检、合成、�
 	@$(BIN)/tianji course
 
 test: export HF_HUB_OFFLINE = 1
-test: lint $(SCALE)/.ready $(SITE)/.ready  ## 全部检查：代码风格、单元测试、六课逐格比对、换一组参数再跑一遍
+test: lint $(SCALE)/.ready $(SITE)/.ready $(DEEPSPEED)/.ready  ## 全部检查：代码风格、单元测试、六课逐格比对、换一组参数再跑一遍
 	@rm -rf outputs/test-nbval outputs/test-course
 	@echo '==> 单元测试和文档例子'
 	$(OFFLINE) $(BIN)/python -m pytest -q
@@ -72,6 +73,8 @@ clean:  ## 删除环境和缓存（outputs/ 里的结果和 models/ 里的模型
 	rm -rf $(VENV) build outputs/test-nbval outputs/test-course .pytest_cache .ruff_cache *.egg-info
 
 setup: $(READY)  ## 只装环境
+
+deepspeed: $(DEEPSPEED)/.ready  ## 准备多卡训练的测试要用的 DeepSpeed
 
 scale: $(SCALE)/.ready  ## 装多机清洗的环境（data-juicer 和 Ray，约 1 GB）
 
@@ -117,4 +120,11 @@ $(SITE)/.ready: configs/site/requirements.txt | $(READY)
 	@echo '==> 建立课程网页的环境 $(SITE)（下载约 50 MB）'
 	@$(BIN)/python -m venv --clear $(SITE)
 	@$(SITE)/bin/python -m pip install --quiet -r configs/site/requirements.txt
+	@touch $@
+
+# A folder, on the path of its own tests only: transformers imports DeepSpeed wherever it finds it.
+$(DEEPSPEED)/.ready: configs/deepspeed/requirements.txt | $(READY)
+	@echo '==> 准备 DeepSpeed（$(DEEPSPEED)，下载约 2 MB）'
+	@rm -rf $(DEEPSPEED)
+	@$(BIN)/python -m pip install --quiet --no-deps --target $(DEEPSPEED) -r configs/deepspeed/requirements.txt
 	@touch $@

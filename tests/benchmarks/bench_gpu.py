@@ -89,9 +89,9 @@ def make_model(name: str, folder: Path, tokenizer_dir: Path, layers: int) -> Pat
     """Write a model with random weights in hub layout and return its folder."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    if (folder / "config.json").is_file():
+    if (folder / "tokenizer_config.json").is_file():  # written after the model
         return folder
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     ids = {key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     shape = SHAPES[name] | ids | ({"num_hidden_layers": layers} if layers else {})

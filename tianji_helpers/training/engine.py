@@ -179,8 +179,8 @@ def _processes() -> int:
 def _check_deepspeed(cfg, deepspeed: str) -> None:
     if importlib.util.find_spec("deepspeed") is None:
         raise CourseError(
-            "没有安装 DeepSpeed。请先运行 pip install deepspeed==0.18.9，或去掉 --deepspeed："
-            "只设 NPROC_PER_NODE 也能用多张卡。"
+            "没有安装 DeepSpeed。请先运行 pip install -r configs/deepspeed/requirements.txt，"
+            "或去掉 --deepspeed：只设 NPROC_PER_NODE 也能用多张卡。"
         )
     # DeepSpeed 0.18.9 stops in the first gathering of weights: "all params must have the same dtype"
     if "zero3" in deepspeed and "quantization_config" in cfg.model.llm:

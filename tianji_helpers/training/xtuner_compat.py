@@ -64,10 +64,12 @@ def start_processes_without_gpu() -> None:
     """Let several processes meet on a machine without a GPU.
 
     Source: mmengine/dist/utils.py (0.10.7) calls ``torch.cuda.set_device`` in every process that a
-    launcher has started, also for gloo.
+    launcher has started, also for gloo. DeepSpeed's ZeRO-2 (0.18.9) gathers weights in place, which
+    gloo (torch 2.11) does through views that autograd refuses to have changed.
     """
     if not torch.cuda.is_available():
         torch.cuda.set_device = lambda device: None
+        torch.distributed.all_gather_into_tensor = torch.no_grad()(torch.distributed.all_gather_into_tensor)
 
 
 def restore_cache_get_max_length() -> None:

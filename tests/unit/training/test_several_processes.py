@@ -1,12 +1,20 @@
 """Training in several processes: on two of a CPU, as on two GPUs."""
 
+import importlib.util
+import os
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tianji_helpers.errors import CourseError
+from tianji_helpers.paths import ROOT
 from tianji_helpers.training import configs, engine
 
+DEEPSPEED = ROOT / "build" / "deepspeed"
+DEVICE = "cuda" if torch.cuda.device_count() > 1 else "cpu"
+QLORA = "configs/wishes_internlm2_chat_7b.py"
 FULL = "configs/wishes_internlm2_chat_7b_full.py"
 
 
@@ -24,16 +32,50 @@ def test_two_processes_learn_what_one_learns(trained, tmp_path, monkeypatch):
         assert (weight - theirs[name]).norm() < 0.05 * theirs[name].norm(), name
 
 
-def test_zero_3_shares_the_weights_of_a_full_fine_tuning(internlm2_dir, rows_file, tmp_path, monkeypatch):
-    pytest.importorskip("deepspeed", reason="not in the lock: see the readme")
-    settings = {"model_dir": internlm2_dir, "data_path": rows_file, "max_length": 64, "batch_size": 1}
-    settings |= {"max_epochs": 3, "warmup_ratio": 0.3, "every_n_iters": 100, "lr": 2e-2}
-    config = configs.write_config(FULL, tmp_path / "config.py", **settings)
-    cfg = configs.load_config(config)
-    cfg.env_cfg.dist_cfg.backend = "gloo"
-    cfg.dump(str(config))
+@pytest.fixture
+def deepspeed(monkeypatch):
+    """DeepSpeed on the path of one test's processes, two of them."""
+    monkeypatch.syspath_prepend(DEEPSPEED)
+    monkeypatch.setenv("PYTHONPATH", str(DEEPSPEED), prepend=os.pathsep)
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("没有 build/deepspeed：由 make deepspeed 准备")
     monkeypatch.setenv("NPROC_PER_NODE", "2")
-    result = engine.train(config, tmp_path / "work", deepspeed="deepspeed_zero3", report=lambda line: None)
+
+
+def write_config(base, folder, model_dir, rows_file):
+    """Write a config for two GPUs, or for two processes of a CPU where there are fewer."""
+    settings = {"model_dir": model_dir, "data_path": rows_file, "max_length": 64, "batch_size": 1}
+    settings |= {"max_epochs": 3, "warmup_ratio": 0.3, "every_n_iters": 6, "lr": 2e-2}
+    config = configs.write_config(base, folder / "config.py", **settings)
+    cfg = configs.load_config(config)
+    cfg.env_cfg.dist_cfg.backend = "nccl" if DEVICE == "cuda" else "gloo"
+    cfg.optim_wrapper.accumulative_counts = 1
+    cfg.dump(str(config))
+    return config
+
+
+def test_zero_2_trains_adapters_and_goes_on_after_a_stop(internlm2_dir, rows_file, tmp_path, deepspeed):
+    config = write_config(QLORA, tmp_path, internlm2_dir, rows_file)
+    settings = {"deepspeed": "deepspeed_zero2", "device": DEVICE, "report": lambda line: None}
+    result = engine.train(config, tmp_path / "work", **settings)
+    assert result.curve[-1]["loss"] < result.curve[0]["loss"]
+    assert len(list(result.checkpoint.glob("*_optim_states.pt"))) == 2
+    stopped = shutil.copytree(result.work_dir, tmp_path / "stopped")
+    shutil.rmtree(stopped / result.checkpoint.name)
+    assert engine.last_checkpoint(stopped).name == "iter_12.pth"
+    again = engine.train(config, stopped, resume=True, **settings)
+    assert again.checkpoint.name == result.checkpoint.name == "iter_18.pth"
+    for rank in range(2):  # the weights in 32 bit and the optimizer's moments
+        name = f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+        assert (again.checkpoint / name).read_bytes() == (result.checkpoint / name).read_bytes()
+    adapter = engine.pth_to_hf(config, again.checkpoint, tmp_path / "adapter")
+    assert all(part.any() for part in load_file(adapter / "adapter_model.safetensors").values())
+
+
+def test_zero_3_shares_the_weights_of_a_full_fine_tuning(internlm2_dir, rows_file, tmp_path, deepspeed):
+    config = write_config(FULL, tmp_path, internlm2_dir, rows_file)
+    settings = {"deepspeed": "deepspeed_zero3", "device": DEVICE, "report": lambda line: None}
+    result = engine.train(config, tmp_path / "work", **settings)
     assert result.curve[-1]["loss"] < result.curve[0]["loss"]
     assert len(list(result.checkpoint.glob("*_optim_states.pt"))) == 2
     model_dir = engine.pth_to_hf(config, result.checkpoint, tmp_path / "model")
