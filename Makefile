@@ -126,5 +126,5 @@ $(SITE)/.ready: configs/site/requirements.txt | $(READY)
 $(DEEPSPEED)/.ready: configs/deepspeed/requirements.txt | $(READY)
 	@echo '==> 准备 DeepSpeed（$(DEEPSPEED)，下载约 2 MB）'
 	@rm -rf $(DEEPSPEED)
-	@$(BIN)/python -m pip install --quiet --target $(DEEPSPEED) --no-deps -r configs/deepspeed/requirements.txt
+	@$(BIN)/python -m pip install --quiet --use-pep517 --target $(DEEPSPEED) --no-deps -r configs/deepspeed/requirements.txt
 	@touch $@
