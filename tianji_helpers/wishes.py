@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 from tianji_helpers import paths, records
@@ -246,7 +247,7 @@ def load(folder: str | Path | None = None) -> Matrix:
         raise CourseError(f"{file}：应当是至少一条的列表（每行以 - 开头）。")
     for number, item in enumerate(requirements, 1):
         if not isinstance(item, str):
-            raise CourseError(f"{file} 第 {number} 条：应当是一句话，现在是 {item!r}。")
+            raise CourseError(f"{file} 第 {number} 条：应当是一句话，现在是 {brief(item)}。")
 
     file = folder / "suitability.yaml"
 
@@ -346,18 +347,19 @@ class _Entry:
     def string(self, field: str, allowed: tuple[str, ...] = ()) -> str:
         value = self.fields.get(field)
         self.check(
-            isinstance(value, str) and bool(value.strip()), f"{field} 应当是非空文字，现在是 {value!r}"
+            isinstance(value, str) and bool(value.strip()),
+            f"{field} 应当是非空文字，现在是 {brief(value)}",
         )
         self.check(not allowed or value in allowed, f"{field} 是“{value}”，只能是 {'、'.join(allowed)}")
         return value
 
     def strings(self, field: str, at_least: int = 0) -> tuple[str, ...]:
         value = self.fields.get(field)
-        self.check(isinstance(value, list), f"{field} 应当是列表，现在是 {value!r}")
+        self.check(isinstance(value, list), f"{field} 应当是列表，现在是 {brief(value)}")
         for item in value:
             self.check(
                 isinstance(item, str) and item == item.strip() != "",
-                f"{field} 里的 {item!r} 应当是首尾没有空格的文字",
+                f"{field} 里的 {brief(item)} 应当是首尾没有空格的文字",
             )
         self.check(len(value) >= at_least, f"{field} 至少要有 {at_least} 项")
         self.check(len(set(value)) == len(value), f"{field} 里有重复的项")
@@ -365,7 +367,7 @@ class _Entry:
 
     def count(self, field: str) -> int:
         value = self.fields.get(field)
-        self.check(type(value) is int and value >= 0, f"{field} 应当是不小于 0 的整数，现在是 {value!r}")
+        self.check(type(value) is int and value >= 0, f"{field} 应当是不小于 0 的整数，现在是 {brief(value)}")
         return value
 
 
@@ -397,7 +399,7 @@ def _read_entries(
     for name, content in table.items():
         entry = _Entry(file, str(name), content)
         entry.check(isinstance(name, str) and name == name.strip() != "", "名字应当是首尾没有空格的文字")
-        entry.check(isinstance(content, dict), f"内容应当是“字段: 值”，现在是 {content!r}")
+        entry.check(isinstance(content, dict), f"内容应当是“字段: 值”，现在是 {brief(content)}")
         missing = [field for field in fields if field not in content]
         entry.check(not missing, f"缺少字段 {'、'.join(missing)}")
         extra = [str(field) for field in content if field not in fields + optional]
@@ -434,7 +436,7 @@ def _style(entry: _Entry) -> Style:
         form=entry.string("form") if "form" in entry.fields else Style.form,
         extra=entry.fields.get("extra", Style.extra),
     )
-    entry.check(isinstance(style.extra, bool), f"extra 应当是 true 或 false，现在是 {style.extra!r}")
+    entry.check(isinstance(style.extra, bool), f"extra 应当是 true 或 false，现在是 {brief(style.extra)}")
     entry.check(style.name != DEFAULT_STYLE or not style.extra, "默认风格每次都要生成，不能写 extra: true")
     for low, high in (("min_chars", "max_chars"), ("min_emoji", "max_emoji")):
         bounds = getattr(style, low), getattr(style, high)

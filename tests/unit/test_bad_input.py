@@ -266,6 +266,16 @@ def _mutations(name: str):
     return st.composite(lambda draw: replaced(tree, draw))()
 
 
+@pytest.mark.parametrize("value", [10**2_000, {"system": 10**2_000}], ids=["number", "table"])
+@pytest.mark.parametrize("field", ["kind", "address"])
+def test_a_message_shows_a_long_value_in_short(field, value, tmp_path):
+    tree = yaml.safe_load((paths.DATA / "wishes" / "recipients.yaml").read_text(encoding="utf-8"))
+    next(iter(tree.values()))[field] = value
+    path = tmp_path / "any.yaml"
+    path.write_text(json.dumps(tree), encoding="utf-8")  # JSON is YAML
+    assert isinstance(outcome(READERS["recipients"], path), CourseError)
+
+
 @pytest.mark.parametrize(
     "name", [name for name in YAML_READERS if name not in ("read_yaml", "phrasebook", "prices")] + ["prices"]
 )

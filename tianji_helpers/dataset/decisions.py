@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from reprlib import repr as brief
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
@@ -144,7 +145,7 @@ def _parsed(line: bytes) -> dict | None:
 def _checked(row: dict, where: str) -> dict:
     records.check_text(row.get("key"), "key", where)
     if row.get("action") not in ACTIONS:
-        raise CourseError(f"{where}：action 是 {row.get('action')!r}，只能是 {'、'.join(ACTIONS)}。")
+        raise CourseError(f"{where}：action 是 {brief(row.get('action'))}，只能是 {'、'.join(ACTIONS)}。")
     if row["action"] == "edit":
         records.check_text(row.get("output"), "output", where)
         if not row["output"].strip():

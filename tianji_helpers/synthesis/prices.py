@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from reprlib import repr as brief
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
@@ -55,12 +56,13 @@ def find(provider: str, model: str, file: str | Path | None = None) -> Price | N
         return None
     if not isinstance(row, dict) or set(row) != set(_FIELDS):
         raise CourseError(
-            f"{file} 的 {provider} / {model}：应当恰好有 {'、'.join(_FIELDS)}，现在是 {row!r}。"
+            f"{file} 的 {provider} / {model}：应当恰好有 {'、'.join(_FIELDS)}，"
+            f"现在是 {brief(list(row) if isinstance(row, dict) else row)}。"
         )
     for field in _FIELDS[1:]:
         if type(row[field]) not in (int, float) or not 0 <= row[field] < math.inf:
             raise CourseError(
-                f"{file} 的 {provider} / {model}：{field} 应当是不小于 0 的数，现在是 {row[field]!r}。"
+                f"{file} 的 {provider} / {model}：{field} 应当是不小于 0 的数，现在是 {brief(row[field])}。"
             )
     if not isinstance(row["date"], date):
         raise CourseError(f"{file} 的 {provider} / {model}：date 应当是 2026-01-31 这样的日期。")
