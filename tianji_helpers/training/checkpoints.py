@@ -16,6 +16,9 @@ from tianji_helpers.training import models
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")  # of what a model consists of; no code
+NAMING_CODE = ("config.json", "tokenizer_config.json")  # where ``auto_map`` stands
+_ATTENTIONS = ("eager", "sdpa", "flash_attention_2", None)
 
 # what makes PEFT 0.17 import further modules or read further files
 _ADAPTER_EXTRAS = ("megatron_config", "corda_config", "eva_config")
@@ -61,6 +64,12 @@ def inspect_model(folder: str | Path) -> ModelFolder:
     config = _json_object(folder / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise CourseError(f"{shown}/config.json 里没有 model_type，不是 Hugging Face 格式的模型。")
+    _check_attention(config, shown)
+    if (folder / "custom_generate").exists():
+        raise CourseError(
+            f"{shown} 里有 custom_generate：transformers 会把里面的 Python 当作生成的办法来运行，所以不加载。"
+            "请先删掉它。"
+        )
     weights, promised = _weight_files(folder)
     shapes = {}
     for file in weights:
@@ -112,37 +121,26 @@ def inspect_adapter(folder: str | Path, base: str | Path | ModelFolder | None = 
     return adapter
 
 
-def needs_own_code(model: ModelFolder) -> bool:
-    """Say whether a model must run Python code that lies in its folder.
+def check_architecture(model: ModelFolder) -> None:
+    """Make sure that transformers has the model's architecture; no code of its folder is ever run.
 
-    Only the models of the catalogue may, as ``models.prepare`` fetched them at their pinned revision,
-    and what was merged from them, as long as its code is that of the prepared model byte for byte.
-    Raises CourseError for any other model that cannot do without code of its own.
+    ``auto_map`` and Python files are passed over, whoever they come from: a record beside a folder can
+    travel with it, and a hub's branch or a mirror can change. Raises CourseError for an architecture that
+    lives in its repository alone.
     """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
 
-    known = models.recorded(model.path)
-    entry = models.CATALOGUE.get(known.get("base_model") or known.get("name"))
-    if entry is None or not entry.trust_remote_code:
-        if model.config["model_type"] in CONFIG_MAPPING_NAMES:
-            return False
+    from tianji_helpers.training import internlm2
+
+    internlm2.forbid_code()
+    kind = model.config["model_type"]
+    if kind == internlm2.MODEL_TYPE:
+        internlm2.register()
+    if kind not in CONFIG_MAPPING:
         raise CourseError(
-            f"{paths.show(model.path)} 是 {model.config['model_type']} 模型，要运行它自带的 Python 代码，"
-            "而它不是课程目录里的模型（tianji models），所以不加载。"
+            f"{paths.show(model.path)} 是 {kind} 模型，只有运行它自带的 Python 代码才能加载。那可能是任意"
+            "程序，课程从不运行。请换成课程目录里的模型（tianji models），或 transformers 自己认识的架构。"
         )
-    for file in sorted(model.path.rglob("*.py")):
-        original = entry.folder / file.relative_to(model.path)
-        if not (original.is_file() and original.read_bytes() == file.read_bytes()):
-            raise CourseError(
-                f"{paths.show(file)} 和课程准备的 {entry.name} 里的代码不一样，所以不运行。请先运行 "
-                f"tianji prepare-model {entry.name}，再把 {original.name} 换成它里面的那一份。"
-            )
-    for name in ("config.json", "tokenizer_config.json"):
-        file = model.path / name
-        # "repository--module.Class" would fetch the code from a hub
-        if file.is_file() and "--" in str(_json_object(file).get("auto_map")):
-            raise CourseError(f"{paths.show(file)} 的 auto_map 要从网上取代码，所以不加载。")
-    return True
 
 
 def _folder(folder: str | Path, what: str) -> Path:
@@ -158,6 +156,20 @@ def _json_object(file: Path) -> dict:
     if not isinstance(value, dict):
         raise CourseError(f"{paths.show(file)} 应当是一个 JSON 对象，却是 {type(value).__name__}。")
     return value
+
+
+def _check_attention(config: dict, shown: str) -> None:
+    """Refuse an attention that transformers would fetch as compiled code (``owner/kernel``)."""
+    for key, value in config.items():
+        if "attn_implementation" in key:
+            parts = value.values() if isinstance(value, dict) else [value]
+            if any(part not in _ATTENTIONS for part in parts):
+                raise CourseError(
+                    f"{shown}/config.json 里的 {key} 是 {value!r}，不加载：它可能要从网上取程序来运行。"
+                    f"请删去这一项，或改成 {'、'.join(filter(None, _ATTENTIONS))} 之一。"
+                )
+        elif isinstance(value, dict):  # of a part of the model
+            _check_attention(value, shown)
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], set[str]]:

@@ -54,7 +54,6 @@ def write_config(
     *,
     model_dir: str | Path | None = None,
     prompt_template: str | None = None,
-    trust_remote_code: bool | None = None,
     data_path: str | Path | None = None,
     heldout_path: str | Path | None = None,
     max_rows: int | None = None,
@@ -87,7 +86,6 @@ def write_config(
     chat_hook = cfg.custom_hooks[1]
     for part in _model_parts(cfg):
         _set(part, "pretrained_model_name_or_path", model_dir and _portable(model_dir))
-        _set(part, "trust_remote_code", trust_remote_code)
     _set(cfg, "pretrained_model_name_or_path", model_dir and _portable(model_dir))
     if prompt_template is not None:
         name = f"xtuner.utils.PROMPT_TEMPLATE.{prompt_template}"

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import checkpoints, models
+from tianji_helpers.training import checkpoints, inference, models
 from tianji_helpers.training.configs import load_config
 
 _PROGRESS = re.compile(
@@ -161,6 +161,7 @@ def check_config(
             f"配置里的模型文件夹 {paths.show(model_dir)} 里没有 config.json。"
             f"请先运行 tianji prepare-model {model_dir.name}，或改配置里的 pretrained_model_name_or_path。"
         )
+    checkpoints.check_architecture(checkpoints.inspect_model(model_dir))
     dataset = cfg.train_dataloader.dataset
     data_path = paths.resolve(dataset.dataset.data_files.train)
     if not data_path.is_file():
@@ -209,10 +210,8 @@ def _check_warmup(cfg, texts: list[str]) -> None:
 
 def _packed_rows(cfg, texts: list[str]) -> int:
     """Return about how many rows the texts fill when they are packed (the template's tokens are few)."""
-    from transformers import AutoTokenizer
-
-    options = {key: cfg.tokenizer[key] for key in ("pretrained_model_name_or_path", "trust_remote_code")}
-    tokens = sum(len(ids) for ids in AutoTokenizer.from_pretrained(**options)(texts).input_ids)
+    tokenizer = inference.load_tokenizer(cfg.tokenizer.pretrained_model_name_or_path)
+    tokens = sum(len(ids) for ids in tokenizer(texts).input_ids)
     return max(1, tokens // cfg.train_dataloader.dataset.max_length)
 
 
@@ -417,8 +416,7 @@ def merge(
     dtype = dtype if dtype in ("bfloat16", "float32") else "float32"
     arguments = ["--safe-serialization", "--device", device, "--dtype", dtype]
     arguments += ["--max-shard-size", max_shard_size]
-    if checkpoints.needs_own_code(base):
-        arguments.append("--trust-remote-code")
+    checkpoints.check_architecture(base)
 
     def make(target: Path, part: Path, log: Path) -> None:
         needed = sum(file.stat().st_size for file in base.weights) / 1e9

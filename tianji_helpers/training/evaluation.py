@@ -139,16 +139,13 @@ def measure(
     task: str = "wishes",
     device: str = "cpu",
     max_new_tokens: int = 80,
-    trust_remote_code: bool = False,
 ) -> dict:
     """Load a model, measure it on held-out turns, and free its memory again.
 
     Returns ``loss`` (nats a token), ``perplexity``, and ``rows`` of ``request`` and ``answer``; for
     the task ``wishes`` also ``passed`` and ``rules`` (see ``score_wishes``).
     """
-    model, tokenizer = inference.load(
-        model_dir, adapter_dir, device=device, trust_remote_code=trust_remote_code
-    )
+    model, tokenizer = inference.load(model_dir, adapter_dir, device=device)
     loss = heldout_loss(model, tokenizer, turns, prompt_template)
     requests = [turn["input"] for turn in turns]
     chats = [inference.messages(turn["input"], turn.get("system", "")) for turn in turns]

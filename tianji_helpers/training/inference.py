@@ -34,18 +34,17 @@ def load(
     *,
     device: str = "cpu",
     dtype: str = "",
-    trust_remote_code: bool | None = None,
 ):
     """Load a Hugging Face folder, perhaps with adapters on top, and return (model, tokenizer).
 
     adapter: an adapter folder, or several by name; the first one answers until ``switch`` is called.
     device: ``cpu`` or ``cuda``. dtype: ``bfloat16`` or ``float32``; empty means what suits the
-    device. trust_remote_code: None asks the catalogue (see ``checkpoints.needs_own_code``). The model
-    is in eval mode. Raises CourseError if a folder is not what it should be, before weights are read.
+    device. The model is in eval mode. No code of a folder is run. Raises CourseError if a folder is not
+    what it should be, before weights are read.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     folder = checkpoints.inspect_model(model_dir)
     if isinstance(adapter, str | Path):
@@ -54,31 +53,40 @@ def load(
         if not name or "." in name:  # it becomes part of the layers' names
             raise CourseError(f"适配器的名字 {name!r} 不能用：不能空着，也不能有点号。")
     adapters = {name: checkpoints.inspect_adapter(path, folder) for name, path in (adapter or {}).items()}
-    if trust_remote_code is None:
-        trust_remote_code = checkpoints.needs_own_code(folder)
-    if trust_remote_code:
-        from tianji_helpers.training import xtuner_compat
-
-        xtuner_compat.restore_cache_get_max_length()
+    tokenizer = load_tokenizer(folder)
     dtype = dtype or (cpu_dtype() if device == "cpu" else "bfloat16")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
             folder.path,
             dtype=getattr(torch, dtype),
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=False,
             use_safetensors=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CourseError(f"模型 {paths.show(folder.path)} 加载失败：{error}") from error
+    if adapters:
+        model = _with_adapters(model, adapters)
+    return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(model_dir: str | Path | checkpoints.ModelFolder):
+    """Load the tokenizer of a model folder. Raises CourseError if there is none, or no chat template."""
+    from transformers import AutoTokenizer
+
+    folder = model_dir
+    if not isinstance(folder, checkpoints.ModelFolder):
+        folder = checkpoints.inspect_model(folder)
+    checkpoints.check_architecture(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+    except Exception as error:  # it reads many files; tokenizers raises plain Exceptions
+        raise CourseError(f"模型 {paths.show(folder.path)} 的分词器加载失败：{error}") from error
     if not tokenizer.chat_template:
         raise CourseError(
             f"模型 {paths.show(folder.path)} 没有对话模板（chat_template），不知道该怎样提问。"
             "请换成对话模型，或把训练时的模板放进它的 chat_template.jinja。"
         )
-    if adapters:
-        model = _with_adapters(model, adapters)
-    return model.to(device).eval(), tokenizer
+    return tokenizer
 
 
 def _with_adapters(model, adapters: Mapping[str, checkpoints.AdapterFolder]):

@@ -79,7 +79,6 @@ def make_config(
         task_dir(task, output_dir) / "config.py",
         model_dir=models.locate(model),
         prompt_template=models.find(model).template,
-        trust_remote_code=models.find(model).trust_remote_code,
         data_path=train_file(task, output_dir),
         heldout_path=heldout if (heldout := heldout_file(task, output_dir)).is_file() else None,
         dtype=inference.cpu_dtype() if device == "cpu" else None,

@@ -137,7 +137,6 @@ def test_qwen2_goes_the_same_way(tokenizer, tmp_path):
 def test_internlm2_goes_the_same_way(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
     folder = tiny_models.save_internlm2(tmp_path / "internlm2", tokenizer)
-    shutil.copytree(folder, tmp_path / "models" / "internlm2-chat-1_8b")  # as if prepared
     parameters = {"base_model": "internlm2-chat-1_8b"}
     records.write_provenance(folder, stage="06_merge_chat", parameters=parameters)
     files = export.export(folder, tmp_path / "out", "bf16", report=lambda line: None)
