@@ -212,6 +212,9 @@ def server(
     parameters.cpuparams.n_threads = len(os.sched_getaffinity(0))
     parameters.verbosity = 0
     parameters.warmup = False
+    # by default any web site may ask, and read the answer
+    parameters.cors_origins = "localhost"
+    parameters.cors_credentials = False
     try:
         running = xllamacpp.Server(parameters)
     except RuntimeError as error:

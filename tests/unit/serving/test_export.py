@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import gguf
+import httpx
 import numpy
 import openai
 import pytest
@@ -73,6 +74,15 @@ def test_the_server_cuts_and_frames_text_as_the_tokenizer_does(exported, merged,
         prompt = export._post(f"{address}/apply-template", {"messages": chat})["prompt"]
         ids = export._post(f"{address}/tokenize", {"content": prompt, "add_special": True})["tokens"]
     assert ids == tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+
+
+def test_the_server_answers_no_web_site(exported):
+    ours, theirs = "http://localhost:8501", "http://evil.example"
+    with export.server(exported.gguf) as address:
+        for origin, allowed in ((ours, ours), (theirs, None), ("null", None)):
+            reply = httpx.get(f"{address}/v1/models", headers={"Origin": origin}, trust_env=False)
+            assert reply.headers.get("Access-Control-Allow-Origin") == allowed, origin
+            assert reply.headers.get("Access-Control-Allow-Credentials") != "true"
 
 
 def test_what_goes_along_with_the_file(exported, merged):

@@ -124,7 +124,7 @@ def test_half_a_model_is_not_published(merged):
 def test_code_is_not_published(merged):
     (merged / "config.json").write_text('{"model_type": "internlm2"}')
     (merged / "modeling_internlm2.py").write_text("import os")
-    with pytest.raises(CourseError, match="modeling_internlm2.py"):
+    with pytest.raises(CourseError, match=r"modeling_internlm2\.py"):
         publish.prepare(merged, "huggingface", REPO)
 
 
