@@ -48,7 +48,7 @@ def find(request: Request, text: str, stopped: bool = True) -> dict[str, str]:
 
     >>> from tianji_helpers import wishes
     >>> find(wishes.load().read("祝姐姐生日"), "姐姐，春节快乐，万事如意！")
-    {'wrong_scene': '只说到“春节”，没有说到生日'}
+    {'wrong_scene': '说的是“春节”，没有说到生日'}
     """
     found = {} if stopped else {UNSTOPPED: "到了长度上限还没有停"}
     for fault in FAULTS.values():
@@ -231,25 +231,22 @@ def unfinished(text: str, request: Request) -> str | None:
     return f"断在“{text[-6:]}”" if _UNFINISHED.search(text[-4:]) or _OPEN.search(text) else None
 
 
-_WISH_WORD = re.compile(
-    "[祝愿贺恭]|快乐|安康|吉祥|如意|顺利|万事|心想事成|好运|平安|早日|成功|永远|百年好合|高升|前程"
+_STATEMENT = re.compile(
+    r"[您你]的.{1,12}是我们?的.{1,8}[。！]?$|[^祝愿贺恭]*(?:我们|咱们)是[^祝愿贺恭]*$", re.DOTALL
 )
-_PLAIN_STATEMENT = re.compile(r"[您你]的.{1,12}是我们?的.{1,8}[。！]?$")
 
 
 @_fault(
     "没有祝愿",
-    ("祝姐姐生日", "今天的天气真不错，我们一起去公园走走。"),
+    ("祝姐姐生日", "姐姐呀，我们是家里的小太阳，一起庆祝每个小日子！"),
     ("祝叔叔元宵节", "您的健康和幸福是我们的荣耀。"),
 )
 def no_wish(text: str, request: Request) -> str | None:
     """It says something, but wishes nothing."""
     if not (request.recipient or request.scene) or (request.how and request.how.extra):
         return None  # a letter or a poem may wish between the lines
-    says_nothing = (
-        ("我们" in text or "咱们" in text) and not _WISH_WORD.search(text)
-    ) or _PLAIN_STATEMENT.match(text)
-    return "没有一句祝愿的话" if says_nothing else None
+    ours = "我们" in text or "咱们" in text or "我的" in text
+    return "没有一句祝愿的话" if ours and _STATEMENT.match(text.replace("庆祝", "")) else None
 
 
 _VOICE = re.compile(
@@ -307,17 +304,25 @@ def wrong_person(text: str, request: Request) -> str | None:
 _TITLES_OF_OTHERS = ("老师", "老板", "领导", "李总", "医生", "奶奶", "爷爷")
 
 
+_FIRST = 60  # characters: where a wish says what it is for; behind that, a letter tells stories
+
+
 @_fault(
     "送错了场景",
     ("祝姐姐生日", "姐姐，祝你春节快乐，岁岁平安康健！"),
     ("祝外婆周年纪念", "外婆，祝您生日快乐，幸福安康。"),
+    ("祝妹妹家庭和睦", "妹妹，值此教师节之际，祝你家和万事兴！"),
 )
 def wrong_scene(text: str, request: Request) -> str | None:
     """It speaks of another occasion, and never of its own. A wish need not name its occasion."""
-    if not request.what or any(word in text for word in request.what.keywords):
+    what, matrix = request.what, request.matrix
+    if not what or not (found := matrix.foreign_marks(what.name).search(text)):
         return None
-    found = request.matrix.foreign_marks(request.scene).search(text)
-    return f"只说到“{found[0]}”，没有说到{request.scene}" if found else None
+    if any(word in text for word in what.keywords):  # a word of its own, but perhaps a greeting for another
+        if any(name in text for name in (*what.marks, *what.alias, what.name)):
+            return None
+        found = matrix.foreign_greetings(what.name).search(text[:_FIRST])
+    return f"说的是“{found[0]}”，没有说到{what.name}" if found else None
 
 
 @_fault(
@@ -361,7 +366,7 @@ def copied(text: str, request: Request) -> str | None:
     """It repeats a reference sentence of the prompt instead of its tone."""
     if not request.how:
         return None
-    blocks, pieces = _pieces(request.how.examples)
+    blocks, pieces = _pieces((*request.how.examples, request.how.template))
     if not blocks.search(text):
         return None
     for start in range(len(text) - _ECHO + 1):

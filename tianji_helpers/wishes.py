@@ -31,6 +31,7 @@ WORDINGS = (
 )
 RECIPIENT_KINDS = ("elder", "superior", "peer", "younger")
 SCENE_KINDS = ("festival", "life", "work")
+NEW_YEAR = frozenset(("腊八节", "元旦", "除夕", "春节", "元宵节"))  # one season: each may name the other
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,18 @@ class Matrix:
             marks = {mark for other in self.scenes.values() if other.name != scene for mark in other.marks}
             self._foreign[scene] = re.compile(any_of(marks))
         return self._foreign[scene]
+
+    def foreign_greetings(self, scene: str) -> re.Pattern:
+        """Return what finds a greeting for any scene but this one; the days about New Year share theirs."""
+        key = f"{scene} greetings"
+        if key not in self._foreign:
+            near = NEW_YEAR if scene in NEW_YEAR else {scene}
+            marks = {m for other in self.scenes.values() if other.name not in near for m in other.marks}
+            mark = f"(?:{any_of(marks)})"
+            self._foreign[key] = re.compile(
+                f"{mark}(?:快乐|安康|佳节|来临|之际|将至|到了|好|的日子|之喜)|(?:值此|祝您|祝你|恭喜[您你]?|您的|你的){mark}"
+            )
+        return self._foreign[key]
 
     @cached_property
     def _foreign(self) -> dict[str, re.Pattern]:

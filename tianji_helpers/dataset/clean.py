@@ -70,7 +70,7 @@ def mend(text: str, request: Request, off: Collection[str] = ()) -> tuple[str, l
     """Apply the mends until none changes the text; return it and the steps (rule, before, after).
 
     >>> mend("当前祝福语如下：“姐姐，生日快乐。哦！”", wishes.load().read("祝姐姐生日"))[0]
-    '姐姐，生日快乐！'
+    '姐姐，生日快乐。'
     """
     steps = []
     while True:
