@@ -253,7 +253,8 @@ _VOICE = re.compile(
     r"(?:我们|咱们|我俩)的?(?:爱情|婚礼|婚姻|爱永远|爱意|小家庭)|(?:嫁给我|我爱上了?你|做我的)"
     r"|我?代表(?:我们|本)?公司|(?:全体)?员工衷心感谢[你您]的"
 )
-_THIRD_PERSON = "愿你的{0}|祝你的{0}|愿您的{0}|祝您的{0}|[你您]和[你您]的{0}"
+_ABOUT = re.compile("[你您][的和与跟]")
+_THIRD_PERSON = "愿你的{0}|祝你的{0}|愿您的{0}|祝您的{0}|[你您](?:和|与|跟)(?:[你您]的)?{0}"
 
 
 @_fault(
@@ -266,11 +267,8 @@ def wrong_voice(text: str, request: Request) -> str | None:
     ours = "我" in text or "咱" in text or "公司" in text or "员工" in text
     if ours and request.recipient not in ("爱人", "恋人") and (found := _VOICE.search(text)):
         return f"“{found[0]}”不是送祝福的人该说的话"
-    if (
-        request.recipient
-        and ("你的" in text or "您的" in text)
-        and (found := _third_person(request.names).search(text))
-    ):
+    about = request.recipient and _ABOUT.search(text)
+    if about and (found := _third_person(request.names).search(text)):
         return f"“{found[0]}”把收祝福的人当成了别人"
     return None
 

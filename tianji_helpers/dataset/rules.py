@@ -265,12 +265,15 @@ def quotes(text: str, request: Request) -> str:
 
 _EMPTY_SLOT = re.compile(
     r"(?:(?:尊敬的|亲爱的|敬爱的)?(?:先生/女士|女士/先生|大人|长辈|收件人|某某|您|你)[，,：:]"
-    r"|[呀哦啦呢嘛吧哟哒][，,～~！]+|[您你][，,]|[，、。；：！？～,;:!?~. ]+)\s*(?=.)"
+    r"|[您你]?(?:平辈|师长或上级)[，,]|[呀哦啦呢嘛吧哟哒][，,～~！]+|[您你][，,]|[，、。；：！？～,;:!?~. ]+)\s*(?=.)"
 )
 _CHOICE = re.compile(
     r"^(?P<title>尊敬的|亲爱的|敬爱的)?(?P<one>[^，,：:/！!。\n]{1,6})/(?P<two>[^，,：:/！!。\n]{1,6})(?=[，,：:！!])"
 )
-_ASIDE = re.compile(r"(?<=[\u4e00-\u9fff])[（(]\s*(?:[您你]|[^（）()，。！\d]{1,8})\s*[）)](?=[，,：:！!])")
+_ASIDE = re.compile(
+    r"(?<=[\u4e00-\u9fff])[（(](?:[^（）()]{0,20}(?:称呼|平辈|长辈|师长|弟弟妹妹)[^（）()]{0,20}[）)]"
+    r"|\s*(?:[您你]|[^（）()，。！\d]{1,8})\s*[）)](?=[，,：:！!]))"
+)
 
 
 _DEBRIS = re.compile(
@@ -293,6 +296,8 @@ _DEBRIS_SIGN = re.compile(r"[【\[（(/某]|[Ee]moji")  # in whatever the patter
     ("祝爷爷生日", "爷爷（您），祝您生日快乐！", "爷爷，祝您生日快乐！"),
     ("祝同学生日", "你，祝你生日快乐！", "祝你生日快乐！"),
     ("祝妹妹生日,小红书风格", "呀，生日快乐，天天开心哦！🎂", "生日快乐，天天开心哦！🎂"),
+    ("祝堂妹元宵节", "祝堂妹（弟弟妹妹，用“你”称呼）元宵节快乐！", "祝堂妹元宵节快乐！"),
+    ("祝叔叔春节", "您的叔叔，新春快乐，身体健康！", "叔叔，新春快乐，身体健康！"),
     ("祝大伯生日", "大伯，侄儿/侄女在此祝您生日快乐！", "大伯，在此祝您生日快乐！"),
     ("祝同事生日,小红书风格", "生日快乐，天天开心哦！【🌟🎂】", "生日快乐，天天开心哦！🌟🎂"),
 )
@@ -303,11 +308,20 @@ def residue(text: str, request: Request) -> str:
         name = next((name for name in request.names if found["one"].startswith(name)), "")
         text = (found["title"] or "") + name + text[found.end() :] if name else text[found.end() :]
     if "（" in start or "(" in start:
-        text = _ASIDE.sub("", text[:24], count=1) + text[24:]
+        text = _ASIDE.sub("", text[:60], count=1) + text[60:]
     if _DEBRIS_SIGN.search(text):
         text = _DEBRIS.sub(lambda found: found["emoji"] or "", text)
+    if text[:1] in ("您", "你") or text[1:2] in ("您", "你"):
+        text = _whose(request.names).sub(r"\g<wish>\g<name>，", text)
     found = _EMPTY_SLOT.match(text)
     return text[found.end() :] if found else text
+
+
+@lru_cache(maxsize=1024)
+def _whose(names: tuple[str, ...]) -> re.Pattern:
+    """Return what finds 您的大伯 where 大伯 himself is spoken to."""
+    long = [re.escape(name) for name in names if len(name) > 1]
+    return re.compile(rf"^(?P<wish>祝?)[您你]的?(?P<name>{'|'.join(long) or '(?!)'})[，,]")
 
 
 # --- marks, particles, spaces ---------------------------------------------------------------------
@@ -455,17 +469,25 @@ def pronoun(text: str, request: Request) -> str:
     return text
 
 
-_BARE = re.compile(r"(?=[您你](?:[^，。！？～的们]{0,6})(?:快乐|安康|吉祥|健康|平安|顺利|幸福)[^的])")
+_BARE = re.compile(
+    r"(?P<before>(?:[\u4e00-\u9fff]{1,5}[，！])?)"
+    r"(?=[您你](?:[^，。！？～的们]{0,6}(?:快乐|安康|吉祥|健康|平安|顺利|幸福)[^的]|在?新的一年))"
+)
 
 
 @_mend(
     "缺了“祝”字",
     ("祝大舅生日", "您生日快乐，愿身体健康！", "祝您生日快乐，愿身体健康！"),
-    ("祝同事除夕", "你新年快乐，愿工作顺利。", "祝你新年快乐，愿工作顺利。"),
+    ("祝赵老师元宵节", "赵老师，您元宵节快乐！", "赵老师，祝您元宵节快乐！"),
+    ("祝表妹春节", "你新的一年，事业蒸蒸日上！", "祝你新的一年，事业蒸蒸日上！"),
 )
 def missing_wish(text: str, request: Request) -> str:
-    """Put the 祝 in front of 您生日快乐; the one mend that makes a text longer."""
-    return f"祝{text}" if text[:1] in ("您", "你") and _BARE.match(text) else text
+    """Put the 祝 in front of 您生日快乐, where the wish begins; the one mend that makes a text longer."""
+    found = _BARE.match(text)
+    name = found and found["before"][:-1]
+    if not found or (name and name not in request.names):
+        return text
+    return f"{found['before']}祝{text[found.end() :]}"
 
 
 _CLAUSE = re.compile("[，。！～、]")
@@ -506,7 +528,7 @@ _TYPOS = {
 }  # fmt: skip
 _SLIP = re.compile(  # each alternative begins with a letter of its own: the search passes quickly over the rest
     rf"(?P<typo>{'|'.join(_TYPOS)})"
-    r"|(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=(?:生日|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
+    r"|(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=身体健康[，。！]|(?:生日|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
 )
 
 
