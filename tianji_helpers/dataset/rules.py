@@ -125,7 +125,7 @@ _OR = re.compile(
 
 
 @_mend(
-    "几个版本",
+    "几个版本里取一个",
     ("祝姐姐生日", "1. 姐姐，生日快乐！\n2. 姐姐，祝你岁岁平安！", "姐姐，生日快乐！"),
     ("祝姐姐生日", "姐姐，生日快乐！\n或者：姐姐，祝你岁岁平安！", "姐姐，生日快乐！"),
 )
@@ -491,7 +491,7 @@ def missing_wish(text: str, request: Request) -> str:
 
 
 _CLAUSE = re.compile("[，。！～、]")
-_SAME = re.compile(r"(..)[，、]?\1")
+_SAME = re.compile(r"(.{2,5}?)[，、]?\1")
 _AGAIN = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,12})(?:[，、](?P=words))+(?=[，。！～、]|$)")
 
 
