@@ -132,7 +132,8 @@ class Summary:
 
     prompts: requests of this run, ``done`` = ``reused`` (already in the journal) + ``answered`` (new).
     sent: HTTP requests, tries included. unsuitable: pairs of the matrix that are skipped.
-    thoughtful: new answers from which the model's thoughts were taken off.
+    thoughtful: new answers from which the model's thoughts were taken off. distrusted: answers of the
+    journal that somebody has changed, and that were asked for again.
     prompt_tokens, cached_tokens (a part of them), completion_tokens: as the server counted them, of
     all replies, good or not. files: the round files. price: None if it is not known.
     """
@@ -143,6 +144,7 @@ class Summary:
     sent: int = 0
     unsuitable: int = 0
     thoughtful: int = 0
+    distrusted: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -184,6 +186,8 @@ class Summary:
         skipped = f"；不合适而跳过的组合 {self.unsuitable} 对" if self.unsuitable else ""
         if self.thoughtful:
             skipped += f"；从 {self.thoughtful} 个回答里去掉了思考的部分（它也要付钱）"
+        if self.distrusted:
+            skipped += f"；日志里有 {self.distrusted} 个回答被改动过（和校验和对不上），没有用，重新问了"
         return (
             f"提示词 {self.prompts} 条：新生成 {self.answered}，日志里已有 {self.reused}，"
             f"失败 {len(self.failures)}；发出请求 {self.sent} 次{skipped}。\n"
@@ -320,6 +324,7 @@ class Engine:
             self._bar, self._check, self._answered = bar, check, answered
             self._stopping, self._stop = False, asyncio.Event()
             self._in_thread(self._run(iter(requests)))
+        self.summary.distrusted = len(self.journal.distrusted)
 
     def _in_thread(self, work) -> None:
         """Run the event loop in a thread; Ctrl-C lets it come to a clean stop."""

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import threading
 import time
 
@@ -398,6 +399,20 @@ def test_a_damaged_journal_stops_the_run_before_anything_is_sent(tmp_path, teach
     with pytest.raises(CourseError, match="没有被改动"):
         run(teacher, tmp_path)
     assert teacher.bodies == [] and file.read_bytes() == b"\xff" * 5000
+
+
+def test_a_changed_answer_in_the_journal_is_asked_for_again_and_told(tmp_path, teacher):
+    run(teacher, tmp_path, limit=10)
+    base = sqlite3.connect(paths.stage_dir("01", tmp_path) / "journal.sqlite")
+    changed = base.execute("UPDATE answers SET answer = replace(answer, '祝', '咒') WHERE answer LIKE '%祝%'")
+    base.commit()
+    base.close()
+    assert preview(styles=["正常"], limit=10, output_dir=tmp_path).reused == 10 - changed.rowcount < 10
+    again = run(teacher, tmp_path, limit=10)
+    assert again.sent == again.distrusted == changed.rowcount and again.done == 10
+    assert f"{changed.rowcount} 个回答被改动过" in str(again)
+    assert not any("咒" in row["output"] for row in records.read_conversations(*again.files))
+    assert run(teacher, tmp_path, limit=10).distrusted == 0
 
 
 def test_a_second_process_on_the_same_folder_is_refused(tmp_path, teacher):
