@@ -162,7 +162,7 @@ class Summary:
         """Yuan of this run, or None if the price is not known."""
         return self.price and self.price.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
 
-    def tolerate(self, share: float = 0.05) -> None:
+    def tolerate(self, share: float = 0.1) -> None:
         """Say (printed) which requests failed; raise CourseError if it is more than ``share`` of them.
 
         A teacher that refuses some prompts for good must not stop a course; one that fails often is a
