@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import checkpoints, models
+from tianji_helpers.training import checkpoints, models, work_folder
 from tianji_helpers.training.configs import load_config
 
 _PROGRESS = re.compile(
@@ -88,8 +88,12 @@ def train(
     number of GPUs to train on, or of processes on a CPU. device: ``cpu`` hides the GPUs; empty or
     ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
 
+    An earlier training in ``work_dir`` goes when this one has come to its end, and not before; if this one
+    fails without a checkpoint, the earlier one is in its place again (see ``work_folder``).
+
     Raises CourseError before anything is loaded if the config names a missing file or model, or a
-    learning rate that would never rise; and when the training fails, with the cause if it is a known one
+    learning rate that would never rise, and for a ``work_dir`` in which something lies that would be
+    overwritten; and when the training fails, with the cause if it is a known one
     (NaN, full disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
@@ -97,17 +101,20 @@ def train(
     arguments = [str(config), "--work-dir", str(work_dir)]
     if cfg_options:
         arguments += ["--cfg-options", *(f"{key}={value}" for key, value in cfg_options.items())]
+    if config.parent == work_dir:
+        raise CourseError(f"配置文件 {config} 就在 --work-dir 里，训练会盖掉它。请换一个 --work-dir。")
+    if not _has_checkpoint(work_dir):
+        work_folder.put_back(work_dir, config.name)  # a killed training left only this
     if resume:
         arguments += ["--resume", str(last_checkpoint(work_dir))]
-    elif work_dir.exists():
-        _clear_earlier_training(work_dir)
     if deepspeed:
         arguments += ["--deepspeed", deepspeed]
     # DeepSpeed asks for a launcher, or for MPI, even to start one process
     processes = _processes() if deepspeed or _processes() > 1 else 0
     if processes:
         arguments += ["--launcher", "pytorch"]
-    work_dir.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        work_folder.begin(work_dir, config.name, {"config": str(config), "cfg_options": cfg_options or {}})
 
     def on_line(line: str) -> None:
         if match := _PROGRESS.search(line):
@@ -125,15 +132,22 @@ def train(
     log = work_dir / "train.log"
     try:
         run_tool("train", arguments, log=log, on_line=on_line, device=device, processes=processes)
-    except CourseError as error:
-        raise CourseError(f"{_advice(str(error), work_dir)}\n{error}") from error
+    except BaseException as error:
+        advice = _advice(str(error), work_dir)
+        if not _has_checkpoint(work_dir) and work_folder.put_back(work_dir, config.name):
+            advice += f"先前那次训练的结果都在原处；这次的日志在 {work_dir / 'failed.log'}。"
+        if not isinstance(error, CourseError):
+            raise
+        raise CourseError(f"{advice}\n{error}") from error
     seconds = time.monotonic() - started
     # largest child so far, in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    checkpoint = last_checkpoint(work_dir)
+    work_folder.end(work_dir)
     return TrainResult(
         work_dir=work_dir,
         config=config,
-        checkpoint=last_checkpoint(work_dir),
+        checkpoint=checkpoint,
         chosen=choose_checkpoint(work_dir),
         curve=read_curve(work_dir),
         samples=read_samples(work_dir),
@@ -241,15 +255,6 @@ def _check_rows(data_path: Path) -> list[str]:
     return texts
 
 
-def _clear_earlier_training(work_dir: Path) -> None:
-    for item in [*work_dir.glob("iter_*.pth"), *work_dir.glob("best_*.pth")]:
-        shutil.rmtree(item) if item.is_dir() else item.unlink()  # DeepSpeed's are folders
-    for name in ("last_checkpoint", "samples.jsonl"):
-        (work_dir / name).unlink(missing_ok=True)
-    for item in work_dir.glob("[0-9]*_[0-9]*"):
-        shutil.rmtree(item)
-
-
 def _advice(failure: str, work_dir: Path) -> str:
     """Say what a failed training means, as far as that is known, and from where it can go on."""
     cause = next((text for sign, text in _CAUSES.items() if sign in failure), "")
@@ -271,6 +276,10 @@ def last_checkpoint(work_dir: str | Path) -> Path:
         broken = f"（{found[-1].name} 没有写完）" if found else ""
         raise CourseError(f"{paths.show(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次{broken}。")
     return whole[-1]
+
+
+def _has_checkpoint(work_dir: Path) -> bool:
+    return any(_is_whole(path) for path in work_dir.glob("iter_*.pth"))
 
 
 def choose_checkpoint(work_dir: str | Path) -> Checkpoint:
@@ -346,7 +355,7 @@ def pth_to_hf(
     model and the system prompt, which come from the config.
 
     The base model's weights are not needed and not read. The folder appears only when it is
-    complete; an earlier adapter is replaced. Raises CourseError if there is something else.
+    complete; an earlier adapter of ours is replaced. Raises CourseError if there is something else.
     """
     config, checkpoint, adapter_dir = (paths.resolve(path) for path in (config, checkpoint, adapter_dir))
     cfg = load_config(config)
@@ -450,7 +459,7 @@ def _make_folder(
     """Have ``make(target, part, log)`` fill a folder, and move it to its place when it is whole.
 
     tool: names the log and the provenance's stage. marker: the file by which an earlier result is
-    known, which may be replaced.
+    known; it is replaced, or kept under another name if somebody has put something in.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file()):
         raise CourseError(
@@ -460,10 +469,9 @@ def _make_folder(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
         target = Path(part) / folder.name
         make(target, Path(part), folder.parent / f"{tool}.log")
+        if kept := records.replace_folder(target, folder):
+            print(f"{folder} 里有不是课程写的东西，没有删掉，改名为 {kept.name}。")
         records.write_provenance(folder, stage=tool, parameters=parameters, inputs=inputs)
-        if folder.exists():
-            shutil.rmtree(folder)
-        target.rename(folder)
     return folder
 
 

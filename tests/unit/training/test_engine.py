@@ -278,6 +278,18 @@ def test_nothing_is_merged_into_a_quantized_model(adapter_dir, tiny_dir, tmp_pat
         engine.merge(quantized, adapter_dir, tmp_path / "merged")
 
 
+def test_what_somebody_put_into_an_adapter_folder_is_kept(trained, tmp_path, capsys):
+    result, _ = trained
+    for notes in ("", "mine"):
+        adapter = engine.pth_to_hf(result.config, result.checkpoint, tmp_path / "adapter")
+        if notes:
+            (adapter / "notes.txt").write_text(notes)
+    assert not list(tmp_path.glob("*.kept-*")) and not capsys.readouterr().out  # one of ours was replaced
+    engine.pth_to_hf(result.config, result.checkpoint, adapter)
+    assert (tmp_path / "adapter.kept-1" / "notes.txt").read_text() == "mine"
+    assert "adapter.kept-1" in capsys.readouterr().out and not (adapter / "notes.txt").exists()
+
+
 def test_a_failed_merge_leaves_the_earlier_model(adapter_dir, tiny_dir, tmp_path):
     merged = shutil.copytree(tiny_dir, tmp_path / "merged")
     before = {file.name: file.read_bytes() for file in merged.iterdir()}
@@ -318,6 +330,37 @@ def test_a_killed_training_resumed_equals_one_that_was_not(trained, tmp_path):
         one["optimizer"]["state"].values(), other["optimizer"]["state"].values(), strict=True
     ):
         assert torch.equal(mine["exp_avg"], theirs["exp_avg"]) and mine["step"] == theirs["step"]
+
+
+def contents(folder):
+    """Every file below a folder, with its bytes."""
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def test_a_new_training_takes_the_place_of_the_earlier_one_only_when_it_stands(trained, tmp_path):
+    result, _ = trained
+    work_dir = shutil.copytree(result.work_dir, tmp_path / "work")
+    before = contents(work_dir)
+    bad = configs.write_config(result.config, tmp_path / "bad.py", max_epochs=5)
+    cfg = configs.load_config(bad)
+    cfg.model.llm.attn_implementation = "nowhere"
+    cfg.dump(str(bad))
+    with pytest.raises(CourseError, match=r"都在原处.*failed\.log"):
+        engine.train(bad, work_dir, report=lambda line: None)
+    assert (work_dir / "failed.log").read_bytes()
+    after = contents(work_dir)
+    assert {name: after[name] for name in before} == before and after.keys() - before.keys() == {"failed.log"}
+
+    shorter = configs.write_config(result.config, tmp_path / "shorter.py", max_epochs=3, every_n_iters=4)
+    again = engine.train(shorter, work_dir, report=lambda line: None)
+    assert again.checkpoint.name == "iter_12.pth" and not list(work_dir.glob("iter_20.pth"))
+    assert not list(work_dir.glob(".*"))
+
+
+def test_a_config_in_the_work_folder_is_not_overwritten(trained, tmp_path):
+    config = shutil.copy(trained[0].config, tmp_path / "config.py")
+    with pytest.raises(CourseError, match="就在 --work-dir 里"):
+        engine.train(config, tmp_path)
 
 
 @pytest.mark.parametrize("value", ["two", "0", "-1", ""])
