@@ -24,14 +24,14 @@ from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import checkpoints, inference, models
+from tianji_helpers.training import checkpoints, inference, models, work_folder
 from tianji_helpers.training.configs import load_config
 
 _PROGRESS = re.compile(
     r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+"
     r"time: (?P<time>\S+).*?loss: (?P<loss>\S+)(?:\s+tokens: (?P<tokens>\S+))?"
 )
-_HELDOUT = re.compile(r"Iter\(val\).*heldout_loss: (\S+)")
+_VALIDATION = re.compile(r"Iter\(val\).*validation_loss: (\S+)")
 _STOPPED = "the monitored metric did not improve"  # mmengine's EarlyStoppingHook
 _TAIL_LINES = 25
 _CAUSES = {
@@ -88,8 +88,12 @@ def train(
     number of GPUs to train on, or of processes on a CPU. device: ``cpu`` hides the GPUs; empty or
     ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
 
+    An earlier training in ``work_dir`` goes when this one has come to its end, and not before; if this one
+    fails without a checkpoint, the earlier one is in its place again (see ``work_folder``).
+
     Raises CourseError before anything is loaded if the config names a missing file or model, or a
-    learning rate that would never rise; and when the training fails, with the cause if it is a known one
+    learning rate that would never rise, and for a ``work_dir`` in which something lies that would be
+    overwritten; and when the training fails, with the cause if it is a known one
     (NaN, full disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
@@ -97,17 +101,20 @@ def train(
     arguments = [str(config), "--work-dir", str(work_dir)]
     if cfg_options:
         arguments += ["--cfg-options", *(f"{key}={value}" for key, value in cfg_options.items())]
+    if config.parent == work_dir:
+        raise CourseError(f"配置文件 {config} 就在 --work-dir 里，训练会盖掉它。请换一个 --work-dir。")
+    if not _has_checkpoint(work_dir):
+        work_folder.put_back(work_dir, config.name)  # a killed training left only this
     if resume:
         arguments += ["--resume", str(last_checkpoint(work_dir))]
-    elif work_dir.exists():
-        _clear_earlier_training(work_dir)
     if deepspeed:
         arguments += ["--deepspeed", deepspeed]
     # DeepSpeed asks for a launcher, or for MPI, even to start one process
     processes = _processes() if deepspeed or _processes() > 1 else 0
     if processes:
         arguments += ["--launcher", "pytorch"]
-    work_dir.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        work_folder.begin(work_dir, config.name, {"config": str(config), "cfg_options": cfg_options or {}})
 
     def on_line(line: str) -> None:
         if match := _PROGRESS.search(line):
@@ -116,24 +123,31 @@ def train(
                 f"第 {match['step']:>4}/{match['total']} 步  损失 {float(match['loss']):.3f}  "
                 f"学习率 {float(match['lr']):.1e}  {speed:.0f} 词元/秒  预计还要 {match['eta']}"
             )
-        elif match := _HELDOUT.search(line):
-            report(f"没见过的题，留出损失：{float(match[1]):.3f}")
+        elif match := _VALIDATION.search(line):
+            report(f"验证集（没训练过的题）的损失：{float(match[1]):.3f}")
         elif _STOPPED in line:
-            report("留出损失连着几次不见好，训练提前停下。")
+            report("验证损失连着几次不见好，训练提前停下。")
 
     started = time.monotonic()
     log = work_dir / "train.log"
     try:
         run_tool("train", arguments, log=log, on_line=on_line, device=device, processes=processes)
-    except CourseError as error:
-        raise CourseError(f"{_advice(str(error), work_dir)}\n{error}") from error
+    except BaseException as error:
+        advice = _advice(str(error), work_dir)
+        if not _has_checkpoint(work_dir) and work_folder.put_back(work_dir, config.name):
+            advice += f"先前那次训练的结果都在原处；这次的日志在 {work_dir / 'failed.log'}。"
+        if not isinstance(error, CourseError):
+            raise
+        raise CourseError(f"{advice}\n{error}") from error
     seconds = time.monotonic() - started
     # largest child so far, in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    checkpoint = last_checkpoint(work_dir)
+    work_folder.end(work_dir)
     return TrainResult(
         work_dir=work_dir,
         config=config,
-        checkpoint=last_checkpoint(work_dir),
+        checkpoint=checkpoint,
         chosen=choose_checkpoint(work_dir),
         curve=read_curve(work_dir),
         samples=read_samples(work_dir),
@@ -240,15 +254,6 @@ def _check_rows(data_path: Path) -> list[str]:
     return texts
 
 
-def _clear_earlier_training(work_dir: Path) -> None:
-    for item in [*work_dir.glob("iter_*.pth"), *work_dir.glob("best_*.pth")]:
-        shutil.rmtree(item) if item.is_dir() else item.unlink()  # DeepSpeed's are folders
-    for name in ("last_checkpoint", "samples.jsonl"):
-        (work_dir / name).unlink(missing_ok=True)
-    for item in work_dir.glob("[0-9]*_[0-9]*"):
-        shutil.rmtree(item)
-
-
 def _advice(failure: str, work_dir: Path) -> str:
     """Say what a failed training means, as far as that is known, and from where it can go on."""
     cause = next((text for sign, text in _CAUSES.items() if sign in failure), "")
@@ -272,22 +277,26 @@ def last_checkpoint(work_dir: str | Path) -> Path:
     return whole[-1]
 
 
+def _has_checkpoint(work_dir: Path) -> bool:
+    return any(_is_whole(path) for path in work_dir.glob("iter_*.pth"))
+
+
 def choose_checkpoint(work_dir: str | Path) -> Checkpoint:
-    """Return the checkpoint of a training that is worth using: the one with the lowest held-out loss.
+    """Return the checkpoint of a training that is worth using: the one with the lowest validation loss.
 
     Where none was measured it is the last one. Raises CourseError if there is no whole checkpoint.
     """
-    measured = {p["step"]: p["loss"] for p in read_heldout(work_dir) if math.isfinite(p["loss"])}
+    measured = {p["step"]: p["loss"] for p in read_validation(work_dir) if math.isfinite(p["loss"])}
     found = [*Path(work_dir).glob("best_*_iter_*.pth"), *Path(work_dir).glob("iter_*.pth")]
     scored = {path: measured[_step(path)] for path in found if _step(path) in measured and _is_whole(path)}
     if not scored:
-        return Checkpoint(last_checkpoint(work_dir), "最后一个检查点：训练中没有量过留出损失")
+        return Checkpoint(last_checkpoint(work_dir), "最后一个检查点：训练中没有量过验证损失")
     path = min(scored, key=scored.get)
-    return Checkpoint(path, f"第 {_step(path)} 步的留出损失最低：{scored[path]:.2f}，量过 {len(measured)} 次")
+    return Checkpoint(path, f"第 {_step(path)} 步的验证损失最低：{scored[path]:.2f}，量过 {len(measured)} 次")
 
 
 def _step(checkpoint: Path) -> int:
-    """Return N of ``iter_N.pth`` and of ``best_heldout_loss_iter_N.pth``."""
+    """Return N of ``iter_N.pth`` and of ``best_validation_loss_iter_N.pth``."""
     return int(checkpoint.stem.rpartition("_")[2])
 
 
@@ -314,9 +323,10 @@ def read_curve(work_dir: str | Path) -> list[dict]:
     return [points[step] for step in sorted(points)]
 
 
-def read_heldout(work_dir: str | Path) -> list[dict]:
-    """Return the held-out losses measured during a training, in order: ``step``, ``loss``."""
-    found = {point["step"]: point["heldout_loss"] for point in _points(work_dir) if "heldout_loss" in point}
+def read_validation(work_dir: str | Path) -> list[dict]:
+    """Return the validation losses measured during a training, in order: ``step``, ``loss``."""
+    name = "validation_loss"
+    found = {point["step"]: point[name] for point in _points(work_dir) if name in point}
     return [{"step": step, "loss": found[step]} for step in sorted(found)]
 
 
@@ -344,7 +354,7 @@ def pth_to_hf(
     model and the system prompt, which come from the config.
 
     The base model's weights are not needed and not read. The folder appears only when it is
-    complete; an earlier adapter is replaced. Raises CourseError if there is something else.
+    complete; an earlier adapter of ours is replaced. Raises CourseError if there is something else.
     """
     config, checkpoint, adapter_dir = (paths.resolve(path) for path in (config, checkpoint, adapter_dir))
     cfg = load_config(config)
@@ -447,7 +457,7 @@ def _make_folder(
     """Have ``make(target, part, log)`` fill a folder, and move it to its place when it is whole.
 
     tool: names the log and the provenance's stage. marker: the file by which an earlier result is
-    known, which may be replaced.
+    known; it is replaced, or kept under another name if somebody has put something in.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file()):
         raise CourseError(
@@ -457,10 +467,9 @@ def _make_folder(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
         target = Path(part) / folder.name
         make(target, Path(part), folder.parent / f"{tool}.log")
+        if kept := records.replace_folder(target, folder):
+            print(f"{folder} 里有不是课程写的东西，没有删掉，改名为 {kept.name}。")
         records.write_provenance(folder, stage=tool, parameters=parameters, inputs=inputs)
-        if folder.exists():
-            shutil.rmtree(folder)
-        target.rename(folder)
     return folder
 
 
