@@ -7,7 +7,7 @@ from the two exceptions here (``Retryable``, ``Refused``); what no second try ca
 key, is a CourseError and stops the run.
 
 Keys come from the environment or ``.env`` and go nowhere else: not into a repr, a log, a file or a
-message (``Provider.hide`` blacks them out of what a server says).
+message (``redaction.hide`` takes them out of what a server says).
 """
 
 import asyncio
@@ -28,8 +28,8 @@ import httpx2
 import openai
 from dotenv import dotenv_values
 
-from tianji_helpers import paths
-from tianji_helpers.errors import CourseError
+from tianji_helpers import hubs, paths, redaction
+from tianji_helpers.errors import CourseError, HidesSecrets
 from tianji_helpers.synthesis.teacher import MODEL as OFFLINE_MODEL
 
 _NO_KEY = "not-needed"
@@ -48,10 +48,6 @@ class Provider:
     key: str = field(default=_NO_KEY, repr=False)
     sends_seed: bool = True
     extra: dict = field(default_factory=dict)
-
-    def hide(self, text: str) -> str:
-        """Return ``text`` without the key."""
-        return text if self.key == _NO_KEY else text.replace(self.key, "***")
 
 
 PROVIDERS = {
@@ -95,6 +91,7 @@ def choose(name: str, model: str = "", base_url: str = "", with_key: bool = True
             "provider=local 需要 base_url 和 model，例如 base_url=http://127.0.0.1:8000/v1、"
             "model=服务器 /v1/models 里列出的名字。"
         )
+    hubs.check_address(base_url, "base_url")
     if base_url and urlsplit(base_url).scheme not in ("http", "https"):
         raise CourseError(f"base_url 应当以 http:// 或 https:// 开头，现在是 {base_url!r}。")
     key = _NO_KEY
@@ -123,7 +120,7 @@ class Reply:
     cached_tokens: int  # the part of prompt_tokens that the server had in its cache
 
 
-class Retryable(Exception):
+class Retryable(HidesSecrets):
     """This try failed, another may not. ``retry_after``: seconds that the server asks to wait."""
 
     def __init__(self, message: str, retry_after: float | None = None, everyone: bool = False):
@@ -132,7 +129,7 @@ class Retryable(Exception):
         self.everyone = everyone  # a rate limit: all requests should pause
 
 
-class Refused(Exception):
+class Refused(HidesSecrets):
     """The server does not want this one request; others may be fine."""
 
 
@@ -316,8 +313,8 @@ def read(text: str) -> Reply:
         "cached_tokens"
     )
     return Reply(
-        text=_content(message.get("content")),
-        finish_reason="refusal" if message.get("refusal") else finish_reason,
+        text=redaction.hide(_content(message.get("content"))),
+        finish_reason="refusal" if message.get("refusal") else redaction.hide(finish_reason),
         prompt_tokens=prompt_tokens,
         completion_tokens=_tokens(usage.get("completion_tokens")),
         cached_tokens=min(_tokens(cached), prompt_tokens),
@@ -352,7 +349,7 @@ def _translate(provider: Provider, reached: bool, error: Exception) -> Exception
     if ours := next((cause for cause in causes if isinstance(cause, Retryable)), None):
         return ours
     kinds = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
-    what = f"{type(causes[-1]).__name__}：{_short(provider, causes[-1])}"
+    what = f"{type(causes[-1]).__name__}：{_short(causes[-1])}"
     if kinds & {"ConnectError", "ClientConnectorError"} and not reached:
         return CourseError(
             f"连不上 {provider.base_url}：没有服务器在那里应答。请检查 base_url、网络和代理设置；"
@@ -367,14 +364,14 @@ def _translate(provider: Provider, reached: bool, error: Exception) -> Exception
     return Retryable(f"连接中断或回答不完整（{what}）")
 
 
-def _short(provider: Provider, what: object) -> str:
-    """Return a server's or client's words on one line, without the key."""
-    return provider.hide(" ".join(str(what).split()))[:300]
+def _short(what: object) -> str:
+    """Return a server's or client's words on one line, without a key."""
+    return redaction.hide(" ".join(str(what).split()))[:300]
 
 
 def _explain(provider: Provider, status: int, text: str, headers: Mapping[str, str]) -> Exception:
     """Say what an HTTP status other than 200 means."""
-    text = _short(provider, text)
+    text = _short(text)
     answer = f"服务器回答 {status}：{text}"
     if status in (401, 403):
         return CourseError(
