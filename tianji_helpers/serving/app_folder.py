@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tianji_helpers import pages, paths, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.serving import app
+from tianji_helpers.serving import app, leaks
 from tianji_helpers.training import checkpoints, models
 
 PLATFORMS = {"openxlab": "OpenXLab", "modelscope": "ModelScope 创空间", "huggingface": "Hugging Face Spaces"}
@@ -117,7 +117,12 @@ def _copy_model(model: checkpoints.ModelFolder, entry: models.BaseModel | None, 
     target = part / app.MODEL
     target.mkdir(parents=True)
     for file in sorted(model.path.iterdir()):
-        if file.is_file() and (file.suffix in checkpoints.SUFFIXES or file.name in TERMS):
+        if file.suffix in checkpoints.SUFFIXES or file.name in TERMS:
+            if file.is_symlink() or not file.is_file():
+                raise CourseError(
+                    f"{paths.show(file)} 不是普通文件（符号链接会带出别的文件），不能放进应用里。"
+                )
+            leaks.inspect(file)
             shutil.copyfile(file, target / file.name)
     known = {"system": models.recorded(model.path).get("system", wishes.SYSTEM)}
     if entry:

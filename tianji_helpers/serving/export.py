@@ -27,6 +27,10 @@ from tianji_helpers.training import checkpoints, inference, models
 
 STAGE = "06_export"
 MODELFILE = "Modelfile"
+NOTICES = (
+    "GEMMA_TERMS.html",
+    *(f"{name}{end}" for name in ("LICENSE", "NOTICE") for end in ("", ".md", ".txt")),
+)
 QUANTIZATIONS = ("bf16", "f16", "q8_0", "q4_k_m")
 
 
@@ -88,8 +92,8 @@ def export(
 def notices(model_dir: Path, base: models.BaseModel | None) -> list[Path]:
     """Return the licence texts that must go along with a model: its own, else its base model's."""
     for folder in (model_dir, *([base.folder] if base else [])):
-        patterns = ("LICENSE*", "NOTICE*", "GEMMA_TERMS*")
-        if found := sorted(file for pattern in patterns for file in folder.glob(pattern)):
+        files = [folder / name for name in NOTICES]
+        if found := [file for file in files if file.is_file() and not file.is_symlink()]:
             return found
     return []
 
