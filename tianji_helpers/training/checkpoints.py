@@ -6,8 +6,12 @@ no weight is read and no code of the folder is run. Pickled weights (``.bin``, `
 programs: they are refused, whoever they come from.
 """
 
+import re
+import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
@@ -20,8 +24,61 @@ SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")  # of what a mo
 NAMING_CODE = ("config.json", "tokenizer_config.json")  # where ``auto_map`` stands
 _ATTENTIONS = ("eager", "sdpa", "flash_attention_2", None)
 
-# what makes PEFT 0.17 import further modules or read further files
-_ADAPTER_EXTRAS = ("megatron_config", "corda_config", "eva_config")
+MAX_RANK = 4096
+_NAME = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*", re.ASCII)  # of a layer; PEFT takes any regular expression
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_rank(value: Any) -> bool:
+    return isinstance(value, int) and _is_number(value, 1, MAX_RANK)
+
+
+def _are_names(value: Any) -> bool:
+    names = value if isinstance(value, list) else []
+    return bool(names) and all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
+
+
+def _are_patterns(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(_NAME.fullmatch(k) and is_right(v) for k, v in value.items())
+
+
+# What an adapter may set. Anything else makes PEFT 0.17 read files, import modules, copy layers or compute.
+_ADAPTER_SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "r": _is_rank,
+    "lora_alpha": lambda value: _is_number(value, 0, 1e6),
+    "lora_dropout": lambda value: _is_number(value, 0, 1),
+    "rank_pattern": lambda value: _are_patterns(value, _is_rank),
+    "alpha_pattern": lambda value: _are_patterns(value, lambda one: _is_number(one, 0, 1e6)),
+    "target_modules": lambda value: value == "all-linear" or _are_names(value),
+    "exclude_modules": _are_names,
+    "layers_to_transform": lambda value: all(_is_number(n, 0, 1e4) for n in _list(value)),
+    "layers_pattern": lambda value: _are_names(_list(value)),
+    "bias": lambda value: value in ("none", "all", "lora_only"),
+    "init_lora_weights": lambda value: value in (True, "gaussian"),
+    "task_type": lambda value: value == "CAUSAL_LM",
+    **dict.fromkeys(
+        ("fan_in_fan_out", "inference_mode", "use_dora", "use_rslora"), lambda value: value is True
+    ),
+    # without effect when an adapter is loaded
+    **dict.fromkeys(
+        (
+            "peft_type",
+            "base_model_name_or_path",
+            "revision",
+            "megatron_core",
+            "qalora_group_size",
+            "peft_version",
+        ),
+        lambda value: isinstance(value, str | int),
+    ),
+}
+
+
+def _list(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 @dataclass(frozen=True)
@@ -105,11 +162,7 @@ def inspect_adapter(folder: str | Path, base: str | Path | ModelFolder | None = 
     config = _json_object(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise CourseError(f"{shown} 的 peft_type 是 {config.get('peft_type')}，这里只支持 LORA。")
-    if extras := [key for key in _ADAPTER_EXTRAS if config.get(key)]:
-        raise CourseError(
-            f"{shown}/adapter_config.json 里有 {'、'.join(extras)}：它们会让 PEFT 去读别的文件或模块，"
-            "所以不加载。课程训练出来的适配器没有这些设置。"
-        )
+    _check_settings(config, shown)
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
         _refuse_pickle(folder)
@@ -215,8 +268,22 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
+def _check_settings(config: dict, shown: str) -> None:
+    if not _is_rank(config.get("r")):
+        raise CourseError(
+            f"{shown}/adapter_config.json 里的 r 是 {config.get('r')!r}，应当是 1 到 {MAX_RANK} 的整数。"
+        )
+    for name, value in config.items():
+        is_right = _ADAPTER_SETTINGS.get(name, lambda value: False)
+        if value not in (None, False, {}, [], "") and not is_right(value):
+            raise CourseError(
+                f"{shown}/adapter_config.json 里的 {name[:80]} 是 {reprlib.repr(value)}，所以不加载："
+                "课程训练的适配器不会这样设置，它会让 PEFT 去读别的文件、复制网络层或一直算下去。"
+            )
+
+
 def _check_ranks(adapter: AdapterFolder) -> None:
-    ranks = {adapter.config.get("r"), *adapter.config.get("rank_pattern", {}).values()}
+    ranks = {adapter.config["r"], *(adapter.config.get("rank_pattern") or {}).values()}
     for name, shape in adapter.shapes.items():
         rank = shape[0] if name.endswith(".lora_A.weight") else shape[-1]
         if name.endswith((".lora_A.weight", ".lora_B.weight")) and rank not in ranks:

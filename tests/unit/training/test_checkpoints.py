@@ -162,3 +162,38 @@ def test_an_architecture_of_a_stranger_is_refused(model):
     change(model / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Config"})
     found = checkpoints.inspect_model(model)
     assert "课程从不运行" in reason(checkpoints.check_architecture, found)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"r": [8]},
+        {"r": None},
+        {"r": 8.0},
+        {"r": 10**9, "rank_pattern": {"q_proj": 8}},
+        {"rank_pattern": [8]},
+        {"rank_pattern": {"q_proj": {"a": 1}}},
+        {"rank_pattern": {"(([a-z_.0-9]+)+)+!": 8}},
+        {"alpha_pattern": {"q_proj|v_proj": 8}},
+        {"target_modules": "(([a-z_.0-9]+)+)+!"},
+        {"target_modules": ["q_proj", "(x+)+!"]},
+        {"exclude_modules": "(x+)+!"},
+        {"layers_pattern": "(x+)+!"},
+        {"layer_replication": [[0, 2]] * 2000},
+        {"init_lora_weights": "eva"},
+        {"init_lora_weights": "loftq"},
+        {"modules_to_save": ["embed_tokens"]},
+        {"trainable_token_indices": [0, 1]},
+        {"lora_alpha": "nan"},
+        {"task_type": "EVIL"},
+        {"auto_mapping": {"base_model_class": "X", "parent_library": "os"}},
+        {"runtime_config": {"ephemeral_gpu_offload": True}},
+        {"of_a_stranger": "x" * 1_000_000},
+    ],
+)
+def test_an_adapter_sets_only_what_an_adapter_may(adapter, settings):
+    checkpoints.inspect_adapter(adapter)
+    change(adapter / "adapter_config.json", **settings)
+    message = reason(checkpoints.inspect_adapter, adapter)
+    assert next(iter(settings)) in message or "rank_pattern" in message
+    assert len(message) < 400
