@@ -17,8 +17,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tianji_helpers import paths, records, wishes
-from tianji_helpers.dataset import clean, formats, merge, rules, ruozhiba, self_cognition, splits
+from tianji_helpers import formats, paths, records, wishes
+from tianji_helpers.dataset import clean, merge, rules, ruozhiba, self_cognition, splits
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prices
 from tianji_helpers.synthesis.phrasebook import Phrasebook

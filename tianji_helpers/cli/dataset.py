@@ -148,7 +148,7 @@ def dataset(args: argparse.Namespace) -> None:
 
 def convert(args: argparse.Namespace) -> None:
     """把对话数据换一种格式"""
-    from tianji_helpers.dataset.formats import convert_file
+    from tianji_helpers.formats import convert_file
 
     done = convert_file(args.source, args.target, args.to, args.source_format)
     print(f"{done.source} → {args.to}：{done.rows} 条，{done.turns} 轮：{args.target}")

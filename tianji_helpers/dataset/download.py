@@ -12,8 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tianji_helpers import hubs, paths, records
-from tianji_helpers.dataset import formats
+from tianji_helpers import formats, hubs, paths, records
 from tianji_helpers.errors import CourseError
 
 STAGE = "dataset"

@@ -9,8 +9,8 @@ a time, so that no question stands on both sides.
 import random
 from pathlib import Path
 
-from tianji_helpers import records
-from tianji_helpers.dataset import duplicates, formats
+from tianji_helpers import formats, records
+from tianji_helpers.dataset import duplicates
 from tianji_helpers.errors import CourseError
 
 STAGE = "04_ruozhiba"

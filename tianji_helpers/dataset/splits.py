@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tianji_helpers import records, wishes
-from tianji_helpers.dataset import duplicates, formats
+from tianji_helpers import formats, records, wishes
+from tianji_helpers.dataset import duplicates
 from tianji_helpers.errors import CourseError
 
 STAGE = "02_merge_clean"
@@ -138,11 +138,8 @@ def file_leakage(
 def _texts(path: str | Path) -> list[dict[str, str]]:
     """Return the joined questions and the joined answers of each row of a file."""
     rows = []
-    for where, row in formats.iter_rows(path):
-        turns = formats.to_turns(row, formats.detect(row, where), where)
+    for _, turns in formats.read(path):
         rows.append({key: "\n".join(turn[key] for turn in turns) for key in ("input", "output")})
-    if not rows:
-        raise CourseError(f"{path} 里没有一条记录，查不了漏题。请检查是不是写错了文件名。")
     return rows
 
 
@@ -170,8 +167,7 @@ def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -
     records.write_jsonl(apart, held)
     provenance = records.provenance_path(test_path)
     before = records.read_json(provenance) if provenance.is_file() else None
-    write = records.write_json_array if formats.is_array(test_path) else records.write_jsonl
-    write(test_path, kept)
+    formats.write_rows(test_path, kept)
     records.write_provenance(
         test_path,
         stage="leakage",
