@@ -20,10 +20,11 @@ for one). What is no part of the conversation (a source, a topic) is left out an
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as brief
+from typing import Any
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
@@ -57,6 +58,7 @@ def detect(row: dict, where: str = "") -> str:
     >>> detect({"messages": []})
     'openai'
     """
+    records.check_row(row, where)
     for name, key in _LISTS.items():
         if key in row:
             return name
@@ -74,29 +76,46 @@ def detect(row: dict, where: str = "") -> str:
 
 
 def read(
-    path: str | Path, shape: str = "", *, system: str = "", left_out: Counter | None = None
+    path: str | Path,
+    shape: str = "",
+    *,
+    system: str = "",
+    left_out: Counter | None = None,
+    bad: Callable[[CourseError, int, Any], None] | None = None,
 ) -> Iterator[tuple[str, list[dict]]]:
     """Yield (words that name the row, its turns) of a file of any kind.
 
     shape: of the rows; empty means: what the rows look like, which must be the same for all. system: the
-    prompt of rows that have none. left_out: see ``to_turns``.
-    Raises CourseError naming file, row and field, and for a file without rows.
+    prompt of rows that have none. left_out: see ``to_turns``. bad: takes the error, the number (from 1) and
+    the value of a row that cannot be used, and the reading goes on; a file that breaks off, or holds no
+    rows, has a bad row there without a value.
+    Raises CourseError naming file, row and field, unless there is ``bad``.
     """
-    first = ""
-    for where, row in iter_rows(path):
-        found = shape or detect(row, where)
-        first = first or found
-        if found != first:
-            raise CourseError(
-                f"{where}是 {found} 格式，前面的却是 {first}；请把它们分成两个文件，"
-                "各自用 tianji convert 转换，再用 tianji merge 合起来。"
-            )
-        turns = to_turns(row, found, where, left_out)
-        if system:
-            turns[0] = {"system": system, **turns[0]}
+    first, number, rows = "", 0, iter_rows(path)
+    while True:
+        number, row = number + 1, None
+        try:
+            where, row = next(rows, ("", None))
+            if not where:
+                if number == 1:
+                    raise CourseError(f"{path} 里没有一条记录。请检查是不是写错了文件名，或下载了空文件。")
+                return
+            found = shape or detect(row, where)
+            first = first or found
+            if found != first:
+                raise CourseError(
+                    f"{where}是 {found} 格式，前面的却是 {first}；请把它们分成两个文件，"
+                    "各自用 tianji convert 转换，再用 tianji merge 合起来。"
+                )
+            turns = to_turns(records.check_row(row, where), found, where, left_out)
+        except CourseError as error:
+            if bad is None:
+                raise
+            bad(error, number, row)
+            continue
+        if system and not turns[0].get("system"):
+            turns[0] = _turn(turns[0]["input"], turns[0]["output"], system)
         yield where, turns
-    if not first:
-        raise CourseError(f"{path} 里没有一条记录。请检查是不是写错了文件名，或下载了空文件。")
 
 
 def read_turns(path: str | Path, *, system: str = "") -> Iterator[dict]:
@@ -246,7 +265,7 @@ def _list(row: dict, field: str, where: str) -> list:
 
 def _turn(question: str, answer: str, system: str | None) -> dict:
     turn = {"input": question, "output": answer}
-    return {"system": system, **turn} if system else turn
+    return turn if system is None else {"system": system, **turn}
 
 
 def _system(row: dict, where: str) -> str | None:
@@ -274,7 +293,8 @@ def _read_openai(row: dict, where: str, left_out: Counter) -> list[dict]:
 def _read_sharegpt(row: dict, where: str, left_out: Counter) -> list[dict]:
     _pick(row, {"conversations", "system"}, where, left_out)
     messages = _list(row, "conversations", where)
-    if system := _system(row, where):
+    system = _system(row, where)
+    if system is not None:
         messages = [{"from": "system", "value": system}, *messages]
     return _read_messages(messages, "from", "value", where, left_out)
 
@@ -295,7 +315,8 @@ def _read_columns(row: dict, where: str, left_out: Counter) -> list[dict]:
             raise CourseError(f"{where}：字段 history 第 {number} 项应当是 [问, 答]。")
         turns.append(_turn(*(records.check_text(text, "history", where) for text in pair), None))
     turns.append(_turn(question, answer, None))
-    return [_turn(turns[0]["input"], turns[0]["output"], _system(row, where)), *turns[1:]]
+    # an empty cell is no prompt
+    return [_turn(turns[0]["input"], turns[0]["output"], _system(row, where) or None), *turns[1:]]
 
 
 def _messages(turns: list[dict], who: str, what: str, names: tuple[str, str, str]) -> list[dict]:

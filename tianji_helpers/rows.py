@@ -7,15 +7,17 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 from reprlib import repr as brief
+from typing import Any
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 
 
-def iter_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
+def iter_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
     """Yield (words that name the row, row) of a file of any kind; it may hold none.
 
-    A byte order mark, blank lines and CRLF do no harm. Raises CourseError naming file and row.
+    What stands in an array need not be a dictionary. A byte order mark, blank lines and CRLF do no harm.
+    Raises CourseError naming file and row.
     """
     with records.open_bytes(path) as file:
         parquet = file.read(4) == b"PAR1"
@@ -30,8 +32,7 @@ def iter_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
     else:
         rows = _table_rows(path) if first else ()
     for number, row in enumerate(rows, 1):
-        where = f"{path} 第 {number} 条"
-        yield where, records.check_row(row, where)
+        yield f"{path} 第 {number} 条", row
 
 
 def _line_rows(path: str | Path) -> Iterator[tuple[str, dict]]:

@@ -34,6 +34,7 @@ def read_source(path: str | Path) -> list[dict]:
 
 
 def _checked(row: dict, where: str) -> dict:
+    records.check_row(row, where)
     for field in ("instruction", "output"):
         if not records.check_text(row.get(field), field, where).strip():
             raise CourseError(f"{where}：字段 {field} 是空的；没有问题或没有答案的记录不能用来训练。")
