@@ -3,21 +3,20 @@
 ``data/wishes/*.yaml`` hold recipients, scenes, styles, the unsuitable pairs and the random
 requirements; a student edits them, so every rule that an entry breaks is reported with file, entry
 and rule. The rest of the module turns a cell of the matrix into the request that the model is
-trained on (``request``), reads such a request back (``parse_request``), and judges a wish by rules
-(``check``): one definition for cleaning, evaluation and tests.
+trained on (``request``) and reads what somebody asks for (``read``, see ``tianji_helpers.request``).
+What is wrong with a wish is another module's business: ``tianji_helpers.faults``.
 """
 
-import itertools
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
+from tianji_helpers.request import Reader, Request
 
 SYSTEM = "你现在是一个送祝福大师，帮我针对不同人和事情、节日送对应的祝福"
 DEFAULT_STYLE = "正常"  # the style that a request need not name
@@ -30,92 +29,37 @@ WORDINGS = (
     "帮我写一句祝福，给{recipient}，{scene}",
 )
 RECIPIENT_KINDS = ("elder", "superior", "peer", "younger")
-_MAX_REQUEST = 200  # characters
 SCENE_KINDS = ("festival", "life", "work")
-
-_PICTOGRAPH = (
-    "[\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa\U0001f400-\U0001faff\u2600-\u27bf\u2b50\u2b55\u2b1b\u2b1c"
-    "\u231a\u231b\u23e9-\u23fa\u2728]"
-)
-_EMOJI_START = re.compile(_PICTOGRAPH[:-1] + "\U0001f1e6-\U0001f1ff]")
-_MODIFIER = "[\ufe0f\U0001f3fb-\U0001f3ff]*"
-_EMOJI = re.compile(
-    f"[\U0001f1e6-\U0001f1ff]{{2}}|{_PICTOGRAPH}{_MODIFIER}(?:\u200d{_PICTOGRAPH}{_MODIFIER})*"
-)
-
-# What a clean wish never holds, anywhere and at its ends: the ways in which an answer of a model goes wrong.
-_UNCLEAN = re.compile(
-    r"<\|?[A-Za-z/_][^>\n]*>|\[/?(?:INST|UNUSED_TOKEN[^\]]*)\]"  # a token of a chat template
-    r"|祝福语|如下|以下是"  # the stub of a chat model
-    r"|[#*`_{}\n]"  # markdown, an unfilled slot
-    r"|[，。！？；：、,!?;:][呀啊哦呢啦嘛吧][～~。！!]?\s*$"  # a particle stuck behind the full stop
-    r"|[，。；：、,;:]{2,}|[！!]{2,}|[～~]{2,}|[。，、][！!？?]|[！!？?～~][。，、]"  # doubled stops
-)
-_UNCLEAN_SIGN = re.compile(  # in whatever the pattern above finds
-    r"[<\[#*`_{}\n]|祝福语|如下|以下是|[，。！？；：、～,!?;:~][，。！？；：、～,!?;:~呀啊哦呢啦嘛吧]"
-)
-_UNCLEAN_START = re.compile(r"(?:好的|当然|没问题)[，,！!。]|\s*[-•>]\s|\s*\d+[.、]|[\"“”'‘’「『]")
-_UNCLEAN_END = tuple("\"“”'‘’」』")
-
-
-@lru_cache(maxsize=8)  # cleaning asks twice about the same text
-def find_loop(text: str) -> str:
-    """Return the words that stand three times in a row in a text, or an empty string.
-
-    >>> find_loop("生日快乐生日快乐生日快乐")
-    '生日快乐'
-    """
-    found = _loop(len(text) // 3).search(text)
-    return found[1] if found else ""
-
-
-@lru_cache(maxsize=256)
-def _loop(longest: int) -> re.Pattern:
-    """Return what finds such words; to know how long they can be halves the time."""
-    return re.compile(rf"(.{{2,{max(2, longest)}}}?)\1\1")
-
-
-def count_emoji(text: str) -> int:
-    """Return how many emoji a person sees (a joined family, flag or skin tone counts once).
-
-    >>> count_emoji("生日快乐🎂👨‍👩‍👧❤️")
-    3
-    """
-    return len(_EMOJI.findall(text)) if _EMOJI_START.search(text) else 0
-
-
-def strip_emoji(text: str, keep: int = 0) -> str:
-    """Return ``text`` without its emoji, save the first ``keep`` of them.
-
-    >>> strip_emoji("生日快乐呀🎂")
-    '生日快乐呀'
-    >>> strip_emoji("🎂生日快乐呀🎉🎉", keep=2)
-    '🎂生日快乐呀🎉'
-    """
-    if not _EMOJI_START.search(text):
-        return text
-    position = itertools.count()
-    return _EMOJI.sub(lambda found: found[0] if next(position) < keep else "", text)
 
 
 @dataclass(frozen=True)
 class Recipient:
-    """Who is wished: ``kind`` is one of ``RECIPIENT_KINDS``, ``honorific`` is 您 or 你."""
+    """Who is wished: ``kind`` is one of ``RECIPIENT_KINDS``, ``honorific`` is 您 or 你.
+
+    either: the other word is no fault. extra: not in the default matrix.
+    """
 
     name: str
     kind: str
     honorific: str
     address: tuple[str, ...]
+    either: bool = False
+    extra: bool = False
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What for: any one of ``keywords`` puts a wish on topic; ``marks`` belong to no other scene."""
+    """What for: any one of ``keywords`` puts a wish on topic; ``marks`` name this scene and no other.
+
+    alias: other names in a request. extra: not in the default matrix.
+    """
 
     name: str
     kind: str
     keywords: tuple[str, ...]
     marks: tuple[str, ...]
+    alias: tuple[str, ...] = ()
+    extra: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,30 +84,63 @@ class Style:
 
 
 @dataclass(frozen=True)
+class Misfit:
+    """Recipients whom one does not wish a scene, and why.
+
+    absurd: nobody would (a grandmother's wedding); else it is a matter of taste, and a policy.
+    """
+
+    why: str
+    recipients: frozenset[str]
+    absurd: bool = False
+
+
+@dataclass(frozen=True)
 class Matrix:
-    """The whole matrix; see ``load``. ``unsuitable`` maps a scene to the recipients it does not suit."""
+    """The whole matrix; see ``load``. ``misfits`` are the unsuitable pairs, by scene."""
 
     system: str
     recipients: dict[str, Recipient]
     scenes: dict[str, Scene]
     styles: dict[str, Style]
     requirements: list[str]
-    unsuitable: dict[str, frozenset[str]]
+    misfits: dict[str, tuple[Misfit, ...]]
+
+    @property
+    def usual_recipients(self) -> list[str]:
+        """The recipients of the default matrix: all but the extra ones."""
+        return [name for name, who in self.recipients.items() if not who.extra]
+
+    @property
+    def usual_scenes(self) -> list[str]:
+        """The scenes of the default matrix: all but the extra ones."""
+        return [name for name, scene in self.scenes.items() if not scene.extra]
 
     @property
     def usual_styles(self) -> list[str]:
         """The styles that a run makes unless told otherwise: all but the extra ones."""
         return [name for name, style in self.styles.items() if not style.extra]
 
+    def misfit(self, recipient: str, scene: str) -> Misfit | None:
+        """Return why one does not wish this recipient this; None if one does, or nobody knows."""
+        return next((one for one in self.misfits.get(scene, ()) if recipient in one.recipients), None)
+
     def suitable(self, recipient: str, scene: str) -> bool:
         """Say whether one wishes this recipient this. Raises CourseError for an unknown name."""
         _find(self.recipients, recipient, "对象")
         _find(self.scenes, scene, "场景")
-        return recipient not in self.unsuitable.get(scene, ())
+        return self.misfit(recipient, scene) is None
 
-    def pairs(self) -> list[tuple[str, str]]:
-        """Return the suitable (recipient, scene) pairs in the order of the files."""
-        return [(r, s) for r in self.recipients for s in self.scenes if self.suitable(r, s)]
+    def pairs(
+        self, recipients: Iterable[str] | None = None, scenes: Iterable[str] | None = None
+    ) -> list[tuple[str, str]]:
+        """Return the suitable (recipient, scene) pairs in the order of the files.
+
+        recipients, scenes: from which; None means the usual ones. Raises CourseError for an unknown name.
+        """
+        recipients = self.usual_recipients if recipients is None else list(recipients)
+        scenes = self.usual_scenes if scenes is None else list(scenes)
+        return [(r, s) for r in recipients for s in scenes if self.suitable(r, s)]
 
     def request(self, recipient: str, scene: str, style: str = DEFAULT_STYLE, wording: int = 0) -> str:
         """Return what a person types: ``祝姐姐生日``, or ``祝姐姐生日,小红书风格``.
@@ -176,50 +153,30 @@ class Matrix:
         asked = WORDINGS[wording].format(recipient=recipient, scene=scene)
         return asked + ("" if style == DEFAULT_STYLE else f",{style}风格")
 
-    def parse_request(self, text: str) -> tuple[str, str, str] | None:
-        """Read a request back: (recipient, scene, style), or None if it is not one.
+    def read(self, text: str) -> Request:
+        """Read what somebody asks for, in any wording; it never fails (see ``tianji_helpers.request``)."""
+        return self._reader.read(text)
 
-        Any of ``WORDINGS`` will do, and either comma; a 快乐 or 祝福 may follow the scene
-        (祝姐姐生日快乐，严肃风格).
-        """
-        # the pattern's time grows with the cube of a run of spaces
-        found = len(text) <= _MAX_REQUEST and self._request_pattern.match(text.strip())
-        if not found:
-            return None
-        *asked, style = found.groups()
-        recipient, scene = filter(None, asked)
-        return recipient, scene, style or DEFAULT_STYLE
-
-    def judge(self, recipient: str, scene: str, style: str) -> Callable[[str], dict[str, bool]]:
-        """Return ``check`` for one cell, to be called with many texts. Raises CourseError as that does."""
-        cell = recipient, scene, style
-        if cell not in self._judges:
-            self._judges[cell] = _Judge(self, *cell)
-        return self._judges[cell]
+    def find_recipient(self, name: str) -> Recipient | None:
+        """Return the entry of a recipient, or of whom the name ends with (王老师: 老师); None if unknown."""
+        known = self.recipients.get(name) or self._endings.get(name)
+        if known:
+            return known
+        ending = next((end for end in self._endings if name.endswith(end)), None)
+        return self._endings[ending] if ending else None
 
     @cached_property
-    def salutation(self) -> re.Pattern:
-        """What finds a form of address, of anybody in the matrix, at the front of a wish."""
-        names = {name for who in self.recipients.values() for name in (who.name, *who.address)}
-        some = "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name)))
-        return re.compile(rf"(?:亲爱的|尊敬的|敬爱的|祝|愿)*({some})")
+    def _endings(self) -> dict[str, Recipient]:
+        """Names and forms of address, the longest first; the first recipient who has one keeps it."""
+        found: dict[str, Recipient] = {}
+        for who in self.recipients.values():
+            for word in (who.name, *who.address):
+                found.setdefault(word, who)
+        return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
     @cached_property
-    def _judges(self) -> dict[tuple[str, str, str], "_Judge"]:
-        return {}
-
-    @cached_property
-    def _request_pattern(self) -> re.Pattern:
-        def any_of(names):
-            return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-
-        names = {
-            "recipient": rf"({any_of(self.recipients)})\s*",
-            "scene": rf"({any_of(self.scenes)})\s*(?:快乐|安康|吉祥)?",
-        }
-        asked = "|".join(wording.replace("：", "[：:]").format(**names) for wording in WORDINGS)
-        style = rf"\s*(?:祝福)?\s*(?:[,，\s]\s*({any_of(self.styles)})风格)?"
-        return re.compile(rf"(?:{asked}){style}[。！!]?$")
+    def _reader(self) -> Reader:
+        return Reader(self, DEFAULT_STYLE)
 
 
 def load(folder: str | Path | None = None) -> Matrix:
@@ -231,12 +188,14 @@ def load(folder: str | Path | None = None) -> Matrix:
     >>> matrix = load()
     >>> matrix.request("姐姐", "生日", "小红书")
     '祝姐姐生日,小红书风格'
-    >>> matrix.parse_request("祝领导春节快乐，严肃风格")
-    ('领导', '春节', '严肃')
+    >>> matrix.read("我想送领导春节祝福，严肃风格").pair
+    ('领导', '春节')
     """
     folder = paths.DATA / "wishes" if folder is None else Path(folder)
-    recipients = _read_entries(folder / "recipients.yaml", _recipient, _RECIPIENT_FIELDS)
-    scenes = _read_entries(folder / "scenes.yaml", _scene, _SCENE_FIELDS)
+    recipients = _read_entries(
+        folder / "recipients.yaml", _recipient, _RECIPIENT_FIELDS, optional=("either", "extra")
+    )
+    scenes = _read_entries(folder / "scenes.yaml", _scene, _SCENE_FIELDS, optional=("alias", "extra"))
     styles = _read_entries(folder / "styles.yaml", _style, _STYLE_FIELDS, optional=("form", "extra"))
     if DEFAULT_STYLE not in styles:
         raise CourseError(f"{folder / 'styles.yaml'}：缺少默认风格“{DEFAULT_STYLE}”。")
@@ -250,77 +209,10 @@ def load(folder: str | Path | None = None) -> Matrix:
             raise CourseError(f"{file} 第 {number} 条：应当是一句话，现在是 {brief(item)}。")
 
     file = folder / "suitability.yaml"
-
-    def unsuitable(entry: "_Entry") -> frozenset[str]:
-        entry.check(entry.name in scenes, f"scenes.yaml 里没有场景“{entry.name}”")
-        names = entry.strings("unsuitable")
-        for name in names:
-            entry.check(name in recipients, f"recipients.yaml 里没有对象“{name}”")
-        return frozenset(names)
-
-    table = _read_entries(file, unsuitable, ("unsuitable",), optional=("why",))
-    matrix = Matrix(SYSTEM, recipients, scenes, styles, requirements, table)
+    matrix = Matrix(SYSTEM, recipients, scenes, styles, requirements, _read_misfits(file, recipients, scenes))
     if not matrix.pairs():
         raise CourseError(f"{file}：所有组合都被标成不合适，没有可写的祝福；请删掉一些名字。")
     return matrix
-
-
-def check(matrix: Matrix, recipient: str, scene: str, style: str, text: str) -> dict[str, bool]:
-    """Judge a wish by rules alone (no model); True is good.
-
-    on_topic: a keyword of the scene, and no word that belongs to another scene only.
-    style: emoji, endings, markers and words to avoid, as the style says.
-    length: within the style's bounds, in characters.
-    honorific: no 你 for those one calls 您, no 您 for the others.
-    clean: one line of plain text without template tokens, stubs, markdown, doubled punctuation.
-    Raises CourseError for an unknown name.
-
-    >>> check(load(), "姐姐", "生日", "正常", "姐姐，祝你生日快乐，万事如意！")
-    {'on_topic': True, 'style': True, 'length': True, 'honorific': True, 'clean': True}
-    """
-    return matrix.judge(recipient, scene, style)(text)
-
-
-@lru_cache(maxsize=256)
-def _any(words: tuple[str, ...]) -> re.Pattern:
-    return re.compile("|".join(map(re.escape, words)) or "(?!)")
-
-
-def _any_of(words: Iterable[str]) -> re.Pattern:
-    """Return what finds any of the words, and nothing if there are none."""
-    return _any(tuple(words))
-
-
-class _Judge:
-    """``check`` of one cell of the matrix; what does not depend on the text is made once."""
-
-    def __init__(self, matrix: Matrix, recipient: str, scene: str, style: str):
-        who = _find(matrix.recipients, recipient, "对象")
-        what = _find(matrix.scenes, scene, "场景")
-        self.style = _find(matrix.styles, style, "风格")
-        marks = [mark for other in matrix.scenes.values() if other is not what for mark in other.marks]
-        self.keywords = _any_of(what.keywords)
-        self.foreign = _any_of(mark for mark in marks if mark not in what.keywords)
-        self.markers, self.avoid = _any_of(self.style.markers), _any_of(self.style.avoid)
-        self.wrong_you = "你" if who.honorific == "您" else "您"
-
-    def __call__(self, text: str) -> dict[str, bool]:
-        how = self.style
-        return {
-            "on_topic": bool(self.keywords.search(text)) and not self.foreign.search(text),
-            "style": how.min_emoji <= count_emoji(text) <= how.max_emoji
-            and (not how.endings or strip_emoji(text).rstrip(" 　。！!～~…").endswith(how.endings))
-            and (not how.markers or bool(self.markers.search(text)))
-            and not self.avoid.search(text),
-            "length": how.min_chars <= len(text) <= how.max_chars,
-            "honorific": self.wrong_you not in text,
-            "clean": bool(text)
-            and text == text.strip()
-            and not (_UNCLEAN_SIGN.search(text) and _UNCLEAN.search(text))
-            and not _UNCLEAN_START.match(text)
-            and not text.endswith(_UNCLEAN_END)
-            and not find_loop(text),
-        }
 
 
 def _find(table: dict[str, Any], name: str, kind: str) -> Any:
@@ -365,6 +257,11 @@ class _Entry:
         self.check(len(set(value)) == len(value), f"{field} 里有重复的项")
         return tuple(value)
 
+    def flag(self, field: str) -> bool:
+        value = self.fields.get(field, False)
+        self.check(isinstance(value, bool), f"{field} 应当是 true 或 false，现在是 {brief(value)}")
+        return value
+
     def count(self, field: str) -> int:
         value = self.fields.get(field)
         self.check(type(value) is int and value >= 0, f"{field} 应当是不小于 0 的整数，现在是 {brief(value)}")
@@ -400,12 +297,16 @@ def _read_entries(
         entry = _Entry(file, str(name), content)
         entry.check(isinstance(name, str) and name == name.strip() != "", "名字应当是首尾没有空格的文字")
         entry.check(isinstance(content, dict), f"内容应当是“字段: 值”，现在是 {brief(content)}")
-        missing = [field for field in fields if field not in content]
-        entry.check(not missing, f"缺少字段 {'、'.join(missing)}")
-        extra = [str(field) for field in content if field not in fields + optional]
-        entry.check(not extra, f"不认识的字段 {'、'.join(extra)}（可用：{'、'.join(fields + optional)}）")
+        _check_fields(entry, fields, optional)
         entries[name] = build(entry)
     return entries
+
+
+def _check_fields(entry: _Entry, fields: tuple[str, ...], optional: tuple[str, ...]) -> None:
+    missing = [field for field in fields if field not in entry.fields]
+    entry.check(not missing, f"缺少字段 {'、'.join(missing)}")
+    extra = [str(field) for field in entry.fields if field not in fields + optional]
+    entry.check(not extra, f"不认识的字段 {'、'.join(extra)}（可用：{'、'.join(fields + optional)}）")
 
 
 def _recipient(entry: _Entry) -> Recipient:
@@ -414,6 +315,8 @@ def _recipient(entry: _Entry) -> Recipient:
         kind=entry.string("kind", RECIPIENT_KINDS),
         honorific=entry.string("honorific", ("您", "你")),
         address=entry.strings("address", at_least=1),
+        either=entry.flag("either"),
+        extra=entry.flag("extra"),
     )
 
 
@@ -423,7 +326,33 @@ def _scene(entry: _Entry) -> Scene:
         kind=entry.string("kind", SCENE_KINDS),
         keywords=entry.strings("keywords", at_least=1),
         marks=entry.strings("marks"),
+        alias=entry.strings("alias") if "alias" in entry.fields else (),
+        extra=entry.flag("extra"),
     )
+
+
+def _read_misfits(file: Path, recipients: dict, scenes: dict) -> dict[str, tuple[Misfit, ...]]:
+    table = records.read_yaml(file)
+    if not isinstance(table, dict):
+        raise CourseError(f"{file}：应当是“场景: [{{why, recipients}}, …]”的表。")
+    misfits = {}
+    for scene, groups in table.items():
+        entry = _Entry(file, str(scene), {})
+        entry.check(scene in scenes, f"scenes.yaml 里没有场景“{scene}”")
+        entry.check(
+            isinstance(groups, list) and all(isinstance(group, dict) for group in groups),
+            f"应当是列表，每项有 why 和 recipients，现在是 {brief(groups)}",
+        )
+        misfits[scene] = tuple(_misfit(_Entry(file, scene, group), recipients) for group in groups)
+    return misfits
+
+
+def _misfit(entry: _Entry, recipients: dict) -> Misfit:
+    _check_fields(entry, ("why", "recipients"), ("absurd",))
+    names = entry.strings("recipients")
+    for name in names:
+        entry.check(name in recipients, f"recipients.yaml 里没有对象“{name}”")
+    return Misfit(entry.string("why"), frozenset(names), entry.flag("absurd"))
 
 
 def _style(entry: _Entry) -> Style:
@@ -434,9 +363,8 @@ def _style(entry: _Entry) -> Style:
         **{field: entry.count(field) for field in ("min_chars", "max_chars", "min_emoji", "max_emoji")},
         **{field: entry.strings(field) for field in ("endings", "markers", "avoid")},
         form=entry.string("form") if "form" in entry.fields else Style.form,
-        extra=entry.fields.get("extra", Style.extra),
+        extra=entry.flag("extra"),
     )
-    entry.check(isinstance(style.extra, bool), f"extra 应当是 true 或 false，现在是 {brief(style.extra)}")
     entry.check(style.name != DEFAULT_STYLE or not style.extra, "默认风格每次都要生成，不能写 extra: true")
     for low, high in (("min_chars", "max_chars"), ("min_emoji", "max_emoji")):
         bounds = getattr(style, low), getattr(style, high)
