@@ -12,6 +12,17 @@ from typing import Any
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 
+ARRAY, LINES, TABLE, PARQUET = "array", "lines", "table", "parquet"
+
+
+def kind_of(path: str | Path) -> str:
+    """Return the kind of a file by its first characters; empty if there is nothing but blanks in it."""
+    with records.open_bytes(path) as file:
+        if file.read(4) == b"PAR1":
+            return PARQUET
+    first = records.first_character(path)
+    return {"": "", "[": ARRAY, "{": LINES}.get(first, TABLE)
+
 
 def iter_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
     """Yield (words that name the row, row) of a file of any kind; it may hold none.
@@ -19,20 +30,13 @@ def iter_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
     What stands in an array need not be a dictionary. A byte order mark, blank lines and CRLF do no harm.
     Raises CourseError naming file and row.
     """
-    with records.open_bytes(path) as file:
-        parquet = file.read(4) == b"PAR1"
-    first = "" if parquet else records.first_character(path)
-    if first == "{":
+    kind = kind_of(path)
+    if kind == LINES:
         yield from _line_rows(path)
-        return
-    if parquet:
-        rows = _parquet_rows(path)
-    elif first == "[":
-        rows = records.iter_json_array(path)
-    else:
-        rows = _table_rows(path) if first else ()
-    for number, row in enumerate(rows, 1):
-        yield f"{path} 第 {number} 条", row
+    elif kind:
+        read = {ARRAY: records.iter_json_array, TABLE: _table_rows, PARQUET: _parquet_rows}[kind]
+        for number, row in enumerate(read(path), 1):
+            yield f"{path} 第 {number} 条", row
 
 
 def _line_rows(path: str | Path) -> Iterator[tuple[str, dict]]:

@@ -25,10 +25,9 @@ def test_gpu_model_without_a_gpu_is_refused(monkeypatch):
 
 def test_tasks_keep_apart(tmp_path):
     folders = {stages.task_dir(task, tmp_path) for task in configs.TASKS}
-    files = {
-        read(task, tmp_path) for task in configs.TASKS for read in (stages.train_file, stages.heldout_file)
-    }
-    assert len(folders) == 3 and len(files) == 6
+    parts = (stages.train_file, stages.validation_file, stages.test_file)
+    files = {read(task, tmp_path) for task in configs.TASKS for read in parts}
+    assert len(folders) == 3 and len(files) == 9
 
 
 @pytest.fixture
