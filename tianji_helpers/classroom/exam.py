@@ -89,7 +89,8 @@ def examine(
 
     result = {"task": task, "base_model": base.name, "rows": len(turns), "general_rows": len(general)}
     names_itself = _persona(task, output_dir)
-    found = {when: _figures(task, turns, asked, trained, names_itself) for when, asked in raw.items()}
+    kind = stages.kind(task, output_dir)
+    found = {when: _figures(kind, turns, asked, trained, names_itself) for when, asked in raw.items()}
     rng = np.random.default_rng(seed)
     for when in raw:
         result[when] = {name: _with_interval(values, rng) for name, values in found[when].items()}
@@ -115,7 +116,7 @@ def _ask(model, tokenizer, turns, general, template: str, max_new_tokens: int) -
     """Return the losses and answers of both sets of questions."""
 
     def answers(asked: Sequence[dict], limit: int) -> list[inference.Answer]:
-        chats = [inference.messages(turn["input"], turn["system"]) for turn in asked]
+        chats = [evaluation.chat(turn) for turn in asked]
         return inference.answer_all(model, tokenizer, chats, max_new_tokens=limit, batch_size=16)
 
     return {
@@ -136,7 +137,7 @@ def _persona(task: str, output_dir: str | Path) -> Callable[[str], bool] | None:
 
 
 def _figures(
-    task: str,
+    kind: str,
     turns: Sequence[dict],
     asked: dict,
     trained: set[str],
@@ -146,7 +147,7 @@ def _figures(
     answers, general = asked["answers"], [answer.text for answer in asked["general_answers"]]
     texts = [answer.text for answer in answers]
     figures: dict = {"loss": np.array(asked["losses"], dtype=float)}
-    if task == "wishes":
+    if kind == "wishes":
         scored = evaluation.score_wishes([turn["input"] for turn in turns], answers)["rows"]
         rules = [name for name in TITLES if name in scored[0]]
         figures |= {name: _shares(row[name] for row in scored) for name in rules}
@@ -154,7 +155,7 @@ def _figures(
         figures["stopped"] = _shares(answer.stopped for answer in answers)
     if names_itself:
         figures["knows_itself"] = _shares(map(names_itself, texts))
-    if task != "ruozhiba":
+    if names_itself or kind == "wishes":
         figures["leak"] = _shares(map(names_itself or _WISH.search, general))
     return figures | {
         "general_loss": np.array(asked["general_losses"], dtype=float),

@@ -39,11 +39,20 @@ def clean(args: argparse.Namespace) -> None:
         decisions_file=args.decisions,
         variants=args.variety,
         seed=args.seed,
+        kind=args.kind,
+        system=args.system,
+        allow_empty=args.allow_empty,
     )
+    print(report["why"] + "。")
     print(
         f"读入 {report['rows_in']} 条，保留 {report['rows_out']} 条"
         f"（修补过 {report['mended']} 条），弃用 {report['rejected']} 条：{args.output_file}"
     )
+    for rule in report["rules"]:
+        if rule["rows"]:
+            print(f"  {'修' if rule['kind'] == 'mend' else '丢'} {rule['rows']:>7} 条  {rule['title']}")
+    if report["rejected"]:
+        print(f"弃用的每一条和理由：{args.rejects}；不想要的规则用 --off 关掉，名字见 {args.report}")
 
 
 def shard(args: argparse.Namespace) -> None:
@@ -194,10 +203,10 @@ def add(command) -> None:
         "--skip-bad", action="store_true", help="跳过不能用的记录（另存到 …_rejects.jsonl），而不是停下"
     )
     _add_own(sub)
-    sub.add_argument("--allow-empty", action="store_true", help="一条也没有时照样写出空文件，而不是报错")
+    _add_empty(sub)
 
     sub = command("clean", clean)
-    sub.add_argument("source", type=Path, help="合并后的文件")
+    sub.add_argument("source", type=Path, help="合并后的文件，或自己的数据（同 tianji convert）")
     sub.add_argument(
         "--output", dest="output_file", required=True, type=Path, metavar="F", help="清洗后的文件"
     )
@@ -209,6 +218,14 @@ def add(command) -> None:
         "--variety", type=int, default=1, metavar="N", help="把请求换成 N 种说法（默认 %(default)s：不换）"
     )
     sub.add_argument("--seed", **SEED)
+    sub.add_argument(
+        "--kind",
+        choices=("wishes", "other"),
+        default="",
+        help="是祝福，还是别的数据：后者只查空的、乱码、模板词元、太长和重复（默认看数据）",
+    )
+    _add_own(sub)
+    _add_empty(sub)
 
     sub = command("shard", shard)
     sub.add_argument("source", type=Path, help="合并后的文件")
@@ -356,3 +373,7 @@ def _add_rules(sub: argparse.ArgumentParser) -> None:
 def _add_own(sub: argparse.ArgumentParser) -> None:
     """Add what rows of one's own may need."""
     sub.add_argument("--system", default="", metavar="TEXT", help="给没有系统提示的记录加上这一句")
+
+
+def _add_empty(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--allow-empty", action="store_true", help="一条也没有时照样写出空文件，而不是报错")

@@ -10,42 +10,37 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from tianji_helpers import records, wishes
+from tianji_helpers import formats, records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference
 from tianji_helpers.training.inference import Answer
 
 
 def read_turns(path: str | Path) -> list[dict]:
-    """Return the rows of a training or test file as turns with ``input``, ``output``, ``system``.
+    """Return the rows of a training or test file as turns: ``system``, ``input``, ``output``.
 
-    Takes conversations (``.json``) and OpenAI messages (``.jsonl``).
+    See ``formats.read_turns`` for what the file may be, and the ``history`` of a row of several turns.
     """
-    if Path(path).suffix != ".jsonl":
-        return [{"system": "", **turn} for turn in records.read_conversations(path)]
-    turns = []
-    for number, row in enumerate(records.read_jsonl(path), 1):
-        where = f"{path} 第 {number} 条"
-        said = {message["role"]: message["content"] for message in records.messages(row, where)}
-        missing = [role for role in ("user", "assistant") if role not in said]
-        if missing:
-            raise CourseError(f"{where}：没有 role 是 {'、'.join(missing)} 的消息。")
-        turns.append({"system": said.get("system", ""), "input": said["user"], "output": said["assistant"]})
-    return turns
+    return [{"system": "", **turn} for turn in formats.read_turns(path)]
 
 
 def encode(tokenizer, turn: dict, prompt_template: str, max_length: int = 2048) -> dict:
     """Return ``input_ids`` and ``labels`` of one turn, made by the very functions that train on it.
 
-    prompt_template: XTuner's name of the chat template. Labels are -100 on the prompt.
+    prompt_template: XTuner's name of the chat template. Labels are -100 on the prompt; the answers of
+    the turn's ``history`` are answers, too.
     """
     from xtuner.dataset.map_fns import template_map_fn_factory
     from xtuner.dataset.utils import encode_fn
     from xtuner.utils import PROMPT_TEMPLATE
 
-    # XTuner writes into what it is given
-    example = template_map_fn_factory(PROMPT_TEMPLATE[prompt_template])({"conversation": [dict(turn)]})
-    return encode_fn(example, tokenizer, max_length)
+    row = {"conversation": records.conversation(turn)}
+    return encode_fn(template_map_fn_factory(PROMPT_TEMPLATE[prompt_template])(row), tokenizer, max_length)
+
+
+def chat(turn: dict) -> list[dict]:
+    """Return the chat that asks for the answer of a turn, in its place."""
+    return inference.messages(turn["input"], turn.get("system", ""), turn.get("history", ()))
 
 
 def mean_loss(model, tokenizer, turns: Sequence[dict], prompt_template: str, **limits) -> float:
@@ -151,7 +146,7 @@ def measure(
     )
     loss = mean_loss(model, tokenizer, turns, prompt_template)
     requests = [turn["input"] for turn in turns]
-    chats = [inference.messages(turn["input"], turn.get("system", "")) for turn in turns]
+    chats = [chat(turn) for turn in turns]
     answers = inference.answer_all(model, tokenizer, chats, max_new_tokens=max_new_tokens, batch_size=16)
     del model
     gc.collect()
