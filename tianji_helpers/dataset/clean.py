@@ -218,7 +218,7 @@ def _prepare(
     suitability: str,
     threshold: float,
     decided: dict[str, dict] | None,
-    kind: str,
+    kind: str = plain.WISHES,
 ) -> _Judge:
     switchable = [name for name in TITLES if name not in _ALWAYS]
     unknown = sorted(set(off) - set(switchable))
