@@ -144,9 +144,13 @@ def _function(part) -> Callable[[dict], dict]:
     from mmengine.utils import get_object_from_string
     from xtuner.registry import BUILDER, MAP_FUNC
 
-    if isinstance(part, str):
-        return MAP_FUNC.get(part) or get_object_from_string(part)
-    return part if callable(part) else BUILDER.build(part)
+    if not isinstance(part, str):
+        return part if callable(part) else BUILDER.build(part)
+    if found := MAP_FUNC.get(part) or get_object_from_string(part):
+        return found
+    raise CourseError(
+        f"没有 {part} 这个函数；请把配置里的 dataset_map_fn 改成 None，数据用 tianji convert 转换。"
+    )
 
 
 def _said(error: BaseException) -> str:
