@@ -74,14 +74,18 @@ _LENGTH = re.compile(
     r"([0-9]{1,4}|[一二两三四五六七八九]?百?[零一二两三四五六七八九]?十?[一二三四五六七八九]?)\s*个?字"
     r"(?:以内|之内|以下|左右|内)?"
 )
-_ADDRESS = re.compile(r"(?:称呼|叫|管)(?:[她他您你]|对方)?(?:为|作|叫)?[“\"「]?([\w·]{1,8})[”\"」]?(?:就好|就行|即可)?$")
+_ADDRESS = re.compile(
+    r"(?:称呼|叫|管)(?:[她他您你]|对方)?(?:为|作|叫)?[“\"「]?([\w·]{1,8})[”\"」]?(?:就好|就行|即可)?$"
+)
 _CLAUSE = re.compile(r"[，,。．！!？?；;、\n]+")
 _LEAD = re.compile(
     r"(?:你好|您好|请你?|麻烦你?|能不能|能否|可以|可不可以|帮我|帮忙|帮|替我|给我|为我|我们?(?=[想要也])|也|想要?|要|需要"
     r"|写|来|发|生成|编|准备|说|做)*(?:[一两几][句条段个份首点些](?:话)?的?)?"
 )
 _WISH = r"(?:祝福|祝愿|贺词|祝词|祝语|问候|吉祥话)[语词]?"
-_FILLER = re.compile(rf"(?:{_LEAD.pattern}(?:{_WISH})?(?:吧|吗|呀|好吗|可以吗)?|多?谢谢?[你您啦]?|拜托了?|快乐)")
+_FILLER = re.compile(
+    rf"(?:{_LEAD.pattern}(?:{_WISH})?(?:吧|吗|呀|好吗|可以吗)?|多?谢谢?[你您啦]?|拜托了?|快乐)"
+)
 _MEASURE = re.compile(r"[写来送发](?:一|两|几)?[句条段个份首点些]")
 _FRAMES = tuple(
     re.compile(pattern + "$")
@@ -115,7 +119,10 @@ class Reader:
         self._scene_last = re.compile(rf"(?P<front>.*?)(?P<scene>{scenes})$", re.DOTALL)
         self._recipient_first = re.compile(rf"(?P<recipient>{recipients})(?P<rest>.*)$", re.DOTALL)
         longer = _any_of(name for name in self._recipients if len(name) > 1)
-        self._some_recipient, self._some_scene = re.compile(f"我({recipients})|({longer})"), re.compile(scenes)
+        self._some_recipient, self._some_scene = (
+            re.compile(f"我({recipients})|({longer})"),
+            re.compile(scenes),
+        )
         self.read = lru_cache(maxsize=1 << 16)(self._read)
 
     def _read(self, text: str) -> Request:

@@ -7,7 +7,6 @@ trained on (``request``) and reads what somebody asks for (``read``, see ``tianj
 What is wrong with a wish is another module's business: ``tianji_helpers.faults``.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
