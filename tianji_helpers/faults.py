@@ -8,6 +8,7 @@ A check that needs a name is passed over where the request names none.
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -47,7 +48,7 @@ def find(request: Request, text: str, stopped: bool = True) -> dict[str, str]:
 
     >>> from tianji_helpers import wishes
     >>> find(wishes.load().read("祝姐姐生日"), "姐姐，春节快乐，万事如意！")
-    {'wrong_scene': '只说到“春节”，没有说到生日'}
+    {'wrong_scene': '说的是“春节”，没有说到生日'}
     """
     found = {} if stopped else {UNSTOPPED: "到了长度上限还没有停"}
     for fault in FAULTS.values():
@@ -59,11 +60,16 @@ def find(request: Request, text: str, stopped: bool = True) -> dict[str, str]:
 @_fault("没有祝福", ("祝姐姐生日", ""), ("祝姐姐生日", "尊敬的姐姐："), ("祝姐姐生日", "🎂🎉！"))
 def empty(text: str, request: Request) -> str | None:
     """Nothing but marks, emoji or a salutation."""
+    if _TWO_CLAUSES.search(text):
+        return None
     words = _words(text)
     for name in request.names:
         words = words.replace(name, "")
     words = re.sub("尊敬的|敬爱的|亲爱的|您好|你好|先生|女士|大人|祝福语?", "", words)
     return None if len(words) >= 2 else f"去掉称呼和标点，只剩“{words}”"
+
+
+_TWO_CLAUSES = re.compile(r"[\u4e00-\u9fff]{4}\W+[\u4e00-\u9fff]{4}")  # more than a salutation
 
 
 def _words(text: str) -> str:
@@ -73,7 +79,7 @@ def _words(text: str) -> str:
 _REFUSAL = re.compile(
     r"作为(?:一个|一名|一款)?(?:AI|人工智能|语言模型|大模型|智能助手)"
     r"|我(?:无法|不能|没有办法|没办法)(?:为您|为你|帮您|帮你|提供|生成|回答|完成|满足|写)"
-    r"|(?:很)?抱歉，|对不起，我|很遗憾，",
+    r"|抱歉，|对不起，我|很遗憾，",
     re.I,
 )
 
@@ -117,6 +123,9 @@ _SLOT = re.compile(
 )
 
 
+_SLOT_SIGN = re.compile(r"[\[【（(<{_XxＸ×某Oo○]")  # in whatever the rule looks for
+
+
 @_fault(
     "没填的空",
     ("祝姐姐生日", "姐姐，祝你生日快乐！[您的名字]"),
@@ -126,7 +135,7 @@ _SLOT = re.compile(
 )
 def slot(text: str, request: Request) -> str | None:
     """A place that somebody was meant to fill in."""
-    found = _SLOT.search(text)
+    found = _SLOT_SIGN.search(text) and _SLOT.search(text)
     return f"“{found[0]}”还没有填" if found else None
 
 
@@ -140,7 +149,8 @@ _ALTERNATIVES = re.compile(
 @_fault("几个版本", ("祝姐姐生日", "1. 姐姐，生日快乐！\n2. 姐姐，祝你岁岁平安！"))
 def alternatives(text: str, request: Request) -> str | None:
     """Several wishes to choose from in one answer."""
-    return "一个回答里有几条祝福让人选" if _ALTERNATIVES.search(text) else None
+    several = ("\n" in text or "二" in text or "2" in text) and _ALTERNATIVES.search(text)
+    return "一个回答里有几条祝福让人选" if several else None
 
 
 _LATIN_WORD = re.compile(r"[\u4e00-\u9fff，、][ -]?([a-z]{5,})[ -]?[\u4e00-\u9fff]|\b(emoji)\b")
@@ -166,6 +176,8 @@ def language(text: str, request: Request) -> str | None:
         for character in text:
             if _is_foreign(character):
                 return f"出现其他文字“{character}”"
+    if not _LATIN.search(text):
+        return None
     if (found := _LATIN_WORD.search(text)) and found[0].lower() not in request.text.lower():
         return f"夹着英文“{found[1] or found[2]}”"
     letters = len(_LATIN.findall(text))
@@ -177,24 +189,9 @@ def _is_foreign(character: str) -> bool:
     return unicodedata.name(character, "").startswith(_FOREIGN)
 
 
-@lru_cache(maxsize=8)  # cleaning asks twice about the same text
-def find_loop(text: str) -> str:
-    """Return the words that stand three times in a row in a text, or an empty string.
-
-    >>> find_loop("生日快乐生日快乐生日快乐")
-    '生日快乐'
-    """
-    found = _three_times(len(text) // 3).search(text)
-    return found[1] if found else ""
-
-
-@lru_cache(maxsize=256)
-def _three_times(longest: int) -> re.Pattern:
-    """Return what finds such words; to know how long they can be halves the time."""
-    return re.compile(rf"(.{{2,{max(2, min(longest, 200))}}}?)\1\1")
-
-
 _CLAUSES = re.compile(rf"[{STOPS}\s]+")
+_LONG_CLAUSE = 200  # characters; the search takes time that grows with the square
+_THREE_TIMES = re.compile(r"(.{2,}?)\1\1")
 
 
 @_fault(
@@ -205,20 +202,22 @@ _CLAUSES = re.compile(rf"[{STOPS}\s]+")
 )
 def loop(text: str, request: Request) -> str | None:
     """The same words three times in a row, or the same clauses again and again."""
-    if found := find_loop(text):
-        return f"“{found}”连着说了三遍以上"
-    clauses = [clause for clause in _CLAUSES.split(text) if len(clause) >= 4]
-    if len(clauses) != len(set(clauses)):
-        repeated = [clause for clause in set(clauses) if clauses.count(clause) > 1]
-        spent = sum(len(clause) * (clauses.count(clause) - 1) for clause in repeated)
-        if max(map(clauses.count, repeated)) >= 3 or spent >= 10:
-            return f"“{max(repeated, key=len)}”说了 {clauses.count(max(repeated, key=len))} 遍"
-    return None
+    clauses = _CLAUSES.split(text)
+    for clause in clauses:
+        if len(clause) >= 6 and (found := _THREE_TIMES.search(clause[:_LONG_CLAUSE])):
+            return f"“{found[1]}”连着说了三遍以上"
+    if len(clauses) == len(set(clauses)):
+        return None
+    again = Counter(clause for clause in clauses if len(clause) >= 2)
+    spent = sum(len(clause) * (times - 1) for clause, times in again.items() if len(clause) >= 4)
+    words, times = max(again.items(), key=lambda item: (item[1], len(item[0])), default=("", 0))
+    return f"“{words}”说了 {times} 遍" if times >= 3 or spent >= 10 else None
 
 
 _UNFINISHED = re.compile(
-    r"(?:[和与及在把被让为对向将如像以而并但或因从的]|如同|仿佛|因为|虽然|以及|为了|成为|充满)[，、]?$|[（(“「《【][^）)”」》】]*$"
+    r"(?:[和与及在把被让为对向将如像以而并但或因从的]|如同|仿佛|因为|虽然|以及|为了|成为|充满)[，、]?\Z"
 )
+_OPEN = re.compile(r"[（(“「《【][^）)”」》】]*\Z")
 
 
 @_fault(
@@ -228,34 +227,34 @@ _UNFINISHED = re.compile(
 )
 def unfinished(text: str, request: Request) -> str | None:
     """It breaks off in mid-sentence."""
-    found = _UNFINISHED.search(text.rstrip())
-    return f"断在“{text.rstrip()[-6:]}”" if found else None
+    text = text.rstrip()
+    return f"断在“{text[-6:]}”" if _UNFINISHED.search(text[-4:]) or _OPEN.search(text) else None
 
 
-_WISH_WORD = re.compile(
-    "[祝愿贺恭]|快乐|安康|吉祥|如意|顺利|万事|心想事成|好运|平安|早日|成功|永远|百年好合|高升|前程"
+_STATEMENT = re.compile(
+    r"[您你]的.{1,12}是我们?的.{1,8}[。！]?$|[^祝愿贺恭]*(?:我们|咱们)是[^祝愿贺恭]*$", re.DOTALL
 )
-_PLAIN_STATEMENT = re.compile(r"[您你]的.{1,12}是我们?的.{1,8}[。！]?$")
 
 
 @_fault(
     "没有祝愿",
-    ("祝姐姐生日", "今天的天气真不错，我们一起去公园走走。"),
+    ("祝姐姐生日", "姐姐呀，我们是家里的小太阳，一起庆祝每个小日子！"),
     ("祝叔叔元宵节", "您的健康和幸福是我们的荣耀。"),
 )
 def no_wish(text: str, request: Request) -> str | None:
     """It says something, but wishes nothing."""
     if not (request.recipient or request.scene) or (request.how and request.how.extra):
         return None  # a letter or a poem may wish between the lines
-    says_nothing = ("我" in text and not _WISH_WORD.search(text)) or _PLAIN_STATEMENT.match(text)
-    return "没有一句祝愿的话" if says_nothing else None
+    ours = "我们" in text or "咱们" in text or "我的" in text
+    return "没有一句祝愿的话" if ours and _STATEMENT.match(text.replace("庆祝", "")) else None
 
 
 _VOICE = re.compile(
     r"(?:我们|咱们|我俩)的?(?:爱情|婚礼|婚姻|爱永远|爱意|小家庭)|(?:嫁给我|我爱上了?你|做我的)"
     r"|我?代表(?:我们|本)?公司|(?:全体)?员工衷心感谢[你您]的"
 )
-_THIRD_PERSON = "愿你的{0}|祝你的{0}|愿您的{0}|祝您的{0}|[你您]和[你您]的{0}"
+_ABOUT = re.compile("[你您][的和与跟]")
+_THIRD_PERSON = "愿你的{0}|祝你的{0}|愿您的{0}|祝您的{0}|[你您](?:和|与|跟)(?:[你您]的)?{0}"
 
 
 @_fault(
@@ -265,10 +264,11 @@ _THIRD_PERSON = "愿你的{0}|祝你的{0}|愿您的{0}|祝您的{0}|[你您]和
 )
 def wrong_voice(text: str, request: Request) -> str | None:
     """Somebody else speaks, or somebody else is spoken to."""
-    lovers = request.recipient in ("爱人", "恋人")
-    if not lovers and (found := _VOICE.search(text)):
+    ours = "我" in text or "咱" in text or "公司" in text or "员工" in text
+    if ours and request.recipient not in ("爱人", "恋人") and (found := _VOICE.search(text)):
         return f"“{found[0]}”不是送祝福的人该说的话"
-    if request.recipient and (found := _third_person(request.names).search(text)):
+    about = request.recipient and _ABOUT.search(text)
+    if about and (found := _third_person(request.names).search(text)):
         return f"“{found[0]}”把收祝福的人当成了别人"
     return None
 
@@ -288,7 +288,7 @@ def wrong_person(text: str, request: Request) -> str | None:
     """It opens with a form of address that is somebody else's, and never names the right one."""
     if not request.who or (request.who.either and request.who.kind == "peer"):
         return None  # a neighbour may be called anything
-    found = _salutation(request.matrix).match(text)
+    found = request.matrix.salutation.match(text)
     if not found:
         return None
     first, second = found[1], found[2]
@@ -302,41 +302,25 @@ def wrong_person(text: str, request: Request) -> str | None:
 _TITLES_OF_OTHERS = ("老师", "老板", "领导", "李总", "医生", "奶奶", "爷爷")
 
 
-@lru_cache(maxsize=8)
-def _salutation_of(names: tuple[str, ...]) -> re.Pattern:
-    some = "|".join(map(re.escape, names))
-    return re.compile(
-        rf"(?:最?亲爱的|尊敬的|敬爱的|祝福?|愿)*({some})({some})?(?=[，,：:！!～~、\s祝愿]|您|你)"
-    )
-
-
-def _salutation(matrix) -> re.Pattern:
-    names = {name for who in matrix.recipients.values() for name in (who.name, *who.address) if len(name) > 1}
-    return _salutation_of(tuple(sorted(names - {"亲爱的", "宝贝"}, key=lambda name: (-len(name), name))))
+_FIRST = 60  # characters: where a wish says what it is for; behind that, a letter tells stories
 
 
 @_fault(
     "送错了场景",
     ("祝姐姐生日", "姐姐，祝你春节快乐，岁岁平安康健！"),
     ("祝外婆周年纪念", "外婆，祝您生日快乐，幸福安康。"),
+    ("祝妹妹家庭和睦", "妹妹，值此教师节之际，祝你家和万事兴！"),
 )
 def wrong_scene(text: str, request: Request) -> str | None:
     """It speaks of another occasion, and never of its own. A wish need not name its occasion."""
-    if not request.what or any(word in text for word in request.what.keywords):
+    what, matrix = request.what, request.matrix
+    if not what or not (found := matrix.foreign_marks(what.name).search(text)):
         return None
-    for mark in _foreign_marks(request):
-        if mark in text:
-            return f"只说到“{mark}”，没有说到{request.scene}"
-    return None
-
-
-def _foreign_marks(request: Request) -> tuple[str, ...]:
-    return _marks(tuple(request.matrix.scenes.values()), request.scene)
-
-
-@lru_cache(maxsize=256)
-def _marks(scenes: tuple, own: str) -> tuple[str, ...]:
-    return tuple(mark for scene in scenes if scene.name != own for mark in scene.marks)
+    if any(word in text for word in what.keywords):  # a word of its own, but perhaps a greeting for another
+        if any(name in text for name in (*what.marks, *what.alias, what.name)):
+            return None
+        found = matrix.foreign_greetings(what.name).search(text[:_FIRST])
+    return f"说的是“{found[0]}”，没有说到{what.name}" if found else None
 
 
 @_fault(
@@ -346,18 +330,8 @@ def _marks(scenes: tuple, own: str) -> tuple[str, ...]:
 )
 def honorific(text: str, request: Request) -> str | None:
     """你 for those one calls 您, or 您 for a younger one; where both are usual, neither is a fault."""
-    wrong = "" if request.how and request.how.extra else wrong_pronoun(request)
+    wrong = "" if request.how and request.how.extra else request.wrong_pronoun
     return f"称呼{request.recipient}不用“{wrong}”" if wrong and wrong in _singular(text) else None
-
-
-def wrong_pronoun(request: Request) -> str:
-    """Return the pronoun that the recipient is not called by: 你, 您, or "" if both will do."""
-    who = request.who
-    if who is None or who.either or (who.kind == "peer" and request.style == "严肃"):
-        return ""
-    if who.kind == "peer" and who.honorific == "你":
-        return "您" if request.how and not request.how.extra else ""
-    return "你" if who.honorific == "您" else "您"
 
 
 def _singular(text: str) -> str:
@@ -382,31 +356,33 @@ def dated(text: str, request: Request) -> str | None:
     return None
 
 
-_ECHO = 10  # characters in a row of a reference sentence, without marks
+_ECHO = 14  # characters in a row of a reference sentence
 
 
 @_fault("照抄参考句", ("祝表妹谈判顺利,小红书风格", "考试结束的铃声一响，愿你笑着跑进夏天里呢！"))
 def copied(text: str, request: Request) -> str | None:
     """It repeats a reference sentence of the prompt instead of its tone."""
-    words = _words(text)
-    for example, pieces in _examples(request):
-        for start in range(len(words) - _ECHO + 1):
-            if words[start : start + _ECHO] in pieces:
-                return f"照抄了参考句“{example[:16]}……”"
+    if not request.how:
+        return None
+    blocks, pieces = _pieces((*request.how.examples, request.how.template))
+    if not blocks.search(text):
+        return None
+    for start in range(len(text) - _ECHO + 1):
+        if example := pieces.get(text[start : start + _ECHO]):
+            return f"照抄了参考句“{example[:16]}……”"
     return None
 
 
-def _examples(request: Request) -> tuple[tuple[str, frozenset[str]], ...]:
-    return _pieces(request.how.examples) if request.how else ()
-
-
 @lru_cache(maxsize=64)
-def _pieces(examples: tuple[str, ...]) -> tuple[tuple[str, frozenset[str]], ...]:
-    def cut(example: str) -> frozenset[str]:
-        words = _words(example)
-        return frozenset(words[start : start + _ECHO] for start in range(len(words) - _ECHO + 1))
+def _pieces(examples: tuple[str, ...]) -> tuple[re.Pattern, dict[str, str]]:
+    """Return every piece of ``_ECHO`` characters with its example, and what finds texts that may hold one.
 
-    return tuple((example, cut(example)) for example in examples)
+    A piece always holds a whole half-block (0-4, 5-9, ... of the example): few strings to look for.
+    """
+    half = _ECHO // 2
+    blocks = {one[at : at + half] for one in examples for at in range(0, len(one) - half + 1, half)}
+    pieces = {one[at : at + _ECHO]: one for one in examples for at in range(len(one) - _ECHO + 1)}
+    return re.compile("|".join(map(re.escape, sorted(blocks))) or "(?!)"), pieces
 
 
 @_fault(

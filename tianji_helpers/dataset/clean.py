@@ -25,7 +25,7 @@ from typing import IO
 import msgspec
 
 from tianji_helpers import records, wishes
-from tianji_helpers.dataset import decisions, duplicates, layout, openings, variety
+from tianji_helpers.dataset import decisions, duplicates, layout, openings, rules, variety
 from tianji_helpers.dataset.layout import FIELDS
 from tianji_helpers.dataset.processes import in_order
 from tianji_helpers.dataset.rules import ABSURD, RULES, UNSUITABLE
@@ -70,12 +70,12 @@ def mend(text: str, request: Request, off: Collection[str] = ()) -> tuple[str, l
     """Apply the mends until none changes the text; return it and the steps (rule, before, after).
 
     >>> mend("当前祝福语如下：“姐姐，生日快乐。哦！”", wishes.load().read("祝姐姐生日"))[0]
-    '姐姐，生日快乐！'
+    '姐姐，生日快乐。'
     """
     steps = []
     while True:
         start = text
-        for name, apply in _active("mend", frozenset(off)):
+        for name, apply in _active("mend", frozenset(off), rules.is_plain(text)):
             after = apply(text, request)
             if after != text:
                 steps.append((name, text, after))
@@ -86,7 +86,7 @@ def mend(text: str, request: Request, off: Collection[str] = ()) -> tuple[str, l
 
 def reject(text: str, request: Request, off: Collection[str] = ()) -> tuple[str, str] | None:
     """Return (rule, reason) of the first rule that rejects a mended text, or None."""
-    for name, apply in _active("reject", frozenset(off)):
+    for name, apply in _active("reject", frozenset(off), rules.is_plain(text)):
         reason = apply(text, request)
         if reason:
             return name, reason
@@ -94,8 +94,11 @@ def reject(text: str, request: Request, off: Collection[str] = ()) -> tuple[str,
 
 
 @cache
-def _active(kind: str, off: frozenset[str]) -> list[tuple[str, Callable[[str, Request], str | None]]]:
-    return [(rule.name, rule.apply) for rule in RULES.values() if rule.kind == kind and rule.name not in off]
+def _active(
+    kind: str, off: frozenset[str], plain: bool
+) -> list[tuple[str, Callable[[str, Request], str | None]]]:
+    some = [rule for rule in RULES.values() if rule.kind == kind and rule.name not in off]
+    return [(rule.name, rule.apply) for rule in some if rule.plain or not plain]
 
 
 class _Outcome(msgspec.Struct, array_like=True, gc=False):

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from tianji_helpers import emoji as emojis
 from tianji_helpers import faults
@@ -39,6 +40,22 @@ class Rule:
     kind: str
     apply: Callable[[str, Request], str | None]
     examples: tuple[Example, ...]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it can act on a plain text; the others are passed over there (see ``is_plain``)."""
+        return self.name not in _ONLY_UNUSUAL
+
+
+_ONLY_UNUSUAL = frozenset(
+    "invisible thinking first_choice title_line markdown quotes spaces language slot alternatives".split()
+)
+_PLAIN = re.compile(r"[\u4e00-\u9fff，。！？、；：～\U0001f300-\U0001faff\u2600-\u27bf]*")
+
+
+def is_plain(text: str) -> bool:
+    """Say whether a text is nothing but Chinese letters, usual marks and simple emoji, as most wishes are."""
+    return _PLAIN.fullmatch(text) is not None
 
 
 MENDS: list[Rule] = []
@@ -108,7 +125,7 @@ _OR = re.compile(
 
 
 @_mend(
-    "几个版本",
+    "几个版本里取一个",
     ("祝姐姐生日", "1. 姐姐，生日快乐！\n2. 姐姐，祝你岁岁平安！", "姐姐，生日快乐！"),
     ("祝姐姐生日", "姐姐，生日快乐！\n或者：姐姐，祝你岁岁平安！", "姐姐，生日快乐！"),
 )
@@ -248,12 +265,15 @@ def quotes(text: str, request: Request) -> str:
 
 _EMPTY_SLOT = re.compile(
     r"(?:(?:尊敬的|亲爱的|敬爱的)?(?:先生/女士|女士/先生|大人|长辈|收件人|某某|您|你)[，,：:]"
-    r"|[呀哦啦呢嘛吧哟哒][，,～~！]+|[您你][，,]|[，、。；：！？～,;:!?~. ]+)\s*(?=.)"
+    r"|[您你]?(?:平辈|师长或上级)[，,]|[呀哦啦呢嘛吧哟哒][，,～~！]+|[您你][，,]|[，、。；：！？～,;:!?~. ]+)\s*(?=.)"
 )
 _CHOICE = re.compile(
     r"^(?P<title>尊敬的|亲爱的|敬爱的)?(?P<one>[^，,：:/！!。\n]{1,6})/(?P<two>[^，,：:/！!。\n]{1,6})(?=[，,：:！!])"
 )
-_ASIDE = re.compile(r"(?<=[\u4e00-\u9fff])[（(]\s*(?:[您你]|[^（）()，。！\d]{1,8})\s*[）)](?=[，,：:！!])")
+_ASIDE = re.compile(
+    r"(?<=[\u4e00-\u9fff])[（(](?:[^（）()]{0,20}(?:称呼|平辈|长辈|师长|弟弟妹妹)[^（）()]{0,20}[）)]"
+    r"|\s*(?:[您你]|[^（）()，。！\d]{1,8})\s*[）)](?=[，,：:！!]))"
+)
 
 
 _DEBRIS = re.compile(
@@ -264,7 +284,7 @@ _DEBRIS = re.compile(
     r"|(?:侄儿|侄子|孙儿|孙子|外孙|弟弟|妹妹|哥哥|姐姐|儿子|女儿|学生|晚辈)/[一-龥]{2}(?=在此|谨|衷心|敬|拜|$)",
     re.IGNORECASE,
 )
-_DEBRIS_SIGN = re.compile(r"[【\[（(/某]|emoji", re.IGNORECASE)  # in whatever the pattern above finds
+_DEBRIS_SIGN = re.compile(r"[【\[（(/某]|[Ee]moji")  # in whatever the pattern above finds
 
 
 @_mend(
@@ -276,21 +296,32 @@ _DEBRIS_SIGN = re.compile(r"[【\[（(/某]|emoji", re.IGNORECASE)  # in whateve
     ("祝爷爷生日", "爷爷（您），祝您生日快乐！", "爷爷，祝您生日快乐！"),
     ("祝同学生日", "你，祝你生日快乐！", "祝你生日快乐！"),
     ("祝妹妹生日,小红书风格", "呀，生日快乐，天天开心哦！🎂", "生日快乐，天天开心哦！🎂"),
+    ("祝堂妹元宵节", "祝堂妹（弟弟妹妹，用“你”称呼）元宵节快乐！", "祝堂妹元宵节快乐！"),
+    ("祝叔叔春节", "您的叔叔，新春快乐，身体健康！", "叔叔，新春快乐，身体健康！"),
     ("祝大伯生日", "大伯，侄儿/侄女在此祝您生日快乐！", "大伯，在此祝您生日快乐！"),
     ("祝同事生日,小红书风格", "生日快乐，天天开心哦！【🌟🎂】", "生日快乐，天天开心哦！🌟🎂"),
 )
 def residue(text: str, request: Request) -> str:
     """Drop what stands where a form of address was left empty or to be chosen."""
-    if found := _CHOICE.match(text):
+    start = text[:24]
+    if "/" in start and (found := _CHOICE.match(text)):
         name = next((name for name in request.names if found["one"].startswith(name)), "")
         text = (found["title"] or "") + name + text[found.end() :] if name else text[found.end() :]
-    start = text[:24]
-    if _ASIDE.search(start):
-        text = _ASIDE.sub("", start, count=1) + text[24:]
+    if "（" in start or "(" in start:
+        text = _ASIDE.sub("", text[:60], count=1) + text[60:]
     if _DEBRIS_SIGN.search(text):
         text = _DEBRIS.sub(lambda found: found["emoji"] or "", text)
+    if text[:1] in ("您", "你") or text[1:2] in ("您", "你"):
+        text = _whose(request.names).sub(r"\g<wish>\g<name>，", text)
     found = _EMPTY_SLOT.match(text)
     return text[found.end() :] if found else text
+
+
+@lru_cache(maxsize=1024)
+def _whose(names: tuple[str, ...]) -> re.Pattern:
+    """Return what finds 您的大伯 where 大伯 himself is spoken to."""
+    long = [re.escape(name) for name in names if len(name) > 1]
+    return re.compile(rf"^(?P<wish>祝?)[您你]的?(?P<name>{'|'.join(long) or '(?!)'})[，,]")
 
 
 # --- marks, particles, spaces ---------------------------------------------------------------------
@@ -338,6 +369,7 @@ _POINT = re.compile(r"(?<=[\u4e00-\u9fff])\.(?![A-Za-z0-9.])")
 _RUN = re.compile(r"[，。；：、！？～~]{2,}")
 _STRANDED = re.compile(rf"(?P<mark>[。！？～~])(?P<emoji>(?:{emojis.ONE}|\s)+)[，、。；：～~]+(?=\s|$)")
 _DANGLING = re.compile(rf"(?P<emoji>{emojis.ONE})[，、；：]+$")
+_UNEVEN = re.compile(r"[,;!?.]|[，。；：、！？～~]{2}|[，、。；：～~]\s")  # what the rule looks for, or more
 _STRENGTH = "！？～~。；：，、"
 
 
@@ -353,6 +385,9 @@ _STRENGTH = "！？～~。；：，、"
 )
 def punctuation(text: str, request: Request) -> str:
     """Make Chinese marks Chinese, a run of different marks one mark; no mark is stranded behind an emoji."""
+    stranded = text[-1:] in tuple("，、；：") or (text[-1:] in tuple("。～~") and not text[-2:-1].isalnum())
+    if not stranded and not _UNEVEN.search(text):
+        return text
     text = _POINT.sub("。", _HALF.sub(lambda found: found[0].translate(_FULL), text))
     text = _RUN.sub(_strongest, text)
     text = _STRANDED.sub(r"\g<mark>\g<emoji>", text).rstrip() if _STRANDED.search(text) else text
@@ -421,28 +456,42 @@ _NI = re.compile(r"(?<!迷)你(?!们|我|追)")
 )
 def pronoun(text: str, request: Request) -> str:
     """Say 您 to whom the matrix calls 您, 你 to the others; and to nobody both in one wish."""
-    text = text.replace("您您", "您").replace("您们", "你们")
-    wrong = "" if _SPEECH.search(text) else faults.wrong_pronoun(request)
-    if request.who and request.who.kind == "younger":
-        text = text.replace("尊敬的", "亲爱的") if text.startswith("尊敬的") else text
-    if wrong == "你" or (not wrong and "您" in text and request.who):
-        return _NI.sub("您", text) if "你" in text else text
-    return text.replace("您", "你") if wrong == "您" and "您" in text else text
+    if "您" in text:
+        text = text.replace("您您", "您").replace("您们", "你们")
+    if request.who and request.who.kind == "younger" and text.startswith("尊敬的"):
+        text = "亲爱的" + text[3:]
+    wrong = request.wrong_pronoun
+    both = "您" in text and "你" in text
+    if (wrong == "你" or (both and not wrong and request.who)) and "你" in text:
+        return text if _SPEECH.search(text) else _NI.sub("您", text)
+    if wrong == "您" and "您" in text:
+        return text if _SPEECH.search(text) else text.replace("您", "你")
+    return text
 
 
-_BARE = re.compile(r"(?=[您你](?:[^，。！？～的们]{0,6})(?:快乐|安康|吉祥|健康|平安|顺利|幸福)[^的])")
+_BARE = re.compile(
+    r"(?P<before>(?:[\u4e00-\u9fff]{1,5}[，！])?)"
+    r"(?=[您你](?:[^，。！？～的们]{0,6}(?:快乐|安康|吉祥|健康|平安|顺利|幸福)[^的]|在?新的一年))"
+)
 
 
 @_mend(
     "缺了“祝”字",
     ("祝大舅生日", "您生日快乐，愿身体健康！", "祝您生日快乐，愿身体健康！"),
-    ("祝同事除夕", "你新年快乐，愿工作顺利。", "祝你新年快乐，愿工作顺利。"),
+    ("祝赵老师元宵节", "赵老师，您元宵节快乐！", "赵老师，祝您元宵节快乐！"),
+    ("祝表妹春节", "你新的一年，事业蒸蒸日上！", "祝你新的一年，事业蒸蒸日上！"),
 )
 def missing_wish(text: str, request: Request) -> str:
-    """Put the 祝 in front of 您生日快乐; the one mend that makes a text longer."""
-    return f"祝{text}" if text[:1] in ("您", "你") and _BARE.match(text) else text
+    """Put the 祝 in front of 您生日快乐, where the wish begins; the one mend that makes a text longer."""
+    found = _BARE.match(text)
+    name = found and found["before"][:-1]
+    if not found or (name and name not in request.names):
+        return text
+    return f"{found['before']}祝{text[found.end() :]}"
 
 
+_CLAUSE = re.compile("[，。！～、]")
+_SAME = re.compile(r"(.{2,5}?)[，、]?\1")
 _AGAIN = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,12})(?:[，、](?P=words))+(?=[，。！～、]|$)")
 
 
@@ -458,10 +507,12 @@ _SAID = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,8})，[祝愿][您你](?P=words
 )
 def doubled(text: str, request: Request) -> str:
     """Say once what stands twice in a row: a form of address, or some words between commas."""
-    text = _SAID.sub(r"\g<words>，", _AGAIN.sub(r"\g<words>", text))
-    if any(text.count(name) > 1 for name in (*request.names, "尊敬的", "亲爱的")):
-        return _twice(request.names).sub(r"\1", text)
-    return text
+    for one, two in pairwise(_CLAUSE.split(text)):
+        if two and one.endswith((two, two[2:] or two)):
+            text = _SAID.sub(r"\g<words>，", _AGAIN.sub(r"\g<words>", text))
+            break
+    start = text[:16]  # where somebody is addressed
+    return _twice(request.names).sub(r"\1", start) + text[16:] if _SAME.search(start) else text
 
 
 @lru_cache(maxsize=1024)
@@ -472,14 +523,12 @@ def _twice(names: tuple[str, ...]) -> re.Pattern:
 
 _TYPOS = {
     "棕香": "粽香", "棕子": "粽子", "棕叶": "粽叶", "吃棕": "吃粽", "元霄": "元宵", "重阳结": "重阳节",
-    "繁华似锦": "繁花似锦", "再接再励": "再接再厉", "恭妹妹": "祝妹妹", "万事如易": "万事如意", "阖家换乐": "阖家欢乐",
+    "繁华似锦": "繁花似锦", "再接再励": "再接再厉", "万事如易": "万事如意",
     "蒸蒸日尚": "蒸蒸日上", "兴高彩烈": "兴高采烈", "鹏程万理": "鹏程万里", "心想是成": "心想事成",
 }  # fmt: skip
-_TYPO = re.compile("|".join(_TYPOS))
-_AWKWARD = (
-    (re.compile(r"(?<=[您你])的(?=(?:生日|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"), ""),
-    (re.compile(r"(?<=[您你])这次(?=(?:生日|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"), ""),
-    (re.compile(r"(?<=[一-龥])在(?=(?:生日|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"), ""),
+_SLIP = re.compile(  # each alternative begins with a letter of its own: the search passes quickly over the rest
+    rf"(?P<typo>{'|'.join(_TYPOS)})"
+    r"|(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=身体健康[，。！]|(?:生日|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
 )
 
 
@@ -491,10 +540,7 @@ _AWKWARD = (
 )
 def wording(text: str, request: Request) -> str:
     """Mend the slips of the pen that wishes are known for."""
-    text = _TYPO.sub(lambda found: _TYPOS[found[0]], text)
-    for pattern, better in _AWKWARD:
-        text = pattern.sub(better, text)
-    return text
+    return _SLIP.sub(lambda found: _TYPOS[found["typo"]] if found["typo"] else "", text)
 
 
 # --- rejects --------------------------------------------------------------------------------------
@@ -502,15 +548,12 @@ def wording(text: str, request: Request) -> str:
 
 def _absurd(text: str, request: Request) -> str | None:
     """Nobody would wish this recipient this, whatever the words."""
-    misfit = request.matrix.misfit(*request.pair) if request.matrix else None
-    return (
-        f"不给{request.recipient}送{request.scene}的祝福：{misfit.why}" if misfit and misfit.absurd else None
-    )
+    return _unsuitable(text, request) if request.misfit and request.misfit.absurd else None
 
 
 def _unsuitable(text: str, request: Request) -> str | None:
     """The matrix leaves this pair out; a policy, so this rule has a switch of its own."""
-    misfit = request.matrix.misfit(*request.pair) if request.matrix else None
+    misfit = request.misfit
     return f"不给{request.recipient}送{request.scene}的祝福：{misfit.why}" if misfit else None
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tianji_helpers import records, wishes
+from tianji_helpers import faults, records, wishes
 from tianji_helpers.dataset import clean, decisions, openings
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import dirt
@@ -64,12 +64,31 @@ def test_planted_dirt_is_mended_or_rejected(teacher, cleaned):
     assert mended >= set(dirt.KINDS) - {"stub", "too_long", "too_short"}
 
 
-def test_kept_rows_pass_the_check(cleaned):
-    good = [
-        all(wishes.check(MATRIX, *MATRIX.parse_request(row["input"]), row["output"]).values())
-        for row in cleaned.kept
+def test_kept_rows_have_no_hard_fault(cleaned):
+    assert not any(faults.find(MATRIX.read(row["input"]), row["output"]) for row in cleaned.kept)
+
+
+def test_rows_are_kept_however_their_request_is_worded():
+    asked = ("祝姐姐生日", "写首诗", "祝房东泼水节快乐", "我想送姐姐生日祝福，朋克风格", "")
+    rows = [
+        turn(request, f"{number}号祝福：生日快乐，" + "岁岁平安年年有余日日高兴"[number:])
+        for number, request in enumerate(asked)
     ]
-    assert sum(good) >= 0.99 * len(good)
+    assert not clean.clean_turns(rows, MATRIX, off=(clean.NEAR,)).rejects
+
+
+def test_suitability_is_a_policy_with_a_switch_of_its_own():
+    rows = [
+        turn("祝奶奶新婚快乐", "奶奶，祝您百年好合，白头偕老！"),
+        turn("祝爷爷七夕节", "爷爷，七夕到了，愿您和奶奶甜甜蜜蜜。"),
+        turn("祝姐姐生日", "姐姐，生日快乐，岁岁平安！"),
+    ]
+    kept = {name: clean.clean_turns(rows, MATRIX, suitability=name) for name in clean.SUITABILITY}
+    assert {name: len(cleaned.kept) for name, cleaned in kept.items()} == {"absurd": 2, "matrix": 1, "off": 3}
+    assert kept["absurd"].rejects[0]["reason"] == "不给奶奶送新婚快乐的祝福：这些长辈早已成家"
+    assert [cleaned.report["misfits"] for cleaned in kept.values()] == [1, 0, 2]
+    with pytest.raises(CourseError, match="suitability 是 strict，只能是 absurd、matrix、off"):
+        clean.clean_turns(rows, MATRIX, suitability="strict")
 
 
 def test_cleaning_again_changes_nothing(cleaned):
@@ -131,7 +150,7 @@ def test_each_rule_can_be_switched_off():
     rows = [turn("祝姐姐生日", f"“{GOOD}”")]
     assert clean.clean_turns(rows, MATRIX).kept[0]["output"] == GOOD
     without = clean.clean_turns(rows, MATRIX, off=("quotes",))
-    assert without.rejects[0]["rule"] == "unfit"
+    assert without.kept[0]["output"] == f"“{GOOD}”"
 
 
 def test_an_absurdly_long_answer_is_rejected_at_once():
