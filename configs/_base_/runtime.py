@@ -22,7 +22,7 @@ env_cfg = dict(
 )
 visualizer = None
 log_level = "INFO"
-# means over the interval; a held-out loss stands for itself, and mmengine's own pattern would take the mean
+# means over the interval; a validation loss stands for itself, and mmengine's own pattern would take the mean
 # of all that were measured so far
 log_processor = dict(by_epoch=False, mean_pattern=r"^(loss|time|data_time|grad_norm|tokens)$")
 load_from = None

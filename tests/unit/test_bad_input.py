@@ -62,7 +62,7 @@ def _convert(path: Path):
 
 
 def _split(path: Path):
-    return splits.write_split(path, path.parent / "train.json", path.parent / "heldout.json", matrix=MATRIX)
+    return splits.write_split(path, matrix=MATRIX)
 
 
 def _matrix(path: Path, name: str):
@@ -294,7 +294,8 @@ def test_any_value_in_the_courses_yaml(name, tmp_path_factory, data):
 def test_what_a_question_file_accepts_can_be_filled(tmp_path_factory, template):
     folder = tmp_path_factory.mktemp("any")
     path = folder / "q.yaml"
-    kind = {"title": "谁", "questions": ["你是谁"], "heldout": ["你叫什么"], "answers": [template]}
+    kind = {"title": "谁", "questions": ["你是谁"], "validation": ["您是"], "test": ["你叫什么"]}
+    kind["answers"] = [template]
     path.write_text(json.dumps({"who": kind}), encoding="utf-8")
     kinds = outcome(self_cognition.load, path)
     if not isinstance(kinds, CourseError):

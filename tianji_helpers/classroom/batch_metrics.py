@@ -13,7 +13,7 @@ _TEXT = 160  # characters of an answer that are kept: what never ends is still s
 def gather(folder: Path) -> dict[str, Any]:
     """Return ``{"tasks": {task: {...}}}`` of a run's folder: one entry for each training that was measured.
 
-    Each has ``loss`` (held-out, nat/token), ``score`` (a share, or None) as ``{"before", "after"}``,
+    Each has ``loss`` (on the test, nat/token), ``score`` (a share, or None) as ``{"before", "after"}``,
     ``score_name``, ``curve`` (``[step, loss]`` of the training) and ``answers`` (``{"request", "before",
     "after"}``). A file that cannot be read is passed over and named under ``"unreadable"``.
     """

@@ -1,7 +1,7 @@
 """Examine a training, before and after: one table, one figure, and JSON for machines.
 
 The base model and the adapter are loaded once and asked the same things with the adapter off and on:
-the task's held-out rows, and a fixed set of everyday questions that no task trains on. Rules, losses and
+the task's test rows, and a fixed set of everyday questions that no task trains on. Rules, losses and
 diversity are measured in the training wing; here they get intervals and are put side by side.
 
 An interval is the percentile bootstrap over rows (95 %): how far the figure would move with other rows
@@ -25,7 +25,7 @@ from tianji_helpers.training import diversity, evaluation, inference, models, st
 
 FILE = "evaluation.json"
 TITLES = {
-    "loss": "留出损失",
+    "loss": "测试损失",
     "passed": "过关",
     "on_topic": "切题",
     "style": "风格",
@@ -60,7 +60,7 @@ def examine(
 ) -> dict:
     """Examine the training of a run's task, and write ``evaluation.json`` and ``evaluation.png`` beside it.
 
-    rows: of the held-out file, evenly spread; 0 is all. judge: whom to ask for an opinion (costs money).
+    rows: of the test file, evenly spread; 0 is all. judge: whom to ask for an opinion (costs money).
     seed: of the intervals. Returns what is in the file: ``before`` and ``after``, each figure as
     ``{"value", "low", "high"}`` (bounds are None where there is no interval), ``change`` (paired),
     ``answers`` and perhaps ``judge``.
@@ -73,7 +73,7 @@ def examine(
     if not (made := models.recorded(adapter)):
         raise CourseError(f"{paths.show(adapter)} 旁边没有出处文件，不知道它的底座模型。请重新运行第 5 课。")
     base = models.find(made["base_model"])
-    turns = evaluation.read_turns(stages.heldout_file(task, output_dir))
+    turns = evaluation.read_turns(stages.test_file(task, output_dir))
     count = min(rows, len(turns)) if rows else len(turns)
     turns = [turns[index * len(turns) // count] for index in range(count)]
     general = [{"system": "", **turn} for turn in self_cognition.load_general()[1]]

@@ -118,7 +118,7 @@ def add(command) -> None:
     sub.add_argument(
         "checkpoint",
         type=Path,
-        help="训练时的 --work-dir（取留出损失最低的检查点，没有量过就取最后一个），或一个检查点 iter_N.pth",
+        help="训练时的 --work-dir（取验证损失最低的检查点，没有量过就取最后一个），或一个检查点 iter_N.pth",
     )
     sub.add_argument("adapter_dir", type=Path, help="适配器写到哪个文件夹")
 

@@ -1,82 +1,178 @@
-"""Train and held-out parts, and whether one leaks into the other.
+"""Training, validation and test: one way to split for all tasks, and whether a part leaks into another.
 
-A model that saw 祝姐姐生日 in one style has half seen it in the others, so the wishes split holds out
-whole (recipient, scene) pairs, in all styles; every recipient and every scene still occurs in
-training, each with other partners.
+A model learns from the training part. The validation part is looked at while it trains: it ends the
+training early and chooses the checkpoint. The test part is looked at once, at the end; a figure that was
+used to choose something is no longer a fair one.
 
-Whether a test is honest is one question for all tasks: does a row of it stand in training, word by
+Rows that are nearly the same must not be torn apart, so ``split`` deals out whole groups. A model that
+saw 祝姐姐生日 in one style has half seen it in the others, so the wishes of one (recipient, scene) pair
+are a group; elsewhere the rows with nearly the same question are (``group``).
+
+Whether a part is honest is one question for all tasks: does a row of it stand in an earlier part, word by
 word or nearly? ``leakage`` looks at texts, ``file_leakage`` at two files of any format that
-``formats`` reads, and ``repair_test`` takes such rows out of the test and keeps them apart.
+``formats`` reads, and ``repair_test`` takes such rows out of the later one and keeps them apart.
 """
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tianji_helpers import records, wishes
 from tianji_helpers.dataset import duplicates, formats
 from tianji_helpers.errors import CourseError
 
-STAGE = "02_merge_clean"
-PARTS = ("question", "answer", "both")
-Pair = tuple[str, str]
+STAGE = "02_merge_clean"  # ``merge`` passes over what this stage wrote
+PARTS = ("train", "validation", "test")
+VALIDATION_SHARE = 0.05
+TEST_SHARE = 0.08
+GROUPINGS = ("pair", "question", "row")
+COMPARED = ("question", "answer", "both")
+_TITLES = {"validation": "验证集", "test": "测试集"}
+Row = TypeVar("Row")
 
 
-def hold_out(pairs: Iterable[Pair], share: float = 0.08, seed: int = 42) -> set[Pair]:
-    """Choose the (recipient, scene) pairs to hold out.
+def split(
+    rows: Sequence[Row],
+    groups: Sequence[Hashable] | None = None,
+    *,
+    validation: float = VALIDATION_SHARE,
+    test: float = TEST_SHARE,
+    seed: int | None = 42,
+) -> dict[str, list[Row]]:
+    """Split rows into ``{"train": [...], "validation": [...], "test": [...]}``; each keeps their order.
 
-    share: part of the distinct pairs, between 0 and 1; at least one pair.
-    Raises CourseError if no such choice leaves every recipient and scene in training.
+    groups: the group of each row, as ``group`` returns them; the rows of a group stay together. Without
+    them every row is one. If a group is a tuple of names, such as (姐姐, 生日), it leaves the training
+    part only where each of its names stays there with another group, unless the part would be less than
+    half as large as asked for.
+    validation, test: a share of the rows (below 1; at least one row), or a number of rows; 0 is none.
+    A part is filled with groups that fit, so it may come out a little smaller, or larger where none fits.
+    seed: which groups. None cuts by the order of the rows instead, and tears groups apart: training
+    first, then validation, then test.
+    Raises CourseError for a size out of range, and if there are fewer groups than parts: three are the
+    least; a figure says something from some dozens of test rows on.
 
-    >>> pairs = [(who, what) for who in ("姐姐", "爷爷") for what in ("生日", "春节")]
-    >>> len(hold_out(pairs, 0.25))
-    1
+    >>> split("abcdefgh", "11223344", validation=2, test=0.25, seed=1)
+    {'train': ['c', 'd', 'e', 'f'], 'validation': ['a', 'b'], 'test': ['g', 'h']}
     """
-    if not 0 < share < 1:
-        raise CourseError(f"留出的比例是 {share}，应当在 0 和 1 之间（不含两端），例如 0.08。")
-    unique = sorted(set(pairs))
-    wanted = max(1, round(share * len(unique)))
-    left = Counter(name for pair in unique for name in pair)
-    random.Random(seed).shuffle(unique)
-    chosen: set[Pair] = set()
-    for pair in unique:
-        if len(chosen) < wanted and all(left[name] > 1 for name in pair):
-            chosen.add(pair)
-            left.subtract(pair)
-    if len(chosen) < wanted:
+    groups = range(len(rows)) if groups is None or seed is None else groups
+    wanted = {
+        "test": _size(len(rows), "test", test),
+        "validation": _size(len(rows), "validation", validation),
+    }
+    wanted = {part: size for part, size in wanted.items() if size}
+    members = Counter(groups)
+    if len(members) <= len(wanted) or sum(wanted.values()) >= len(rows):
         raise CourseError(
-            f"{len(unique)} 个（对象, 场景）组合里留不出 {wanted} 个：每个对象和场景都要留在训练集里。"
-            "请减小比例，或先多合成一些组合。"
+            f"{len(rows)} 条记录（{len(members)} 组，相似的问题是一组）分不成"
+            f"训练集和 {'、'.join(f'{size} 条{_TITLES[part]}' for part, size in wanted.items())}："
+            "每份至少要有一组。请减小比例，或多准备一些不同的问题。"
         )
-    return chosen
+    part_of = _in_order(rows, wanted) if seed is None else _at_random(members, wanted, seed)
+    parts: dict[str, list[Row]] = {part: [] for part in PARTS}
+    for row, key in zip(rows, groups, strict=True):
+        parts[part_of.get(key, "train")].append(row)
+    return parts
 
 
-def split_wishes(
-    turns: Sequence[dict], matrix: wishes.Matrix | None = None, *, share: float = 0.08, seed: int = 42
-) -> tuple[list[dict], list[dict]]:
-    """Split wish turns into (training, held-out) by whole (recipient, scene) pairs.
+def _size(rows: int, part: str, size: float) -> int:
+    """Return how many rows a part shall have."""
+    if isinstance(size, int) and size >= 0:
+        return size
+    if not 0 <= size < 1:
+        raise CourseError(
+            f"{_TITLES[part]}的比例是 {size}，应当在 0 和 1 之间（不含 1），例如 0.08；0 表示不留。"
+        )
+    return max(1, round(size * rows)) if size else 0
 
-    Order is kept. See ``hold_out`` for share, seed and errors; a request that the matrix cannot read
-    is a CourseError too (cleaning rejects such rows).
+
+def _in_order(rows: Sequence, wanted: dict[str, int]) -> dict[Hashable, str]:
+    """Return the part of each position that does not train: the test at the end, before it the validation."""
+    part_of: dict[Hashable, str] = {}
+    for part, size in wanted.items():
+        end = len(rows) - len(part_of)
+        part_of |= dict.fromkeys(range(end - size, end), part)
+    return part_of
+
+
+def _at_random(members: Counter, wanted: dict[str, int], seed: int) -> dict[Hashable, str]:
+    """Return the part of each group that does not train. members: rows by group."""
+    order = sorted(members, key=str)  # whatever the order of the rows
+    random.Random(seed).shuffle(order)
+    training = dict.fromkeys(order)
+    left = Counter(name for key in order for name in _names(key))
+    part_of: dict[Hashable, str] = {}
+
+    def can_leave(key: Hashable) -> bool:
+        return all(left[name] > 1 for name in _names(key))
+
+    def move(key: Hashable, part: str) -> None:
+        del training[key]
+        left.subtract(_names(key))
+        part_of[key] = part
+
+    def fill(part: str, size: int, at_least: int, allowed: Callable[[Hashable], bool]) -> int:
+        for key in order:
+            if key in training and len(training) > at_least and members[key] <= size and allowed(key):
+                move(key, part)
+                size -= members[key]
+        return size
+
+    # at least one group each has to stay for the parts that come later, training among them
+    for at_least, (part, size) in zip(range(len(wanted), 0, -1), wanted.items(), strict=True):
+        missing = fill(part, size, at_least, can_leave)
+        if missing > size / 2:  # most names are seen only once: they cannot all stay
+            missing = fill(part, missing, at_least, lambda key: True)
+        if missing == size:
+            move(min(training, key=members.get), part)
+    return part_of
+
+
+def _names(key: Hashable) -> list[tuple[int, str]]:
+    """Return the names of a group, each with its place: 老师 may be a recipient and a scene."""
+    return [(place, name) for place, name in enumerate(key) if name] if isinstance(key, tuple) else []
+
+
+def group(
+    questions: Sequence[str],
+    by: str = "pair",
+    *,
+    threshold: float = 0.9,
+    matrix: wishes.Matrix | None = None,
+) -> list[Hashable]:
+    """Return the group of each question, for ``split``.
+
+    by: ``pair`` reads whom a request wishes and what for, and takes (recipient, scene) as the group; a
+    request that names neither is grouped by ``question``: nearly the same ones are a group (similarity
+    of at least ``threshold``, see ``duplicates``). ``row``: each stands for itself.
+    Raises CourseError for another ``by``.
+
+    >>> group(["怎么写诗", "怎么写诗？", "怎么写信"], "question")
+    ['怎么写诗', '怎么写诗', '怎么写信']
     """
-    matrix = wishes.load() if matrix is None else matrix
-    pairs = []
-    for number, turn in enumerate(turns, 1):
-        names = matrix.parse_request(turn["input"])
-        if names is None:
-            raise CourseError(f"第 {number} 条的请求“{turn['input']}”看不懂，不知道属于哪个组合；请先清洗。")
-        pairs.append(names[:2])
-    chosen = hold_out(pairs, share, seed)
-    train = [turn for turn, pair in zip(turns, pairs, strict=True) if pair not in chosen]
-    heldout = [turn for turn, pair in zip(turns, pairs, strict=True) if pair in chosen]
-    return train, heldout
+    if by not in GROUPINGS:
+        raise CourseError(f"没有叫 {by} 的分组方式。可选：{'、'.join(GROUPINGS)}。")
+    found: list[Hashable] = list(range(len(questions)))
+    if by == "row":
+        return found
+    unnamed = range(len(questions))
+    if by == "pair":
+        matrix = wishes.load() if matrix is None else matrix
+        requests = [matrix.read(question) for question in questions]
+        found = [(request.recipient, request.scene) for request in requests]
+        unnamed = [position for position, pair in enumerate(found) if not any(pair)]
+    for cluster in duplicates.clusters((questions[position] for position in unnamed), threshold):
+        for number in cluster:
+            found[unnamed[number]] = questions[unnamed[cluster[0]]]
+    return found
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """Held-out texts that training has seen, as (held-out position, training position[, similarity])."""
+    """Test texts that training has seen, as (test position, training position[, similarity])."""
 
     exact: list[tuple[int, int]]
     near: list[tuple[int, int, float]]
@@ -85,13 +181,14 @@ class Leakage:
         return len(self.exact) + len(self.near)
 
     def pairs(self) -> list[tuple[int, int, float]]:
-        """Return all as (held-out position, training position, similarity), in held-out order."""
+        """Return all as (test position, training position, similarity), in the order of the test."""
         return sorted([(*pair, 1.0) for pair in self.exact] + self.near)
 
 
-def leakage(train: Sequence[str], heldout: Sequence[str], threshold: float = 0.9) -> Leakage:
-    """Find held-out texts that stand in training, exactly or nearly (see ``duplicates``).
+def leakage(train: Sequence[str], test: Sequence[str], threshold: float = 0.9) -> Leakage:
+    """Find test texts that stand in training, exactly or nearly (see ``duplicates``).
 
+    The same for any two parts: validation against training, test against validation.
     A text that leaks exactly is not counted as near as well. The search for near duplicates misses
     fewer than one in a thousand (see ``duplicates.bands``).
 
@@ -104,7 +201,7 @@ def leakage(train: Sequence[str], heldout: Sequence[str], threshold: float = 0.9
         first.setdefault(text, position)
         index.add(position, text)
     exact, near = [], []
-    for position, text in enumerate(heldout):
+    for position, text in enumerate(test):
         if text in first:
             exact.append((position, first[text]))
         elif found := index.nearest(text):
@@ -121,8 +218,8 @@ def file_leakage(
     ``answer``, or ``both`` (then a row leaks by either). Positions count rows from 0.
     Raises CourseError for another ``by``, an empty file, and rows that cannot be read.
     """
-    if by not in PARTS:
-        raise CourseError(f"没有叫 {by} 的比较方式。可选：{'、'.join(PARTS)}。")
+    if by not in COMPARED:
+        raise CourseError(f"没有叫 {by} 的比较方式。可选：{'、'.join(COMPARED)}。")
     train, test = (_texts(path) for path in (train_path, test_path))
     exact: dict[int, tuple[int, int]] = {}
     near: dict[int, tuple[int, int, float]] = {}
@@ -184,19 +281,34 @@ def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -
 
 def write_split(
     source: str | Path,
-    train_path: str | Path,
-    heldout_path: str | Path,
+    folder: str | Path | None = None,
     *,
-    share: float = 0.08,
+    by: str = "pair",
+    validation: float = VALIDATION_SHARE,
+    test: float = TEST_SHARE,
     seed: int = 42,
     matrix: wishes.Matrix | None = None,
 ) -> dict[str, int]:
-    """Split a cleaned file into two training files with provenance; return their row counts."""
-    turns = records.read_conversations(source)
-    train, heldout = split_wishes(turns, matrix, share=share, seed=seed)
-    counts = {"train": len(train), "heldout": len(heldout)}
-    for path, part in ((train_path, train), (heldout_path, heldout)):
-        records.write_conversations(path, part)
-        parameters = {"share": share, "seed": seed}
+    """Split a file of any format into ``<name>_train``, ``<name>_validation`` and ``<name>_test``.
+
+    folder: where they are written, in the source's format and with provenance; None is beside it. The
+    rows stay as they are. by, matrix: as in ``group``; a conversation's question is all that was asked in
+    it, and if there are less than three groups, each row is one. Other parameters as in ``split``.
+    Returns the number of rows of each part, and of ``groups``. Raises CourseError as ``split`` does, and
+    for rows that cannot be read.
+    """
+    source = Path(source)
+    rows = [row for _, row in formats.iter_rows(source)]
+    groups = group([row["input"] for row in _texts(source)], by, matrix=matrix)
+    if len(set(groups)) < len(PARTS):  # one request for all wishes, say: rows are all that can be told apart
+        by, groups = "row", group(rows, "row")
+    parts = split(rows, groups, validation=validation, test=test, seed=seed)
+    counts = {part: len(chosen) for part, chosen in parts.items()} | {"groups": len(set(groups))}
+    parameters = {"by": by, "validation": validation, "test": test, "seed": seed}
+    lines = not formats.is_array(source)
+    for part, chosen in parts.items():
+        name = f"{source.stem}_{part}{'.jsonl' if lines else '.json'}"
+        path = Path(folder or source.parent) / name
+        formats.write_rows(path, chosen, lines)
         records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])
     return counts

@@ -14,7 +14,7 @@ from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 
 TASKS = ("wishes", "self_cognition", "ruozhiba")
-_HELDOUT_ROWS = 32  # more would cost the default training more than a few per cent of its time
+_VALIDATION_ROWS = 32  # more would cost the default training more than a few per cent of its time
 
 
 def default_config(task: str, model: str) -> Path:
@@ -56,7 +56,7 @@ def write_config(
     prompt_template: str | None = None,
     trust_remote_code: bool | None = None,
     data_path: str | Path | None = None,
-    heldout_path: str | Path | None = None,
+    validation_path: str | Path | None = None,
     max_rows: int | None = None,
     max_epochs: float | None = None,
     lr: float | None = None,
@@ -74,11 +74,11 @@ def write_config(
     """Write the config ``base`` with some settings changed to ``target`` and return ``target``.
 
     model_dir: a Hugging Face folder. prompt_template: XTuner's name of its chat template.
-    data_path: training rows (``.json`` conversations or ``.jsonl`` messages). heldout_path: rows whose
+    data_path: training rows (``.json`` conversations or ``.jsonl`` messages). validation_path: rows whose
     loss is measured during the training, at most 32 of them: the best checkpoint is kept, and the
     training ends when three measurements in a row were not better by 0.01. max_rows: train on a
     seeded sample of that many rows; 0 means all. max_epochs: may be a fraction. max_length: tokens.
-    every_n_iters: sample answers, measure the held-out loss and save a checkpoint that often. dtype:
+    every_n_iters: sample answers, measure the validation loss and save a checkpoint that often. dtype:
     ``bfloat16`` or ``float32`` for weights and matrix products. What is None stays as it is in ``base``.
     """
     cfg = load_config(base)
@@ -116,27 +116,27 @@ def write_config(
     if dtype is not None:
         cfg.model.llm.torch_dtype = f"torch.{dtype}"
         cfg.model.llm.quantization_config.bnb_4bit_compute_dtype = f"torch.{dtype}"
-    if heldout_path is not None:
-        cfg.heldout_path = _portable(heldout_path)
-    if "heldout_path" in cfg:
-        _measure_heldout_loss(cfg)
+    if validation_path is not None:
+        cfg.validation_path = _portable(validation_path)
+    if "validation_path" in cfg:
+        _measure_validation_loss(cfg)
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(str(target))
     return target
 
 
-def _measure_heldout_loss(cfg) -> None:
-    """Measure the loss of ``cfg.heldout_path`` beside every checkpoint, by mmengine's own means."""
+def _measure_validation_loss(cfg) -> None:
+    """Measure the loss of ``cfg.validation_path`` beside every checkpoint, by mmengine's own means."""
     rows = copy.deepcopy(cfg.train_dataloader)
     rows.sampler.shuffle = False
-    rows.dataset.max_dataset_length = _HELDOUT_ROWS
-    rows.dataset.dataset.data_files.train = cfg.heldout_path
+    rows.dataset.max_dataset_length = _VALIDATION_ROWS
+    rows.dataset.dataset.data_files.train = cfg.validation_path
     cfg.val_dataloader = rows
     cfg.val_cfg = {"type": "mmengine.runner.ValLoop"}
-    cfg.val_evaluator = {"type": "tianji_helpers.training.xtuner_compat.HeldoutLoss"}
+    cfg.val_evaluator = {"type": "tianji_helpers.training.xtuner_compat.ValidationLoss"}
     cfg.train_cfg.val_interval = cfg.default_hooks.checkpoint.interval
-    best = {"monitor": "heldout_loss", "rule": "less"}
+    best = {"monitor": "validation_loss", "rule": "less"}
     cfg.default_hooks.checkpoint.update({"save_best": best["monitor"], "rule": best["rule"]})
     stop = {"type": "mmengine.hooks.EarlyStoppingHook", "patience": 3, "min_delta": 0.01, **best}
     stop["check_finite"] = False  # it would end the training without a word; the next step says what is wrong

@@ -18,7 +18,7 @@ def plot(work_dir: str | Path):
     """
     from matplotlib.figure import Figure
 
-    curve, heldout = engine.read_curve(work_dir), engine.read_heldout(work_dir)
+    curve, validation = engine.read_curve(work_dir), engine.read_validation(work_dir)
     if not curve:
         raise CourseError(
             f"{paths.show(work_dir)} 里没有训练记录 */vis_data/scalars.json。请给出训练时的 --work-dir。"
@@ -28,9 +28,9 @@ def plot(work_dir: str | Path):
     (loss, rate), (speed, memory) = figure.subplots(2, 2, sharex=True)
     steps = [point["step"] for point in curve]
     loss.plot(steps, [point["loss"] for point in curve], label="训练")
-    if heldout:
-        loss.plot([p["step"] for p in heldout], [p["loss"] for p in heldout], "o-", label="留出")
-        best = min(heldout, key=lambda point: point["loss"])
+    if validation:
+        loss.plot([p["step"] for p in validation], [p["loss"] for p in validation], "o-", label="验证")
+        best = min(validation, key=lambda point: point["loss"])
         inwards = "right" if best["step"] > steps[-1] / 2 else "left"
         above = {"xytext": (0, 8), "textcoords": "offset points", "ha": inwards}
         loss.annotate(f"最低 {best['loss']:.2f}", (best["step"], best["loss"]), **above)

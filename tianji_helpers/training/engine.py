@@ -31,7 +31,7 @@ _PROGRESS = re.compile(
     r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+"
     r"time: (?P<time>\S+).*?loss: (?P<loss>\S+)(?:\s+tokens: (?P<tokens>\S+))?"
 )
-_HELDOUT = re.compile(r"Iter\(val\).*heldout_loss: (\S+)")
+_VALIDATION = re.compile(r"Iter\(val\).*validation_loss: (\S+)")
 _STOPPED = "the monitored metric did not improve"  # mmengine's EarlyStoppingHook
 _TAIL_LINES = 25
 _CAUSES = {
@@ -116,10 +116,10 @@ def train(
                 f"第 {match['step']:>4}/{match['total']} 步  损失 {float(match['loss']):.3f}  "
                 f"学习率 {float(match['lr']):.1e}  {speed:.0f} 词元/秒  预计还要 {match['eta']}"
             )
-        elif match := _HELDOUT.search(line):
-            report(f"没见过的题，留出损失：{float(match[1]):.3f}")
+        elif match := _VALIDATION.search(line):
+            report(f"验证集（没训练过的题）的损失：{float(match[1]):.3f}")
         elif _STOPPED in line:
-            report("留出损失连着几次不见好，训练提前停下。")
+            report("验证损失连着几次不见好，训练提前停下。")
 
     started = time.monotonic()
     log = work_dir / "train.log"
@@ -274,21 +274,21 @@ def last_checkpoint(work_dir: str | Path) -> Path:
 
 
 def choose_checkpoint(work_dir: str | Path) -> Checkpoint:
-    """Return the checkpoint of a training that is worth using: the one with the lowest held-out loss.
+    """Return the checkpoint of a training that is worth using: the one with the lowest validation loss.
 
     Where none was measured it is the last one. Raises CourseError if there is no whole checkpoint.
     """
-    measured = {p["step"]: p["loss"] for p in read_heldout(work_dir) if math.isfinite(p["loss"])}
+    measured = {p["step"]: p["loss"] for p in read_validation(work_dir) if math.isfinite(p["loss"])}
     found = [*Path(work_dir).glob("best_*_iter_*.pth"), *Path(work_dir).glob("iter_*.pth")]
     scored = {path: measured[_step(path)] for path in found if _step(path) in measured and _is_whole(path)}
     if not scored:
-        return Checkpoint(last_checkpoint(work_dir), "最后一个检查点：训练中没有量过留出损失")
+        return Checkpoint(last_checkpoint(work_dir), "最后一个检查点：训练中没有量过验证损失")
     path = min(scored, key=scored.get)
-    return Checkpoint(path, f"第 {_step(path)} 步的留出损失最低：{scored[path]:.2f}，量过 {len(measured)} 次")
+    return Checkpoint(path, f"第 {_step(path)} 步的验证损失最低：{scored[path]:.2f}，量过 {len(measured)} 次")
 
 
 def _step(checkpoint: Path) -> int:
-    """Return N of ``iter_N.pth`` and of ``best_heldout_loss_iter_N.pth``."""
+    """Return N of ``iter_N.pth`` and of ``best_validation_loss_iter_N.pth``."""
     return int(checkpoint.stem.rpartition("_")[2])
 
 
@@ -315,9 +315,10 @@ def read_curve(work_dir: str | Path) -> list[dict]:
     return [points[step] for step in sorted(points)]
 
 
-def read_heldout(work_dir: str | Path) -> list[dict]:
-    """Return the held-out losses measured during a training, in order: ``step``, ``loss``."""
-    found = {point["step"]: point["heldout_loss"] for point in _points(work_dir) if "heldout_loss" in point}
+def read_validation(work_dir: str | Path) -> list[dict]:
+    """Return the validation losses measured during a training, in order: ``step``, ``loss``."""
+    name = "validation_loss"
+    found = {point["step"]: point[name] for point in _points(work_dir) if name in point}
     return [{"step": step, "loss": found[step]} for step in sorted(found)]
 
 

@@ -1,4 +1,4 @@
-"""Measure a model before and after training: held-out loss, and a rule-based score of wishes.
+"""Measure a model before and after training: the loss on a test, and a rule-based score of wishes.
 
 Both look at rows that training never saw. The loss says how surprised the model is by the expected
 answers; the score says whether its own answers are usable. The score reads no meaning: it checks
@@ -48,7 +48,7 @@ def encode(tokenizer, turn: dict, prompt_template: str, max_length: int = 2048) 
     return encode_fn(example, tokenizer, max_length)
 
 
-def heldout_loss(model, tokenizer, turns: Sequence[dict], prompt_template: str, **limits) -> float:
+def mean_loss(model, tokenizer, turns: Sequence[dict], prompt_template: str, **limits) -> float:
     """Return the mean negative log-likelihood of an answer token, in nats, over all turns.
 
     limits: ``batch_size`` and ``max_length``, as ``answer_losses`` takes them. Raises CourseError as it does.
@@ -141,7 +141,7 @@ def measure(
     max_new_tokens: int = 80,
     trust_remote_code: bool = False,
 ) -> dict:
-    """Load a model, measure it on held-out turns, and free its memory again.
+    """Load a model, measure it on test turns, and free its memory again.
 
     Returns ``loss`` (nats a token), ``perplexity``, and ``rows`` of ``request`` and ``answer``; for
     the task ``wishes`` also ``passed`` and ``rules`` (see ``score_wishes``).
@@ -149,7 +149,7 @@ def measure(
     model, tokenizer = inference.load(
         model_dir, adapter_dir, device=device, trust_remote_code=trust_remote_code
     )
-    loss = heldout_loss(model, tokenizer, turns, prompt_template)
+    loss = mean_loss(model, tokenizer, turns, prompt_template)
     requests = [turn["input"] for turn in turns]
     chats = [inference.messages(turn["input"], turn.get("system", "")) for turn in turns]
     answers = inference.answer_all(model, tokenizer, chats, max_new_tokens=max_new_tokens, batch_size=16)

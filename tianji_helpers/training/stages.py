@@ -11,15 +11,14 @@ from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import configs, engine, inference, models
 
-_TRAIN_FILES = {
-    "wishes": ("02", "wishes_train.json"),
-    "self_cognition": ("03", "self_cognition.json"),
-    "ruozhiba": ("04", "ruozhiba_train.jsonl"),
-}
-_HELDOUT_FILES = {
-    "wishes": ("02", "wishes_heldout.json"),
-    "self_cognition": ("03", "self_cognition_heldout.json"),
-    "ruozhiba": ("04", "ruozhiba_test.jsonl"),
+_PARTS = ("train", "validation", "test")
+_FILES = {
+    "wishes": ("02", ("wishes_train.json", "wishes_validation.json", "wishes_test.json")),
+    "self_cognition": (
+        "03",
+        ("self_cognition.json", "self_cognition_validation.json", "self_cognition_test.json"),
+    ),
+    "ruozhiba": ("04", ("ruozhiba_train.jsonl", "ruozhiba_validation.jsonl", "ruozhiba_test.jsonl")),
 }
 
 
@@ -30,14 +29,22 @@ def task_dir(task: str, output_dir: str | Path = "") -> Path:
 
 def train_file(task: str, output_dir: str | Path = "") -> Path:
     """Return the rows that a task trains on (made by notebook 02, 03 or 04)."""
-    stage, name = _TRAIN_FILES[task]
-    return paths.stage_dir(stage, output_dir) / name
+    return _file(task, "train", output_dir)
 
 
-def heldout_file(task: str, output_dir: str | Path = "") -> Path:
-    """Return the rows that a task is tested on."""
-    stage, name = _HELDOUT_FILES[task]
-    return paths.stage_dir(stage, output_dir) / name
+def validation_file(task: str, output_dir: str | Path = "") -> Path:
+    """Return the rows that early stopping and the choice of a task's checkpoint look at."""
+    return _file(task, "validation", output_dir)
+
+
+def test_file(task: str, output_dir: str | Path = "") -> Path:
+    """Return the rows that a task is tested on, once a checkpoint is chosen."""
+    return _file(task, "test", output_dir)
+
+
+def _file(task: str, part: str, output_dir: str | Path) -> Path:
+    stage, names = _FILES[task]
+    return paths.stage_dir(stage, output_dir) / names[_PARTS.index(part)]
 
 
 def choose_device(device: str, model: str) -> str:
@@ -81,7 +88,7 @@ def make_config(
         prompt_template=models.find(model).template,
         trust_remote_code=models.find(model).trust_remote_code,
         data_path=train_file(task, output_dir),
-        heldout_path=heldout if (heldout := heldout_file(task, output_dir)).is_file() else None,
+        validation_path=rows if (rows := validation_file(task, output_dir)).is_file() else None,
         dtype=inference.cpu_dtype() if device == "cpu" else None,
         **settings,
     )

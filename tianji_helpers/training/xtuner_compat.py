@@ -203,7 +203,7 @@ class SupervisedFinetune(_SupervisedFinetune):
         )
 
     def predict(self, data, data_samples=None):
-        """Return ``[{"loss", "tokens"}]`` of a batch, as ``HeldoutLoss`` takes it (XTuner: all scores).
+        """Return ``[{"loss", "tokens"}]`` of a batch, as ``ValidationLoss`` takes it (XTuner: all scores).
 
         The fast paths are for training only; they know no dropout, so they serve here too.
         """
@@ -265,15 +265,15 @@ def join_packed_rows(instances: list[dict]) -> dict:
     return {"data": data, "data_samples": None}
 
 
-class HeldoutLoss(BaseMetric):
-    """Mean negative log-likelihood of an answer token, in nats, over the held-out rows: ``heldout_loss``."""
+class ValidationLoss(BaseMetric):
+    """``validation_loss``: mean negative log-likelihood of an answer token, in nats, over these rows."""
 
     def process(self, data_batch, data_samples):
         self.results.extend(data_samples)
 
     def compute_metrics(self, results):
         tokens = sum(result["tokens"] for result in results)
-        return {"heldout_loss": sum(result["loss"] * result["tokens"] for result in results) / tokens}
+        return {"validation_loss": sum(result["loss"] * result["tokens"] for result in results) / tokens}
 
 
 class EvaluateChatHook(_EvaluateChatHook):

@@ -28,7 +28,7 @@ def taught(tmp_path_factory):
 
 @pytest.fixture
 def run(taught, tmp_path, monkeypatch):
-    """A run whose task was trained; called with the held-out rows."""
+    """A run whose task was trained; called with the test rows."""
     base, adapter = taught
     monkeypatch.setenv("TIANJI_MODELS_DIR", str(base.parent))
 
@@ -42,7 +42,7 @@ def run(taught, tmp_path, monkeypatch):
         )
         records.write_provenance(stages.train_file(task, tmp_path), stage="t", parameters=parameters)
         records.write_conversations(
-            stages.heldout_file(task, tmp_path), [{"input": asked, "output": SAID} for asked in turns]
+            stages.test_file(task, tmp_path), [{"input": asked, "output": SAID} for asked in turns]
         )
         return tmp_path
 

@@ -86,7 +86,7 @@ def trained(tiny_dir, rows_file, tmp_path_factory):
         folder / "config.py",
         model_dir=tiny_dir,
         data_path=rows_file,
-        heldout_path=rows_file,
+        validation_path=rows_file,
         max_epochs=5,
         warmup_ratio=0.2,
         every_n_iters=10,

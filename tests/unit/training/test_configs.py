@@ -98,9 +98,9 @@ def test_settings_reach_every_place_that_depends_on_them(tmp_path):
     assert (cfg.model.lora.r, cfg.model.lora.lora_alpha) == (8, 16)
 
 
-def test_held_out_rows_are_read_as_training_rows_are(tmp_path):
+def test_validation_rows_are_read_as_training_rows_are(tmp_path):
     first = configs.write_config(
-        "configs/wishes_gemma3_270m_cpu.py", tmp_path / "a.py", heldout_path="held.json", every_n_iters=7
+        "configs/wishes_gemma3_270m_cpu.py", tmp_path / "a.py", validation_path="held.json", every_n_iters=7
     )
     again = configs.write_config(first, tmp_path / "b.py", model_dir="models/other", every_n_iters=9)
     for path, interval in ((first, 7), (again, 9)):

@@ -33,45 +33,45 @@ def test_training_leaves_checkpoint_curve_and_samples(trained):
     assert 0.1 < result.peak_memory_gb < 20
 
 
-def test_heldout_loss_is_measured_and_its_best_checkpoint_kept(trained, tiny_dir, rows_file):
+def test_validation_loss_is_measured_and_its_best_checkpoint_kept(trained, tiny_dir, rows_file):
     result, _ = trained
-    measured = engine.read_heldout(result.work_dir)
+    measured = engine.read_validation(result.work_dir)
     assert [point["step"] for point in measured] == [10, 20]
     assert measured[-1]["loss"] < measured[0]["loss"]
     log = (result.work_dir / "train.log").read_text(encoding="utf-8")
-    said = re.findall(r"best checkpoint with (\S+) heldout_loss at (\d+) iter", log)
+    said = re.findall(r"best checkpoint with (\S+) validation_loss at (\d+) iter", log)
     assert said == [(f"{point['loss']:.4f}", str(point["step"])) for point in measured]  # not their mean
-    assert result.chosen.path.name == "best_heldout_loss_iter_20.pth"
+    assert result.chosen.path.name == "best_validation_loss_iter_20.pth"
     best, last = (torch.load(path, weights_only=False) for path in (result.chosen.path, result.checkpoint))
     assert all(torch.equal(best["state_dict"][name], part) for name, part in last["state_dict"].items())
 
 
-def test_heldout_loss_is_that_of_the_evaluation(trained, adapter_dir, tiny_dir, rows_file):
+def test_validation_loss_is_that_of_the_evaluation(trained, adapter_dir, tiny_dir, rows_file):
     model, tokenizer = inference.load(tiny_dir, adapter_dir, dtype="float32")
-    expected = evaluation.heldout_loss(model, tokenizer, evaluation.read_turns(rows_file), "internlm2_chat")
-    found = engine.read_heldout(trained[0].work_dir)[-1]["loss"]
+    expected = evaluation.mean_loss(model, tokenizer, evaluation.read_turns(rows_file), "internlm2_chat")
+    found = engine.read_validation(trained[0].work_dir)[-1]["loss"]
     assert found == pytest.approx(expected, rel=0.01)  # measured in bfloat16
 
 
 @pytest.fixture(scope="module")
 def overfitted(trained, tmp_path_factory):
-    """A training whose held-out rows are nothing like its own, so that it gets worse at them."""
+    """A training whose validation rows are nothing like its own, so that it gets worse at them."""
     folder = tmp_path_factory.mktemp("overfitted")
     records.write_conversations(
         folder / "rows.json", [{"input": "天地玄黄", "output": "宇宙洪荒日月盈昃" * 3}]
     )
-    settings = {"heldout_path": folder / "rows.json", "every_n_iters": 2}
+    settings = {"validation_path": folder / "rows.json", "every_n_iters": 2}
     config = configs.write_config(trained[0].config, folder / "config.py", **settings)
     lines = []
     return engine.train(config, folder / "work", report=lines.append), lines
 
 
-def test_training_ends_when_the_heldout_loss_no_longer_falls(overfitted):
+def test_training_ends_when_the_validation_loss_no_longer_falls(overfitted):
     result, lines = overfitted
-    losses = [point["loss"] for point in engine.read_heldout(result.work_dir)]
+    losses = [point["loss"] for point in engine.read_validation(result.work_dir)]
     assert len(losses) == 4 and min(losses) > losses[0] - 0.01
     assert result.checkpoint.name == "iter_8.pth" and "提前停下" in lines[-1]
-    said = [float(line.split("：")[1]) for line in lines if "留出损失：" in line]
+    said = [float(line.split("：")[1]) for line in lines if "的损失：" in line]
     assert said == pytest.approx(losses, abs=1e-3)  # the log has four digits, the line three of them
 
 
@@ -79,7 +79,7 @@ def test_the_best_checkpoint_is_converted_not_the_last(overfitted, tmp_path, cap
     result, _ = overfitted
     arguments = [result.config, result.work_dir, tmp_path / "adapter"]
     assert cli.main(["pth-to-hf", *map(str, arguments)]) == 0
-    best = "best_heldout_loss_iter_2.pth"
+    best = "best_validation_loss_iter_2.pth"
     assert result.chosen.path.name == best and best in capsys.readouterr().out
     made = models.recorded(tmp_path / "adapter")
     assert made["checkpoint"] == best and made["checkpoint_reason"] == result.chosen.reason
@@ -98,7 +98,7 @@ def test_a_best_checkpoint_that_was_cut_short_is_passed_over(overfitted, tmp_pat
     work_dir = shutil.copytree(result.work_dir, tmp_path / "work")
     best = work_dir / result.chosen.path.name
     best.write_bytes(best.read_bytes()[:-1000])
-    measured = {point["step"]: point["loss"] for point in engine.read_heldout(work_dir)}
+    measured = {point["step"]: point["loss"] for point in engine.read_validation(work_dir)}
     step = min((4, 6, 8), key=measured.get)  # the last three are kept
     assert engine.choose_checkpoint(work_dir).path.name == f"iter_{step}.pth"
 

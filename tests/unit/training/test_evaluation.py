@@ -1,4 +1,4 @@
-"""Held-out loss and wish score, against arithmetic by hand and answers that must fail."""
+"""The loss on a test and wish score, against arithmetic by hand and answers that must fail."""
 
 import random
 
@@ -35,7 +35,7 @@ def test_loss_looks_at_the_answer_and_its_end_only(tokenizer):
     assert TURN == {"system": "你是大师", "input": "祝姐姐生日", "output": "姐姐，祝你生日快乐，万事如意！"}
 
 
-def test_heldout_loss_is_the_mean_over_answer_tokens(tiny_dir):
+def test_the_loss_is_the_mean_over_answer_tokens(tiny_dir):
     model, tokenizer = inference.load(tiny_dir, dtype="float32")
     turns = [TURN, {"system": "", "input": "你是谁", "output": "我是小祝。"}, {**TURN, "output": "好"}]
     total, count = 0.0, 0
@@ -47,14 +47,14 @@ def test_heldout_loss_is_the_mean_over_answer_tokens(tiny_dir):
             if label != -100:
                 total -= scores[position, label].item()
                 count += 1
-    found = evaluation.heldout_loss(model, tokenizer, turns, "internlm2_chat", batch_size=2)
+    found = evaluation.mean_loss(model, tokenizer, turns, "internlm2_chat", batch_size=2)
     assert found == pytest.approx(total / count, rel=1e-4)
 
 
 def test_no_answer_within_the_limit_is_an_error(tiny_dir):
     model, tokenizer = inference.load(tiny_dir)
     with pytest.raises(CourseError, match="没有可以计算损失的测试数据（1 条"):
-        evaluation.heldout_loss(model, tokenizer, [TURN], "internlm2_chat", max_length=4)
+        evaluation.mean_loss(model, tokenizer, [TURN], "internlm2_chat", max_length=4)
 
 
 def test_turns_are_read_from_conversations_and_messages(tmp_path):

@@ -25,10 +25,9 @@ def test_gpu_model_without_a_gpu_is_refused(monkeypatch):
 
 def test_tasks_keep_apart(tmp_path):
     folders = {stages.task_dir(task, tmp_path) for task in configs.TASKS}
-    files = {
-        read(task, tmp_path) for task in configs.TASKS for read in (stages.train_file, stages.heldout_file)
-    }
-    assert len(folders) == 3 and len(files) == 6
+    parts = (stages.train_file, stages.validation_file, stages.test_file)
+    files = {read(task, tmp_path) for task in configs.TASKS for read in parts}
+    assert len(folders) == 3 and len(files) == 9
 
 
 @pytest.fixture
@@ -58,3 +57,14 @@ def test_later_lesson_trains_what_is_missing_once(tiny_catalogue, tmp_path):
     assert list(provenance["inputs"]) == [paths.show(stages.train_file("wishes", tmp_path))]
     again = []
     assert stages.ensure_trained(tmp_path, report=again.append) == (config, work_dir) and not again
+
+
+@pytest.mark.parametrize("task", configs.TASKS)
+def test_training_looks_at_the_validation_part_never_at_the_test(tiny_catalogue, tmp_path, task):
+    validation = stages.validation_file(task, tmp_path)
+    for part in (stages.train_file(task, tmp_path), validation, stages.test_file(task, tmp_path)):
+        records.write_conversations(part, [{"input": "你好", "output": "你好呀"}])
+    path = stages.make_config(task, output_dir=tmp_path)
+    cfg = configs.load_config(path)
+    assert cfg.validation_path == cfg.val_dataloader.dataset.dataset.data_files.train == str(validation)
+    assert stages.test_file(task, tmp_path).name not in path.read_text(encoding="utf-8")
