@@ -208,7 +208,7 @@ def loop(text: str, request: Request) -> str | None:
             return f"“{found[1]}”连着说了三遍以上"
     if len(clauses) == len(set(clauses)):
         return None
-    again = Counter(clause for clause in clauses if len(clause) >= 2)
+    again = Counter(clause for clause in clauses if len(clause) >= 3)
     spent = sum(len(clause) * (times - 1) for clause, times in again.items() if len(clause) >= 4)
     words, times = max(again.items(), key=lambda item: (item[1], len(item[0])), default=("", 0))
     return f"“{words}”说了 {times} 遍" if times >= 3 or spent >= 10 else None
