@@ -66,14 +66,14 @@ def empty(text: str, request: Request) -> str | None:
     for name in request.names:
         words = words.replace(name, "")
     words = re.sub("尊敬的|敬爱的|亲爱的|您好|你好|先生|女士|大人|祝福语?", "", words)
-    return None if len(words) >= 2 else f"去掉称呼和标点，只剩“{words}”"
+    return None if len(words) >= 4 else f"去掉称呼和标点，只剩“{words}”"
 
 
 _TWO_CLAUSES = re.compile(r"[\u4e00-\u9fff]{4}\W+[\u4e00-\u9fff]{4}")  # more than a salutation
 
 
 def _words(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text)
+    return "".join(re.findall("[\u4e00-\u9fff]+", text))
 
 
 _REFUSAL = re.compile(
@@ -208,7 +208,7 @@ def loop(text: str, request: Request) -> str | None:
             return f"“{found[1]}”连着说了三遍以上"
     if len(clauses) == len(set(clauses)):
         return None
-    again = Counter(clause for clause in clauses if len(clause) >= 2)
+    again = Counter(clause for clause in clauses if len(clause) >= 3)
     spent = sum(len(clause) * (times - 1) for clause, times in again.items() if len(clause) >= 4)
     words, times = max(again.items(), key=lambda item: (item[1], len(item[0])), default=("", 0))
     return f"“{words}”说了 {times} 遍" if times >= 3 or spent >= 10 else None

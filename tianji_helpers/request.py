@@ -114,6 +114,7 @@ _FRAMES = tuple(
         r"(?:送给|写给|发给|送|给|为|向)(?P<body>.+)",
     )
 )
+_NAME_ONLY = re.compile(r"(?:送给|写给|发给|送|给)([^\s你您我]{1,6})")
 _OWN = re.compile(r"(?:我们?的?|咱们?的?|最?亲爱的|最?[尊敬]敬的|敬爱的)+(?=.)")
 _GREETING = re.compile(r"(?:快乐|安康|吉祥|愉快|大吉|如意)[呀啊哦啦]?$")
 _BETWEEN = " \t的在过要：:—-"
@@ -173,13 +174,17 @@ class Reader:
 
     def _names(self, clause: str, have_recipient: bool) -> tuple[str, str]:
         """Return (recipient, scene) of a clause, as far as it names them."""
+        if clause in self._recipients or self._scene_of(clause):
+            return self._split(clause)
         asked = _LEAD.match(clause).end()
         # 给我姐姐 and 送我姐姐: the lead may have eaten the frame's own verb
         for start in sorted({asked, 0}, reverse=True):
             rest = clause[start:]
             body = next((found["body"] for frame in _FRAMES if (found := frame.match(rest))), None)
             if body is not None:
-                return self._split(body)
+                found = self._split(body)
+                only = _NAME_ONLY.fullmatch(rest)
+                return (only[1], "") if only and found == ("", "") else found
         rest = clause[asked:] or clause
         if rest in self._recipients or self._scene_of(rest):
             return self._split(rest)

@@ -328,8 +328,8 @@ def test_ten_megabytes_in_one_string(tmp_path):
     assert merge.merge_rounds(rounds, tmp_path / "merged.json").rows == 3
     _clean(tmp_path / "merged.json")
     rejects = records.read_jsonl(tmp_path / "rejects.jsonl")
-    assert [row["rule"] for row in rejects] == [clean.OVERSIZE, clean.REQUEST]
-    assert records.read_conversations(tmp_path / "out.json") == [TURN]
+    assert [row["rule"] for row in rejects] == [clean.OVERSIZE, clean.EXACT]
+    assert [row["output"] for row in records.read_conversations(tmp_path / "out.json")] == [WISH]
 
     source = tmp_path / "cqia.jsonl"
     records.write_jsonl(source, [{"instruction": f"{n}{HUGE}", "output": "好"} for n in "一二"])
@@ -344,17 +344,17 @@ def test_ten_megabytes_in_one_string(tmp_path):
     recipient=st.sampled_from(["姐姐", "爷爷", "李总", "妹妹"]),
 )
 def test_a_rule_takes_any_text(rule, text, style, recipient):
-    result = rule.apply(text, rules.Ask(MATRIX, recipient, "生日", style))
+    result = rule.apply(text, MATRIX.read(MATRIX.request(recipient, "生日", style)))
     if rule.kind == "mend":
-        assert isinstance(result, str) and len(result) <= len(text)
+        assert isinstance(result, str) and len(result) <= len(text) + (rule.name == "missing_wish")
     else:
         assert result is None or (isinstance(result, str) and result)
 
 
 @given(request=ANY_TEXT | st.text("祝姐妹生日春节快乐，, 小红书风格。！\u3000\n", max_size=200))
-def test_a_request_is_read_or_not(request):
-    found = MATRIX.parse_request(request)
-    assert found is None or MATRIX.request(*found)
+def test_any_request_is_read(request):
+    found = MATRIX.read(request)
+    assert found.text == request and found.style and (found.who is None or found.recipient)
 
 
 @settings(max_examples=25)

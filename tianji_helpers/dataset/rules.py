@@ -125,7 +125,7 @@ _OR = re.compile(
 
 
 @_mend(
-    "几个版本",
+    "几个版本里取一个",
     ("祝姐姐生日", "1. 姐姐，生日快乐！\n2. 姐姐，祝你岁岁平安！", "姐姐，生日快乐！"),
     ("祝姐姐生日", "姐姐，生日快乐！\n或者：姐姐，祝你岁岁平安！", "姐姐，生日快乐！"),
 )
@@ -152,9 +152,11 @@ _TITLE_LINE = re.compile(
     ("祝姐姐生日", "【生日祝福】\n姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
 )
 def title_line(text: str, request: Request) -> str:
-    """Drop a first line that is a title, if another line follows; poems and letters keep theirs."""
-    plain = not (request.how and request.how.extra)
-    return _TITLE_LINE.sub("", text, count=1) if plain and _TITLE_LINE.match(text) else text
+    """Drop a first line that is a title, if another line follows; a poem keeps its 《…》."""
+    found = _TITLE_LINE.match(text) if "\n" in text else None
+    if not found or (request.how and request.how.extra and found[0].lstrip()[0] in "《【"):
+        return text
+    return text[found.end() :]
 
 
 _MARKDOWN = re.compile(
@@ -376,7 +378,7 @@ _STRENGTH = "！？～~。；：，、"
 @_mend(
     "标点",
     ("祝姐姐生日", "姐姐,祝你生日快乐!", "姐姐，祝你生日快乐！"),
-    ("祝姐姐生日", "姐姐，，祝你生日快乐。！", "姐姐，祝你生日快乐！"),
+    ("祝姐姐生日", "姐姐，，祝你生日快乐。！！", "姐姐，祝你生日快乐！"),
     ("祝姐姐生日,小红书风格", "姐姐，生日快乐。🎂🎉，", "姐姐，生日快乐。🎂🎉"),
     ("祝姐姐生日,小红书风格", "姐姐，生日快乐！~", "姐姐，生日快乐！"),
     ("祝姐姐生日", "姐姐，生日快乐，", "姐姐，生日快乐。"),
@@ -396,11 +398,10 @@ def punctuation(text: str, request: Request) -> str:
 
 
 def _strongest(run: re.Match) -> str:
-    """Return the mark that a run of marks comes to; one mark said twice or thrice is emphasis, and stays."""
-    marks = run[0]
-    if len(set(marks)) == 1 and marks[0] not in "，、；：":
-        return marks if marks[0] != "。" or len(marks) > 2 else "。"
-    return "？！" if set(marks) == set("？！") else min(marks, key=_STRENGTH.index)
+    """Return the mark that a run of marks comes to."""
+    if set(run[0]) == {"。"} and len(run[0]) > 2:
+        return "……"
+    return "？！" if set(run[0]) == set("？！") else min(run[0], key=_STRENGTH.index)
 
 
 _TRAILING = re.compile(r"[ \t]+\n|\n{3,}")
@@ -440,9 +441,7 @@ def emoji(text: str, request: Request) -> str:
 
 # --- words ----------------------------------------------------------------------------------------
 
-_SPEECH = re.compile(
-    "[“「‘][^”」’]*[你您]|说[，：:]?我?就?知道[你您]|[说问讲]我?[：:，]"
-)  # somebody is quoted
+_SPEECH = re.compile("[“「‘][^”」’]*[你您]|我?就?知道[你您]|[说问讲道][：:]")  # somebody is quoted
 _NI = re.compile(r"(?<!迷)你(?!们|我|追)")
 
 
@@ -491,7 +490,7 @@ def missing_wish(text: str, request: Request) -> str:
 
 
 _CLAUSE = re.compile("[，。！～、]")
-_SAME = re.compile(r"(..)[，、]?\1")
+_SAME = re.compile(r"(.{2,5}?)[，、]?\1")
 _AGAIN = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,12})(?:[，、](?P=words))+(?=[，。！～、]|$)")
 
 

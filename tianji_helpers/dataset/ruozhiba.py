@@ -117,7 +117,8 @@ def convert_file(
     validation_path: None makes two halves, as the original does. format_path: where to write all messages
     before the split, in the order of the source (what the original's first script leaves behind); None
     means nowhere.
-    Returns the row counts: ``source``, ``train``, ``test``, and ``validation`` if there is one. See ``split`` for the others.
+    Returns the row counts: ``source``, ``train``, ``test``, and ``validation`` if there is one. The other
+    parameters are those of ``split``.
     """
     targets = {"训练集": train_path, "验证集": validation_path, "测试集": test_path, "转换结果": format_path}
     files = {"原始文件": source} | {name: path for name, path in targets.items() if path}

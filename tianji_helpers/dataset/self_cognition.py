@@ -210,19 +210,18 @@ def build(
             f"通用问答的比例是 {general_ratio}，应当在 0 和 {MAX_RATIO} 之间；一般用 {GENERAL_RATIO}。"
         )
     kinds = load() if kinds is None else kinds
-    chance = random.Random(seed)
-    groups = []
-    asked: dict[str, list[dict]] = {"validation": [], "test": []}
+    chance, other = random.Random(seed), random.Random(seed)  # validation rows change no others
+    groups, validation, test = [], [], []
     for kind in kinds.values():
         for question in kind.questions:
             answers = chance.sample(kind.answers, min(wordings, len(kind.answers)))
             groups.append([_turn(persona, question, answer) for answer in answers])
-        for part, questions in (("validation", kind.validation), ("test", kind.test)):
-            asked[part] += [_turn(persona, question, chance.choice(kind.answers)) for question in questions]
+        validation += [_turn(persona, question, other.choice(kind.answers)) for question in kind.validation]
+        test += [_turn(persona, question, chance.choice(kind.answers)) for question in kind.test]
     train = [turn for group in groups[: max_questions or None] for turn in group]
     train += _take(general, round(general_ratio * len(train)), chance)
     chance.shuffle(train)
-    return {"train": train * repeat, **asked}
+    return {"train": train * repeat, "validation": validation, "test": test}
 
 
 def _take(general: Sequence[dict] | None, count: int, chance: random.Random) -> list[dict]:

@@ -15,7 +15,7 @@ word or nearly? ``leakage`` looks at texts, ``file_leakage`` at two files of any
 
 import random
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -47,7 +47,8 @@ def split(
 
     groups: the group of each row, as ``group`` returns them; the rows of a group stay together. Without
     them every row is one. If a group is a tuple of names, such as (姐姐, 生日), it leaves the training
-    part only where each of its names stays there with another group, as far as that is possible.
+    part only where each of its names stays there with another group, unless the part would be less than
+    half as large as asked for.
     validation, test: a share of the rows (below 1; at least one row), or a number of rows; 0 is none.
     A part is filled with groups that fit, so it may come out a little smaller, or larger where none fits.
     seed: which groups. None cuts by the order of the rows instead, and tears groups apart: training
@@ -114,14 +115,20 @@ def _at_random(members: Counter, wanted: dict[str, int], seed: int) -> dict[Hash
         left.subtract(_names(key))
         part_of[key] = part
 
-    for still_empty, (part, size) in zip(range(len(wanted), 0, -1), wanted.items(), strict=True):
+    def fill(part: str, size: int, at_least: int, allowed: Callable[[Hashable], bool]) -> int:
         for key in order:
-            # one group each has to stay for the parts that come later, training among them
-            if key in training and len(training) > still_empty and members[key] <= size and can_leave(key):
+            if key in training and len(training) > at_least and members[key] <= size and allowed(key):
                 move(key, part)
                 size -= members[key]
-        if part not in part_of.values():
-            move(min(training, key=lambda key: (members[key], not can_leave(key))), part)
+        return size
+
+    # at least one group each has to stay for the parts that come later, training among them
+    for at_least, (part, size) in zip(range(len(wanted), 0, -1), wanted.items(), strict=True):
+        missing = fill(part, size, at_least, can_leave)
+        if missing > size / 2:  # most names are seen only once: they cannot all stay
+            missing = fill(part, missing, at_least, lambda key: True)
+        if missing == size:
+            move(min(training, key=members.get), part)
     return part_of
 
 

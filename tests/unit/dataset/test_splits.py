@@ -65,6 +65,14 @@ def test_a_name_that_is_seen_once_stays_in_training():
         assert {who for who, _ in once} <= {who for who, _ in parts["train"]}
 
 
+def test_names_that_are_all_seen_once_do_not_empty_the_other_parts():
+    requests = [f"祝{surname}{name}生日" for surname in "王李张刘陈" for name in "伟芳娜敏静强磊洋艳勇"]
+    groups = splits.group(requests, matrix=MATRIX)
+    assert len(set(groups)) == 50
+    parts = splits.split(requests, groups, validation=0.1, test=0.2)
+    assert [len(part) for part in parts.values()] == [35, 5, 10]
+
+
 def test_in_order_the_test_is_the_end():
     parts = splits.split("abcdefghij", "1111111111", validation=2, test=0.3, seed=None)
     assert {part: "".join(rows) for part, rows in parts.items()} == {

@@ -57,3 +57,14 @@ def test_later_lesson_trains_what_is_missing_once(tiny_catalogue, tmp_path):
     assert list(provenance["inputs"]) == [paths.show(stages.train_file("wishes", tmp_path))]
     again = []
     assert stages.ensure_trained(tmp_path, report=again.append) == (config, work_dir) and not again
+
+
+@pytest.mark.parametrize("task", configs.TASKS)
+def test_training_looks_at_the_validation_part_never_at_the_test(tiny_catalogue, tmp_path, task):
+    validation = stages.validation_file(task, tmp_path)
+    for part in (stages.train_file(task, tmp_path), validation, stages.test_file(task, tmp_path)):
+        records.write_conversations(part, [{"input": "你好", "output": "你好呀"}])
+    path = stages.make_config(task, output_dir=tmp_path)
+    cfg = configs.load_config(path)
+    assert cfg.validation_path == cfg.val_dataloader.dataset.dataset.data_files.train == str(validation)
+    assert stages.test_file(task, tmp_path).name not in path.read_text(encoding="utf-8")
