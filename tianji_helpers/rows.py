@@ -80,7 +80,8 @@ def _table_rows(path: str | Path) -> Iterator[dict]:
                 invalid_row_handler=lambda row: ragged.append(row) or "error",
             ),
         )
-        yield from table.to_pylist()
+        for row in table.to_pylist():  # only a column of nothing but empty cells has no text
+            yield {name: "" if cell is None else cell for name, cell in row.items()}
     except (ArrowException, ValueError, KeyError) as error:
         reason = brief(str(error).strip())
         if ragged:

@@ -45,7 +45,7 @@ CATALOGUE = {
     published.name: published
     for published in (
         Published(
-            name="tianji-wishes-chinese",
+            name="wishes",
             title="送祝福，正常、小红书、严肃三种风格",
             licence="Apache-2.0",
             file="tianji-wishes-chinese-v0.1.json",
