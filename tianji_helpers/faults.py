@@ -73,7 +73,7 @@ _TWO_CLAUSES = re.compile(r"[\u4e00-\u9fff]{4}\W+[\u4e00-\u9fff]{4}")  # more th
 
 
 def _words(text: str) -> str:
-    return "".join(re.findall("[\u4e00-\u9fff]+", text))
+    return "".join(re.findall("[A-Za-z\u3040-\u30ff\u4e00-\u9fff]+", text))
 
 
 _REFUSAL = re.compile(
