@@ -48,7 +48,17 @@ class Rule:
 
 
 _ONLY_UNUSUAL = frozenset(
-    "invisible thinking title_line markdown quotes spaces language slot alternatives".split()
+    (
+        "invisible",
+        "thinking",
+        "title_line",
+        "markdown",
+        "quotes",
+        "spaces",
+        "language",
+        "slot",
+        "alternatives",
+    )
 )
 _PLAIN = re.compile(r"[\u4e00-\u9fff，。！？、；：～\U0001f300-\U0001faff\u2600-\u27bf]*")
 
@@ -163,7 +173,8 @@ def title_line(text: str, request: Request) -> str:
 
 
 _MARKDOWN = re.compile(
-    r"```\w*|\*{1,3}(?=\S)|(?<=\S)\*{1,3}|`+|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)|^[ \t]*#{1,6}[ \t]+|^[ \t]*>[ \t]+",
+    r"```\w*|\*{1,3}(?=\S)|(?<=\S)\*{1,3}|`+|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)"
+    r"|^[ \t]*#{1,6}[ \t]+|^[ \t]*>[ \t]+",
     re.MULTILINE,
 )
 _BULLET = re.compile(r"\A[ \t]*(?:[-•][ \t]+|\d{1,2}[.、][ \t]*(?!\d))")

@@ -1,19 +1,24 @@
-"""Measure a model before and after training: the loss on a test, and a rule-based score of wishes.
+"""Measure a model before and after training: the loss on a test, hard faults and quality of its answers.
 
-Both look at rows that training never saw. The loss says how surprised the model is by the expected
-answers; the score says whether its own answers are usable. The score reads no meaning: it checks
-what rules can check (see ``tianji_helpers.wishes.check``), and can be fooled.
+All look at rows that training never saw. The loss says how surprised the model is by the expected
+answers; the rest is about what it answers itself: see ``training.figures``.
 """
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tianji_helpers import formats, records, wishes
+import numpy as np
+
+from tianji_helpers import faults, formats, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import inference
+from tianji_helpers.request import Request
+from tianji_helpers.training import figures, inference, quality
 from tianji_helpers.training.inference import Answer
+
+# The hard faults of any answer; the others would forbid a list or an apology where one was asked for.
+ANY_ANSWER = (faults.UNSTOPPED, "empty", "language", "loop", "unfinished")
 
 
 def read_turns(path: str | Path) -> list[dict]:
@@ -94,35 +99,44 @@ def answer_losses(
     return losses
 
 
-def score_wishes(
-    requests: Sequence[str], answers: Sequence[Answer], matrix: wishes.Matrix | None = None
-) -> dict:
-    """Score answers to wish requests by rules.
+def grade(
+    requests: Sequence[str],
+    answers: Sequence[Answer],
+    *,
+    matrix: wishes.Matrix | None = None,
+    device: str = "cpu",
+    report: Callable[[str], None] = print,
+) -> list[dict]:
+    """Look at each answer in two ways that know nothing of each other: hard faults, and quality.
 
-    requests: such as ``祝姐姐生日,小红书风格``; answers: in the same order.
-    Returns ``{"passed", "rules": {rule: share}, "rows": [...]}``; shares are between 0 and 1, and an
-    answer has passed if it kept every rule, ``stopped`` (it ended by itself) among them.
-    Raises CourseError for a request that names no recipient and scene of the course.
+    requests: of any task, in any wording; answers: in the same order. A request that is none for a wish
+    is held to what any answer must keep (``ANY_ANSWER``). device, report: as ``quality.rate`` takes them.
+    Returns rows of ``request``, ``answer``, ``stopped``, ``faults`` (name → reason in Chinese; empty if
+    there is none) and ``quality`` (0 to 1).
     """
     matrix = matrix or wishes.load()
-    rows = []
-    for request, answer in zip(requests, answers, strict=True):
-        parsed = matrix.parse_request(request)
-        if parsed is None:
-            raise CourseError(f"看不懂请求“{request}”：里面没有课程里的对象和场景，没法打分。")
-        kept = wishes.check(matrix, *parsed, answer.text) | {"stopped": answer.stopped}
-        rows.append({"request": request, "answer": answer.text, "passed": all(kept.values()), **kept})
-    rules = [key for key in (rows[0] if rows else {}) if key not in ("request", "answer", "passed")]
-    return {
-        "passed": _share(row["passed"] for row in rows),
-        "rules": {rule: _share(row[rule] for row in rows) for rule in rules},
-        "rows": rows,
-    }
+    scores = quality.rate(
+        [(request, answer.text) for request, answer in zip(requests, answers, strict=True)],
+        device=device,
+        report=report,
+    )
+    return [
+        {
+            "request": request,
+            "answer": answer.text,
+            "stopped": answer.stopped,
+            "faults": _faults(matrix.read(request), answer),
+            "quality": score,
+        }
+        for request, answer, score in zip(requests, answers, scores, strict=True)
+    ]
 
 
-def _share(values) -> float:
-    values = list(values)
-    return sum(values) / len(values) if values else math.nan
+def _faults(request: Request, answer: Answer) -> dict[str, str]:
+    found = faults.find(request, answer.text, answer.stopped)
+    if request.recipient and request.scene:
+        return found
+    return {name: reason for name, reason in found.items() if name in ANY_ANSWER}
 
 
 def measure(
@@ -131,15 +145,15 @@ def measure(
     turns: Sequence[dict],
     prompt_template: str,
     *,
-    task: str = "wishes",
     device: str = "cpu",
     max_new_tokens: int = 80,
     trust_remote_code: bool = False,
+    seed: int = 42,
 ) -> dict:
     """Load a model, measure it on test turns, and free its memory again.
 
-    Returns ``loss`` (nats a token), ``perplexity``, and ``rows`` of ``request`` and ``answer``; for
-    the task ``wishes`` also ``passed`` and ``rules`` (see ``score_wishes``).
+    seed: of the intervals. Returns ``loss`` (nats a token), ``perplexity``, ``figures`` (name →
+    ``value``, ``low``, ``high``; see ``figures.of``), and ``rows`` as ``grade`` returns them.
     """
     model, tokenizer = inference.load(
         model_dir, adapter_dir, device=device, trust_remote_code=trust_remote_code
@@ -154,11 +168,7 @@ def measure(
         import torch
 
         torch.cuda.empty_cache()
-    measured = {"loss": loss, "perplexity": math.exp(loss)}
-    if task == "wishes":
-        return measured | score_wishes(requests, answers)
-    rows = [
-        {"request": request, "answer": answer.text, "stopped": answer.stopped}
-        for request, answer in zip(requests, answers, strict=True)
-    ]
-    return measured | {"rows": rows}
+    rows = grade(requests, answers, device=device)
+    rng = np.random.default_rng(seed)
+    found = {name: figures.interval(values, rng) for name, values in figures.of(rows).items()}
+    return {"loss": loss, "perplexity": math.exp(loss), "figures": found, "rows": rows}
