@@ -227,7 +227,7 @@ class Reader:
 
 
 def _name(text: str) -> str:
-    """Return what was said where a name stands, without the greeting behind a festival; "" if it is a story."""
+    """Return what was said where a name stands, without a festival's greeting; "" if it is a story."""
     text = text.strip()
     shorter = _GREETING.sub("", text)
     text = shorter if shorter.endswith(("节", "日")) else text

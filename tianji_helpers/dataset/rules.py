@@ -253,8 +253,9 @@ def label(text: str, request: Request) -> str:
 
 
 _OPEN, _CLOSE = "\"'“‘「『", "\"'”’」』"
+_INNER = rf"[^{_OPEN}{_CLOSE}]*"
 _WRAPPED = re.compile(
-    rf"[{_OPEN}](?P<inside>[^{_OPEN}{_CLOSE}]*(?:[“‘「『][^”’」』]*[”’」』][^{_OPEN}{_CLOSE}]*)*)[{_CLOSE}](?P<after>[^\w]*)"
+    rf"[{_OPEN}](?P<inside>{_INNER}(?:[“‘「『][^”’」』]*[”’」』]{_INNER})*)[{_CLOSE}](?P<after>[^\w]*)"
 )
 
 
@@ -556,7 +557,7 @@ _TYPOS = {
 }  # fmt: skip
 _TEACHERS = ("赵老师", "导师", "班主任", "师傅")
 _PUPILS = re.compile("[，、]桃李(?:满园|芬芳|满天下|成蹊)(?=[，。！])")
-_SLIP = re.compile(  # each alternative begins with a letter of its own: the search passes quickly over the rest
+_SLIP = re.compile(  # each alternative begins with a letter of its own: the search is quick
     rf"(?P<typo>{'|'.join(_TYPOS)})"
     r"|(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=身体健康[，。！]|(?:生日|新年|新春|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
 )
