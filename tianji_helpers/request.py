@@ -270,5 +270,5 @@ def _unambiguous(matrix: "Matrix") -> dict[str, str]:
 
 
 def any_of(names: Iterable[str]) -> str:
-    """Return the alternation of names for a regular expression, the longest first; of none, what never matches."""
+    """Return a regular expression of alternatives, the longest first; of none, one that never matches."""
     return "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name))) or "(?!)"

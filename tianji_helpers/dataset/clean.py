@@ -381,7 +381,8 @@ def clean_turns(
     ``TITLES``). suitability: reject the pairs of recipient and scene that are ``absurd``, all that the
     ``matrix`` leaves out, or none (``off``). threshold: similarity from which a wish is a near duplicate of
     an earlier one, in (0, 1]; see ``duplicates``. decided: what people decided about single rows, as
-    ``decisions.read`` returns it. processes: 2 share a long stream, 1 judges it alone; the result is the same.
+    ``decisions.read`` returns it. processes: 2 share a long stream, 1 judges it alone; the result is the
+    same.
     Raises CourseError for a rule that does not exist or a threshold out of range.
     """
     judge = _prepare(matrix, off, suitability, threshold, decided, kind)
