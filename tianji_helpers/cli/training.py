@@ -1,6 +1,7 @@
 """Notebooks 05 and 06: base models, training, and what XTuner makes of a checkpoint."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from tianji_helpers.cli.parser import SEED, add_run_dir, pairs
@@ -159,13 +160,26 @@ def _add_config(sub: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="改配置里的值，例如 train_cfg.max_iters=10",
+        help="改配置里的值，例如 max_iters=10 lr=1e-3，或配置里的位置 model.recompute_share=1",
     )
     sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero2")
 
 
-def _options(args: argparse.Namespace) -> dict | None:
-    """Return the values of --cfg-options, read as YAML."""
+def _options(args: argparse.Namespace) -> dict:
+    """Return the values of --cfg-options, read as YAML; a path starts from the current folder."""
     import yaml
 
-    return {name: yaml.safe_load(value) for name, value in pairs(args.cfg_options).items()} or None
+    from tianji_helpers.training import configs
+
+    options = {}
+    for name, text in pairs(args.cfg_options).items():
+        try:
+            options[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            options[name] = text
+        if isinstance(options[name], str):
+            with suppress(ValueError):  # to YAML, 2e-4 is a word
+                options[name] = float(text)
+        if configs.PLACES.get(name, name) in configs.PATHS:
+            options[name] = Path(text).expanduser().absolute()
+    return options

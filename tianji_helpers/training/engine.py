@@ -24,8 +24,8 @@ from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import checkpoints, models, work_folder
-from tianji_helpers.training.configs import load_config
+from tianji_helpers.training import checkpoints, configs, models, work_folder
+from tianji_helpers.training.configs import load_config, part
 
 _PROGRESS = re.compile(
     r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+"
@@ -34,6 +34,7 @@ _PROGRESS = re.compile(
 _VALIDATION = re.compile(r"Iter\(val\).*validation_loss: (\S+)")
 _STOPPED = "the monitored metric did not improve"  # mmengine's EarlyStoppingHook
 _TAIL_LINES = 25
+_LEAST_STEPS, _LEAST_WARMUP = 4, 2  # with fewer, the learning rate stays near 0
 _CAUSES = {
     "is non-finite": "损失或梯度变成了 NaN 或无穷大，训练已停下，权重没有被它改坏。多半是学习率太大："
     "请把配置里的 optim_wrapper.optimizer.lr 调小几倍，重新训练。",
@@ -49,6 +50,47 @@ class Checkpoint:
 
     path: Path
     reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is going to use, worked out before anything is loaded; as text, a table.
+
+    config: the whole config, with all changes. rows: of the training file; used: how many of them, or how
+    many packed rows. batches: of one epoch. steps: of the whole training. warmup: steps of them in which the
+    learning rate rises; asked_warmup: what the config says, which may be too few to rise at all.
+    """
+
+    config: object
+    data: Path
+    validation: Path | None
+    model_dir: Path
+    rows: int
+    used: str
+    batches: int
+    steps: int
+    warmup: int
+    asked_warmup: float
+
+    def __str__(self) -> str:
+        cfg, lines = self.config, {}
+        lines["训练数据"] = f"{self.data}（{self.rows} 条，用 {self.used}）"
+        lines["验证数据"] = str(self.validation or "没有")
+        lines["基座模型"] = str(self.model_dir)
+        length = cfg.train_cfg.get("max_epochs")
+        accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
+        lines["步数"] = f"{self.steps}" + (f"（{length:g} 轮，每轮 {self.batches} 批）" if length else "")
+        lines["每批"] = f"{cfg.train_dataloader.batch_size}" + (
+            f"，攒 {accumulated} 批更新一次" if accumulated > 1 else ""
+        )
+        lines["热身"] = f"{self.warmup} 步"
+        if self.warmup > self.asked_warmup >= 0:
+            lines["热身"] += f"（配置里只有 {self.asked_warmup:.2f} 步，学习率会升不起来，所以改了）"
+        lines["学习率"] = f"{part(cfg, 'optim_wrapper.optimizer.lr'):g}"
+        if lora := cfg.model.get("lora"):
+            lines["LoRA"] = f"r={lora.r}，alpha={lora.lora_alpha}"
+        lines["种子"] = f"{cfg.get('randomness', {}).get('seed')}"
+        return "\n".join(["这次训练真正会用的：", *(f"  {name}：{text}" for name, text in lines.items())])
 
 
 @dataclass(frozen=True)
@@ -82,8 +124,8 @@ def train(
 ) -> TrainResult:
     """Train with XTuner and return what it left in ``work_dir``.
 
-    config: an XTuner config file. cfg_options: dotted settings to change, as XTuner's
-    ``--cfg-options``. resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
+    config: an XTuner config file. cfg_options: settings to change, as ``configs.change`` takes them.
+    resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
     name of a DeepSpeed config, such as ``deepspeed_zero2``; the environment's ``NPROC_PER_NODE`` is the
     number of GPUs to train on, or of processes on a CPU. device: ``cpu`` hides the GPUs; empty or
     ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
@@ -97,10 +139,9 @@ def train(
     (NaN, full disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
-    check_config(config, cfg_options, deepspeed=deepspeed)
-    arguments = [str(config), "--work-dir", str(work_dir)]
-    if cfg_options:
-        arguments += ["--cfg-options", *(f"{key}={value}" for key, value in cfg_options.items())]
+    plan = plan_training(config, cfg_options, deepspeed=deepspeed)
+    report(f"{plan}\n  检查点：{work_dir}")
+    arguments = ["--work-dir", str(work_dir)]
     if config.parent == work_dir:
         raise CourseError(f"配置文件 {config} 就在 --work-dir 里，训练会盖掉它。请换一个 --work-dir。")
     if not _has_checkpoint(work_dir):
@@ -114,7 +155,7 @@ def train(
     if processes:
         arguments += ["--launcher", "pytorch"]
     if not resume:
-        work_folder.begin(work_dir, config.name, {"config": str(config), "cfg_options": cfg_options or {}})
+        work_folder.begin(work_dir, config.name, {"config": str(config), "cfg_options": str(cfg_options or "")})
 
     def on_line(line: str) -> None:
         if match := _PROGRESS.search(line):
@@ -131,7 +172,12 @@ def train(
     started = time.monotonic()
     log = work_dir / "train.log"
     try:
-        run_tool("train", arguments, log=log, on_line=on_line, device=device, processes=processes)
+        with tempfile.TemporaryDirectory() as folder:
+            # XTuner's own --cfg-options changes only the place that is named, and drops spaces
+            whole = Path(folder) / config.name
+            plan.config.dump(str(whole))
+            arguments = [str(whole), *arguments]
+            run_tool("train", arguments, log=log, on_line=on_line, device=device, processes=processes)
     except BaseException as error:
         advice = _advice(str(error), work_dir)
         if not _has_checkpoint(work_dir) and work_folder.put_back(work_dir, config.name):
@@ -159,27 +205,51 @@ def train(
 def check_config(
     config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
 ) -> None:
-    """Raise CourseError for what would go wrong minutes later: no GPU for a GPU config, 4-bit weights
-    under ZeRO-3, a missing model or data file, no usable row, or a warm-up of less than two iterations
-    (the learning rate then stays near 0).
+    """Raise CourseError for what would go wrong minutes later (see ``plan_training``)."""
+    plan_training(config, cfg_options, deepspeed=deepspeed)
+
+
+def plan_training(
+    config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
+) -> Plan:
+    """Return what a training is going to use.
+
+    A warm-up of less than two steps, after which the learning rate stays near 0, becomes one of two.
+    Raises CourseError for what would go wrong minutes later: a setting that changes nothing, no GPU for
+    a GPU config, 4-bit weights under ZeRO-3, a missing model or data file, no usable row, or so few steps
+    that the learning rate never rises.
     """
-    cfg = load_config(config)
-    if cfg_options:
-        cfg.merge_from_dict(dict(cfg_options))
+    cfg = load_config(config).copy()
+    configs.change(cfg, cfg_options or {})
     _check_gpu(cfg)
     if deepspeed:
         _check_deepspeed(cfg, deepspeed)
-    model_dir = paths.resolve(cfg.model.llm.pretrained_model_name_or_path)
+    model_dir = paths.resolve(part(cfg, "model.llm.pretrained_model_name_or_path"))
     if not (model_dir / "config.json").is_file():
         raise CourseError(
             f"配置里的模型文件夹 {paths.show(model_dir)} 里没有 config.json。"
             f"请先运行 tianji prepare-model {model_dir.name}，或改配置里的 pretrained_model_name_or_path。"
         )
-    dataset = cfg.train_dataloader.dataset
-    data_path = paths.resolve(dataset.dataset.data_files.train)
+    data_path = paths.resolve(part(cfg, "train_dataloader.dataset.dataset.data_files.train"))
     if not data_path.is_file():
         raise CourseError(f"配置里的训练数据 {paths.show(data_path)} 不存在。请先运行生成它的那一课。")
-    _check_warmup(cfg, _check_rows(data_path))
+    validation = "validation_path" in cfg and paths.resolve(cfg.validation_path)
+    texts = _check_rows(data_path)
+    rows, used = _rows(cfg, texts)
+    batches = -(-rows // (cfg.train_dataloader.batch_size * _processes()))
+    steps, asked, warmup = _set_warmup(cfg, batches, used)
+    return Plan(
+        config=cfg,
+        data=data_path,
+        validation=validation or None,
+        model_dir=model_dir,
+        rows=len(texts),
+        used=used,
+        batches=batches,
+        steps=steps,
+        warmup=warmup,
+        asked_warmup=asked,
+    )
 
 
 def _processes() -> int:
@@ -204,21 +274,46 @@ def _check_deepspeed(cfg, deepspeed: str) -> None:
         )
 
 
-def _check_warmup(cfg, texts: list[str]) -> None:
-    """Raise CourseError if the learning rate would stay near 0: a warm-up of less than two iterations."""
-    dataset, warmup = cfg.train_dataloader.dataset, cfg.param_scheduler[0]
-    rows = min(len(texts), dataset.get("max_dataset_length") or len(texts))
-    unit = "条数据"
-    if dataset.get("pack_to_max_length", True):
-        rows, unit = _packed_rows(cfg, texts), f"行，每行 {dataset.max_length} 个词元"
-    batches = -(-rows // (cfg.train_dataloader.batch_size * _processes()))
-    if warmup.end * batches < 2:
-        epochs = cfg.train_cfg.max_epochs
-        raise CourseError(
-            f"热身只有 {warmup.end * batches:.2f} 步（{rows} {unit}，{batches} 批，{epochs} 轮），"
-            "至少要 2 步，否则学习率一直接近 0。请增加数据或轮数，"
-            f"或把 warmup_ratio 提高到 {2 / (batches * epochs):.2f} 以上。"
+def _set_warmup(cfg, batches: int, used: str) -> tuple[int, float, int]:
+    """Return the steps of a training, those of the warm-up that was asked for, and those it has.
+
+    Raises CourseError if there are so few steps that the learning rate would hardly rise.
+    """
+    by_epoch = "max_iters" not in cfg.train_cfg
+    length = part(cfg, "train_cfg", "max_epochs" if by_epoch else "max_iters")
+    steps = math.ceil(length * batches) if by_epoch else length
+    if steps < _LEAST_STEPS:
+        fix = (
+            f"请增加数据，或把轮数 max_epochs 提高到 {math.ceil(100 * _LEAST_STEPS / batches) / 100:g} 以上。"
+            if by_epoch
+            else f"请把步数 max_iters 提高到 {_LEAST_STEPS} 以上。"
         )
+        long = f"{used}，{batches} 批，{length:g} 轮" if by_epoch else used
+        raise CourseError(
+            f"一共只有 {steps} 步（{long}），至少要 {_LEAST_STEPS} 步，不然学习率还没升起来就结束了。{fix}"
+        )
+    schedulers = cfg.get("param_scheduler")
+    if not isinstance(schedulers, list) or len(schedulers) != 2 or "end" not in schedulers[0]:
+        return steps, -1.0, 0  # another schedule than ours: whoever wrote it knows
+    warmup, decay = schedulers
+    scale = batches if warmup.get("by_epoch", True) else 1
+    asked = warmup.end * scale
+    if asked < _LEAST_WARMUP:
+        # half a step more, because XTuner rounds down
+        warmup.end = decay.begin = (_LEAST_WARMUP + 0.5) / scale if scale > 1 else _LEAST_WARMUP
+        if "warmup_ratio" in cfg:
+            cfg.warmup_ratio = warmup.end / length
+    return steps, asked, int(warmup.end * scale)
+
+
+def _rows(cfg, texts: list[str]) -> tuple[int, str]:
+    """Return how many rows are used, and that in words."""
+    dataset = cfg.train_dataloader.dataset
+    rows = min(len(texts), dataset.get("max_dataset_length") or len(texts))
+    if dataset.get("pack_to_max_length", True):
+        rows = _packed_rows(cfg, texts[:rows])
+        return rows, f"约 {rows} 行，每行 {dataset.max_length} 个词元"
+    return rows, f"{rows} 条数据"
 
 
 def _packed_rows(cfg, texts: list[str]) -> int:
@@ -233,7 +328,7 @@ def _packed_rows(cfg, texts: list[str]) -> int:
 def _check_gpu(cfg) -> None:
     import torch
 
-    if cfg.env_cfg.dist_cfg.backend == "nccl" and not torch.cuda.is_available():
+    if part(cfg, "env_cfg.dist_cfg.backend") == "nccl" and not torch.cuda.is_available():
         raise CourseError(
             "这个配置只能在 GPU 上训练（dist_cfg 的 backend 是 nccl），而 PyTorch 没有找到 GPU。"
             "请用 tianji doctor 检查驱动，或换成 configs/ 里名字带 _cpu 的配置。"

@@ -133,9 +133,8 @@ def flops_per_token(config: str | Path) -> float:
 
 
 def _load(config: str | Path, cfg_options: dict | None):
-    cfg = configs.load_config(config)
-    if cfg_options:
-        cfg.merge_from_dict(dict(cfg_options))
+    cfg = configs.load_config(config).copy()
+    configs.change(cfg, cfg_options or {})
     return cfg
 
 

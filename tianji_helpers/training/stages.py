@@ -77,21 +77,39 @@ def make_config(
 ) -> Path:
     """Write ``<task folder>/config.py``, the config of this run, and return it.
 
-    config: the config to start from; empty means the one in ``configs/`` for task and model.
-    settings: as ``configs.write_config`` takes them.
+    config: the config to start from, which keeps its data, its template and its model; empty means the one
+    in ``configs/`` for task and model, with the task's data in this run. settings: as
+    ``configs.write_config`` takes them.
+    Raises CourseError if ``config`` is about another model.
     """
-    base = paths.resolve(config) if config else configs.default_config(task, model)
+    if not config:
+        base = configs.default_config(task, model)
+        settings |= {
+            "prompt_template": models.find(model).template,
+            "trust_remote_code": models.find(model).trust_remote_code,
+            "data_path": train_file(task, output_dir),
+            "validation_path": rows if (rows := validation_file(task, output_dir)).is_file() else None,
+        }
+    else:
+        base = paths.resolve(config)
+        named = configs.part(configs.load_config(base), "model.llm.pretrained_model_name_or_path")
+        if Path(named).name != models.locate(model).name:
+            raise CourseError(
+                f"配置 {base} 训练的是模型 {named}，参数 base_model 却是 {model}。请把两处改成一样的。"
+            )
     return configs.write_config(
         base,
         task_dir(task, output_dir) / "config.py",
         model_dir=models.locate(model),
-        prompt_template=models.find(model).template,
-        trust_remote_code=models.find(model).trust_remote_code,
-        data_path=train_file(task, output_dir),
-        validation_path=rows if (rows := validation_file(task, output_dir)).is_file() else None,
         dtype=inference.cpu_dtype() if device == "cpu" else None,
         **settings,
     )
+
+
+def data_file(config: str | Path) -> Path:
+    """Return the rows that a config trains on."""
+    place = "train_dataloader.dataset.dataset.data_files.train"
+    return paths.resolve(configs.part(configs.load_config(config), place))
 
 
 def ensure_trained(
@@ -133,6 +151,6 @@ def train_task(
         stage="05_training",
         parameters={"task": task, "config": Path(config).read_text(encoding="utf-8")},
         counts={"iterations": result.curve[-1]["step"] if result.curve else 0},
-        inputs=[train_file(task, output_dir)],
+        inputs=[data_file(config)],
     )
     return result
