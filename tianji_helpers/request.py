@@ -9,12 +9,13 @@ between them.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tianji_helpers.wishes import Matrix, Recipient, Scene, Style
+    from tianji_helpers.wishes import Matrix, Misfit, Recipient, Scene, Style
 
 MAX_CHARS = 300  # of a request that are read for names; the rest counts as details
 _MAX_NAME = 16  # characters of a recipient or scene; longer is a story, not a name
@@ -66,6 +67,22 @@ class Request:
         names = {self.recipient, self.address, *known} - {""}
         return tuple(sorted(names, key=lambda name: (-len(name), name)))
 
+    @cached_property
+    def wrong_pronoun(self) -> str:
+        """The pronoun that the recipient is not called by: 你, 您, or "" if both will do or nobody knows."""
+        who = self.who
+        if who is None or who.either:
+            return ""
+        if who.kind == "peer":  # a formal or playful 您 is no fault among equals
+            usual = self.how is not None and not self.how.extra and self.style != "严肃"
+            return "您" if usual and who.honorific == "你" else ""
+        return "你" if who.honorific == "您" else "您"
+
+    @cached_property
+    def misfit(self) -> "Misfit | None":
+        """Why one does not wish this recipient this; None if one does, or nobody knows."""
+        return self.matrix.misfit(*self.pair) if self.matrix else None
+
 
 _SPACES = re.compile(r"\s+")
 _DIGITS = {digit: number for number, digit in enumerate("零一二三四五六七八九")} | {"两": 2}
@@ -74,14 +91,18 @@ _LENGTH = re.compile(
     r"([0-9]{1,4}|[一二两三四五六七八九]?百?[零一二两三四五六七八九]?十?[一二三四五六七八九]?)\s*个?字"
     r"(?:以内|之内|以下|左右|内)?"
 )
-_ADDRESS = re.compile(r"(?:称呼|叫|管)(?:[她他您你]|对方)?(?:为|作|叫)?[“\"「]?([\w·]{1,8})[”\"」]?(?:就好|就行|即可)?$")
+_ADDRESS = re.compile(
+    r"(?:称呼|叫|管)(?:[她他您你]|对方)?(?:为|作|叫)?[“\"「]?([\w·]{1,8})[”\"」]?(?:就好|就行|即可)?$"
+)
 _CLAUSE = re.compile(r"[，,。．！!？?；;、\n]+")
 _LEAD = re.compile(
     r"(?:你好|您好|请你?|麻烦你?|能不能|能否|可以|可不可以|帮我|帮忙|帮|替我|给我|为我|我们?(?=[想要也])|也|想要?|要|需要"
     r"|写|来|发|生成|编|准备|说|做)*(?:[一两几][句条段个份首点些](?:话)?的?)?"
 )
 _WISH = r"(?:祝福|祝愿|贺词|祝词|祝语|问候|吉祥话)[语词]?"
-_FILLER = re.compile(rf"(?:{_LEAD.pattern}(?:{_WISH})?(?:吧|吗|呀|好吗|可以吗)?|多?谢谢?[你您啦]?|拜托了?|快乐)")
+_FILLER = re.compile(
+    rf"(?:{_LEAD.pattern}(?:{_WISH})?(?:吧|吗|呀|好吗|可以吗)?|多?谢谢?[你您啦]?|拜托了?|快乐)"
+)
 _MEASURE = re.compile(r"[写来送发](?:一|两|几)?[句条段个份首点些]")
 _FRAMES = tuple(
     re.compile(pattern + "$")
@@ -93,6 +114,7 @@ _FRAMES = tuple(
         r"(?:送给|写给|发给|送|给|为|向)(?P<body>.+)",
     )
 )
+_NAME_ONLY = re.compile(r"(?:送给|写给|发给|送|给)([^\s你您我]{1,6})")
 _OWN = re.compile(r"(?:我们?的?|咱们?的?|最?亲爱的|最?[尊敬]敬的|敬爱的)+(?=.)")
 _GREETING = re.compile(r"(?:快乐|安康|吉祥|愉快|大吉|如意)[呀啊哦啦]?$")
 _BETWEEN = " \t的在过要：:—-"
@@ -106,16 +128,19 @@ class Reader:
         self.matrix, self.default_style = matrix, default_style
         self._scenes = {word: name for name, scene in matrix.scenes.items() for word in (*scene.alias, name)}
         self._recipients = _unambiguous(matrix)
-        styles = _any_of(matrix.styles)
+        styles = any_of(matrix.styles)
         self._style = re.compile(
             rf"[,，;；、\s]*[用要以]?\s*(?:({styles})\s*的?|(?:^|(?<=[,，;；、\s：:用要以]))([^\s,，;；、。：:用]{{1,8}}?)的?)风格的?"
             rf"|[,，;；、\s]*风格\s*(?:是|为|要|用|：|:)\s*(?:({styles})|([^\s,，;；、。]{{1,8}}))"
         )
-        scenes, recipients = _any_of(self._scenes), _any_of(self._recipients)
+        scenes, recipients = any_of(self._scenes), any_of(self._recipients)
         self._scene_last = re.compile(rf"(?P<front>.*?)(?P<scene>{scenes})$", re.DOTALL)
         self._recipient_first = re.compile(rf"(?P<recipient>{recipients})(?P<rest>.*)$", re.DOTALL)
-        longer = _any_of(name for name in self._recipients if len(name) > 1)
-        self._some_recipient, self._some_scene = re.compile(f"我({recipients})|({longer})"), re.compile(scenes)
+        longer = any_of(name for name in self._recipients if len(name) > 1)
+        self._some_recipient, self._some_scene = (
+            re.compile(f"我({recipients})|({longer})"),
+            re.compile(scenes),
+        )
         self.read = lru_cache(maxsize=1 << 16)(self._read)
 
     def _read(self, text: str) -> Request:
@@ -149,13 +174,17 @@ class Reader:
 
     def _names(self, clause: str, have_recipient: bool) -> tuple[str, str]:
         """Return (recipient, scene) of a clause, as far as it names them."""
+        if clause in self._recipients or self._scene_of(clause):
+            return self._split(clause)
         asked = _LEAD.match(clause).end()
         # 给我姐姐 and 送我姐姐: the lead may have eaten the frame's own verb
         for start in sorted({asked, 0}, reverse=True):
             rest = clause[start:]
             body = next((found["body"] for frame in _FRAMES if (found := frame.match(rest))), None)
             if body is not None:
-                return self._split(body)
+                found = self._split(body)
+                only = _NAME_ONLY.fullmatch(rest)
+                return (only[1], "") if only and found == ("", "") else found
         rest = clause[asked:] or clause
         if rest in self._recipients or self._scene_of(rest):
             return self._split(rest)
@@ -240,5 +269,6 @@ def _unambiguous(matrix: "Matrix") -> dict[str, str]:
     return alone | {name: name for name in matrix.recipients}
 
 
-def _any_of(names) -> str:
+def any_of(names: Iterable[str]) -> str:
+    """Return the alternation of names for a regular expression, the longest first; of none, what never matches."""
     return "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name))) or "(?!)"

@@ -17,7 +17,7 @@ from typing import Any
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.request import Reader, Request
+from tianji_helpers.request import Reader, Request, any_of
 
 SYSTEM = "你现在是一个送祝福大师，帮我针对不同人和事情、节日送对应的祝福"
 DEFAULT_STYLE = "正常"  # the style that a request need not name
@@ -31,6 +31,7 @@ WORDINGS = (
 )
 RECIPIENT_KINDS = ("elder", "superior", "peer", "younger")
 SCENE_KINDS = ("festival", "life", "work")
+NEW_YEAR = frozenset(("腊八节", "元旦", "除夕", "春节", "元宵节"))  # one season: each may name the other
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,36 @@ class Matrix:
             return known
         ending = next((end for end in self._endings if name.endswith(end)), None)
         return self._endings[ending] if ending else None
+
+    @cached_property
+    def salutation(self) -> re.Pattern:
+        """What finds a form of address, of anybody in the matrix, at the front of a wish; perhaps two."""
+        some = any_of({name for name in self._endings if len(name) > 1} - {"亲爱的", "宝贝"})
+        before, after = "(?:最?亲爱的|尊敬的|敬爱的|祝福?|愿)*", r"(?=[，,：:！!～~、\s祝愿您你])"
+        return re.compile(f"{before}({some})({some})?{after}")
+
+    def foreign_marks(self, scene: str) -> re.Pattern:
+        """Return what finds a mark of any scene but this one."""
+        if scene not in self._foreign:
+            marks = {mark for other in self.scenes.values() if other.name != scene for mark in other.marks}
+            self._foreign[scene] = re.compile(any_of(marks))
+        return self._foreign[scene]
+
+    def foreign_greetings(self, scene: str) -> re.Pattern:
+        """Return what finds a greeting for any scene but this one; the days about New Year share theirs."""
+        key = f"{scene} greetings"
+        if key not in self._foreign:
+            near = NEW_YEAR if scene in NEW_YEAR else {scene}
+            marks = {m for other in self.scenes.values() if other.name not in near for m in other.marks}
+            mark = f"(?:{any_of(marks)})"
+            self._foreign[key] = re.compile(
+                f"{mark}(?:快乐|安康|佳节|来临|之际|将至|到了|好|的日子|之喜)|(?:值此|祝您|祝你|恭喜[您你]?|您的|你的){mark}"
+            )
+        return self._foreign[key]
+
+    @cached_property
+    def _foreign(self) -> dict[str, re.Pattern]:
+        return {}
 
     @cached_property
     def _endings(self) -> dict[str, Recipient]:

@@ -167,10 +167,18 @@ def test_clean_wishes_are_split_from_the_shell(tmp_path, capsys):
     matrix = wishes.load()
     turns = [{"input": matrix.request(*pair), "output": "好"} for pair in matrix.pairs()]
     records.write_conversations(tmp_path / "wishes.json", turns)
-    halves = ["--train", str(tmp_path / "train.json"), "--test", str(tmp_path / "test.json")]
-    assert cli.main(["split", str(tmp_path / "wishes.json"), *halves, "--share", "0.1"]) == 0
-    heldout = round(0.1 * len(turns))
-    assert f"训练 {len(turns) - heldout} 条，测试 {heldout} 条" in capsys.readouterr().out
+    assert cli.main(["split", str(tmp_path / "wishes.json"), "--test", "0.1"]) == 0
+    validation, test = round(0.05 * len(turns)), round(0.1 * len(turns))
+    train = len(turns) - validation - test
+    assert f"训练 {train} 条，验证 {validation} 条，测试 {test} 条" in capsys.readouterr().out
+    files = [str(tmp_path / f"wishes_{part}.json") for part in splits.PARTS]
+    assert cli.main(["leakage", *files]) == 0
+    assert capsys.readouterr().out.count("漏题 0 条") == 3
+    assert cli.main(["leakage", *files, files[1]]) == 1
+    assert cli.main(["leakage", files[0]]) == 1
+    assert "只给了一个文件" in capsys.readouterr().err
+    assert cli.main(["split", files[2], "--output-dir", str(tmp_path / "again"), "--by", "row"]) == 0
+    assert len(list((tmp_path / "again").glob("wishes_test_*.json"))) == 6
 
 
 def test_repeating_the_persona_says_what_it_costs(tmp_path, capsys):
@@ -188,7 +196,10 @@ def test_choices_and_defaults_are_those_of_the_functions():
         return action
 
     assert option("convert", "--to").choices == option("convert", "--from").choices == formats.FORMATS
-    assert option("leakage", "--by").choices == splits.PARTS
+    assert option("leakage", "--by").choices == splits.COMPARED
+    assert option("split", "--by").choices == splits.GROUPINGS
+    assert option("split", "--validation").default == splits.VALIDATION_SHARE
+    assert option("split", "--test").default == splits.TEST_SHARE
     assert option("self-cognition", "--general-ratio").default == self_cognition.GENERAL_RATIO
 
 

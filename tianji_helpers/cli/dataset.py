@@ -1,6 +1,7 @@
 """Notebooks 02 to 04: from raw rounds to training files."""
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def review(args: argparse.Namespace) -> None:
 
 
 def self_cognition(args: argparse.Namespace) -> None:
-    """写出自我认知的训练和测试文件（第 3 课）"""
+    """写出自我认知的训练、验证和测试文件（第 3 课）"""
     from tianji_helpers.dataset.self_cognition import Persona, write
 
     counts = write(
@@ -85,7 +86,7 @@ def self_cognition(args: argparse.Namespace) -> None:
         **({"general_file": args.general_file} if args.general_file else {}),
     )
     print(
-        f"训练 {counts['train']} 条，考人设 {counts['heldout']} 条，"
+        f"训练 {counts['train']} 条，验证 {counts['validation']} 条，测试 {counts['test']} 条，"
         f"考泄漏 {counts['probe']} 条：{args.output}"
     )
     if args.repeat > 1:
@@ -105,35 +106,55 @@ def ruozhiba(args: argparse.Namespace) -> None:
         args.source,
         args.train,
         args.test,
+        validation_path=args.validation,
         format_path=args.format_output,
         ratio=args.ratio,
         seed=args.shuffle_seed,
     )
-    print(f"读入 {counts['source']} 条：训练 {counts['train']} 条，测试 {counts['test']} 条")
+    validation = f"验证 {counts['validation']} 条，" if args.validation else ""
+    print(f"读入 {counts['source']} 条：训练 {counts['train']} 条，{validation}测试 {counts['test']} 条")
 
 
 def split(args: argparse.Namespace) -> None:
-    """把清洗好的祝福按（对象, 场景）组合留出测试集（第 2 课）"""
+    """把数据分成训练、验证、测试三个文件，相似的不拆开（第 2 课）"""
     from tianji_helpers.dataset.splits import write_split
 
-    counts = write_split(args.source, args.train, args.test, share=args.share, seed=args.seed)
-    print(f"训练 {counts['train']} 条，测试 {counts['heldout']} 条")
+    counts = write_split(
+        args.source,
+        args.output_dir,
+        by=args.by,
+        validation=args.validation,
+        test=args.test,
+        seed=args.seed,
+    )
+    print(
+        f"训练 {counts['train']} 条，验证 {counts['validation']} 条，测试 {counts['test']} 条"
+        f"（一共 {counts['groups']} 组，同组的不拆开）：{args.output_dir or args.source.parent}"
+    )
 
 
 def leakage(args: argparse.Namespace) -> int:
-    """查测试集里有没有训练时见过的题，可以顺手去掉"""
+    """查验证集、测试集里有没有前面的文件见过的题，可以顺手去掉"""
     from tianji_helpers.dataset.splits import file_leakage, repair_test
 
-    found = file_leakage(args.train_file, args.test_file, by=args.by, threshold=args.threshold)
-    print(f"漏题 {len(found)} 条：一字不差 {len(found.exact)} 条，几乎一样 {len(found.near)} 条")
-    for position, twin, similarity in found.pairs()[:20]:
-        print(f"  测试第 {position + 1} 条 ≈ 训练第 {twin + 1} 条，相似度 {similarity:.2f}")
-    if len(found) > 20:
-        print(f"  ……另有 {len(found) - 20} 条")
-    if found and args.repair:
-        print(f"已从 {args.test_file} 里去掉，放在 {repair_test(args.test_file, args.train_file, found)}")
-        return 0
-    return 1 if found else 0
+    if len(args.files) < 2:
+        raise CourseError(f"只给了一个文件 {args.files[0]}；请依次写训练集、（验证集、）测试集。")
+    left = 0
+    for earlier, later in itertools.combinations(args.files, 2):
+        found = file_leakage(earlier, later, by=args.by, threshold=args.threshold)
+        print(
+            f"{later} 对 {earlier}：漏题 {len(found)} 条："
+            f"一字不差 {len(found.exact)} 条，几乎一样 {len(found.near)} 条"
+        )
+        for position, twin, similarity in found.pairs()[:20]:
+            print(f"  后者第 {position + 1} 条 ≈ 前者第 {twin + 1} 条，相似度 {similarity:.2f}")
+        if len(found) > 20:
+            print(f"  ……另有 {len(found) - 20} 条")
+        if found and args.repair:
+            print(f"已从 {later} 里去掉，放在 {repair_test(later, earlier, found)}")
+        else:
+            left += len(found)
+    return 1 if left else 0
 
 
 def dataset(args: argparse.Namespace) -> None:
@@ -210,7 +231,7 @@ def add(command) -> None:
         required=True,
         type=Path,
         metavar="F",
-        help="训练文件；考人设的 F_heldout 和考泄漏的 F_probe 写在它旁边",
+        help="训练文件；F_validation、F_test 和考泄漏的 F_probe 写在它旁边",
     )
     sub.add_argument("--owner", required=True, metavar="NAME", help="主人是谁")
     sub.add_argument("--assistant", required=True, metavar="NAME", help="助手叫什么")
@@ -242,7 +263,9 @@ def add(command) -> None:
 
     sub = command("ruozhiba", ruozhiba)
     sub.add_argument("source", type=Path, help="COIG-CQIA 的 .jsonl 或 .json 文件")
-    _add_halves(sub)
+    sub.add_argument("--train", required=True, type=Path, metavar="A", help="训练集写到哪里")
+    sub.add_argument("--test", required=True, type=Path, metavar="B", help="测试集写到哪里")
+    sub.add_argument("--validation", type=Path, metavar="V", help="验证集写到哪里（默认不分验证集）")
     sub.add_argument("--format-output", type=Path, metavar="F", help="划分之前的全部对话写到哪里（默认不写）")
     sub.add_argument("--ratio", type=float, default=0.7, metavar="R", help="训练集的比例（默认 %(default)s）")
     sub.add_argument(
@@ -250,16 +273,29 @@ def add(command) -> None:
     )
 
     sub = command("split", split)
-    sub.add_argument("source", type=Path, help="清洗后的文件")
-    _add_halves(sub)
+    sub.add_argument("source", type=Path, help="要分的文件，四种格式都行；至少要有 3 个不同的问题")
     sub.add_argument(
-        "--share", type=float, default=0.08, metavar="R", help="留出几成的组合（默认 %(default)s）"
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="…_train、…_validation、…_test 三个文件写到哪里（默认在原文件旁边）",
     )
+    sub.add_argument(
+        "--by",
+        choices=("pair", "question", "row"),
+        default="pair",
+        help="什么算一组：（对象, 场景）相同的；问题相似的；每条自成一组（默认 %(default)s）",
+    )
+    sub.add_argument(
+        "--validation", type=float, default=0.05, metavar="R", help="验证集的比例（默认 %(default)s）"
+    )
+    sub.add_argument("--test", type=float, default=0.08, metavar="R", help="测试集的比例（默认 %(default)s）")
     sub.add_argument("--seed", **SEED)
 
     sub = command("leakage", leakage)
-    sub.add_argument("train_file", type=Path, help="训练集")
-    sub.add_argument("test_file", type=Path, help="测试集")
+    sub.add_argument(
+        "files", type=Path, nargs="+", help="训练集、验证集、测试集；每个文件都和它前面的每一个比"
+    )
     sub.add_argument(
         "--by",
         choices=("question", "answer", "both"),
@@ -272,7 +308,7 @@ def add(command) -> None:
     sub.add_argument(
         "--repair",
         action="store_true",
-        help="把漏题从测试集里去掉，另存一份（不加则只报告，有漏题时退出码是 1）",
+        help="把漏题从后面的文件里去掉，另存一份（不加则只报告，有漏题时退出码是 1）",
     )
 
     sub = command("dataset", dataset)
@@ -304,9 +340,3 @@ def _add_rules(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
     )
-
-
-def _add_halves(sub: argparse.ArgumentParser) -> None:
-    """Add the two files of a split."""
-    sub.add_argument("--train", required=True, type=Path, metavar="A", help="训练集写到哪里")
-    sub.add_argument("--test", required=True, type=Path, metavar="B", help="测试集写到哪里")

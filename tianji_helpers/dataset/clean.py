@@ -25,17 +25,18 @@ from typing import IO
 import msgspec
 
 from tianji_helpers import records, wishes
-from tianji_helpers.dataset import decisions, duplicates, layout, openings, variety
+from tianji_helpers.dataset import decisions, duplicates, layout, openings, rules, variety
 from tianji_helpers.dataset.layout import FIELDS
 from tianji_helpers.dataset.processes import in_order
-from tianji_helpers.dataset.rules import RULES, Ask
+from tianji_helpers.dataset.rules import ABSURD, RULES, UNSUITABLE
 from tianji_helpers.errors import CourseError
+from tianji_helpers.request import Request
 
 STAGE = "02_merge_clean"
-REQUEST, OVERSIZE, HUMAN = "unknown_request", "oversize", "human"
+OVERSIZE, HUMAN = "oversize", "human"
 EXACT, NEAR, OPENING = "duplicate", "near_duplicate", "common_opening"
 TITLES = (
-    {HUMAN: "人工决定", REQUEST: "看不懂的请求", OVERSIZE: "长得离谱"}
+    {HUMAN: "人工决定", OVERSIZE: "长得离谱"}
     | {name: rule.title for name, rule in RULES.items()}
     | {EXACT: "完全重复", NEAR: "近似重复", OPENING: "开头扎堆"}
 )
@@ -43,7 +44,9 @@ MAX_CHARS = 2_000  # no wish is longer; mending costs time that grows faster tha
 PROCESSES = min(2, os.cpu_count() or 1)
 _PARALLEL_ROWS = 20_000  # fewer are cleaned before a second process has started
 _PART, _BLOCK = 2_000, 768 << 10  # rows, or bytes of a file, that a process gets at a time
-_ALWAYS = {REQUEST, OVERSIZE, HUMAN}
+# Whether one wishes somebody something is a policy with a switch of its own: which rules it leaves out.
+SUITABILITY = {"absurd": {UNSUITABLE}, "matrix": {ABSURD}, "off": {ABSURD, UNSUITABLE}}
+_ALWAYS = {OVERSIZE, HUMAN, ABSURD, UNSUITABLE}
 _SAMPLES = 5
 
 
@@ -63,18 +66,17 @@ class Cleaned:
     report: dict = field(default_factory=dict)
 
 
-def mend(text: str, ask: Ask, off: Collection[str] = ()) -> tuple[str, list[tuple[str, str, str]]]:
+def mend(text: str, request: Request, off: Collection[str] = ()) -> tuple[str, list[tuple[str, str, str]]]:
     """Apply the mends until none changes the text; return it and the steps (rule, before, after).
 
-    >>> ask = Ask(wishes.load(), "姐姐", "生日", "正常")
-    >>> mend("当前祝福语如下：“姐姐，生日快乐。哦！”", ask)[0]
-    '姐姐，生日快乐哦！'
+    >>> mend("当前祝福语如下：“姐姐，生日快乐。哦！”", wishes.load().read("祝姐姐生日"))[0]
+    '姐姐，生日快乐。'
     """
     steps = []
     while True:
         start = text
-        for name, apply in _active("mend", frozenset(off)):
-            after = apply(text, ask)
+        for name, apply in _active("mend", frozenset(off), rules.is_plain(text)):
+            after = apply(text, request)
             if after != text:
                 steps.append((name, text, after))
                 text = after
@@ -82,18 +84,21 @@ def mend(text: str, ask: Ask, off: Collection[str] = ()) -> tuple[str, list[tupl
             return text, steps
 
 
-def reject(text: str, ask: Ask, off: Collection[str] = ()) -> tuple[str, str] | None:
+def reject(text: str, request: Request, off: Collection[str] = ()) -> tuple[str, str] | None:
     """Return (rule, reason) of the first rule that rejects a mended text, or None."""
-    for name, apply in _active("reject", frozenset(off)):
-        reason = apply(text, ask)
+    for name, apply in _active("reject", frozenset(off), rules.is_plain(text)):
+        reason = apply(text, request)
         if reason:
             return name, reason
     return None
 
 
 @cache
-def _active(kind: str, off: frozenset[str]) -> list[tuple[str, Callable[[str, Ask], str | None]]]:
-    return [(rule.name, rule.apply) for rule in RULES.values() if rule.kind == kind and rule.name not in off]
+def _active(
+    kind: str, off: frozenset[str], plain: bool
+) -> list[tuple[str, Callable[[str, Request], str | None]]]:
+    some = [rule for rule in RULES.values() if rule.kind == kind and rule.name not in off]
+    return [(rule.name, rule.apply) for rule in some if rule.plain or not plain]
 
 
 class _Outcome(msgspec.Struct, array_like=True, gc=False):
@@ -140,7 +145,6 @@ class _Judge:
         self, matrix: wishes.Matrix, off: Collection[str], threshold: float, decided: dict[str, dict]
     ):
         self.matrix, self.off, self.threshold, self.decided = matrix, frozenset(off), threshold, decided
-        self._asks: dict[str, Ask] = {}
 
     def __reduce__(self):  # without what is made on the way
         return _Judge, (replace(self.matrix), self.off, self.threshold, self.decided)
@@ -176,33 +180,32 @@ class _Judge:
         return outcome
 
     def _rules(self, outcome: _Outcome) -> None:
-        request, text = outcome.turn["input"], outcome.after
-        ask = self._asks.get(request)
-        if ask is None:
-            names = self.matrix.parse_request(request)
-            if names is None:
-                reason = "不是“祝<对象><场景>”这样的请求，或对象、场景、风格不在清单里"
-                outcome.verdict = REQUEST, reason
-                return
-            ask = self._asks[request] = Ask(self.matrix, *names)
+        request, text = self.matrix.read(outcome.turn["input"]), outcome.after
         if len(text) > MAX_CHARS:
             outcome.verdict = OVERSIZE, f"{len(text)} 个字符，超过 {MAX_CHARS}"
             return
-        outcome.after, steps = mend(text, ask, self.off)
+        outcome.after, steps = mend(text, request, self.off)
         outcome.mends = list(dict.fromkeys(name for name, _, _ in steps))
-        outcome.verdict = reject(outcome.after, ask, self.off)
+        outcome.verdict = reject(outcome.after, request, self.off)
         if outcome.verdict is None:
-            outcome.opening = openings.opening(outcome.after, ask.names)
+            outcome.opening = openings.opening(outcome.after, request.names)
 
 
 def _prepare(
-    matrix: wishes.Matrix | None, off: Collection[str], threshold: float, decided: dict[str, dict] | None
+    matrix: wishes.Matrix | None,
+    off: Collection[str],
+    suitability: str,
+    threshold: float,
+    decided: dict[str, dict] | None,
 ) -> _Judge:
     switchable = [name for name in TITLES if name not in _ALWAYS]
     unknown = sorted(set(off) - set(switchable))
     if unknown:
         names = "、".join(switchable)
         raise CourseError(f"没有可以关掉的规则 {'、'.join(unknown)}。可以关的有：{names}。")
+    if suitability not in SUITABILITY:
+        raise CourseError(f"suitability 是 {suitability}，只能是 {'、'.join(SUITABILITY)}。")
+    off = {*off, *SUITABILITY[suitability]}
     return _Judge(wishes.load() if matrix is None else matrix, off, threshold, decided or {})
 
 
@@ -269,9 +272,10 @@ def _counted(parts: Iterable[list[_Outcome]], judge: _Judge, counts: Counter) ->
 
 
 class _Report:
-    """Counts and the first samples, rule by rule."""
+    """Counts and the first samples, rule by rule; and the rows kept whose pair the matrix leaves out."""
 
-    def __init__(self) -> None:
+    def __init__(self, matrix: wishes.Matrix) -> None:
+        self.matrix, self.misfits = matrix, 0
         self.rows_in = self.rows_out = self.mended = 0
         self.rows: Counter = Counter()
         self.samples: dict[str, list[dict]] = {name: [] for name in TITLES}
@@ -281,9 +285,11 @@ class _Report:
         self.rows_in += 1
         edited = outcome.decided and outcome.after != outcome.before and not outcome.mends
         rules = [HUMAN] if edited else outcome.mends
-        if not rules and outcome.verdict is None:
+        if outcome.verdict is None:
             self.rows_out += 1
-            return None
+            self.misfits += self.matrix.misfit(*self.matrix.read(outcome.turn["input"]).pair) is not None
+            if not rules:
+                return None
         note = {
             "row": outcome.row,
             "input": outcome.turn["input"],
@@ -293,7 +299,6 @@ class _Report:
         for name in rules:
             self._count(name, note)
         if outcome.verdict is None:
-            self.rows_out += 1
             self.mended += 1
             return {**note, "rules": rules}
         name, reason = outcome.verdict
@@ -313,6 +318,7 @@ class _Report:
             "rows_out": self.rows_out,
             "mended": self.mended,
             "rejected": self.rows_in - self.rows_out,
+            "misfits": self.misfits,
             "rules": [
                 {
                     "name": name,
@@ -331,6 +337,7 @@ def clean_turns(
     matrix: wishes.Matrix | None = None,
     *,
     off: Collection[str] = (),
+    suitability: str = "absurd",
     threshold: float = 0.9,
     decided: dict[str, dict] | None = None,
     processes: int = PROCESSES,
@@ -338,15 +345,16 @@ def clean_turns(
     """Clean wish turns (``system``, ``input``, ``output``).
 
     matrix: as ``wishes.load`` returns it (read if absent). off: names of rules to leave out (see
-    ``TITLES``). threshold: similarity from which a wish is a near duplicate of an earlier one, in
+    ``TITLES``). suitability: reject the pairs of recipient and scene that are ``absurd``, all that the
+    ``matrix`` leaves out, or none (``off``). threshold: similarity from which a wish is a near duplicate of an earlier one, in
     (0, 1]; see ``duplicates``. decided: what people decided about single rows, as ``decisions.read``
     returns it. processes: 2 share a long stream, 1 judges it alone; the result is the same.
     Raises CourseError for a rule that does not exist or a threshold out of range.
     """
-    judge = _prepare(matrix, off, threshold, decided)
+    judge = _prepare(matrix, off, suitability, threshold, decided)
     counts: Counter = Counter()
     store = list(_counted(_unique(_judged(turns, judge, processes), judge), judge, counts))
-    cleaned, report = Cleaned(), _Report()
+    cleaned, report = Cleaned(), _Report(judge.matrix)
     for outcome in _finish(store, counts):
         note = report.add(outcome)
         if outcome.verdict:
@@ -366,6 +374,7 @@ def clean_file(
     rejects: str | Path,
     report: str | Path,
     off: Collection[str] = (),
+    suitability: str = "absurd",
     threshold: float = 0.9,
     matrix: wishes.Matrix | None = None,
     decisions_file: str | Path | None = None,
@@ -379,10 +388,10 @@ def clean_file(
     the requests as they are. The others as in ``clean_turns``. Returns the report.
     """
     decided = decisions.read(decisions_file) if decisions_file else {}
-    judge = _prepare(matrix, off, threshold, decided)
+    judge = _prepare(matrix, off, suitability, threshold, decided)
     variety.check(variants)
     counts: Counter = Counter()
-    made = _Report()
+    made = _Report(judge.matrix)
 
     def kept(outcomes: Iterable[_Outcome], bad) -> Iterator[dict]:
         for outcome in outcomes:
@@ -401,7 +410,7 @@ def clean_file(
         records.write_conversations(output, variety.vary(rows, variants, seed, judge.matrix))
     result = made.result()
     records.write_json(report, result)
-    parameters = {"off": sorted(off), "threshold": threshold}
+    parameters = {"off": sorted(off), "suitability": suitability, "threshold": threshold}
     if variants > 1:
         parameters |= {"variants": variants, "seed": seed}
     inputs = {Path(path): records.sha256(path) for path in (source, *([decisions_file] if decided else []))}

@@ -28,7 +28,7 @@ from tianji_helpers.errors import CourseError
 
 FIELDS = ("system", "input", "output")
 # without a file of decisions, which the recipe does not take, HUMAN never occurs
-_KNOWN = {clean.HUMAN, clean.REQUEST, clean.OVERSIZE, *RULES, clean.EXACT, clean.NEAR, clean.OPENING}
+_KNOWN = {clean.HUMAN, clean.OVERSIZE, *RULES, clean.EXACT, clean.NEAR, clean.OPENING}
 SHARD = "shard-{:05d}.jsonl"
 
 
@@ -112,7 +112,7 @@ def checked(off: Iterable[str], threshold: float = 0.9) -> tuple[str, ...]:
 
 def judge(matrix: wishes.Matrix, off: Collection[str] = ()) -> Callable[[str, str], Judged]:
     """Return a function that puts one answer through the rules, given its request and its text."""
-    rules = clean._prepare(matrix, off, 1, None)
+    rules = clean._prepare(matrix, off, "absurd", 1, None)
 
     def judged(request: str, text: str) -> Judged:
         outcome = rules.row(0, {"system": "", "input": request, "output": text})

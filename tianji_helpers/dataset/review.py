@@ -17,7 +17,6 @@ from pathlib import Path
 
 from tianji_helpers import records, wishes
 from tianji_helpers.dataset import clean, decisions
-from tianji_helpers.dataset.rules import Ask
 
 MAX_SHOWN = 2 * clean.MAX_CHARS  # characters of a text on the page
 MAX_COMPARED = 400  # characters; comparing takes time that grows faster than the length
@@ -50,14 +49,9 @@ class Item:
         return "reject" if self.reason else "keep"
 
     @property
-    def can_edit(self) -> bool:
-        """Whether a better answer would help: not if nobody knows what was asked."""
-        return clean.REQUEST not in self.rules
-
-    @property
     def can_keep(self) -> bool:
         """Whether the mended text can be trained on as it is."""
-        return self.can_edit and bool(self.after.strip()) and len(self.after) <= clean.MAX_CHARS
+        return bool(self.after.strip()) and len(self.after) <= clean.MAX_CHARS
 
 
 def load(
@@ -134,9 +128,8 @@ def select(
 
 def warning(item: Item, text: str) -> str:
     """Return why a rule would reject a person's text, or an empty string; the person is still right."""
-    matrix = wishes.load()
-    names = matrix.parse_request(item.request)
-    verdict = names and clean.reject(text, Ask(matrix, *names))
+    off = clean.SUITABILITY["absurd"]
+    verdict = clean.reject(text, wishes.load().read(item.request), off)
     return verdict[1] if verdict else ""
 
 

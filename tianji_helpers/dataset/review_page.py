@@ -251,7 +251,7 @@ def choice(item: review.Item, path: str, current: bool) -> None:
 
     with st.container(horizontal=True, gap="small"):
         button("保留", "keep", "check", decide, path, item, "keep", disabled=not item.can_keep)
-        button("改写", "edit", "edit", edit, item.key, disabled=not item.can_edit)
+        button("改写", "edit", "edit", edit, item.key)
         button("弃用", "reject", "close", decide, path, item, "reject")
         if current:
             button("先放着", "later", "schedule", put_off, item.key)

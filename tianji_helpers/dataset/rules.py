@@ -1,52 +1,30 @@
 """The cleaning rules, each small, named, and shown by examples that are also its tests.
 
 A *mend* returns a better text; a *reject* returns the reason why a text cannot be trained on, or
-None. Both get the text and the ``Ask`` it answers. Two laws keep cleaning sure to end and safe to
-run twice: a mend never makes a text longer, and mends run in order, again and again, until none
-of them changes anything. What is good is defined once, in ``wishes.check``.
+None. Both get the text and the request it answers. Mends change what a careful reader would change and
+nothing else: wording, marks and emoji that somebody may like stay. They run in order, again and again,
+until none of them changes anything; all but ``missing_wish`` make a text shorter or leave its length,
+and that one works once, so it ends, and doing it twice is doing it once.
+
+The rejects are the hard faults of ``tianji_helpers.faults``, after the mends, and the pairs of recipient
+and scene that nobody would wish.
 """
 
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
-from tianji_helpers import wishes
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What a wish answers: the names found in the request, and the matrix they come from."""
-
-    matrix: wishes.Matrix
-    recipient: str
-    scene: str
-    style: str
-    _last: dict[str, dict[str, bool]] = field(default_factory=dict, repr=False, compare=False)
-
-    def verdict(self, text: str) -> dict[str, bool]:
-        """Return ``wishes.check`` of a text; three rules ask about the same one."""
-        if text not in self._last:
-            self._last.clear()
-            self._last[text] = wishes.check(self.matrix, self.recipient, self.scene, self.style, text)
-        return self._last[text]
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The recipient's name and forms of address, the longest first."""
-        recipient = self.matrix.recipients[self.recipient]
-        return tuple(sorted({recipient.name, *recipient.address}, key=lambda name: (-len(name), name)))
-
-    @cached_property
-    def addresses(self) -> tuple[str, ...]:
-        """What a wish says once when it addresses the recipient."""
-        return *self.names, "尊敬的", "亲爱的"
+from tianji_helpers import emoji as emojis
+from tianji_helpers import faults
+from tianji_helpers.request import Request
 
 
 @dataclass(frozen=True)
 class Example:
-    """A request, the answer before, and after (None if the rule leaves it or rejects it)."""
+    """A request, the answer before, and after (None if the rule rejects it)."""
 
     request: str
     before: str
@@ -60,12 +38,27 @@ class Rule:
     name: str
     title: str
     kind: str
-    apply: Callable[[str, Ask], str | None]
+    apply: Callable[[str, Request], str | None]
     examples: tuple[Example, ...]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it can act on a plain text; the others are passed over there (see ``is_plain``)."""
+        return self.name not in _ONLY_UNUSUAL
+
+
+_ONLY_UNUSUAL = frozenset(
+    "invisible thinking first_choice title_line markdown quotes spaces language slot alternatives".split()
+)
+_PLAIN = re.compile(r"[\u4e00-\u9fff，。！？、；：～\U0001f300-\U0001faff\u2600-\u27bf]*")
+
+
+def is_plain(text: str) -> bool:
+    """Say whether a text is nothing but Chinese letters, usual marks and simple emoji, as most wishes are."""
+    return _PLAIN.fullmatch(text) is not None
 
 
 MENDS: list[Rule] = []
-REJECTS: list[Rule] = []
 
 
 def _mend(title: str, *examples: tuple[str, str, str]):
@@ -77,41 +70,73 @@ def _mend(title: str, *examples: tuple[str, str, str]):
     return register
 
 
-def _reject(title: str, *examples: tuple[str, str]):
-    def register(function):
-        cases = tuple(Example(*example) for example in examples)
-        REJECTS.append(Rule(function.__name__, title, "reject", function, cases))
-        return function
+# --- what nobody sees -----------------------------------------------------------------------------
 
-    return register
-
-
-# --- mends, in order ----------------------------------------------------------------------------
-
-_JOINERS = "\u200d\ufe0f"  # they hold an emoji together
+_SELECTOR = re.compile(rf"({emojis.ONE})|[\u200d\ufe0e\ufe0f]+|(?<=[#*0-9])\ufe0f?\u20e3")
 
 
 @_mend(
     "看不见的字符",
     ("祝姐姐生日", "祝姐姐\u200b生日快乐，\u3000天天开心！\r\n", "祝姐姐生日快乐， 天天开心！\n"),
     ("祝姐姐生日", "\ufeff祝姐姐生日快乐\x07！", "祝姐姐生日快乐！"),
+    ("祝姐姐康复", "天天都是晴天\ufe0f\ufe0f。早日康复🌬\ufe0f！", "天天都是晴天。早日康复🌬\ufe0f！"),
+    ("祝姐姐生日", "阖家欢乐👩\u200d👩\u200d👦\u200d\u200d！", "阖家欢乐👩\u200d👩\u200d👦！"),
 )
-def invisible(text: str, ask: Ask) -> str:
-    """Drop control, zero-width and half characters; make every kind of space one space."""
-    if text.isprintable():  # no control, format, half or space character but the plain space
+def invisible(text: str, request: Request) -> str:
+    """Drop control, zero-width and half characters, and what joined an emoji and joins nothing now."""
+    if not text.isprintable():  # a control, format, half or space character but the plain space
+        kept = []
+        for character in text.replace("\r\n", "\n").replace("\r", "\n"):
+            group = unicodedata.category(character)
+            if character in "\n\u200d":
+                kept.append(character)
+            elif group in ("Zl", "Zp"):
+                kept.append("\n")
+            elif group == "Zs" or character == "\t":
+                kept.append(" ")
+            elif group not in ("Cc", "Cf", "Cs"):
+                kept.append(character)
+        text = "".join(kept)
+    if "\u200d" in text or "\ufe0f" in text or "\ufe0e" in text:
+        return _SELECTOR.sub(lambda found: found[1] or (found[0] if "\u20e3" in found[0] else ""), text)
+    return text
+
+
+# --- what a chat model says around the wish -------------------------------------------------------
+
+_THINKING = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|$)\s*", re.DOTALL | re.I)
+
+
+@_mend("思考过程", ("祝姐姐生日", "<think>\n要温馨一点。\n</think>\n姐姐，生日快乐！", "姐姐，生日快乐！"))
+def thinking(text: str, request: Request) -> str:
+    """Drop what a model thought aloud."""
+    return _THINKING.sub("", text) if "<" in text else text
+
+
+_FIRST_CHOICE = re.compile(
+    r"\A\s*(?:[^\n]{0,40}[：:]\s*\n\s*)?"
+    r"(?:(?:版本|祝福语?|方案|选项)?[（(]?(?:1|一|①)[.、）):：]|[-•]\s|①)\s*(?P<first>[^\n]+?)\s*\n.*"
+    r"(?:(?:版本|祝福语?|方案|选项)?[（(]?(?:2|二|②)[.、）):：]|②).*\Z",
+    re.DOTALL,
+)
+_OR = re.compile(
+    r"\s*\n\s*(?:或者|或是|或|另一版|版本二)[：:，,]?\s*.*\Z|[（(]或者?[：:][^）)]*[）)]", re.DOTALL
+)
+
+
+@_mend(
+    "几个版本里取一个",
+    ("祝姐姐生日", "1. 姐姐，生日快乐！\n2. 姐姐，祝你岁岁平安！", "姐姐，生日快乐！"),
+    ("祝姐姐生日", "姐姐，生日快乐！\n或者：姐姐，祝你岁岁平安！", "姐姐，生日快乐！"),
+)
+def first_choice(text: str, request: Request) -> str:
+    """Of several wishes to choose from, take the first."""
+    if "\n" not in text and "或" not in text:
         return text
-    kept = []
-    for character in text.replace("\r\n", "\n").replace("\r", "\n"):
-        group = unicodedata.category(character)
-        if character == "\n" or character in _JOINERS:
-            kept.append(character)
-        elif group in ("Zl", "Zp"):
-            kept.append("\n")
-        elif group == "Zs" or character == "\t":
-            kept.append(" ")
-        elif group not in ("Cc", "Cf", "Cs"):
-            kept.append(character)
-    return "".join(kept)
+    if found := _FIRST_CHOICE.match(text):
+        return found["first"]
+    shorter = _OR.sub("", text)
+    return shorter if shorter.strip() else text
 
 
 _TITLE_LINE = re.compile(
@@ -126,14 +151,19 @@ _TITLE_LINE = re.compile(
     ("祝姐姐生日", "## 生日祝福\n姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
     ("祝姐姐生日", "【生日祝福】\n姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
 )
-def title_line(text: str, ask: Ask) -> str:
-    """Drop a first line that is a title, if another line follows."""
-    return _TITLE_LINE.sub("", text, count=1) if _TITLE_LINE.match(text) else text
+def title_line(text: str, request: Request) -> str:
+    """Drop a first line that is a title, if another line follows; a poem keeps its 《…》."""
+    found = _TITLE_LINE.match(text) if "\n" in text else None
+    if not found or (request.how and request.how.extra and found[0].lstrip()[0] in "《【"):
+        return text
+    return text[found.end() :]
 
 
 _MARKDOWN = re.compile(
-    r"```\w*|[*`]+|__+|^[ \t]*(?:#{1,6}[ \t]+|>[ \t]*|[-•][ \t]+|\d{1,2}[.、][ \t]*(?!\d))", re.MULTILINE
+    r"```\w*|\*{1,3}(?=\S)|(?<=\S)\*{1,3}|`+|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)|^[ \t]*#{1,6}[ \t]+|^[ \t]*>[ \t]+",
+    re.MULTILINE,
 )
+_BULLET = re.compile(r"\A[ \t]*(?:[-•][ \t]+|\d{1,2}[.、][ \t]*(?!\d))")
 _MARKDOWN_SIGN = re.compile(r"[`*_#>\-•\d]")  # in whatever the rule looks for
 
 
@@ -143,9 +173,9 @@ _MARKDOWN_SIGN = re.compile(r"[`*_#>\-•\d]")  # in whatever the rule looks for
     ("祝姐姐生日", "- 姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
     ("祝姐姐生日", "1. 姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
 )
-def markdown(text: str, ask: Ask) -> str:
-    """Drop the marks of bold, code, headings, quotes and lists; the words stay."""
-    return _MARKDOWN.sub("", text) if _MARKDOWN_SIGN.search(text) else text
+def markdown(text: str, request: Request) -> str:
+    """Drop the marks of bold, code, headings, quotes and of a list's first item; the words stay."""
+    return _BULLET.sub("", _MARKDOWN.sub("", text)) if _MARKDOWN_SIGN.search(text) else text
 
 
 _YES = re.compile(r"\s*(?:好的|好嘞|当然(?:可以|没问题)?|没问题|收到|明白了?|OK)[，,。.！!～~：:\s]+", re.I)
@@ -162,7 +192,7 @@ _ANNOUNCE = re.compile(
     ("祝姐姐生日", "当然可以！姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
     ("祝姐姐生日", "当前祝福语如下", ""),
 )
-def preamble(text: str, ask: Ask) -> str:
+def preamble(text: str, request: Request) -> str:
     """Drop what a chat model says before the wish; the wish behind it stays."""
     for pattern in (_YES, _ANNOUNCE):
         found = pattern.match(text)
@@ -185,13 +215,13 @@ _POSTSCRIPT_SIGN = re.compile(r"[（(]|喜欢这|以上|如果?[您你]?需")  #
     ("祝姐姐生日", "姐姐，祝你生日快乐！（共10字）", "姐姐，祝你生日快乐！"),
     ("祝姐姐生日", "姐姐，祝你生日快乐！希望你喜欢这条祝福！", "姐姐，祝你生日快乐！"),
 )
-def postscript(text: str, ask: Ask) -> str:
+def postscript(text: str, request: Request) -> str:
     """Drop what a chat model says after the wish: a count of characters, an offer to change it."""
     return _POSTSCRIPT.sub("", text) if _POSTSCRIPT_SIGN.search(text) else text
 
 
 _LABEL = re.compile(
-    r"\s*(?:[^，,。！!？?：:\n]{0,10}(?:风格|版|祝福|祝词|贺词|文案|正文|内容|标题|回答)[：:]|【[^】\n]{1,20}】)\s*"
+    r"\s*(?:[^，,。！!？?：:\n]{0,10}(?:风格|版|祝福|祝词|贺词|文案|正文|内容|标题|回答|贺)[：:]|【[^】\n]{1,20}】)\s*"
 )
 
 
@@ -201,152 +231,218 @@ _LABEL = re.compile(
     ("祝李总春节,严肃风格", "严肃风格：李总，谨祝您新春大吉。", "李总，谨祝您新春大吉。"),
     ("祝李总春节,严肃风格", "尊敬的李总：谨祝您新春大吉。", "尊敬的李总：谨祝您新春大吉。"),
 )
-def label(text: str, ask: Ask) -> str:
+def label(text: str, request: Request) -> str:
     """Drop a label in front; a salutation with a colon (尊敬的李总：) is not one."""
     found = _LABEL.match(text)
     return text[found.end() :] if found else text
 
 
 _OPEN, _CLOSE = "\"'“‘「『", "\"'”’」』"
-_QUOTES = tuple(_OPEN + _CLOSE)
+_WRAPPED = re.compile(
+    rf"[{_OPEN}](?P<inside>[^{_OPEN}{_CLOSE}]*(?:[“‘「『][^”’」』]*[”’」』][^{_OPEN}{_CLOSE}]*)*)[{_CLOSE}](?P<after>[^\w]*)"
+)
 
 
 @_mend(
     "引号",
     ("祝姐姐生日", "“姐姐，祝你生日快乐！”", "姐姐，祝你生日快乐！"),
     ("祝姐姐生日", '姐姐，祝你生日快乐！"', "姐姐，祝你生日快乐！"),
-    ("祝姐姐生日", "「岁岁平安」是我给姐姐的祝愿", "岁岁平安是我给姐姐的祝愿"),
+    ("祝姐姐生日", "「姐姐，祝你生日快乐」🎂", "姐姐，祝你生日快乐🎂"),
+    ("祝姐姐春节", "“福”字贴上门，祝你新春快乐！", "“福”字贴上门，祝你新春快乐！"),
     ("祝姐姐生日", "姐姐，愿“好运”常在！", "姐姐，愿“好运”常在！"),
 )
-def quotes(text: str, ask: Ask) -> str:
-    """Drop a quotation mark at either end, together with its partner."""
+def quotes(text: str, request: Request) -> str:
+    """Take a wish out of the quotation marks around the whole of it, and drop a mark without a partner."""
     text = text.strip()
-    if text.startswith(_QUOTES):
-        rest = text[1:]
-        partner = next((i for i, character in enumerate(rest) if character in _CLOSE), None)
-        text = rest if partner is None else rest[:partner] + rest[partner + 1 :]
-    if text.endswith(_QUOTES):
-        rest = text[:-1]
-        partner = next((i for i in reversed(range(len(rest))) if rest[i] in _OPEN), None)
-        text = rest if partner is None else rest[:partner] + rest[partner + 1 :]
+    if found := _WRAPPED.fullmatch(text):
+        return found["inside"] + found["after"]
+    if text[:1] and text[0] in _OPEN and not any(mark in _CLOSE for mark in text[1:]):
+        return text[1:]
+    if text[-1:] and text[-1] in _CLOSE and not any(mark in _OPEN for mark in text[:-1]):
+        return text[:-1]
     return text
 
 
-@_mend(
-    "多余的表情",
-    ("祝姐姐生日", "姐姐，祝你生日快乐！🎂", "姐姐，祝你生日快乐！"),
-    ("祝姐姐生日,小红书风格", "🎂🎉✨姐姐，生日快乐呀🌟", "🎂🎉姐姐，生日快乐呀"),
+# --- what was left of a form ----------------------------------------------------------------------
+
+_EMPTY_SLOT = re.compile(
+    r"(?:(?:尊敬的|亲爱的|敬爱的)?(?:先生/女士|女士/先生|大人|长辈|收件人|某某|您|你)[，,：:]"
+    r"|[您你]?(?:平辈|师长或上级)[，,]|[呀哦啦呢嘛吧哟哒][，,～~！]+|[您你][，,]|[，、。；：！？～,;:!?~. ]+)\s*(?=.)"
 )
-def emoji(text: str, ask: Ask) -> str:
-    """Drop the emoji that are more than the style allows."""
-    return wishes.strip_emoji(text, keep=ask.matrix.styles[ask.style].max_emoji)
+_CHOICE = re.compile(
+    r"^(?P<title>尊敬的|亲爱的|敬爱的)?(?P<one>[^，,：:/！!。\n]{1,6})/(?P<two>[^，,：:/！!。\n]{1,6})(?=[，,：:！!])"
+)
+_ASIDE = re.compile(
+    r"(?<=[\u4e00-\u9fff])[（(](?:[^（）()]{0,20}(?:称呼|平辈|长辈|师长|弟弟妹妹)[^（）()]{0,20}[）)]"
+    r"|\s*(?:[您你]|[^（）()，。！\d]{1,8})\s*[）)](?=[，,：:！!]))"
+)
 
 
-_STOPS = "，。；：、！？～…"
+_DEBRIS = re.compile(
+    rf"[【\[（(](?P<emoji>(?:{emojis.ONE}|\s)+)[】\]）)]"
+    r"|\s*\bemoji(?:表情包?)?(?:[：:].*$)?"
+    r"|[（(\[【]此处(?:显示|故意|省略|插入|添加)[^）)\]】\n]*[）)\]】]\n?"
+    r"|(?:[一-龥]某|某某)(?=顿首|再拜|敬上|拜上|谨上)"
+    r"|(?:侄儿|侄子|孙儿|孙子|外孙|弟弟|妹妹|哥哥|姐姐|儿子|女儿|学生|晚辈)/[一-龥]{2}(?=在此|谨|衷心|敬|拜|$)",
+    re.IGNORECASE,
+)
+_DEBRIS_SIGN = re.compile(r"[【\[（(/某]|[Ee]moji")  # in whatever the pattern above finds
 
 
 @_mend(
-    "多行",
-    ("祝姐姐生日", "姐姐，祝你生日快乐！\n愿你天天开心。", "姐姐，祝你生日快乐！愿你天天开心。"),
-    ("祝姐姐生日", "姐姐生日快乐\n\n愿你天天开心", "姐姐生日快乐，愿你天天开心"),
-    ("祝姐姐生日,小红书风格", "姐姐生日快乐🎂\n愿你天天开心呀", "姐姐生日快乐🎂愿你天天开心呀"),
+    "空位的残留",
+    ("祝姐姐生日", "，祝你生日快乐，岁岁平安！", "祝你生日快乐，岁岁平安！"),
+    ("祝医生元宵节", "大人，祝您元宵节快乐！", "祝您元宵节快乐！"),
+    ("祝邻居春节", "先生/女士，祝你新春快乐！", "祝你新春快乐！"),
+    ("祝医生春节", "医生叔叔/阿姨，祝您新春快乐！", "医生，祝您新春快乐！"),
+    ("祝爷爷生日", "爷爷（您），祝您生日快乐！", "爷爷，祝您生日快乐！"),
+    ("祝同学生日", "你，祝你生日快乐！", "祝你生日快乐！"),
+    ("祝妹妹生日,小红书风格", "呀，生日快乐，天天开心哦！🎂", "生日快乐，天天开心哦！🎂"),
+    ("祝堂妹元宵节", "祝堂妹（弟弟妹妹，用“你”称呼）元宵节快乐！", "祝堂妹元宵节快乐！"),
+    ("祝叔叔春节", "您的叔叔，新春快乐，身体健康！", "叔叔，新春快乐，身体健康！"),
+    ("祝大伯生日", "大伯，侄儿/侄女在此祝您生日快乐！", "大伯，在此祝您生日快乐！"),
+    ("祝同事生日,小红书风格", "生日快乐，天天开心哦！【🌟🎂】", "生日快乐，天天开心哦！🌟🎂"),
 )
-def lines(text: str, ask: Ask) -> str:
-    """Join the lines of a wish; a comma stands where a line ended without a mark or emoji."""
-    if "\n" not in text:
-        return text.strip()
-    parts = [part for part in (line.strip() for line in text.split("\n")) if part]
-    joined = "".join(parts[:1])
-    for part in parts[1:]:
-        emoji_last = wishes.strip_emoji(joined)[-1:] != joined[-1]
-        joined += part if emoji_last or joined[-1] in _STOPS + ",.;:!?~" else "，" + part
-    return joined
+def residue(text: str, request: Request) -> str:
+    """Drop what stands where a form of address was left empty or to be chosen."""
+    start = text[:24]
+    if "/" in start and (found := _CHOICE.match(text)):
+        name = next((name for name in request.names if found["one"].startswith(name)), "")
+        text = (found["title"] or "") + name + text[found.end() :] if name else text[found.end() :]
+    if "（" in start or "(" in start:
+        text = _ASIDE.sub("", text[:60], count=1) + text[60:]
+    if _DEBRIS_SIGN.search(text):
+        text = _DEBRIS.sub(lambda found: found["emoji"] or "", text)
+    if text[:1] in ("您", "你") or text[1:2] in ("您", "你"):
+        text = _whose(request.names).sub(r"\g<wish>\g<name>，", text)
+    found = _EMPTY_SLOT.match(text)
+    return text[found.end() :] if found else text
 
 
-_FULL = str.maketrans(",;:!?~", "，；：！？～")
-_HALF = re.compile(r"(?<=[^\x00-\x7f])[,;:!?~]+|[,;:!?~]+(?=[^\x00-\x7f])")
-_POINT = re.compile(r"(?<=[^\x00-\x7f])\.(?![A-Za-z0-9.])")
-_ELLIPSIS = re.compile(r"\.{3,}|。{3,}|…{3,}|·{3,}")
-_RUN = re.compile(r"(?!……)[，。；：、！？～]{2,}|[，。；：、！？～]+……|……[，。；：、～]+")
-_STRENGTH = "！？～。；：，、"
-# What the rule looks for: a half-width mark or two marks in a row, and at the ends:
-_UNEVEN = re.compile(rf"[,;:!?~.·{_STOPS}](?:(?<=[,;:!?~.·])|[{_STOPS}])")
-_UNEVEN_START, _UNEVEN_END = tuple(" " + _STOPS), tuple("，、；：")
-_PARTICLES = "呀啊哦呢啦嘛吧哟喔"
-_EMOJI_RUN = r"[^\w\s，。；：、！？～…,.;:!?~“”‘’「」『』（）()<>《》【】{}#*\[\]|/\\]*"
+@lru_cache(maxsize=1024)
+def _whose(names: tuple[str, ...]) -> re.Pattern:
+    """Return what finds 您的大伯 where 大伯 himself is spoken to."""
+    long = [re.escape(name) for name in names if len(name) > 1]
+    return re.compile(rf"^(?P<wish>祝?)[您你]的?(?P<name>{'|'.join(long) or '(?!)'})[，,]")
+
+
+# --- marks, particles, spaces ---------------------------------------------------------------------
+
+_PARTICLE = "呀啊哦呢啦嘛吧哟喔哒嘞呦哇"
+_TAIL_WORD = rf"(?:祝?[{_PARTICLE}]{{1,2}}|祝福你?[{_PARTICLE}]?|哇塞|花儿|祝快乐，?[{_PARTICLE}]?)"
+_EMOJI_RUN = rf"(?:{emojis.ONE}|\s)*"
 _STRAY = re.compile(
-    rf"(?P<before>[{_PARTICLES}]?)(?P<front>{_EMOJI_RUN})(?P<first>[，。；：、！？～!?.,~]+)"
-    rf"(?P<back>{_EMOJI_RUN})(?P<particle>[{_PARTICLES}])(?P<last>[。！？～!?.~]+|(?=\W*$))"
+    rf"(?P<mark>[。！？～!?~]+)(?P<between>{_EMOJI_RUN})[，,]?{_TAIL_WORD}"
+    rf"(?P<after>(?:{emojis.ONE}|\s|[。！？～!?.~，,])*)$"
 )
-_STRAY_SIGN = re.compile(rf"[，。；：、！？～!?.,~]{_EMOJI_RUN}[{_PARTICLES}]")
+_COMMA_PARTICLE = re.compile(
+    rf"(?P<before>{_EMOJI_RUN})[，、,](?P<between>{_EMOJI_RUN})(?P<word>[{_PARTICLE}])(?=[。！？～!?~]|{_EMOJI_RUN}$)"
+)
+_STRAY_SIGN = re.compile(rf"[，、。！？～!?~,](?:{_EMOJI_RUN}|，)(?:{_TAIL_WORD})\W*$")
 
 
 @_mend(
     "标点后面的语气词",
-    ("祝姐姐生日,小红书风格", "姐姐，生日快乐！啦~🎂", "姐姐，生日快乐啦！🎂"),
-    ("祝姐姐生日,小红书风格", "🎂姐姐，生日快乐。哦！", "🎂姐姐，生日快乐哦！"),
-    ("祝姐姐生日,小红书风格", "姐姐，生日快乐！🎂呀", "姐姐，生日快乐呀！🎂"),
-    ("祝姐姐生日,小红书风格", "姐姐，生日快乐🎂。呢～", "姐姐，生日快乐呢～🎂"),
-    ("祝姐姐生日,小红书风格", "姐姐，生日快乐呀🎂！啦~", "姐姐，生日快乐呀！🎂"),
-    ("祝李总春节,严肃风格", "李总，谨祝您新春大吉。哦！", "李总，谨祝您新春大吉！"),
+    ("祝姐姐生日,小红书风格", "姐姐，生日快乐！啦~🎂", "姐姐，生日快乐！🎂"),
+    ("祝姐姐生日,小红书风格", "🎂姐姐，生日快乐。哦！", "🎂姐姐，生日快乐。"),
+    ("祝姐姐生日,小红书风格", "姐姐，愿你天天开心~哒！🎂", "姐姐，愿你天天开心！🎂"),
+    ("祝姐姐生日,小红书风格", "姐姐，愿你天天开心～啦！", "姐姐，愿你天天开心～"),
+    ("祝姐姐生日,小红书风格", "姐姐，愿你天天开心🎂。祝啦~", "姐姐，愿你天天开心🎂。"),
+    ("祝姐姐生日,小红书风格", "姐姐，愿你天天开心🎂，哦！", "姐姐，愿你天天开心🎂哦！"),
+    ("祝姐姐生日,小红书风格", "姐姐，愿你幸福满满哒！", "姐姐，愿你幸福满满哒！"),
+    ("祝姐姐生日,小红书风格", "姐姐，生日快乐！加油哦～", "姐姐，生日快乐！加油哦～"),
 )
-def particle(text: str, ask: Ask) -> str:
-    """Put a particle that was stuck behind a mark in front of it.
-
-    A second particle goes, and so does any in a style that avoids particles.
-    """
+def particle(text: str, request: Request) -> str:
+    """Drop a particle that was bolted on behind the last mark; behind a comma, drop the comma."""
     if not _STRAY_SIGN.search(text):
         return text
-    avoided = any(word in _PARTICLES for word in ask.matrix.styles[ask.style].avoid)
+    if found := _STRAY.search(text):
+        mark = found["mark"]
+        if mark == "~" and "！" in found["after"].replace("!", "！"):
+            mark = "！"
+        emoji_after = re.sub("[。！？～!?.~，,]", "", found["after"])
+        return text[: found.start()] + mark.replace("!", "！") + found["between"] + emoji_after
+    return _COMMA_PARTICLE.sub(r"\g<before>\g<between>\g<word>", text)
 
-    def unstray(found: re.Match) -> str:
-        marks = (found["first"] + found["last"]).translate(_FULL).replace(".", "。")
-        word = found["before"] or ("" if avoided else found["particle"])
-        return word + min(marks, key=_STRENGTH.index) + found["front"] + found["back"]
 
-    return _STRAY.sub(unstray, text)
+_FULL = str.maketrans(",;!?", "，；！？")
+_HALF = re.compile(r"(?<=[\u4e00-\u9fff])[,;!?](?!\d)|[,;!?](?=[\u4e00-\u9fff])")
+_POINT = re.compile(r"(?<=[\u4e00-\u9fff])\.(?![A-Za-z0-9.])")
+_RUN = re.compile(r"[，。；：、！？～~]{2,}")
+_STRANDED = re.compile(rf"(?P<mark>[。！？～~])(?P<emoji>(?:{emojis.ONE}|\s)+)[，、。；：～~]+(?=\s|$)")
+_DANGLING = re.compile(rf"(?P<emoji>{emojis.ONE})[，、；：]+$")
+_UNEVEN = re.compile(r"[,;!?.]|[，。；：、！？～~]{2}|[，、。；：～~]\s")  # what the rule looks for, or more
+_STRENGTH = "！？～~。；：，、"
 
 
 @_mend(
     "标点",
     ("祝姐姐生日", "姐姐,祝你生日快乐!", "姐姐，祝你生日快乐！"),
     ("祝姐姐生日", "姐姐，，祝你生日快乐。！！", "姐姐，祝你生日快乐！"),
-    ("祝姐姐生日", "，姐姐，祝你生日快乐~~", "姐姐，祝你生日快乐～"),
+    ("祝姐姐生日,小红书风格", "姐姐，生日快乐。🎂🎉，", "姐姐，生日快乐。🎂🎉"),
+    ("祝姐姐生日,小红书风格", "姐姐，生日快乐！~", "姐姐，生日快乐！"),
     ("祝姐姐生日", "姐姐，生日快乐，", "姐姐，生日快乐。"),
+    ("祝姐姐生日,小红书风格", "岁岁平安^_^。幸福🎂，天天开心~", "岁岁平安^_^。幸福🎂，天天开心~"),
     ("祝姐姐生日", "姐姐，愿你3.5倍快乐，10:30准时吃蛋糕！", "姐姐，愿你3.5倍快乐，10:30准时吃蛋糕！"),
 )
-def punctuation(text: str, ask: Ask) -> str:
-    """Make Chinese marks Chinese, a run of marks one mark, and end on no comma."""
-    if not (_UNEVEN.search(text) or text.startswith(_UNEVEN_START) or text.endswith(_UNEVEN_END)):
+def punctuation(text: str, request: Request) -> str:
+    """Make Chinese marks Chinese, a run of different marks one mark; no mark is stranded behind an emoji."""
+    stranded = text[-1:] in tuple("，、；：") or (text[-1:] in tuple("。～~") and not text[-2:-1].isalnum())
+    if not stranded and not _UNEVEN.search(text):
         return text
-    text = _ELLIPSIS.sub("……", text)
-    text = _HALF.sub(lambda found: found[0].translate(_FULL), text)
-    text = _POINT.sub("。", text)
+    text = _POINT.sub("。", _HALF.sub(lambda found: found[0].translate(_FULL), text))
     text = _RUN.sub(_strongest, text)
-    text = text.lstrip(" ,.;:!?~" + _STOPS)
-    return re.sub(r"[，、；：]$", "。", text)
+    text = _STRANDED.sub(r"\g<mark>\g<emoji>", text).rstrip() if _STRANDED.search(text) else text
+    text = _DANGLING.sub(r"\g<emoji>", text)
+    return re.sub(r"[，、；：,;]$", "。", text)
 
 
 def _strongest(run: re.Match) -> str:
-    if "……" in run[0]:
+    """Return the mark that a run of marks comes to."""
+    if set(run[0]) == {"。"} and len(run[0]) > 2:
         return "……"
-    return min(run[0], key=_STRENGTH.index)
+    return "？！" if set(run[0]) == set("？！") else min(run[0], key=_STRENGTH.index)
+
+
+_TRAILING = re.compile(r"[ \t]+\n|\n{3,}")
 
 
 @_mend(
     "空格",
-    ("祝姐姐生日", " 姐姐， 祝你  生日快乐 ！ ", "姐姐，祝你 生日快乐！"),
+    ("祝姐姐生日", " 姐姐， 祝你  生日快乐 ！ ", "姐姐， 祝你 生日快乐！"),
 )
-def spaces(text: str, ask: Ask) -> str:
-    """Drop spaces at the ends and beside Chinese marks; a run of spaces is one."""
+def spaces(text: str, request: Request) -> str:
+    """Drop spaces at the ends and before a mark; a run of spaces is one, a run of blank lines one."""
     text = text.strip()
-    if " " not in text:
+    if " " in text:
+        text = re.sub(r"(?<=\S) {2,}", " ", text)
+        text = re.sub(r"(?<=[\u4e00-\u9fff]) (?=[，。；：、！？～])", "", text)
+    return (
+        _TRAILING.sub(lambda found: "\n" if found[0].strip("\n") else "\n\n", text) if "\n" in text else text
+    )
+
+
+_ODD_EMOJI = re.compile("[🤔😡😠🤬💀☠😭😢💩🙄😒😞😔🖕👎🤢🤮]\ufe0f?")
+
+
+@_mend(
+    "不合适的表情",
+    ("祝姐姐生日", "姐姐，祝你生日快乐！🎂", "姐姐，祝你生日快乐！"),
+    ("祝赵老师中秋节,小红书风格", "赵老师，中秋节快乐，笑口常开！🤔", "赵老师，中秋节快乐，笑口常开！"),
+)
+def emoji(text: str, request: Request) -> str:
+    """Drop the emoji where the style has none, and those that no wish wants."""
+    if not emojis.contains(text):
         return text
-    text = re.sub(r" {2,}", " ", text)
-    return re.sub(rf" (?=[{_STOPS}])|(?<=[{_STOPS}]) ", "", text)
+    if request.how and not (request.how.max_emoji or request.how.extra):
+        return emojis.strip(text).rstrip(" ")
+    return _ODD_EMOJI.sub("", text)
 
 
-_NOT_NIN, _NOT_NI = re.compile(r"(?:您|(?<!迷)你们?)+"), re.compile(r"[您你]*您[您你]*")
+# --- words ----------------------------------------------------------------------------------------
+
+_SPEECH = re.compile("[“「‘][^”」’]*[你您]|我?就?知道[你您]|[说问讲道][：:]")  # somebody is quoted
+_NI = re.compile(r"(?<!迷)你(?!们|我|追)")
 
 
 @_mend(
@@ -354,200 +450,123 @@ _NOT_NIN, _NOT_NI = re.compile(r"(?:您|(?<!迷)你们?)+"), re.compile(r"[您�
     ("祝邻居赵大妈春节", "赵大妈，祝你春节快乐！", "赵大妈，祝您春节快乐！"),
     ("祝妹妹生日", "尊敬的妹妹，祝您生日快乐！", "亲爱的妹妹，祝你生日快乐！"),
     ("祝爷爷生日", "爷爷，愿迷你蛋糕甜到你心里！", "爷爷，愿迷你蛋糕甜到您心里！"),
-    ("祝姐姐生日", "祝你您好，姐姐，生日快乐！", "祝你好，姐姐，生日快乐！"),
+    ("祝叔叔除夕", "叔叔，祝您们除夕快乐！", "叔叔，祝你们除夕快乐！"),
+    ("祝老板春节", "老板，祝您新春快乐，愿你财源滚滚！", "老板，祝您新春快乐，愿您财源滚滚！"),
 )
-def honorific(text: str, ask: Ask) -> str:
-    """Say 您 to whom the matrix calls 您, 你 to the others; a younger one is 亲爱的, not 尊敬的."""
-    recipient = ask.matrix.recipients[ask.recipient]
-    if recipient.honorific == "您":
-        return _NOT_NIN.sub("您", text) if "你" in text or "您您" in text else text
-    if recipient.kind == "younger":
-        text = text.replace("尊敬的", "亲爱的")
-    return _NOT_NI.sub("你", text) if "您" in text else text
-
-
-@_mend(
-    "重复的称呼",
-    ("祝姐姐生日", "姐姐姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
-    ("祝母亲生日", "妈妈，妈妈，祝您生日快乐！", "妈妈，祝您生日快乐！"),
-    ("祝李总春节,严肃风格", "尊敬的尊敬的李总，谨祝您新春大吉。", "尊敬的李总，谨祝您新春大吉。"),
-)
-def doubled_address(text: str, ask: Ask) -> str:
-    """Say a form of address once where it stands twice in a row."""
-    for name in ask.addresses:
-        if text.count(name) > 1:
-            return _twice(ask.addresses).sub(r"\1", text)
+def pronoun(text: str, request: Request) -> str:
+    """Say 您 to whom the matrix calls 您, 你 to the others; and to nobody both in one wish."""
+    if "您" in text:
+        text = text.replace("您您", "您").replace("您们", "你们")
+    if request.who and request.who.kind == "younger" and text.startswith("尊敬的"):
+        text = "亲爱的" + text[3:]
+    wrong = request.wrong_pronoun
+    both = "您" in text and "你" in text
+    if (wrong == "你" or (both and not wrong and request.who)) and "你" in text:
+        return text if _SPEECH.search(text) else _NI.sub("您", text)
+    if wrong == "您" and "您" in text:
+        return text if _SPEECH.search(text) else text.replace("您", "你")
     return text
 
 
-@cache
+_BARE = re.compile(
+    r"(?P<before>(?:[\u4e00-\u9fff]{1,5}[，！])?)"
+    r"(?=[您你](?:[^，。！？～的们]{0,6}(?:快乐|安康|吉祥|健康|平安|顺利|幸福)[^的]|在?新的一年))"
+)
+
+
+@_mend(
+    "缺了“祝”字",
+    ("祝大舅生日", "您生日快乐，愿身体健康！", "祝您生日快乐，愿身体健康！"),
+    ("祝赵老师元宵节", "赵老师，您元宵节快乐！", "赵老师，祝您元宵节快乐！"),
+    ("祝表妹春节", "你新的一年，事业蒸蒸日上！", "祝你新的一年，事业蒸蒸日上！"),
+)
+def missing_wish(text: str, request: Request) -> str:
+    """Put the 祝 in front of 您生日快乐, where the wish begins; the one mend that makes a text longer."""
+    found = _BARE.match(text)
+    name = found and found["before"][:-1]
+    if not found or (name and name not in request.names):
+        return text
+    return f"{found['before']}祝{text[found.end() :]}"
+
+
+_CLAUSE = re.compile("[，。！～、]")
+_SAME = re.compile(r"(.{2,5}?)[，、]?\1")
+_AGAIN = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,12})(?:[，、](?P=words))+(?=[，。！～、]|$)")
+
+
+_SAID = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,8})，[祝愿][您你](?P=words)，")
+
+
+@_mend(
+    "连说几遍",
+    ("祝姐姐生日", "姐姐姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
+    ("祝母亲生日", "妈妈，妈妈，祝您生日快乐！", "妈妈，祝您生日快乐！"),
+    ("祝李总春节,严肃风格", "尊敬的尊敬的李总，谨祝您新春大吉。", "尊敬的李总，谨祝您新春大吉。"),
+    ("祝妹妹工作升职", "妹妹，愿你事业蒸蒸日上，蒸蒸日上，蒸蒸日上。", "妹妹，愿你事业蒸蒸日上。"),
+)
+def doubled(text: str, request: Request) -> str:
+    """Say once what stands twice in a row: a form of address, or some words between commas."""
+    for one, two in pairwise(_CLAUSE.split(text)):
+        if two and one.endswith((two, two[2:] or two)):
+            text = _SAID.sub(r"\g<words>，", _AGAIN.sub(r"\g<words>", text))
+            break
+    start = text[:16]  # where somebody is addressed
+    return _twice(request.names).sub(r"\1", start) + text[16:] if _SAME.search(start) else text
+
+
+@lru_cache(maxsize=1024)
 def _twice(names: tuple[str, ...]) -> re.Pattern:
-    return re.compile(rf"({'|'.join(map(re.escape, names))})(?:[，、]?\1)+")
+    long = [re.escape(name) for name in names if len(name) > 1]
+    return re.compile(rf"({'|'.join((*long, '尊敬的', '亲爱的'))})(?:[，、]?\1)+(?=[，,、：:！祝愿\w])")
 
 
-# --- rejects, in order --------------------------------------------------------------------------
-
-
-@_reject("只有开场白", ("祝姐姐生日", ""))
-def empty(text: str, ask: Ask) -> str | None:
-    """Nothing is left of the answer: it was a stub, marks or blanks."""
-    return None if text.strip(_STOPS + " ") else "去掉开场白和记号以后，没有祝福"
-
-
-_REFUSAL = re.compile(
-    r"作为(?:一个|一名|一款)?(?:AI|人工智能|语言模型|大模型|智能助手)"
-    r"|我(?:无法|不能|没有办法|没办法)(?:为您|为你|帮您|帮你|提供|生成|回答|完成|满足|写)"
-    r"|抱歉|对不起|很遗憾",
-    re.I,
+_TYPOS = {
+    "棕香": "粽香", "棕子": "粽子", "棕叶": "粽叶", "吃棕": "吃粽", "元霄": "元宵", "重阳结": "重阳节",
+    "繁华似锦": "繁花似锦", "再接再励": "再接再厉", "万事如易": "万事如意",
+    "蒸蒸日尚": "蒸蒸日上", "兴高彩烈": "兴高采烈", "鹏程万理": "鹏程万里", "心想是成": "心想事成",
+}  # fmt: skip
+_SLIP = re.compile(  # each alternative begins with a letter of its own: the search passes quickly over the rest
+    rf"(?P<typo>{'|'.join(_TYPOS)})"
+    r"|(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=身体健康[，。！]|(?:生日|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
 )
 
 
-@_reject(
-    "拒答",
-    ("祝姐姐生日", "抱歉，我无法生成这条祝福。"),
-    ("祝姐姐生日", "作为一个AI语言模型，我祝姐姐生日快乐！"),
+@_mend(
+    "错别字和病句",
+    ("祝伯母端午节,小红书风格", "愿棕香飘满屋，端午安康呀！🎉", "愿粽香飘满屋，端午安康呀！🎉"),
+    ("祝赵老师中秋节", "愿赵老师在中秋节快乐！", "愿赵老师中秋节快乐！"),
+    ("祝妹妹端午节", "愿你的端午节快乐！", "愿你端午节快乐！"),
 )
-def refusal(text: str, ask: Ask) -> str | None:
-    """The model talks about itself or says no."""
-    found = _REFUSAL.search(text)
-    return f"出现“{found[0]}”" if found else None
+def wording(text: str, request: Request) -> str:
+    """Mend the slips of the pen that wishes are known for."""
+    return _SLIP.sub(lambda found: _TYPOS[found["typo"]] if found["typo"] else "", text)
 
 
-_LEFTOVER = re.compile(
-    # each alternative begins with a letter of its own: so the search passes quickly over the rest
-    r"##*|\{|\}|字数|字以内|对象称谓|祝福场景|参考句|造句风格|语气助词|小红书风格|正常风格|严肃风格"
-    r"|<\|?[A-Za-z/_][^>\n]*>|\[/?(?:INST|UNUSED_TOKEN[^\]]*)\]"
-)
+# --- rejects --------------------------------------------------------------------------------------
 
 
-@_reject(
-    "提示词残留",
-    ("祝姐姐生日", "姐姐，祝你生日快乐！###"),
-    ("祝姐姐生日", "姐姐，祝{}生日快乐！"),
-    ("祝姐姐生日", "字数小于50字，姐姐，祝你生日快乐！"),
-    ("祝姐姐生日", "姐姐，祝你生日快乐！<|im_end|>"),
-)
-def leftover(text: str, ask: Ask) -> str | None:
-    """Words or marks of the prompt, or tokens of a chat template, stand in the wish."""
-    found = _LEFTOVER.search(text)
-    return f"出现“{found[0]}”" if found else None
+def _absurd(text: str, request: Request) -> str | None:
+    """Nobody would wish this recipient this, whatever the words."""
+    return _unsuitable(text, request) if request.misfit and request.misfit.absurd else None
 
 
-_LATIN = re.compile(r"[A-Za-z]")
-_FAMILIAR = re.compile(
-    r"[\0-\u036f\u2000-\u2dff\u3000-\u302d\u4e00-\u9fff\uff00-\uff65\U0001f000-\U0001faff]*"
-)
-_FOREIGN = ("HIRAGANA", "KATAKANA", "HANGUL", "CYRILLIC", "ARABIC", "THAI", "GREEK", "HEBREW", "DEVANAGARI")
+def _unsuitable(text: str, request: Request) -> str | None:
+    """The matrix leaves this pair out; a policy, so this rule has a switch of its own."""
+    misfit = request.misfit
+    return f"不给{request.recipient}送{request.scene}的祝福：{misfit.why}" if misfit else None
 
 
-@_reject(
-    "其他语言",
-    ("祝姐姐生日", "Happy birthday to my dear sister!"),
-    ("祝姐姐生日", "姐姐，お誕生日おめでとう！"),
-    ("祝姐姐生日", "姐姐，祝你生\ufffd快乐！"),
-)
-def language(text: str, ask: Ask) -> str | None:
-    """Another script, mostly Latin letters, or a character that was lost in decoding."""
-    if "\ufffd" in text:
-        return "有解码失败的字符（�）"
-    if not _FAMILIAR.fullmatch(text):
-        for character in text:
-            if _is_foreign(character):
-                return f"出现其他文字“{character}”"
-    letters = len(_LATIN.findall(text))
-    return f"{len(text)} 个字符里有 {letters} 个字母" if letters * 5 > len(text) else None
+def _reject(name: str, title: str, apply, *examples: tuple[str, str]) -> Rule:
+    return Rule(name, title, "reject", apply, tuple(Example(*example) for example in examples))
 
 
-@cache
-def _is_foreign(character: str) -> bool:
-    return unicodedata.name(character, "").startswith(_FOREIGN)
+ABSURD, UNSUITABLE = "absurd_pair", "unsuitable"
+REJECTS: list[Rule] = [
+    *(_reject(fault.name, fault.title, fault.apply, *fault.examples) for fault in faults.FAULTS.values()),
+    _reject(ABSURD, "荒唐的组合", _absurd, ("祝奶奶新婚快乐", "奶奶，祝您新婚快乐，百年好合！")),
+    _reject(UNSUITABLE, "矩阵以外的组合", _unsuitable, ("祝爷爷七夕节", "爷爷，祝您七夕节快乐，天天开心！")),
+]
 
-
-@_reject("复读", ("祝姐姐生日", "生日快乐生日快乐生日快乐生日快乐"))
-def loop(text: str, ask: Ask) -> str | None:
-    """The same words three times in a row."""
-    found = wishes.find_loop(text)
-    return f"“{found}”连着说了三遍以上" if found else None
-
-
-@_reject("不合适的组合", ("祝爷爷七夕节", "爷爷，祝您七夕节快乐，天天开心！"))
-def unsuitable(text: str, ask: Ask) -> str | None:
-    """The matrix says that one does not wish this recipient this."""
-    if ask.matrix.suitable(ask.recipient, ask.scene):
-        return None
-    return f"不给{ask.recipient}送{ask.scene}的祝福"
-
-
-@_reject(
-    "长度",
-    ("祝姐姐生日", "生日快乐！"),
-    ("祝姐姐生日", "姐姐，祝你生日快乐！" + "愿你岁岁平安，事事顺心，时时有好运相伴，天天有好友相陪。" * 2),
-)
-def length(text: str, ask: Ask) -> str | None:
-    """Outside the bounds of the style, in characters."""
-    style = ask.matrix.styles[ask.style]
-    if style.min_chars <= len(text) <= style.max_chars:
-        return None
-    return f"{len(text)} 个字符，{style.name}风格要 {style.min_chars} 到 {style.max_chars} 个"
-
-
-@_reject("送错了人", ("祝姐姐生日", "亲爱的奶奶，祝你生日快乐！"))
-def wrong_recipient(text: str, ask: Ask) -> str | None:
-    """It opens with an address that belongs to somebody else, and never addresses the right one."""
-    if any(name in text for name in ask.names):
-        return None
-    found = ask.matrix.salutation.match(text)
-    return f"开头是“{found[1]}”，应当是“{ask.recipient}”" if found else None
-
-
-@_reject(
-    "送错了场景",
-    ("祝姐姐生日", "姐姐，祝你春节快乐，岁岁平安！"),
-    ("祝姐姐生日", "姐姐，祝你天天开心，万事如意！"),
-)
-def wrong_scene(text: str, ask: Ask) -> str | None:
-    """No word of the scene, or a word that belongs to another scene."""
-    if ask.verdict(text)["on_topic"]:
-        return None
-    keywords = ask.matrix.scenes[ask.scene].keywords
-    for other in ask.matrix.scenes.values():
-        for word in other.marks:
-            if other.name != ask.scene and word in text and word not in keywords:
-                return f"出现“{word}”，那是{other.name}"
-    return f"没有说到{ask.scene}"
-
-
-@_reject(
-    "风格不符",
-    ("祝姐姐生日,小红书风格", "姐姐，祝你生日快乐，天天开心呀！"),
-    ("祝李总春节,严肃风格", "李总，祝您新春大吉，万事如意，身体健康，阖家欢乐！"),
-)
-def wrong_style(text: str, ask: Ask) -> str | None:
-    """Too few emoji, an ending or a marker missing, or a word that the style avoids."""
-    if ask.verdict(text)["style"]:
-        return None
-    style = ask.matrix.styles[ask.style]
-    found = wishes.count_emoji(text)
-    if not style.min_emoji <= found <= style.max_emoji:
-        return f"{found} 个表情，{style.name}风格要 {style.min_emoji} 到 {style.max_emoji} 个"
-    avoided = next((word for word in style.avoid if word in text), None)
-    if avoided:
-        return f"出现“{avoided}”，{style.name}风格不用"
-    if style.markers and not any(word in text for word in style.markers):
-        return f"没有{style.name}风格的用语（{'、'.join(style.markers)}）"
-    return f"结尾不是语气词（{'、'.join(style.endings)}）"
-
-
-@_reject(
-    "其他毛病",
-    ("祝爷爷生日", "爷爷，愿迷你蛋糕甜到您的心里！"),
-    ("祝姐姐生日", "姐姐，这条祝福语送给你，生日快乐！"),
-)
-def unfit(text: str, ask: Ask) -> str | None:
-    """``wishes.check`` still finds something: the net below the other rules."""
-    words = {"honorific": "称呼对方的“您”“你”不对", "clean": "还有记号、开场白或不成对的标点"}
-    verdict = ask.verdict(text)
-    return "；".join(words.get(name, name) for name, good in verdict.items() if not good) or None
-
-
-RULES: dict[str, Rule] = {rule.name: rule for rule in MENDS + REJECTS}
+RULES: dict[str, Rule] = {rule.name: rule for rule in [*MENDS, *REJECTS]}
+if len(RULES) != len(MENDS) + len(REJECTS):
+    raise AssertionError("two rules of one name: the later one would replace the other")

@@ -10,7 +10,6 @@ from tianji_helpers import paths
 from tianji_helpers.dataset import clean, decisions, merge, ruozhiba, self_cognition, splits
 
 THRESHOLD = 0.9
-HELDOUT_SHARE = 0.08
 DEFAULT_PERSONA = self_cognition.Persona("小明", "小祝", "Gemma 3 270M")
 RUOZHIBA_SAMPLE = paths.DATA / "ruozhiba" / "sample.jsonl"
 
@@ -21,7 +20,7 @@ def ensure_wishes(output_dir: str | Path = "", seed: int = 42) -> bool:
     Raises CourseError if stage 01 has no rounds.
     """
     out = paths.stage_dir("02", output_dir)
-    names = ("wishes.json", "wishes_train.json", "wishes_heldout.json")
+    names = ("wishes.json", *(f"wishes_{part}.json" for part in splits.PARTS))
     if all((out / name).is_file() for name in names):
         return False
     merge.merge_rounds(paths.stage_dir("01", output_dir), out / "merged.json")
@@ -33,14 +32,14 @@ def ensure_wishes(output_dir: str | Path = "", seed: int = 42) -> bool:
         threshold=THRESHOLD,
         decisions_file=out / decisions.FILE,
     )
-    splits.write_split(*(out / name for name in names), share=HELDOUT_SHARE, seed=seed)
+    splits.write_split(out / "wishes.json", seed=seed)
     return True
 
 
 def ensure_self_cognition(output_dir: str | Path = "", seed: int = 42) -> bool:
     """Write the default persona's files unless they are there; return whether it was work."""
     out = paths.stage_dir("03", output_dir)
-    names = [f"self_cognition{part}.json" for part in ("", "_heldout", "_probe")]
+    names = [f"self_cognition{part}.json" for part in ("", "_validation", "_test", "_probe")]
     if all((out / name).is_file() for name in names):
         return False
     self_cognition.write(out / names[0], DEFAULT_PERSONA, seed=seed)
@@ -50,8 +49,8 @@ def ensure_self_cognition(output_dir: str | Path = "", seed: int = 42) -> bool:
 def ensure_ruozhiba(output_dir: str | Path = "") -> bool:
     """Convert the project's own sample unless that is done; return whether it was work."""
     out = paths.stage_dir("04", output_dir)
-    names = ("ruozhiba_train.jsonl", "ruozhiba_test.jsonl")
-    if all((out / name).is_file() for name in names):
+    train, validation, test = (out / f"ruozhiba_{part}.jsonl" for part in splits.PARTS)
+    if all(file.is_file() for file in (train, validation, test)):
         return False
-    ruozhiba.convert_file(RUOZHIBA_SAMPLE, *(out / name for name in names))
+    ruozhiba.convert_file(RUOZHIBA_SAMPLE, train, test, validation_path=validation)
     return True

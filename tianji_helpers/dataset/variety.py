@@ -2,7 +2,7 @@
 
 A data set that asks 祝姐姐生日 a thousand times in the same words makes a model that understands these
 words. ``vary`` words each request anew, in one of the wordings that ``wishes.WORDINGS`` lists and
-``Matrix.parse_request`` reads back. Which one depends on the seed and on what the row says, not on how it
+``Matrix.read`` reads back. Which one depends on the seed and on what the row says, not on how it
 was worded before: varying twice is varying once.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from tianji_helpers import wishes
 from tianji_helpers.errors import CourseError
+from tianji_helpers.request import Request
 
 
 def check(variants: int) -> None:
@@ -25,8 +26,8 @@ def vary(
     """Yield turns whose requests are worded in ``variants`` ways, each about as often.
 
     variants: the first so many of ``wishes.WORDINGS``; 1 changes nothing. seed: another one chooses
-    otherwise. matrix: as ``wishes.load`` returns it (read if absent). A request that the matrix cannot
-    read stays. Raises CourseError for a number of wordings that there is not.
+    otherwise. matrix: as ``wishes.load`` returns it (read if absent). A request with names of one's
+    own, or that asks for more than a wish, stays. Raises CourseError for a number of wordings that there is not.
 
     >>> outputs = ("谨祝顺遂", "谨祝如意", "谨祝平安")
     >>> rows = [{"input": "祝姐姐生日,严肃风格", "output": wish} for wish in outputs]
@@ -39,10 +40,15 @@ def vary(
         return
     matrix = wishes.load() if matrix is None else matrix
     for turn in turns:
-        names = matrix.parse_request(turn["input"])
-        if names is None:
+        asked = matrix.read(turn["input"])
+        names = (*asked.pair, asked.style)
+        if not (asked.what and asked.how and asked.recipient in matrix.recipients) or _asks_more(asked):
             yield turn
             continue
         digest = hashlib.sha256("/".join((str(seed), *names, turn["output"])).encode()).digest()
         wording = int.from_bytes(digest[:8], "big") % variants
         yield {**turn, "input": matrix.request(*names, wording=wording)}
+
+
+def _asks_more(asked: Request) -> bool:
+    return bool(asked.details or asked.address or asked.max_chars)

@@ -196,8 +196,8 @@ def _data(facts: Facts) -> str:
     if facts.teachers:
         lines.append(f"- 由 {'、'.join(facts.teachers)} 生成，再经课程的规则清洗")
     lines.append(f"- 训练 {rows} 条" if rows else "- 训练条数：未记录")
-    if counts.get("heldout"):
-        lines.append(f"- 留作测试、从不参加训练的 {counts['heldout']} 条")
+    if counts.get("test"):
+        lines.append(f"- 留作测试、从不参加训练的 {counts['test']} 条")
     lines.append("- 数据本身不在这个仓库里。")
     return "\n".join(lines)
 

@@ -155,7 +155,8 @@ def train(
     if processes:
         arguments += ["--launcher", "pytorch"]
     if not resume:
-        work_folder.begin(work_dir, config.name, {"config": str(config), "cfg_options": str(cfg_options or "")})
+        about = {"config": str(config), "cfg_options": str(cfg_options or "")}
+        work_folder.begin(work_dir, config.name, about)
 
     def on_line(line: str) -> None:
         if match := _PROGRESS.search(line):

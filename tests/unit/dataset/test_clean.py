@@ -8,13 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tianji_helpers import records, wishes
+from tianji_helpers import faults, records, wishes
 from tianji_helpers.dataset import clean, decisions, openings
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import dirt
 from tianji_helpers.synthesis.phrasebook import Phrasebook
 
 MATRIX = wishes.load()
+
+
+# without what people keep: a second line, a long wish, and 你 where both words are usual
+DIRT = sorted({*dirt.KINDS} - {"second_line", "too_long", "honorific"})
 
 
 def turn(request: str, output: str) -> dict:
@@ -27,14 +31,14 @@ def teacher():
     book, rng = Phrasebook(MATRIX), random.Random(7)
     turns, kinds = [], []
     for recipient, scene in MATRIX.pairs():
-        style = rng.choice(list(MATRIX.styles))
+        style = rng.choice(MATRIX.usual_styles)
 
         def again(cell=(recipient, scene, style)):
             return book.compose(*cell, rng=rng)
 
         wish, kind = again(), None
         if rng.random() < 1 / 3:
-            kind = rng.choice(dirt.KINDS)
+            kind = rng.choice(DIRT)
             wish = dirt.soil(kind, wish, recipient, scene, again, rng)
         turns.append(turn(MATRIX.request(recipient, scene, style), wish))
         kinds.append(kind)
@@ -61,15 +65,34 @@ def test_planted_dirt_is_mended_or_rejected(teacher, cleaned):
     assert len(soiled) > 100
     assert soiled <= handled
     mended = {teacher[1][row["row"] - 1] for row in cleaned.mended}
-    assert mended >= set(dirt.KINDS) - {"stub", "too_long", "too_short"}
+    assert mended >= {*DIRT} - {"stub", "too_short"}
 
 
-def test_kept_rows_pass_the_check(cleaned):
-    good = [
-        all(wishes.check(MATRIX, *MATRIX.parse_request(row["input"]), row["output"]).values())
-        for row in cleaned.kept
+def test_kept_rows_have_no_hard_fault(cleaned):
+    assert not any(faults.find(MATRIX.read(row["input"]), row["output"]) for row in cleaned.kept)
+
+
+def test_rows_are_kept_however_their_request_is_worded():
+    asked = ("祝姐姐生日", "写首诗", "祝房东泼水节快乐", "我想送姐姐生日祝福，朋克风格", "")
+    rows = [
+        turn(request, f"{number}号祝福：生日快乐，" + "岁岁平安年年有余日日高兴"[number:])
+        for number, request in enumerate(asked)
     ]
-    assert sum(good) >= 0.99 * len(good)
+    assert not clean.clean_turns(rows, MATRIX, off=(clean.NEAR,)).rejects
+
+
+def test_suitability_is_a_policy_with_a_switch_of_its_own():
+    rows = [
+        turn("祝奶奶新婚快乐", "奶奶，祝您百年好合，白头偕老！"),
+        turn("祝爷爷七夕节", "爷爷，七夕到了，愿您和奶奶甜甜蜜蜜。"),
+        turn("祝姐姐生日", "姐姐，生日快乐，岁岁平安！"),
+    ]
+    kept = {name: clean.clean_turns(rows, MATRIX, suitability=name) for name in clean.SUITABILITY}
+    assert {name: len(cleaned.kept) for name, cleaned in kept.items()} == {"absurd": 2, "matrix": 1, "off": 3}
+    assert kept["absurd"].rejects[0]["reason"] == "不给奶奶送新婚快乐的祝福：这些长辈早已成家"
+    assert [cleaned.report["misfits"] for cleaned in kept.values()] == [1, 0, 2]
+    with pytest.raises(CourseError, match="suitability 是 strict，只能是 absurd、matrix、off"):
+        clean.clean_turns(rows, MATRIX, suitability="strict")
 
 
 def test_cleaning_again_changes_nothing(cleaned):
@@ -131,7 +154,7 @@ def test_each_rule_can_be_switched_off():
     rows = [turn("祝姐姐生日", f"“{GOOD}”")]
     assert clean.clean_turns(rows, MATRIX).kept[0]["output"] == GOOD
     without = clean.clean_turns(rows, MATRIX, off=("quotes",))
-    assert without.rejects[0]["rule"] == "unfit"
+    assert without.kept[0]["output"] == f"“{GOOD}”"
 
 
 def test_an_absurdly_long_answer_is_rejected_at_once():
@@ -176,7 +199,7 @@ def test_the_number_of_processes_and_the_way_of_storing_change_nothing(tmp_path,
     twins = [turn("祝姐姐生日", GOOD), turn("祝姐姐生日", GOOD.replace("！", "。"))]
     rows = [*twins, *teacher[0], *many(150), *teacher[0][::3]]
     one = clean.clean_turns(rows, MATRIX, processes=1)
-    assert {clean.EXACT, clean.NEAR, clean.OPENING, "length"} <= {row["rule"] for row in one.rejects}
+    assert {clean.EXACT, clean.NEAR, clean.OPENING, "empty"} <= {row["rule"] for row in one.rejects}
     assert clean.clean_turns(rows, MATRIX, processes=2) == one
     monkeypatch.undo()  # parts of another size
     records.write_conversations(tmp_path / "merged.json", rows)
@@ -234,14 +257,16 @@ def test_nothing_is_lost_whatever_was_decided(rows, actions):
         assert action is None or (number in rejected) == (action == "reject")
 
 
-@pytest.mark.parametrize("text", ["“" * 2000, "好的，" * 666, "🎂" * 2000, "+" * 2000, "，呀" * 1000])
-def test_hostile_text_does_not_hang(text):
-    started = time.perf_counter()
-    assert len(clean.clean_turns([turn("祝姐姐生日", text)], MATRIX).rejects) == 1
-    assert time.perf_counter() - started < 5
+@pytest.mark.parametrize(
+    "piece", ["“", "好的，", "🎂", "+", "，呀", "的", "生日快乐", "1. 好\n", "（您", "a ", "祝您"]
+)
+def test_hostile_text_does_not_hang(piece):
+    started = time.process_time()
+    clean.clean_turns([turn("祝姐姐生日", (piece * 2000)[:2000])], MATRIX)
+    assert time.process_time() - started < 5  # a minute and more if it were cubic
 
 
-@pytest.mark.parametrize("name", ["quote", "unknown_request"])
+@pytest.mark.parametrize("name", ["quote", "oversize", "absurd_pair"])
 def test_unknown_rule(name):
     with pytest.raises(CourseError, match=name):
         clean.clean_turns([], MATRIX, off=(name,))
@@ -258,13 +283,13 @@ def test_files(tmp_path):
     clean.clean_file(
         merged, tmp_path / "w.json", rejects=tmp_path / "r.jsonl", report=tmp_path / "report.json"
     )
-    assert records.read_conversations(tmp_path / "w.json") == [turn("祝姐姐生日", GOOD)]
+    assert records.read_conversations(tmp_path / "w.json") == [turn("祝姐姐生日", GOOD), rows[1]]
     rejects = records.read_jsonl(tmp_path / "r.jsonl")
-    assert [(row["row"], row["rule"]) for row in rejects] == [(2, clean.REQUEST), (3, "empty")]
-    assert rejects[1]["before"] == "当前祝福语如下"
+    assert [(row["row"], row["rule"]) for row in rejects] == [(3, "empty")]
+    assert rejects[0]["before"] == "当前祝福语如下"
     report = records.read_json(tmp_path / "report.json")
-    assert (report["rows_in"], report["rows_out"], report["rejected"]) == (3, 1, 2)
+    assert (report["rows_in"], report["rows_out"], report["rejected"]) == (3, 2, 1)
     counts = {rule["name"]: rule["rows"] for rule in report["rules"]}
     assert counts["preamble"] == 2 and counts["empty"] == 1
     provenance = records.read_json(records.provenance_path(tmp_path / "w.json"))
-    assert provenance["parameters"] == {"off": [], "threshold": 0.9}
+    assert provenance["parameters"] == {"off": [], "suitability": "absurd", "threshold": 0.9}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tianji_helpers import wishes
+from tianji_helpers import faults, wishes
 from tianji_helpers.dataset import clean, rules
 
 MATRIX = wishes.load()
@@ -29,8 +29,8 @@ PIECES = [
 TEXTS = st.one_of(st.lists(st.sampled_from(PIECES), max_size=14).map("".join), st.text(max_size=40))
 
 
-def ask(request: str) -> rules.Ask:
-    return rules.Ask(MATRIX, *MATRIX.parse_request(request))
+OFF = clean.SUITABILITY["off"]
+ask = MATRIX.read
 
 
 def cases(kind):
@@ -49,7 +49,8 @@ def test_mend_example(rule, example):
 
 @pytest.mark.parametrize(("rule", "example"), cases("reject"))
 def test_reject_example_is_caught_by_this_rule(rule, example):
-    found = clean.reject(example.before, ask(example.request))
+    off = () if rule.name == rules.UNSUITABLE else clean.SUITABILITY["absurd"]
+    found = clean.reject(example.before, ask(example.request), off)
     assert found is not None
     assert found[0] == rule.name
     assert found[1].strip()
@@ -68,18 +69,36 @@ def test_every_rule_has_title_doc_and_example():
         "姐姐，愿“好运”常在，生日快乐……",
         "姐姐，愿你3.5倍快乐，生日10:30准时吃蛋糕！",
         "好运连连，生日快乐呀，姐姐！",
+        "“福”字是我剪的，生日快乐也是我写的。",
+        "姐姐，蛋糕🎂，礼物🎁，都给你留着～",
+        "姐姐，岁岁平安^_^。",
+        "幸福满满哒！加油鸭！🦆 生日快乐哦~",
+        "尊敬的姐姐：\n生日快乐，诸事顺遂。",
+        "一家三口👩‍👩‍👦，日子像春风一样🌬️！",
     ],
 )
 def test_a_clean_wish_is_left_alone(text):
-    question = ask("祝姐姐生日")
+    question = ask("祝姐姐生日,小红书风格")
     assert clean.mend(text, question) == (text, [])
     assert clean.reject(text, question) is None
 
 
 @given(text=TEXTS, request=st.sampled_from(REQUESTS))
-def test_no_mend_makes_a_text_longer(text, request):
+def test_no_mend_makes_a_text_longer_but_one(text, request):
     for rule in rules.MENDS:
-        assert len(rule.apply(text, ask(request))) <= len(text), rule.name
+        longer = len(rule.apply(text, ask(request))) - len(text)
+        assert longer <= (rule.name == "missing_wish"), rule.name
+
+
+PLAIN = st.text(st.sampled_from("祝愿您你姐爷的在呀啦哦，。！？、；：～🎂🎉☀生日快乐年"), max_size=30)
+
+
+@given(text=PLAIN, request=st.sampled_from(REQUESTS))
+def test_what_is_passed_over_on_a_plain_text_would_not_have_acted(text, request):
+    assert rules.is_plain(text)
+    for rule in rules.RULES.values():
+        if not rule.plain:
+            assert rule.apply(text, ask(request)) == (text if rule.kind == "mend" else None), rule.name
 
 
 @given(text=TEXTS, request=st.sampled_from(REQUESTS))
@@ -89,8 +108,7 @@ def test_mended_text_needs_no_mending(text, request):
 
 
 @given(text=TEXTS, request=st.sampled_from(REQUESTS))
-def test_what_no_rule_rejects_passes_the_check(text, request):
-    question = ask(request)
-    mended, _ = clean.mend(text, question)
-    if clean.reject(mended, question) is None:
-        assert all(question.verdict(mended).values())
+def test_what_no_rule_rejects_has_no_hard_fault(text, request):
+    mended, _ = clean.mend(text, ask(request))
+    if clean.reject(mended, ask(request), OFF) is None:
+        assert faults.find(ask(request), mended) == {}

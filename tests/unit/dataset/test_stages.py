@@ -8,7 +8,7 @@ import pytest
 
 from tianji_helpers import paths, records, wishes
 from tianji_helpers.classroom.parameters import defaults
-from tianji_helpers.dataset import decisions, ruozhiba, self_cognition, stages
+from tianji_helpers.dataset import decisions, ruozhiba, self_cognition, splits, stages
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis.phrasebook import Phrasebook
 
@@ -28,10 +28,11 @@ def test_wishes_are_made_once_from_the_rounds(tmp_path):
 
     assert stages.ensure_wishes(tmp_path)
     out = paths.stage_dir("02", tmp_path)
-    parts = [
-        len(records.read_conversations(out / f"wishes{part}.json")) for part in ("", "_train", "_heldout")
-    ]
-    assert parts[0] == parts[1] + parts[2] > 300
+    whole, *parts = (
+        len(records.read_conversations(out / f"wishes{part}.json"))
+        for part in ("", "_train", "_validation", "_test")
+    )
+    assert whole == sum(parts) > 300 and min(parts) > 15
     assert not stages.ensure_wishes(tmp_path)
 
     first = records.read_conversations(out / "merged.json")[0]
@@ -44,10 +45,23 @@ def test_wishes_are_made_once_from_the_rounds(tmp_path):
 def test_the_other_two(tmp_path):
     assert stages.ensure_self_cognition(tmp_path)
     assert not stages.ensure_self_cognition(tmp_path)
-    assert records.read_conversations(paths.stage_dir("03", tmp_path) / "self_cognition_heldout.json")
+    for part in ("validation", "test"):
+        assert records.read_conversations(paths.stage_dir("03", tmp_path) / f"self_cognition_{part}.json")
     assert stages.ensure_ruozhiba(tmp_path)
     assert not stages.ensure_ruozhiba(tmp_path)
-    assert records.read_jsonl(paths.stage_dir("04", tmp_path) / "ruozhiba_test.jsonl")
+    sizes = [
+        len(records.read_jsonl(paths.stage_dir("04", tmp_path) / f"ruozhiba_{part}.jsonl"))
+        for part in splits.PARTS
+    ]
+    assert sizes == [16, 2, 6]
+
+
+def test_files_from_before_there_was_a_validation_part_are_made_again(tmp_path):
+    stages.ensure_self_cognition(tmp_path)
+    folder = paths.stage_dir("03", tmp_path)
+    (folder / "self_cognition_validation.json").rename(folder / "self_cognition_heldout.json")
+    assert stages.ensure_self_cognition(tmp_path)
+    assert (folder / "self_cognition_validation.json").is_file()
 
 
 def test_defaults_are_those_of_the_notebooks():
@@ -56,7 +70,8 @@ def test_defaults_are_those_of_the_notebooks():
 
     wishes_lesson = parameters("02_merge_clean.ipynb")
     assert wishes_lesson["threshold"] == stages.THRESHOLD
-    assert wishes_lesson["heldout_share"] == stages.HELDOUT_SHARE
+    assert wishes_lesson["validation_share"] == splits.VALIDATION_SHARE
+    assert wishes_lesson["test_share"] == splits.TEST_SHARE
     assert wishes_lesson["rules_off"] == []
     persona_lesson = parameters("03_make_self_cognition.ipynb")
     names = [persona_lesson[name] for name in ("owner", "assistant", "model_name")]
@@ -67,5 +82,7 @@ def test_defaults_are_those_of_the_notebooks():
         for name in ("max_questions", "wordings", "general_ratio", "repeat", "seed")
     )
     ruozhiba_lesson = parameters("04_convert_ruozhiba.ipynb")
-    ratio = inspect.signature(ruozhiba.convert_file).parameters["ratio"].default
-    assert (ruozhiba_lesson["train_ratio"], ruozhiba_lesson["shuffle"]) == (ratio, False)
+    convert = inspect.signature(ruozhiba.convert_file).parameters
+    assert ruozhiba_lesson["train_ratio"] == convert["ratio"].default
+    assert ruozhiba_lesson["validation_ratio"] == convert["validation"].default
+    assert not ruozhiba_lesson["shuffle"]

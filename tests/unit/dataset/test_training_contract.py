@@ -93,7 +93,7 @@ def written(tmp_path_factory):
         for pair in matrix.pairs()
     ]
     records.write_conversations(folder / "wishes.json", turns)
-    splits.write_split(*(folder / f"{name}.json" for name in ("wishes", "wishes_train", "wishes_heldout")))
+    splits.write_split(folder / "wishes.json")
     self_cognition.write(
         folder / "self_cognition.json", self_cognition.Persona("小明", "小祝", "Gemma 3 270M")
     )

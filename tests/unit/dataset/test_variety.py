@@ -22,11 +22,16 @@ TURNS = st.lists(
 )
 
 
+def names(request: str) -> tuple[str, str, str]:
+    asked = MATRIX.read(request)
+    return (*asked.pair, asked.style)
+
+
 def test_every_wording_of_every_cell_is_read_back():
     for cell in CELLS:
         requests = [MATRIX.request(*cell, wording=number) for number in range(len(wishes.WORDINGS))]
         assert len(set(requests)) == len(requests)
-        assert [MATRIX.parse_request(request) for request in requests] == [cell] * len(requests), requests
+        assert [names(request) for request in requests] == [cell] * len(requests), requests
 
 
 @given(turns=TURNS, variants=st.integers(1, len(wishes.WORDINGS)), seed=st.integers(0, 9))
@@ -35,7 +40,7 @@ def test_varying_twice_is_varying_once(turns, variants, seed):
     assert list(variety.vary(once, variants, seed, MATRIX)) == once
     for before, after in zip(turns, once, strict=True):
         assert after == {**before, "input": after["input"]}
-        assert MATRIX.parse_request(after["input"]) == MATRIX.parse_request(before["input"])
+        assert names(after["input"]) == names(before["input"])
 
 
 def test_wordings_come_about_as_often_and_another_seed_chooses_otherwise():
@@ -47,7 +52,8 @@ def test_wordings_come_about_as_often_and_another_seed_chooses_otherwise():
 
 
 def test_what_is_no_request_stays():
-    rows = [{"input": "写首诗", "output": "春眠不觉晓"}]
+    asked = "写首诗", "祝房东泼水节快乐", "祝姐姐生日,30字以内", "祝姐姐生日，她考上研究生了"
+    rows = [{"input": request, "output": "春眠不觉晓"} for request in asked]
     assert list(variety.vary(rows, 3, matrix=MATRIX)) == rows
 
 

@@ -37,9 +37,7 @@ def run(tmp_path, monkeypatch):
     )
     data = folder / "02_merge_clean" / "wishes_train.json"
     records.write_json(data, [])
-    records.write_provenance(
-        data, stage="02_merge_clean", parameters={}, counts={"train": 1123, "heldout": 95}
-    )
+    records.write_provenance(data, stage="02_merge_clean", parameters={}, counts={"train": 1123, "test": 95})
     rounds = folder / "01_synthesis" / "wishes_正常_2026-01-01-00-00-00.json"
     records.write_json(rounds, [])
     records.write_provenance(rounds, stage="01_synthesis", parameters={"model": "phrasebook-offline"})

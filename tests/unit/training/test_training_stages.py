@@ -70,3 +70,14 @@ def test_a_config_of_ones_own_keeps_its_data_and_its_model(tiny_catalogue, rows_
     other = configs.write_config(mine, tmp_path / "other.py", model_dir="models/other")
     with pytest.raises(CourseError, match=r"训练的是模型 .*other，参数 base_model 却是 gemma-3-270m"):
         stages.make_config("wishes", output_dir=tmp_path, config=other)
+
+
+@pytest.mark.parametrize("task", configs.TASKS)
+def test_training_looks_at_the_validation_part_never_at_the_test(tiny_catalogue, tmp_path, task):
+    validation = stages.validation_file(task, tmp_path)
+    for part in (stages.train_file(task, tmp_path), validation, stages.test_file(task, tmp_path)):
+        records.write_conversations(part, [{"input": "你好", "output": "你好呀"}])
+    path = stages.make_config(task, output_dir=tmp_path)
+    cfg = configs.load_config(path)
+    assert cfg.validation_path == cfg.val_dataloader.dataset.dataset.data_files.train == str(validation)
+    assert stages.test_file(task, tmp_path).name not in path.read_text(encoding="utf-8")
