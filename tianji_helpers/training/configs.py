@@ -73,6 +73,8 @@ PLACES = {
     "pretrained_model_name_or_path": "model_dir",
     "randomness.seed": "seed",
 }
+# XTuner's names of DeepSpeed's settings
+DEEPSPEED = tuple(f"deepspeed_zero{stage}" for stage in ("1", "2", "2_offload", "3", "3_offload"))
 # what mmengine's runner reads of a config; any other name at its top was for the file itself
 _READ = (
     *("model", "train_dataloader", "val_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"),
@@ -249,6 +251,13 @@ def part(cfg, place: str, key: str = ""):
                 f"配置里没有 {whole}。请照 configs/ 里的配置写，或用 tianji train 自带的配置。"
             ) from None
     return value
+
+
+def check_deepspeed(name: str) -> int:
+    """Return the ZeRO stage of XTuner's name of a DeepSpeed config; raises CourseError for another name."""
+    if name not in DEEPSPEED:
+        raise CourseError(f"没有叫 {brief(name)} 的 DeepSpeed 策略。可用的有：{'、'.join(DEEPSPEED)}。")
+    return int(name[len("deepspeed_zero")])
 
 
 def _check_place(cfg, place: str, value: object) -> None:

@@ -19,6 +19,7 @@ import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +75,9 @@ class Plan:
 
     def __str__(self) -> str:
         cfg, lines = self.config, {}
-        lines["训练数据"] = f"{self.data}（{self.rows} 条，用 {self.used}）"
-        lines["验证数据"] = str(self.validation or "没有")
-        lines["基座模型"] = str(self.model_dir)
+        lines["训练数据"] = f"{paths.told(self.data)}（{self.rows} 条，用 {self.used}）"
+        lines["验证数据"] = paths.told(self.validation) if self.validation else "没有"
+        lines["基座模型"] = paths.told(self.model_dir)
         length = cfg.train_cfg.get("max_epochs")
         accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
         lines["步数"] = f"{self.steps}" + (f"（{length:g} 轮，每轮 {self.batches} 批）" if length else "")
@@ -140,7 +141,7 @@ def train(
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
     plan = plan_training(config, cfg_options, deepspeed=deepspeed)
-    report(f"{plan}\n  检查点：{work_dir}")
+    report(f"{plan}\n  检查点：{paths.told(work_dir)}")
     arguments = ["--work-dir", str(work_dir)]
     if config.parent == work_dir:
         raise CourseError(f"配置文件 {config} 就在 --work-dir 里，训练会盖掉它。请换一个 --work-dir。")
@@ -228,12 +229,12 @@ def plan_training(
     model_dir = paths.resolve(part(cfg, "model.llm.pretrained_model_name_or_path"))
     if not (model_dir / "config.json").is_file():
         raise CourseError(
-            f"配置里的模型文件夹 {paths.show(model_dir)} 里没有 config.json。"
+            f"配置里的模型文件夹 {paths.told(model_dir)} 里没有 config.json。"
             f"请先运行 tianji prepare-model {model_dir.name}，或改配置里的 pretrained_model_name_or_path。"
         )
     data_path = paths.resolve(part(cfg, "train_dataloader.dataset.dataset.data_files.train"))
     if not data_path.is_file():
-        raise CourseError(f"配置里的训练数据 {paths.show(data_path)} 不存在。请先运行生成它的那一课。")
+        raise CourseError(f"配置里的训练数据 {paths.told(data_path)} 不存在。请先运行生成它的那一课。")
     validation = "validation_path" in cfg and paths.resolve(cfg.validation_path)
     texts = _check_rows(data_path)
     rows, used = _rows(cfg, texts)
@@ -262,6 +263,7 @@ def _processes() -> int:
 
 
 def _check_deepspeed(cfg, deepspeed: str) -> None:
+    configs.check_deepspeed(deepspeed)
     if importlib.util.find_spec("deepspeed") is None:
         raise CourseError(
             "没有安装 DeepSpeed。请先运行 pip install -r configs/deepspeed/requirements.txt，"
@@ -341,13 +343,13 @@ def _check_rows(data_path: Path) -> list[str]:
     if data_path.suffix == ".jsonl":
         texts = []
         for number, row in enumerate(records.read_jsonl(data_path), 1):
-            said = records.messages(row, f"{paths.show(data_path)} 第 {number} 条")
+            said = records.messages(row, f"{paths.told(data_path)} 第 {number} 条")
             texts.append("".join(message["content"] for message in said))
     else:
         turns = records.read_conversations(data_path)
         texts = [turn.get("system", "") + turn["input"] + turn["output"] for turn in turns]
     if not texts:
-        raise CourseError(f"训练数据 {paths.show(data_path)} 一条也没有。")
+        raise CourseError(f"训练数据 {paths.told(data_path)} 一条也没有。")
     return texts
 
 
@@ -370,7 +372,7 @@ def last_checkpoint(work_dir: str | Path) -> Path:
     whole = [path for path in found if _is_whole(path)]
     if not whole:
         broken = f"（{found[-1].name} 没有写完）" if found else ""
-        raise CourseError(f"{paths.show(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次{broken}。")
+        raise CourseError(f"{paths.told(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次{broken}。")
     return whole[-1]
 
 
@@ -429,7 +431,12 @@ def read_validation(work_dir: str | Path) -> list[dict]:
 
 def _points(work_dir: str | Path) -> list[dict]:
     files = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
-    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = (line for file in files for line in records.read_text(file).splitlines())
+    points = []
+    for line in lines:
+        with suppress(ValueError):  # a kill cuts the last one short
+            points.append(json.loads(line))
+    return [point for point in points if isinstance(point, dict) and "step" in point]
 
 
 def read_samples(work_dir: str | Path) -> list[dict]:
@@ -456,7 +463,7 @@ def pth_to_hf(
     config, checkpoint, adapter_dir = (paths.resolve(path) for path in (config, checkpoint, adapter_dir))
     cfg = load_config(config)
     if not checkpoint.exists():
-        raise CourseError(f"找不到检查点 {paths.show(checkpoint)}。训练会把它存成 iter_N.pth。")
+        raise CourseError(f"找不到检查点 {paths.told(checkpoint)}。训练会把它存成 iter_N.pth。")
     reason = "指定的检查点"
     if checkpoint.is_dir() and checkpoint.suffix != ".pth":
         chosen = choose_checkpoint(checkpoint)
@@ -513,12 +520,12 @@ def merge(
     adapter = checkpoints.inspect_adapter(adapter_dir, base)
     if "quantization_config" in base.config:
         raise CourseError(
-            f"{paths.show(base.path)} 是量化过的模型，往它里面合并会把适配器舍入掉。"
+            f"{paths.told(base.path)} 是量化过的模型，往它里面合并会把适配器舍入掉。"
             "请换成没有量化的基座模型。"
         )
     for source in (base.path, adapter.path):
         if source == merged_dir or merged_dir in source.parents:
-            raise CourseError(f"不能合并到 {paths.show(merged_dir)}：那里放着 {paths.show(source)}。")
+            raise CourseError(f"不能合并到 {paths.told(merged_dir)}：那里放着 {paths.told(source)}。")
     dtype = dtype or base.config.get("dtype") or base.config.get("torch_dtype")
     dtype = dtype if dtype in ("bfloat16", "float32") else "float32"
     arguments = ["--safe-serialization", "--device", device, "--dtype", dtype]
@@ -559,7 +566,7 @@ def _make_folder(
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file()):
         raise CourseError(
-            f"{paths.show(folder)} 里已经有别的东西（没有 {marker}），不覆盖。请换一个文件夹，或先把它移走。"
+            f"{paths.told(folder)} 里已经有别的东西（没有 {marker}），不覆盖。请换一个文件夹，或先把它移走。"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
