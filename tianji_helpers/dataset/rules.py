@@ -48,7 +48,7 @@ class Rule:
 
 
 _ONLY_UNUSUAL = frozenset(
-    "invisible thinking first_choice title_line markdown quotes spaces language slot alternatives".split()
+    "invisible thinking title_line markdown quotes spaces language slot alternatives".split()
 )
 _PLAIN = re.compile(r"[\u4e00-\u9fff，。！？、；：～\U0001f300-\U0001faff\u2600-\u27bf]*")
 
@@ -119,8 +119,11 @@ _FIRST_CHOICE = re.compile(
     r"(?:(?:版本|祝福语?|方案|选项)?[（(]?(?:2|二|②)[.、）):：]|②).*\Z",
     re.DOTALL,
 )
+_INLINE = re.compile(r"\A\s*①\s*(?P<first>[^②]+?)\s*②.*\Z", re.DOTALL)
 _OR = re.compile(
-    r"\s*\n\s*(?:或者|或是|或|另一版|版本二)[：:，,]?\s*.*\Z|[（(]或者?[：:][^）)]*[）)]", re.DOTALL
+    r"\s*(?:\n\s*(?:或者|或是|或|另一版|版本二)[：:，,]?|(?<=[。！～])(?:或者|或是|或)[：:])\s*.*\Z"
+    r"|[（(]或者?[：:][^）)]*[）)]",
+    re.DOTALL,
 )
 
 
@@ -131,9 +134,9 @@ _OR = re.compile(
 )
 def first_choice(text: str, request: Request) -> str:
     """Of several wishes to choose from, take the first."""
-    if "\n" not in text and "或" not in text:
+    if not ("\n" in text or "或" in text or "②" in text):
         return text
-    if found := _FIRST_CHOICE.match(text):
+    if found := _FIRST_CHOICE.match(text) or _INLINE.match(text):
         return found["first"]
     shorter = _OR.sub("", text)
     return shorter if shorter.strip() else text
@@ -203,11 +206,12 @@ def preamble(text: str, request: Request) -> str:
 
 _POSTSCRIPT = re.compile(
     r"\s*(?:[（(](?:[^（）()\n]*\d+\s*字|字数|全文|注[：:])[^（）()\n]*[）)]"
-    r"|(?:希望|愿)[您你]?(?:能|会)?喜欢这[条段份个][^，,。！!？?\n]*[。！!～~]?"
+    r"|(?:希望|愿)[您你]?(?:能|会)?喜欢(?:这[条段份个][^，,。！!？?\n]*)?[。！!～~]?"
+    r"|希望这[条段份个](?:祝福|文案)[^，,。！!？?\n]*[。！!～~]?"
     r"|以上(?:就)?是[^\n]*"
     r"|如(?:果)?(?:您|你)?需要?[^\n]*(?:修改|调整|告诉我)[^\n]*)\s*$"
 )
-_POSTSCRIPT_SIGN = re.compile(r"[（(]|喜欢这|以上|如果?[您你]?需")  # in whatever the rule looks for
+_POSTSCRIPT_SIGN = re.compile(r"[（(]|你?喜欢|希望这|以上|如果?[您你]?需")  # in whatever the rule looks for
 
 
 @_mend(
@@ -441,6 +445,7 @@ def emoji(text: str, request: Request) -> str:
 
 # --- words ----------------------------------------------------------------------------------------
 
+_ONE_PERSON = frozenset(("生日", "康复", "工作升职", "退休", "比赛取得好成绩", "谈判顺利"))
 _SPEECH = re.compile("[“「‘][^”」’]*[你您]|我?就?知道[你您]|[说问讲道][：:]")  # somebody is quoted
 _NI = re.compile(r"(?<!迷)你(?!们|我|追)")
 
@@ -456,7 +461,7 @@ _NI = re.compile(r"(?<!迷)你(?!们|我|追)")
 def pronoun(text: str, request: Request) -> str:
     """Say 您 to whom the matrix calls 您, 你 to the others; and to nobody both in one wish."""
     if "您" in text:
-        text = text.replace("您您", "您").replace("您们", "你们")
+        text = text.replace("您您", "您").replace("您们", "您" if request.scene in _ONE_PERSON else "你们")
     if request.who and request.who.kind == "younger" and text.startswith("尊敬的"):
         text = "亲爱的" + text[3:]
     wrong = request.wrong_pronoun
@@ -502,10 +507,14 @@ _SAID = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,8})，[祝愿][您你](?P=words
     ("祝姐姐生日", "姐姐姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
     ("祝母亲生日", "妈妈，妈妈，祝您生日快乐！", "妈妈，祝您生日快乐！"),
     ("祝李总春节,严肃风格", "尊敬的尊敬的李总，谨祝您新春大吉。", "尊敬的李总，谨祝您新春大吉。"),
+    ("祝姐姐生日", "姐姐，祝你生日快乐！姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
     ("祝妹妹工作升职", "妹妹，愿你事业蒸蒸日上，蒸蒸日上，蒸蒸日上。", "妹妹，愿你事业蒸蒸日上。"),
 )
 def doubled(text: str, request: Request) -> str:
     """Say once what stands twice in a row: a form of address, or some words between commas."""
+    half = len(text) // 2  # the whole of it twice
+    if len(text) > 8 and text[:half] == text[-half:]:
+        text = text[-half:]
     for one, two in pairwise(_CLAUSE.split(text)):
         if two and one.endswith((two, two[2:] or two)):
             text = _SAID.sub(r"\g<words>，", _AGAIN.sub(r"\g<words>", text))
