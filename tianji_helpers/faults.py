@@ -153,7 +153,7 @@ def alternatives(text: str, request: Request) -> str | None:
     return "一个回答里有几条祝福让人选" if several else None
 
 
-_LATIN_WORD = re.compile(r"[\u4e00-\u9fff，、][ -]?([a-z]{5,})[ -]?[\u4e00-\u9fff]|\b(emoji)\b")
+_LATIN_WORD = re.compile(r"[\u4e00-\u9fff，、][ -]?([a-z]{5,})[ -]?[\u4e00-\u9fff，。！]|\b(emoji)\b")
 _LATIN = re.compile(r"[A-Za-z]")
 _FAMILIAR = re.compile(
     r"[\0-\u036f\u2000-\u2dff\u3000-\u302d\u4e00-\u9fff\uff00-\uff65\U0001f000-\U0001faff]*"

@@ -48,7 +48,17 @@ class Rule:
 
 
 _ONLY_UNUSUAL = frozenset(
-    "invisible thinking title_line markdown quotes spaces language slot alternatives".split()
+    (
+        "invisible",
+        "thinking",
+        "title_line",
+        "markdown",
+        "quotes",
+        "spaces",
+        "language",
+        "slot",
+        "alternatives",
+    )
 )
 _PLAIN = re.compile(r"[\u4e00-\u9fff，。！？、；：～\U0001f300-\U0001faff\u2600-\u27bf]*")
 
@@ -163,7 +173,8 @@ def title_line(text: str, request: Request) -> str:
 
 
 _MARKDOWN = re.compile(
-    r"```\w*|\*{1,3}(?=\S)|(?<=\S)\*{1,3}|`+|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)|^[ \t]*#{1,6}[ \t]+|^[ \t]*>[ \t]+",
+    r"```\w*|\*{1,3}(?=\S)|(?<=\S)\*{1,3}|`+|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)"
+    r"|^[ \t]*#{1,6}[ \t]+|^[ \t]*>[ \t]+",
     re.MULTILINE,
 )
 _BULLET = re.compile(r"\A[ \t]*(?:[-•][ \t]+|\d{1,2}[.、][ \t]*(?!\d))")
@@ -242,8 +253,9 @@ def label(text: str, request: Request) -> str:
 
 
 _OPEN, _CLOSE = "\"'“‘「『", "\"'”’」』"
+_INNER = rf"[^{_OPEN}{_CLOSE}]*"
 _WRAPPED = re.compile(
-    rf"[{_OPEN}](?P<inside>[^{_OPEN}{_CLOSE}]*(?:[“‘「『][^”’」』]*[”’」』][^{_OPEN}{_CLOSE}]*)*)[{_CLOSE}](?P<after>[^\w]*)"
+    rf"[{_OPEN}](?P<inside>{_INNER}(?:[“‘「『][^”’」』]*[”’」』]{_INNER})*)[{_CLOSE}](?P<after>[^\w]*)"
 )
 
 
@@ -271,7 +283,8 @@ def quotes(text: str, request: Request) -> str:
 
 _EMPTY_SLOT = re.compile(
     r"(?:(?:尊敬的|亲爱的|敬爱的)?(?:先生/女士|女士/先生|大人|长辈|收件人|某某|您|你)[，,：:]"
-    r"|[您你]?(?:平辈|师长或上级)[，,]|[呀哦啦呢嘛吧哟哒][，,～~！]+|[您你][，,]|[，、。；：！？～,;:!?~. ]+)\s*(?=.)"
+    r"|[您你]?(?:平辈|师长或上级)[，,]|敬上[您你]?[，,：:]"
+    r"|[呀哦啦呢嘛吧哟哒][，,～~！]+|[您你][，,]|[，、。；：！？～,;:!?~. ]+)\s*(?=.)"
 )
 _CHOICE = re.compile(
     r"^(?P<title>尊敬的|亲爱的|敬爱的)?(?P<one>[^，,：:/！!。\n]{1,6})/(?P<two>[^，,：:/！!。\n]{1,6})(?=[，,：:！!])"
@@ -317,8 +330,10 @@ def residue(text: str, request: Request) -> str:
         text = _ASIDE.sub("", text[:60], count=1) + text[60:]
     if _DEBRIS_SIGN.search(text):
         text = _DEBRIS.sub(lambda found: found["emoji"] or "", text)
-    if text[:1] in ("您", "你") or text[1:2] in ("您", "你"):
+    if start[:1] in ("您", "你", "祝") or "敬上" in start:
         text = _whose(request.names).sub(r"\g<wish>\g<name>，", text)
+    if "平辈" in start and request.recipient:
+        text = re.sub("(?<=亲爱的|尊敬的)平辈", request.recipient, text, count=1)
     found = _EMPTY_SLOT.match(text)
     return text[found.end() :] if found else text
 
@@ -327,7 +342,10 @@ def residue(text: str, request: Request) -> str:
 def _whose(names: tuple[str, ...]) -> re.Pattern:
     """Return what finds 您的大伯 where 大伯 himself is spoken to."""
     long = [re.escape(name) for name in names if len(name) > 1]
-    return re.compile(rf"^(?P<wish>祝?)[您你]的?(?P<name>{'|'.join(long) or '(?!)'})[，,]")
+    some = "|".join(long) or "(?!)"
+    return re.compile(
+        rf"^(?P<wish>祝?)(?:[您你]的?(?=(?:{some})[，,])|(?=(?:{some})敬上))(?P<name>{some})(?:敬上)?[，,：:]"
+    )
 
 
 # --- marks, particles, spaces ---------------------------------------------------------------------
@@ -475,7 +493,7 @@ def pronoun(text: str, request: Request) -> str:
 
 _BARE = re.compile(
     r"(?P<before>(?:[\u4e00-\u9fff]{1,5}[，！])?)"
-    r"(?=[您你](?:[^，。！？～的们]{0,6}(?:快乐|安康|吉祥|健康|平安|顺利|幸福)[^的]|在?新的一年))"
+    r"(?=[您你](?:[^，。！？～的们得了]{0,6}(?:快乐|安康|吉祥|健康|平安|顺利|幸福)[^的]|在?新的一年))"
 )
 
 
@@ -499,6 +517,9 @@ _SAME = re.compile(r"(.{2,5}?)[，、]?\1")
 _AGAIN = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,12})(?:[，、](?P=words))+(?=[，。！～、]|$)")
 
 
+_SEQUENCE = re.compile(
+    r"(?<=，)(?P<words>[^，。！]{3,12}(?:，[^，。！]{3,12}){1,3})，(?P=words)(?=[，。！]|$)"
+)
 _SAID = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,8})，[祝愿][您你](?P=words)，")
 
 
@@ -512,6 +533,7 @@ _SAID = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,8})，[祝愿][您你](?P=words
 )
 def doubled(text: str, request: Request) -> str:
     """Say once what stands twice in a row: a form of address, or some words between commas."""
+    text = _SEQUENCE.sub(r"\g<words>", text) if text.count("，") > 2 else text
     half = len(text) // 2  # the whole of it twice
     if len(text) > 8 and text[:half] == text[-half:]:
         text = text[-half:]
@@ -534,9 +556,11 @@ _TYPOS = {
     "繁华似锦": "繁花似锦", "再接再励": "再接再厉", "万事如易": "万事如意",
     "蒸蒸日尚": "蒸蒸日上", "兴高彩烈": "兴高采烈", "鹏程万理": "鹏程万里", "心想是成": "心想事成",
 }  # fmt: skip
-_SLIP = re.compile(  # each alternative begins with a letter of its own: the search passes quickly over the rest
+_TEACHERS = ("赵老师", "导师", "班主任", "师傅")
+_PUPILS = re.compile("[，、]桃李(?:满园|芬芳|满天下|成蹊)(?=[，。！])")
+_SLIP = re.compile(  # each alternative begins with a letter of its own: the search is quick
     rf"(?P<typo>{'|'.join(_TYPOS)})"
-    r"|(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=身体健康[，。！]|(?:生日|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
+    r"|(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=身体健康[，。！]|(?:生日|新年|新春|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
 )
 
 
@@ -545,9 +569,12 @@ _SLIP = re.compile(  # each alternative begins with a letter of its own: the sea
     ("祝伯母端午节,小红书风格", "愿棕香飘满屋，端午安康呀！🎉", "愿粽香飘满屋，端午安康呀！🎉"),
     ("祝赵老师中秋节", "愿赵老师在中秋节快乐！", "愿赵老师中秋节快乐！"),
     ("祝妹妹端午节", "愿你的端午节快乐！", "愿你端午节快乐！"),
+    ("祝李总康复", "李总，祝您早日康复，桃李满园。", "李总，祝您早日康复。"),
 )
 def wording(text: str, request: Request) -> str:
     """Mend the slips of the pen that wishes are known for."""
+    if "桃李" in text and request.who and request.who.name not in _TEACHERS:
+        text = _PUPILS.sub("", text)
     return _SLIP.sub(lambda found: _TYPOS[found["typo"]] if found["typo"] else "", text)
 
 

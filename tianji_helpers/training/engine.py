@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import checkpoints, configs, models, work_folder
+from tianji_helpers.training import checkpoints, configs, data, models, work_folder
 from tianji_helpers.training.configs import load_config, part
 
 _PROGRESS = re.compile(
@@ -57,17 +57,15 @@ class Checkpoint:
 class Plan:
     """What a training is going to use, worked out before anything is loaded; as text, a table.
 
-    config: the whole config, with all changes. rows: of the training file; used: how many of them, or how
-    many packed rows. batches: of one epoch. steps: of the whole training. warmup: steps of them in which the
-    learning rate rises; asked_warmup: what the config says, which may be too few to rise at all.
+    config: the whole config, with all changes. rows, validation: of its files. batches: of one epoch.
+    steps: of the whole training. warmup: steps of them in which the learning rate rises; asked_warmup: what
+    the config says, which may be too few to rise at all.
     """
 
     config: object
-    data: Path
-    validation: Path | None
+    rows: data.Rows
+    validation: data.Rows | None
     model_dir: Path
-    rows: int
-    used: str
     batches: int
     steps: int
     warmup: int
@@ -75,8 +73,8 @@ class Plan:
 
     def __str__(self) -> str:
         cfg, lines = self.config, {}
-        lines["训练数据"] = f"{paths.told(self.data)}（{self.rows} 条，用 {self.used}）"
-        lines["验证数据"] = paths.told(self.validation) if self.validation else "没有"
+        lines["训练数据"] = f"{self.rows}每轮用 {_used(cfg, self.rows)}。"
+        lines["验证数据"] = paths.told(self.validation.path) if self.validation else "没有"
         lines["基座模型"] = paths.told(self.model_dir)
         length = cfg.train_cfg.get("max_epochs")
         accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
@@ -206,20 +204,20 @@ def train(
 
 def check_config(
     config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
-) -> None:
-    """Raise CourseError for what would go wrong minutes later (see ``plan_training``)."""
-    plan_training(config, cfg_options, deepspeed=deepspeed)
+) -> data.Rows:
+    """Return what a training would learn from; raises CourseError as ``plan_training``, which it calls."""
+    return plan_training(config, cfg_options, deepspeed=deepspeed).rows
 
 
 def plan_training(
     config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
 ) -> Plan:
-    """Return what a training is going to use.
+    """Return what a training is going to use, every row of it looked at (see ``data.look``).
 
     A warm-up of less than two steps, after which the learning rate stays near 0, becomes one of two.
     Raises CourseError for what would go wrong minutes later: a setting that changes nothing, no GPU for
-    a GPU config, 4-bit weights under ZeRO-3, a missing model or data file, no usable row, or so few steps
-    that the learning rate never rises.
+    a GPU config, 4-bit weights under ZeRO-3, a missing model or data file, a row that the config cannot
+    use, or so few steps that the learning rate never rises.
     """
     cfg = load_config(config).copy()
     configs.change(cfg, cfg_options or {})
@@ -232,26 +230,24 @@ def plan_training(
             f"配置里的模型文件夹 {paths.told(model_dir)} 里没有 config.json。"
             f"请先运行 tianji prepare-model {model_dir.name}，或改配置里的 pretrained_model_name_or_path。"
         )
-    data_path = paths.resolve(part(cfg, "train_dataloader.dataset.dataset.data_files.train"))
-    if not data_path.is_file():
-        raise CourseError(f"配置里的训练数据 {paths.told(data_path)} 不存在。请先运行生成它的那一课。")
-    validation = "validation_path" in cfg and paths.resolve(cfg.validation_path)
-    texts = _check_rows(data_path)
-    rows, used = _rows(cfg, texts)
-    batches = -(-rows // (cfg.train_dataloader.batch_size * _processes()))
-    steps, asked, warmup = _set_warmup(cfg, batches, used)
-    return Plan(
-        config=cfg,
-        data=data_path,
-        validation=validation or None,
-        model_dir=model_dir,
-        rows=len(texts),
-        used=used,
-        batches=batches,
-        steps=steps,
-        warmup=warmup,
-        asked_warmup=asked,
-    )
+    rows = _look(cfg.train_dataloader)
+    validation = _look(cfg.val_dataloader) if cfg.get("val_dataloader") else None
+    count = batches(cfg, rows)
+    steps, asked, warmup = _set_warmup(cfg, rows)
+    return Plan(cfg, rows, validation, model_dir, count, steps, warmup, asked)
+
+
+def _look(dataloader) -> data.Rows:
+    try:
+        path = paths.resolve(dataloader.dataset.dataset.data_files.train)
+    except (AttributeError, TypeError) as error:
+        raise CourseError(
+            "配置里没有 train_dataloader.dataset.dataset.data_files.train，不知道数据在哪里。"
+            "请照 configs/_base_/qlora_gpu.py 写 dataset=dict(type=load_rows, data_files=dict(train=文件))。"
+        ) from error
+    if not path.is_file():
+        raise CourseError(f"配置里的训练数据 {paths.told(path)} 不存在。请先运行生成它的那一课。")
+    return data.look(dataloader.dataset)
 
 
 def _processes() -> int:
@@ -277,21 +273,44 @@ def _check_deepspeed(cfg, deepspeed: str) -> None:
         )
 
 
-def _set_warmup(cfg, batches: int, used: str) -> tuple[int, float, int]:
+def batches(cfg, rows: data.Rows) -> int:
+    """Return how many batches an epoch has. rows: those of the config, as ``check_config`` returns them."""
+    return -(-_count(cfg, rows) // (cfg.train_dataloader.batch_size * _processes()))
+
+
+def _count(cfg, found: data.Rows) -> int:
+    """Return the rows of an epoch; packed ones are as long as the limit."""
+    dataset = cfg.train_dataloader.dataset
+    usable = len(found.lengths) - found.unlearnt
+    rows = min(usable, dataset.get("max_dataset_length") or usable)
+    if not dataset.get("pack_to_max_length", True):
+        return rows
+    tokens = sum(min(length, found.max_length) for length in found.lengths) * rows / usable
+    return max(1, int(tokens / found.max_length))
+
+
+def _used(cfg, rows: data.Rows) -> str:
+    """Say how much of the rows an epoch has."""
+    packed = cfg.train_dataloader.dataset.get("pack_to_max_length", True)
+    return f"{_count(cfg, rows)} " + (f"行，每行 {rows.max_length} 个词元" if packed else "条数据")
+
+
+def _set_warmup(cfg, rows: data.Rows) -> tuple[int, float, int]:
     """Return the steps of a training, those of the warm-up that was asked for, and those it has.
 
     Raises CourseError if there are so few steps that the learning rate would hardly rise.
     """
+    count, used = batches(cfg, rows), _used(cfg, rows)
     by_epoch = "max_iters" not in cfg.train_cfg
     length = part(cfg, "train_cfg", "max_epochs" if by_epoch else "max_iters")
-    steps = math.ceil(length * batches) if by_epoch else length
+    steps = math.ceil(length * count) if by_epoch else length
     if steps < _LEAST_STEPS:
         fix = (
-            f"请增加数据，或把轮数 max_epochs 提高到 {math.ceil(100 * _LEAST_STEPS / batches) / 100:g} 以上。"
+            f"请增加数据，或把轮数 max_epochs 提高到 {math.ceil(100 * _LEAST_STEPS / count) / 100:g} 以上。"
             if by_epoch
             else f"请把步数 max_iters 提高到 {_LEAST_STEPS} 以上。"
         )
-        long = f"{used}，{batches} 批，{length:g} 轮" if by_epoch else used
+        long = f"{used}，{count} 批，{length:g} 轮" if by_epoch else used
         raise CourseError(
             f"一共只有 {steps} 步（{long}），至少要 {_LEAST_STEPS} 步，不然学习率还没升起来就结束了。{fix}"
         )
@@ -299,7 +318,7 @@ def _set_warmup(cfg, batches: int, used: str) -> tuple[int, float, int]:
     if not isinstance(schedulers, list) or len(schedulers) != 2 or "end" not in schedulers[0]:
         return steps, -1.0, 0  # another schedule than ours: whoever wrote it knows
     warmup, decay = schedulers
-    scale = batches if warmup.get("by_epoch", True) else 1
+    scale = count if warmup.get("by_epoch", True) else 1
     asked = warmup.end * scale
     if asked < _LEAST_WARMUP:
         # half a step more, because XTuner rounds down
@@ -307,25 +326,6 @@ def _set_warmup(cfg, batches: int, used: str) -> tuple[int, float, int]:
         if "warmup_ratio" in cfg:
             cfg.warmup_ratio = warmup.end / length
     return steps, asked, int(warmup.end * scale)
-
-
-def _rows(cfg, texts: list[str]) -> tuple[int, str]:
-    """Return how many rows are used, and that in words."""
-    dataset = cfg.train_dataloader.dataset
-    rows = min(len(texts), dataset.get("max_dataset_length") or len(texts))
-    if dataset.get("pack_to_max_length", True):
-        rows = _packed_rows(cfg, texts[:rows])
-        return rows, f"约 {rows} 行，每行 {dataset.max_length} 个词元"
-    return rows, f"{rows} 条数据"
-
-
-def _packed_rows(cfg, texts: list[str]) -> int:
-    """Return about how many rows the texts fill when they are packed (the template's tokens are few)."""
-    from transformers import AutoTokenizer
-
-    options = {key: cfg.tokenizer[key] for key in ("pretrained_model_name_or_path", "trust_remote_code")}
-    tokens = sum(len(ids) for ids in AutoTokenizer.from_pretrained(**options)(texts).input_ids)
-    return max(1, tokens // cfg.train_dataloader.dataset.max_length)
 
 
 def _check_gpu(cfg) -> None:
@@ -336,21 +336,6 @@ def _check_gpu(cfg) -> None:
             "这个配置只能在 GPU 上训练（dist_cfg 的 backend 是 nccl），而 PyTorch 没有找到 GPU。"
             "请用 tianji doctor 检查驱动，或换成 configs/ 里名字带 _cpu 的配置。"
         )
-
-
-def _check_rows(data_path: Path) -> list[str]:
-    """Return the text of every training row. Raises CourseError for a row that cannot be used."""
-    if data_path.suffix == ".jsonl":
-        texts = []
-        for number, row in enumerate(records.read_jsonl(data_path), 1):
-            said = records.messages(row, f"{paths.told(data_path)} 第 {number} 条")
-            texts.append("".join(message["content"] for message in said))
-    else:
-        turns = records.read_conversations(data_path)
-        texts = [turn.get("system", "") + turn["input"] + turn["output"] for turn in turns]
-    if not texts:
-        raise CourseError(f"训练数据 {paths.told(data_path)} 一条也没有。")
-    return texts
 
 
 def _advice(failure: str, work_dir: Path) -> str:
