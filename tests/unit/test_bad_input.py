@@ -17,12 +17,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tianji_helpers import paths, records, wishes
-from tianji_helpers.dataset import clean, formats, merge, rules, ruozhiba, self_cognition, splits
+from tianji_helpers import formats, paths, records, wishes
+from tianji_helpers.dataset import clean, merge, rules, ruozhiba, self_cognition, splits
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prices
 from tianji_helpers.synthesis.phrasebook import Phrasebook
-from tianji_helpers.training import engine, evaluation
+from tianji_helpers.training import data, evaluation
 
 MATRIX = wishes.load()
 WISH = "姐姐，祝你生日快乐，愿你天天开心，事事顺心！"
@@ -53,6 +53,10 @@ def _to_openai(path: Path):
     return formats.convert_file(path, path.parent / "messages.jsonl", "openai")
 
 
+def _load(path: Path):
+    return data.load_rows({"train": path})
+
+
 def _leakage(path: Path):
     return splits.file_leakage(path, path)
 
@@ -80,7 +84,7 @@ JSON_READERS = {
     "merge": _merge,
     "clean": _clean,
     "split": _split,
-    "training rows": engine._check_rows,
+    "training rows": _load,
     "turns": evaluation.read_turns,
     "ruozhiba": ruozhiba.read_source,
     "formats": _to_openai,
@@ -90,7 +94,7 @@ LINE_READERS = {
     "read_jsonl": records.read_jsonl,
     "ruozhiba lines": ruozhiba.read_source,
     "convert": _convert,
-    "training messages": engine._check_rows,
+    "training messages": _load,
     "message turns": evaluation.read_turns,
 }
 YAML_READERS = {

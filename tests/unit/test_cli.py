@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tianji_helpers import __version__, cli, records, wishes
+from tianji_helpers import __version__, cli, formats, records, wishes
 from tianji_helpers.cli import parser
-from tianji_helpers.dataset import formats, self_cognition, splits
+from tianji_helpers.dataset import self_cognition, splits
 from tianji_helpers.errors import CourseError
 
 PARSER = cli.build_parser()

@@ -13,7 +13,13 @@ def merge(args: argparse.Namespace) -> None:
     """把各轮文件合并成一个训练文件（第 2 课）"""
     from tianji_helpers.dataset.merge import merge_rounds
 
-    merged = merge_rounds(args.folder, args.output_file, skip_bad=args.skip_bad)
+    merged = merge_rounds(
+        args.folder,
+        args.output_file,
+        skip_bad=args.skip_bad,
+        system=args.system,
+        allow_empty=args.allow_empty,
+    )
     print(f"{len(merged.files)} 个文件，写出 {merged.rows} 条：{args.output_file}")
     if merged.rejects:
         print(f"弃用 {merged.rejected} 条，连原因一起写在：{merged.rejects}")
@@ -33,11 +39,20 @@ def clean(args: argparse.Namespace) -> None:
         decisions_file=args.decisions,
         variants=args.variety,
         seed=args.seed,
+        kind=args.kind,
+        system=args.system,
+        allow_empty=args.allow_empty,
     )
+    print(report["why"] + "。")
     print(
         f"读入 {report['rows_in']} 条，保留 {report['rows_out']} 条"
         f"（修补过 {report['mended']} 条），弃用 {report['rejected']} 条：{args.output_file}"
     )
+    for rule in report["rules"]:
+        if rule["rows"]:
+            print(f"  {'修' if rule['kind'] == 'mend' else '丢'} {rule['rows']:>7} 条  {rule['title']}")
+    if report["rejected"]:
+        print(f"弃用的每一条和理由：{args.rejects}；不想要的规则用 --off 关掉，名字见 {args.report}")
 
 
 def shard(args: argparse.Namespace) -> None:
@@ -169,9 +184,9 @@ def dataset(args: argparse.Namespace) -> None:
 
 def convert(args: argparse.Namespace) -> None:
     """把对话数据换一种格式"""
-    from tianji_helpers.dataset.formats import convert_file
+    from tianji_helpers.formats import convert_file
 
-    done = convert_file(args.source, args.target, args.to, args.source_format)
+    done = convert_file(args.source, args.target, args.to, args.source_format, system=args.system)
     print(f"{done.source} → {args.to}：{done.rows} 条，{done.turns} 轮：{args.target}")
     if done.joined:
         print(f"有 {done.joined} 条的 input 接在了 instruction 后面，两者的界线换不回来。", file=sys.stderr)
@@ -182,14 +197,16 @@ def convert(args: argparse.Namespace) -> None:
 def add(command) -> None:
     """Add these commands; ``command`` makes the parser of one."""
     sub = command("merge", merge)
-    sub.add_argument("folder", type=Path, help="装着各轮文件的文件夹")
+    sub.add_argument("folder", type=Path, help="装着各轮文件（或自己的数据）的文件夹")
     sub.add_argument("output_file", type=Path, help="合并后的文件")
     sub.add_argument(
         "--skip-bad", action="store_true", help="跳过不能用的记录（另存到 …_rejects.jsonl），而不是停下"
     )
+    _add_own(sub)
+    _add_empty(sub)
 
     sub = command("clean", clean)
-    sub.add_argument("source", type=Path, help="合并后的文件")
+    sub.add_argument("source", type=Path, help="合并后的文件，或自己的数据（同 tianji convert）")
     sub.add_argument(
         "--output", dest="output_file", required=True, type=Path, metavar="F", help="清洗后的文件"
     )
@@ -201,6 +218,14 @@ def add(command) -> None:
         "--variety", type=int, default=1, metavar="N", help="把请求换成 N 种说法（默认 %(default)s：不换）"
     )
     sub.add_argument("--seed", **SEED)
+    sub.add_argument(
+        "--kind",
+        choices=("wishes", "other"),
+        default="",
+        help="是祝福，还是别的数据：后者只查空的、乱码、模板词元、太长和重复（默认看数据）",
+    )
+    _add_own(sub)
+    _add_empty(sub)
 
     sub = command("shard", shard)
     sub.add_argument("source", type=Path, help="合并后的文件")
@@ -321,8 +346,10 @@ def add(command) -> None:
     sub.add_argument("--output", default="", metavar="DIR", help="放在哪里（默认 outputs/datasets）")
 
     sub = command("convert", convert)
-    sub.add_argument("source", type=Path, help="要转换的 .json 或 .jsonl 文件")
-    sub.add_argument("target", type=Path, help="结果文件")
+    sub.add_argument(
+        "source", type=Path, help="要转换的文件：JSON、JSON Lines、CSV、TSV（可以是 .gz）或 parquet"
+    )
+    sub.add_argument("target", type=Path, help="结果文件：.json（数组）或 .jsonl（一行一条）")
     formats = ("xtuner", "openai", "alpaca", "sharegpt")
     sub.add_argument("--to", required=True, choices=formats, help="换成哪种格式")
     sub.add_argument(
@@ -332,6 +359,7 @@ def add(command) -> None:
         default="",
         help="原来是哪种格式（默认看第一条的字段）",
     )
+    _add_own(sub)
 
 
 def _add_rules(sub: argparse.ArgumentParser) -> None:
@@ -340,3 +368,12 @@ def _add_rules(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
     )
+
+
+def _add_own(sub: argparse.ArgumentParser) -> None:
+    """Add what rows of one's own may need."""
+    sub.add_argument("--system", default="", metavar="TEXT", help="给没有系统提示的记录加上这一句")
+
+
+def _add_empty(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--allow-empty", action="store_true", help="一条也没有时照样写出空文件，而不是报错")

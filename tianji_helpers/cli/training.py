@@ -137,7 +137,7 @@ def add(command) -> None:
     add_run_dir(sub)
     sub.add_argument(
         "--task",
-        choices=("wishes", "self_cognition", "ruozhiba"),
+        choices=("wishes", "self_cognition", "ruozhiba", "own"),
         default="wishes",
         help="考哪个任务（默认 %(default)s）",
     )

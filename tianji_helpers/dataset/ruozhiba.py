@@ -9,8 +9,8 @@ time, so that no question stands in two parts.
 
 from pathlib import Path
 
-from tianji_helpers import records
-from tianji_helpers.dataset import formats, splits
+from tianji_helpers import formats, records
+from tianji_helpers.dataset import splits
 from tianji_helpers.errors import CourseError
 
 STAGE = "04_ruozhiba"
@@ -35,6 +35,7 @@ def read_source(path: str | Path) -> list[dict]:
 
 
 def _checked(row: dict, where: str) -> dict:
+    records.check_row(row, where)
     for field in ("instruction", "output"):
         if not records.check_text(row.get(field), field, where).strip():
             raise CourseError(f"{where}：字段 {field} 是空的；没有问题或没有答案的记录不能用来训练。")

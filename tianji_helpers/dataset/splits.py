@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tianji_helpers import records, wishes
-from tianji_helpers.dataset import duplicates, formats
+from tianji_helpers import formats, records, wishes
+from tianji_helpers.dataset import duplicates
 from tianji_helpers.errors import CourseError
+from tianji_helpers.rows import ARRAY, LINES, kind_of
 
 STAGE = "02_merge_clean"  # ``merge`` passes over what this stage wrote
 PARTS = ("train", "validation", "test")
@@ -235,11 +236,8 @@ def file_leakage(
 def _texts(path: str | Path) -> list[dict[str, str]]:
     """Return the joined questions and the joined answers of each row of a file."""
     rows = []
-    for where, row in formats.iter_rows(path):
-        turns = formats.to_turns(row, formats.detect(row, where), where)
+    for _, turns in formats.read(path):
         rows.append({key: "\n".join(turn[key] for turn in turns) for key in ("input", "output")})
-    if not rows:
-        raise CourseError(f"{path} 里没有一条记录，查不了漏题。请检查是不是写错了文件名。")
     return rows
 
 
@@ -267,8 +265,7 @@ def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -
     records.write_jsonl(apart, held)
     provenance = records.provenance_path(test_path)
     before = records.read_json(provenance) if provenance.is_file() else None
-    write = records.write_json_array if formats.is_array(test_path) else records.write_jsonl
-    write(test_path, kept)
+    formats.write_rows(test_path, kept)
     records.write_provenance(
         test_path,
         stage="leakage",
@@ -298,17 +295,19 @@ def write_split(
     for rows that cannot be read.
     """
     source = Path(source)
-    rows = [row for _, row in formats.iter_rows(source)]
-    groups = group([row["input"] for row in _texts(source)], by, matrix=matrix)
+    kind, talks = kind_of(source), list(formats.read(source))
+    rows = [formats.from_turns(turns, "xtuner", where) for where, turns in talks]
+    if kind in (ARRAY, LINES):  # as they are, with all that is no part of the conversation
+        rows = [row for _, row in formats.iter_rows(source)]
+    groups = group(["\n".join(turn["input"] for turn in turns) for _, turns in talks], by, matrix=matrix)
     if len(set(groups)) < len(PARTS):  # one request for all wishes, say: rows are all that can be told apart
         by, groups = "row", group(rows, "row")
     parts = split(rows, groups, validation=validation, test=test, seed=seed)
     counts = {part: len(chosen) for part, chosen in parts.items()} | {"groups": len(set(groups))}
     parameters = {"by": by, "validation": validation, "test": test, "seed": seed}
-    lines = not formats.is_array(source)
+    suffix = ".jsonl" if kind == LINES else ".json"
     for part, chosen in parts.items():
-        name = f"{source.stem}_{part}{'.jsonl' if lines else '.json'}"
-        path = Path(folder or source.parent) / name
-        formats.write_rows(path, chosen, lines)
+        path = Path(folder or source.parent) / f"{source.name.partition('.')[0]}_{part}{suffix}"
+        formats.write_rows(path, chosen)
         records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])
     return counts

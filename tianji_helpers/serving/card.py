@@ -14,7 +14,7 @@ from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import figures, models
 
-TASKS = {"wishes": "送祝福", "self_cognition": "自我认知", "ruozhiba": "弱智吧问答"}
+TASKS = {"wishes": "送祝福", "self_cognition": "自我认知", "ruozhiba": "弱智吧问答", "own": "自己的数据"}
 SAMPLES = 6  # answers shown
 OPENXLAB = "https://code.openxlab.org.cn"  # models are git repositories there
 _SETTINGS = {  # what the config of a training says, and how the card calls it

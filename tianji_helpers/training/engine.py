@@ -24,7 +24,7 @@ from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import checkpoints, models
+from tianji_helpers.training import checkpoints, data, models
 from tianji_helpers.training.configs import load_config
 
 _PROGRESS = re.compile(
@@ -93,7 +93,7 @@ def train(
     (NaN, full disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
-    check_config(config, cfg_options, deepspeed=deepspeed)
+    report(str(check_config(config, cfg_options, deepspeed=deepspeed)))
     arguments = [str(config), "--work-dir", str(work_dir)]
     if cfg_options:
         arguments += ["--cfg-options", *(f"{key}={value}" for key, value in cfg_options.items())]
@@ -144,10 +144,12 @@ def train(
 
 def check_config(
     config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
-) -> None:
-    """Raise CourseError for what would go wrong minutes later: no GPU for a GPU config, 4-bit weights
-    under ZeRO-3, a missing model or data file, no usable row, or a warm-up of less than two iterations
-    (the learning rate then stays near 0).
+) -> data.Rows:
+    """Return what a training would learn from, every row of it looked at (see ``data.look``).
+
+    Raises CourseError for what would go wrong minutes later: no GPU for a GPU config, 4-bit weights
+    under ZeRO-3, a missing model or data file, a row that the config cannot use, or a warm-up of less than
+    two iterations (the learning rate then stays near 0).
     """
     cfg = load_config(config)
     if cfg_options:
@@ -161,11 +163,24 @@ def check_config(
             f"配置里的模型文件夹 {paths.show(model_dir)} 里没有 config.json。"
             f"请先运行 tianji prepare-model {model_dir.name}，或改配置里的 pretrained_model_name_or_path。"
         )
-    dataset = cfg.train_dataloader.dataset
-    data_path = paths.resolve(dataset.dataset.data_files.train)
-    if not data_path.is_file():
-        raise CourseError(f"配置里的训练数据 {paths.show(data_path)} 不存在。请先运行生成它的那一课。")
-    _check_warmup(cfg, _check_rows(data_path))
+    rows = _look(cfg.train_dataloader)
+    if cfg.get("val_dataloader"):
+        _look(cfg.val_dataloader)
+    _check_warmup(cfg, rows)
+    return rows
+
+
+def _look(dataloader) -> data.Rows:
+    try:
+        path = paths.resolve(dataloader.dataset.dataset.data_files.train)
+    except (AttributeError, TypeError) as error:
+        raise CourseError(
+            "配置里没有 train_dataloader.dataset.dataset.data_files.train，不知道数据在哪里。"
+            "请照 configs/_base_/qlora_gpu.py 写 dataset=dict(type=load_rows, data_files=dict(train=文件))。"
+        ) from error
+    if not path.is_file():
+        raise CourseError(f"配置里的训练数据 {paths.show(path)} 不存在。请先运行生成它的那一课。")
+    return data.look(dataloader.dataset)
 
 
 def _processes() -> int:
@@ -190,30 +205,33 @@ def _check_deepspeed(cfg, deepspeed: str) -> None:
         )
 
 
-def _check_warmup(cfg, texts: list[str]) -> None:
+def batches(cfg, rows: data.Rows) -> int:
+    """Return how many batches an epoch has. rows: those of the config, as ``check_config`` returns them."""
+    return -(-_count(cfg, rows) // (cfg.train_dataloader.batch_size * _processes()))
+
+
+def _count(cfg, found: data.Rows) -> int:
+    """Return the rows of an epoch; packed ones are as long as the limit."""
+    dataset = cfg.train_dataloader.dataset
+    usable = len(found.lengths) - found.unlearnt
+    rows = min(usable, dataset.get("max_dataset_length") or usable)
+    if not dataset.get("pack_to_max_length", True):
+        return rows
+    tokens = sum(min(length, found.max_length) for length in found.lengths) * rows / usable
+    return max(1, int(tokens / found.max_length))
+
+
+def _check_warmup(cfg, rows: data.Rows) -> None:
     """Raise CourseError if the learning rate would stay near 0: a warm-up of less than two iterations."""
-    dataset, warmup = cfg.train_dataloader.dataset, cfg.param_scheduler[0]
-    rows = min(len(texts), dataset.get("max_dataset_length") or len(texts))
-    unit = "条数据"
-    if dataset.get("pack_to_max_length", True):
-        rows, unit = _packed_rows(cfg, texts), f"行，每行 {dataset.max_length} 个词元"
-    batches = -(-rows // (cfg.train_dataloader.batch_size * _processes()))
-    if warmup.end * batches < 2:
-        epochs = cfg.train_cfg.max_epochs
+    warmup, epochs, count = cfg.param_scheduler[0], cfg.train_cfg.max_epochs, batches(cfg, rows)
+    if warmup.end * count < 2:
+        packed = cfg.train_dataloader.dataset.get("pack_to_max_length", True)
+        unit = f"行，每行 {rows.max_length} 个词元" if packed else "条数据"
         raise CourseError(
-            f"热身只有 {warmup.end * batches:.2f} 步（{rows} {unit}，{batches} 批，{epochs} 轮），"
+            f"热身只有 {warmup.end * count:.2f} 步（{_count(cfg, rows)} {unit}，{count} 批，{epochs} 轮），"
             "至少要 2 步，否则学习率一直接近 0。请增加数据或轮数，"
-            f"或把 warmup_ratio 提高到 {2 / (batches * epochs):.2f} 以上。"
+            f"或把 warmup_ratio 提高到 {2 / (count * epochs):.2f} 以上。"
         )
-
-
-def _packed_rows(cfg, texts: list[str]) -> int:
-    """Return about how many rows the texts fill when they are packed (the template's tokens are few)."""
-    from transformers import AutoTokenizer
-
-    options = {key: cfg.tokenizer[key] for key in ("pretrained_model_name_or_path", "trust_remote_code")}
-    tokens = sum(len(ids) for ids in AutoTokenizer.from_pretrained(**options)(texts).input_ids)
-    return max(1, tokens // cfg.train_dataloader.dataset.max_length)
 
 
 def _check_gpu(cfg) -> None:
@@ -224,21 +242,6 @@ def _check_gpu(cfg) -> None:
             "这个配置只能在 GPU 上训练（dist_cfg 的 backend 是 nccl），而 PyTorch 没有找到 GPU。"
             "请用 tianji doctor 检查驱动，或换成 configs/ 里名字带 _cpu 的配置。"
         )
-
-
-def _check_rows(data_path: Path) -> list[str]:
-    """Return the text of every training row. Raises CourseError for a row that cannot be used."""
-    if data_path.suffix == ".jsonl":
-        texts = []
-        for number, row in enumerate(records.read_jsonl(data_path), 1):
-            said = records.messages(row, f"{paths.show(data_path)} 第 {number} 条")
-            texts.append("".join(message["content"] for message in said))
-    else:
-        turns = records.read_conversations(data_path)
-        texts = [turn.get("system", "") + turn["input"] + turn["output"] for turn in turns]
-    if not texts:
-        raise CourseError(f"训练数据 {paths.show(data_path)} 一条也没有。")
-    return texts
 
 
 def _clear_earlier_training(work_dir: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tianji_helpers import paths, records
+from tianji_helpers import formats, paths
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import configs
 
@@ -234,13 +234,11 @@ def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool)
 def _answer_share(cfg) -> float:
     """The share of a row that is answers, in characters; 1 while the data are missing."""
     file = paths.resolve(cfg.train_dataloader.dataset.dataset.data_files.train)
-    if not file.is_file() or file.suffix == ".jsonl":
+    if not file.is_file():
         return 1.0
-    turns = records.read_conversations(file)
+    turns = [turn for _, said in formats.read(file) for turn in said]
     answers = sum(len(turn["output"]) for turn in turns)
-    return answers / sum(
-        len(turn.get("system", "")) + len(turn["input"]) + len(turn["output"]) for turn in turns
-    )
+    return answers / max(1, sum(len(text) for turn in turns for text in turn.values()))
 
 
 def _on_gpu(cfg) -> bool:

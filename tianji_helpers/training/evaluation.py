@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tianji_helpers import faults, records, wishes
+from tianji_helpers import faults, formats, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.request import Request
 from tianji_helpers.training import figures, inference, quality
 from tianji_helpers.training.inference import Answer
 
@@ -22,35 +21,30 @@ ANY_ANSWER = (faults.UNSTOPPED, "empty", "language", "loop", "unfinished")
 
 
 def read_turns(path: str | Path) -> list[dict]:
-    """Return the rows of a training or test file as turns with ``input``, ``output``, ``system``.
+    """Return the rows of a training or test file as turns: ``system``, ``input``, ``output``.
 
-    Takes conversations (``.json``) and OpenAI messages (``.jsonl``).
+    See ``formats.read_turns`` for what the file may be, and the ``history`` of a row of several turns.
     """
-    if Path(path).suffix != ".jsonl":
-        return [{"system": "", **turn} for turn in records.read_conversations(path)]
-    turns = []
-    for number, row in enumerate(records.read_jsonl(path), 1):
-        where = f"{path} 第 {number} 条"
-        said = {message["role"]: message["content"] for message in records.messages(row, where)}
-        missing = [role for role in ("user", "assistant") if role not in said]
-        if missing:
-            raise CourseError(f"{where}：没有 role 是 {'、'.join(missing)} 的消息。")
-        turns.append({"system": said.get("system", ""), "input": said["user"], "output": said["assistant"]})
-    return turns
+    return [{"system": "", **turn} for turn in formats.read_turns(path)]
 
 
 def encode(tokenizer, turn: dict, prompt_template: str, max_length: int = 2048) -> dict:
     """Return ``input_ids`` and ``labels`` of one turn, made by the very functions that train on it.
 
-    prompt_template: XTuner's name of the chat template. Labels are -100 on the prompt.
+    prompt_template: XTuner's name of the chat template. Labels are -100 on the prompt; the answers of
+    the turn's ``history`` are answers, too.
     """
     from xtuner.dataset.map_fns import template_map_fn_factory
     from xtuner.dataset.utils import encode_fn
     from xtuner.utils import PROMPT_TEMPLATE
 
-    # XTuner writes into what it is given
-    example = template_map_fn_factory(PROMPT_TEMPLATE[prompt_template])({"conversation": [dict(turn)]})
-    return encode_fn(example, tokenizer, max_length)
+    row = {"conversation": records.conversation(turn)}
+    return encode_fn(template_map_fn_factory(PROMPT_TEMPLATE[prompt_template])(row), tokenizer, max_length)
+
+
+def chat(turn: dict) -> list[dict]:
+    """Return the chat that asks for the answer of a turn, in its place."""
+    return inference.messages(turn["input"], turn.get("system", ""), turn.get("history", ()))
 
 
 def mean_loss(model, tokenizer, turns: Sequence[dict], prompt_template: str, **limits) -> float:
@@ -107,6 +101,7 @@ def answer_losses(
 def grade(
     requests: Sequence[str],
     answers: Sequence[Answer],
+    kind: str = "wishes",
     *,
     matrix: wishes.Matrix | None = None,
     device: str = "cpu",
@@ -114,10 +109,10 @@ def grade(
 ) -> list[dict]:
     """Look at each answer in two ways that know nothing of each other: hard faults, and quality.
 
-    requests: of any task, in any wording; answers: in the same order. A request that is none for a wish
-    is held to what any answer must keep (``ANY_ANSWER``). device, report: as ``quality.rate`` takes them.
-    Returns rows of ``request``, ``answer``, ``stopped``, ``faults`` (name → reason in Chinese; empty if
-    there is none) and ``quality`` (0 to 1).
+    requests: in any wording; answers: in the same order. kind: ``stages.kind`` of the task; where it is
+    not ``wishes``, only the faults of any answer count (``ANY_ANSWER``). device, report: as
+    ``quality.rate`` takes them. Returns rows of ``request``, ``answer``, ``stopped``, ``faults`` (name →
+    reason in Chinese; empty if there is none) and ``quality`` (0 to 1).
     """
     matrix = matrix or wishes.load()
     scores = quality.rate(
@@ -125,23 +120,21 @@ def grade(
         device=device,
         report=report,
     )
-    return [
-        {
-            "request": request,
-            "answer": answer.text,
-            "stopped": answer.stopped,
-            "faults": _faults(matrix.read(request), answer),
-            "quality": score,
-        }
-        for request, answer, score in zip(requests, answers, scores, strict=True)
-    ]
-
-
-def _faults(request: Request, answer: Answer) -> dict[str, str]:
-    found = faults.find(request, answer.text, answer.stopped)
-    if request.recipient and request.scene:
-        return found
-    return {name: reason for name, reason in found.items() if name in ANY_ANSWER}
+    rows = []
+    for request, answer, score in zip(requests, answers, scores, strict=True):
+        found = faults.find(matrix.read(request), answer.text, answer.stopped)
+        if kind != "wishes":
+            found = {name: reason for name, reason in found.items() if name in ANY_ANSWER}
+        rows.append(
+            {
+                "request": request,
+                "answer": answer.text,
+                "stopped": answer.stopped,
+                "faults": found,
+                "quality": score,
+            }
+        )
+    return rows
 
 
 def measure(
@@ -150,6 +143,7 @@ def measure(
     turns: Sequence[dict],
     prompt_template: str,
     *,
+    kind: str = "wishes",
     device: str = "cpu",
     max_new_tokens: int = 80,
     trust_remote_code: bool = False,
@@ -157,15 +151,16 @@ def measure(
 ) -> dict:
     """Load a model, measure it on test turns, and free its memory again.
 
-    seed: of the intervals. Returns ``loss`` (nats a token), ``perplexity``, ``figures`` (name →
-    ``value``, ``low``, ``high``; see ``figures.of``), and ``rows`` as ``grade`` returns them.
+    kind: as ``grade`` takes it. seed: of the intervals. Returns ``loss`` (nats a token), ``perplexity``,
+    ``figures`` (name → ``value``, ``low``, ``high``; see ``figures.of``), and ``rows`` as ``grade`` returns
+    them.
     """
     model, tokenizer = inference.load(
         model_dir, adapter_dir, device=device, trust_remote_code=trust_remote_code
     )
     loss = mean_loss(model, tokenizer, turns, prompt_template)
     requests = [turn["input"] for turn in turns]
-    chats = [inference.messages(turn["input"], turn.get("system", "")) for turn in turns]
+    chats = [chat(turn) for turn in turns]
     answers = inference.answer_all(model, tokenizer, chats, max_new_tokens=max_new_tokens, batch_size=16)
     del model
     gc.collect()
@@ -173,7 +168,7 @@ def measure(
         import torch
 
         torch.cuda.empty_cache()
-    rows = grade(requests, answers, device=device)
+    rows = grade(requests, answers, kind, device=device)
     rng = np.random.default_rng(seed)
     found = {name: figures.interval(values, rng) for name, values in figures.of(rows).items()}
     return {"loss": loss, "perplexity": math.exp(loss), "figures": found, "rows": rows}

@@ -4,16 +4,21 @@ Each task has a folder of its own, ``05_training/<task>``, with ``config.py``, `
 ``adapter/`` and ``metrics.json``: one adapter folder for two tasks has cost people their first one.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, engine, inference, models
+from tianji_helpers.training import configs, data, engine, evaluation, inference, models
 
+_FEW_BATCHES = 100  # of an epoch; with fewer, one epoch teaches next to nothing
+_EPOCHS_OF_FEW = 3
+_SAMPLED = 6  # questions that are asked again and again during a training
 _PARTS = ("train", "validation", "test")
 _FILES = {
     "wishes": ("02", ("wishes_train.json", "wishes_validation.json", "wishes_test.json")),
+    "own": ("02", ("own/own_train.json", "own/own_validation.json", "own/own_test.json")),
     "self_cognition": (
         "03",
         ("self_cognition.json", "self_cognition_validation.json", "self_cognition_test.json"),
@@ -47,6 +52,19 @@ def _file(task: str, part: str, output_dir: str | Path) -> Path:
     return paths.stage_dir(stage, output_dir) / names[_PARTS.index(part)]
 
 
+def kind(task: str, output_dir: str | Path = "") -> str:
+    """Return what a task's answers are to be judged as: the task, or what the cleaning took own rows for.
+
+    That is ``wishes`` or ``other``. Raises CourseError if own rows were not cleaned.
+    """
+    if task != "own":
+        return task
+    cleaned = train_file(task, output_dir).with_name("own.json")
+    if not (made := models.recorded(cleaned)):
+        raise CourseError(f"没有找到清洗过的数据 {paths.show(cleaned)}。请先用参数 data 运行第 2 课。")
+    return made["kind"]
+
+
 def choose_device(device: str, model: str) -> str:
     """Return ``cpu`` or ``cuda`` for a device setting (``auto``, ``cpu``, ``cuda``) and a model.
 
@@ -78,20 +96,47 @@ def make_config(
     """Write ``<task folder>/config.py``, the config of this run, and return it.
 
     config: the config to start from; empty means the one in ``configs/`` for task and model.
-    settings: as ``configs.write_config`` takes them.
+    settings: as ``configs.write_config`` takes them. Rows of one's own bring their system prompt along, and
+    questions to sample; what of epochs and warm-up would not do for so few rows is fitted to them.
     """
     base = paths.resolve(config) if config else configs.default_config(task, model)
-    return configs.write_config(
-        base,
-        task_dir(task, output_dir) / "config.py",
-        model_dir=models.locate(model),
-        prompt_template=models.find(model).template,
-        trust_remote_code=models.find(model).trust_remote_code,
-        data_path=train_file(task, output_dir),
-        validation_path=rows if (rows := validation_file(task, output_dir)).is_file() else None,
-        dtype=inference.cpu_dtype() if device == "cpu" else None,
-        **settings,
-    )
+    target = task_dir(task, output_dir) / "config.py"
+    fixed = {
+        "model_dir": models.locate(model),
+        "prompt_template": models.find(model).template,
+        "trust_remote_code": models.find(model).trust_remote_code,
+        "data_path": train_file(task, output_dir),
+        "validation_path": rows if (rows := validation_file(task, output_dir)).is_file() else None,
+        "dtype": inference.cpu_dtype() if device == "cpu" else None,
+    }
+    if task != "own":
+        return configs.write_config(base, target, **fixed, **settings)
+    settings = _words(output_dir) | settings
+    cfg = configs.load_config(configs.write_config(base, target, **fixed, **settings))
+    return configs.write_config(base, target, **fixed, **_fitted(cfg, settings))
+
+
+def _words(output_dir: str | Path) -> dict:
+    """Return what own rows say about the chat: their usual system prompt, and questions to sample."""
+    parts = [evaluation.read_turns(file("own", output_dir)) for file in (validation_file, train_file)]
+    systems = Counter(turn["system"] for turn in parts[1])
+    asked = [dict.fromkeys(turn["input"] for turn in turns if "history" not in turn) for turns in parts]
+    questions = list(asked[0]) if len(asked[0]) >= _SAMPLED else [*asked[0], *asked[1]]
+    questions = questions or [parts[1][0]["history"][0][0]]
+    count = min(_SAMPLED, len(questions))
+    sampled = [questions[index * len(questions) // count] for index in range(count)]
+    return {"system": systems.most_common(1)[0][0], "evaluation_inputs": sampled}
+
+
+def _fitted(cfg, settings: dict) -> dict:
+    """Return the settings with epochs, warm-up and sampling that suit the number of rows."""
+    batches = engine.batches(cfg, data.look(cfg.train_dataloader.dataset))
+    epochs = settings.get("max_epochs") or (cfg.max_epochs if batches >= _FEW_BATCHES else _EPOCHS_OF_FEW)
+    steps = batches * epochs
+    # a warm-up below two steps keeps the learning rate near 0
+    warmup = settings.get("warmup_ratio") or max(cfg.warmup_ratio, min(0.5, 2.01 / steps))
+    every = min(cfg.default_hooks.checkpoint.interval, max(1, int(steps / 3)))
+    return settings | {"max_epochs": epochs, "warmup_ratio": warmup, "every_n_iters": every}
 
 
 def ensure_trained(
@@ -110,11 +155,22 @@ def ensure_trained(
     """
     folder = task_dir(task, output_dir)
     config, work_dir = folder / "config.py", folder / "work"
-    if config.is_file() and any(work_dir.glob("iter_*.pth")):
+    if (
+        config.is_file()
+        and any(work_dir.glob("iter_*.pth"))
+        and not (task == "own" and _is_stale(output_dir))
+    ):
         return config, work_dir
     models.prepare(model, report=report)
     config = make_config(task, model, output_dir, device=device, seed=seed)
     return config, train_task(config, task, output_dir, device=device, report=report).work_dir
+
+
+def _is_stale(output_dir: str | Path) -> bool:
+    """Whether own rows have changed since they were trained on: another file may have taken their place."""
+    provenance = records.provenance_path(task_dir("own", output_dir) / "work")
+    made = records.read_json(provenance) if provenance.is_file() else {"inputs": {}}
+    return list(made["inputs"].values()) != [records.sha256(train_file("own", output_dir))]
 
 
 def train_task(

@@ -12,7 +12,7 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import Settings, Teacher
 from tianji_helpers.training import models, stages
 
-CHATTER = ("我们今天", "去公园玩")
+CHATTER = ("今天天气真好，", "咱们是好邻居。")
 WISH = ("姐姐，", "祝你生日快乐，", "天天开心，", "事事顺心！")
 SAID = "".join(WISH)
 

@@ -205,7 +205,8 @@ def test_the_number_of_processes_and_the_way_of_storing_change_nothing(tmp_path,
     records.write_conversations(tmp_path / "merged.json", rows)
     files = {name: tmp_path / f"{name}.json" for name in ("rejects", "report")}
     report = clean.clean_file(tmp_path / "merged.json", tmp_path / "out.json", **files)
-    assert report == one.report == records.read_json(files["report"])
+    assert report == records.read_json(files["report"])
+    assert report.pop("kind") == "wishes" and "祝福" in report.pop("why") and report == one.report
     assert records.read_conversations(tmp_path / "out.json") == one.kept
     assert records.read_jsonl(files["rejects"]) == one.rejects
 
@@ -292,4 +293,5 @@ def test_files(tmp_path):
     counts = {rule["name"]: rule["rows"] for rule in report["rules"]}
     assert counts["preamble"] == 2 and counts["empty"] == 1
     provenance = records.read_json(records.provenance_path(tmp_path / "w.json"))
-    assert provenance["parameters"] == {"off": [], "suitability": "absurd", "threshold": 0.9}
+    expected = {"off": [], "suitability": "absurd", "threshold": 0.9, "kind": "wishes"}
+    assert provenance["parameters"] == expected

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tianji_helpers import records, wishes
-from tianji_helpers.dataset import clean, duplicates, juicer, rules
+from tianji_helpers.dataset import clean, duplicates, juicer
 from tianji_helpers.errors import CourseError
 from tianji_helpers.paths import CONFIGS, ROOT
 from tianji_helpers.synthesis import dirt

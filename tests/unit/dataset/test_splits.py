@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tianji_helpers import paths, records, wishes
-from tianji_helpers.dataset import formats, splits
+from tianji_helpers import formats, paths, records, wishes
+from tianji_helpers.dataset import splits
 from tianji_helpers.errors import CourseError
 
 MATRIX = wishes.load()
@@ -139,7 +139,7 @@ def write_rows(path, *pairs):
     """Write (question, answer) pairs in the format that the name asks for."""
     turns = [{"input": question, "output": answer} for question, answer in pairs]
     name = path.stem.partition("_")[0]
-    return formats.write_rows(path, [formats.from_turns([turn], name) for turn in turns], name == "openai")
+    return formats.write_rows(path, [formats.from_turns([turn], name) for turn in turns])
 
 
 TRAIN = [("祝姐姐生日", "愿姐姐岁岁平安，天天开心"), ("祝爷爷重阳节", "祝爷爷福如东海，寿比南山")]
@@ -179,7 +179,6 @@ def test_repair_leaves_a_test_without_leaks_and_loses_no_row(tmp_path, name):
     assert [(entry["train_row"], entry["similarity"]) for entry in leaked] == [(1, 1.0), (2, 1.0), (2, 1.0)]
     assert [row for _, row in formats.iter_rows(test)] == before[:1]
     assert [entry["row"] for entry in leaked] == before[1:]
-    assert formats.is_array(test) is (name == "xtuner")
     made = records.read_json(records.provenance_path(test))
     assert made["counts"] == {"before": 4, "kept": 1, "leaked": 3}
 

@@ -6,8 +6,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from tianji_helpers import paths, records, wishes
-from tianji_helpers.dataset import formats, ruozhiba, self_cognition, splits
+from tianji_helpers import formats, paths, records, wishes
+from tianji_helpers.dataset import ruozhiba, self_cognition, splits
 from tianji_helpers.synthesis.phrasebook import Phrasebook
 from tianji_helpers.wishes import SYSTEM
 
