@@ -379,9 +379,10 @@ def clean_turns(
     their questions.
     matrix: as ``wishes.load`` returns it (read if absent). off: names of rules to leave out (see
     ``TITLES``). suitability: reject the pairs of recipient and scene that are ``absurd``, all that the
-    ``matrix`` leaves out, or none (``off``). threshold: similarity from which a wish is a near duplicate of an earlier one, in
-    (0, 1]; see ``duplicates``. decided: what people decided about single rows, as ``decisions.read``
-    returns it. processes: 2 share a long stream, 1 judges it alone; the result is the same.
+    ``matrix`` leaves out, or none (``off``). threshold: similarity from which a wish is a near duplicate of
+    an earlier one, in (0, 1]; see ``duplicates``. decided: what people decided about single rows, as
+    ``decisions.read`` returns it. processes: 2 share a long stream, 1 judges it alone; the result is the
+    same.
     Raises CourseError for a rule that does not exist or a threshold out of range.
     """
     judge = _prepare(matrix, off, suitability, threshold, decided, kind)

@@ -48,7 +48,17 @@ class Rule:
 
 
 _ONLY_UNUSUAL = frozenset(
-    "invisible thinking title_line markdown quotes spaces language slot alternatives".split()
+    (
+        "invisible",
+        "thinking",
+        "title_line",
+        "markdown",
+        "quotes",
+        "spaces",
+        "language",
+        "slot",
+        "alternatives",
+    )
 )
 _PLAIN = re.compile(r"[\u4e00-\u9fff，。！？、；：～\U0001f300-\U0001faff\u2600-\u27bf]*")
 
@@ -163,7 +173,8 @@ def title_line(text: str, request: Request) -> str:
 
 
 _MARKDOWN = re.compile(
-    r"```\w*|\*{1,3}(?=\S)|(?<=\S)\*{1,3}|`+|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)|^[ \t]*#{1,6}[ \t]+|^[ \t]*>[ \t]+",
+    r"```\w*|\*{1,3}(?=\S)|(?<=\S)\*{1,3}|`+|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)"
+    r"|^[ \t]*#{1,6}[ \t]+|^[ \t]*>[ \t]+",
     re.MULTILINE,
 )
 _BULLET = re.compile(r"\A[ \t]*(?:[-•][ \t]+|\d{1,2}[.、][ \t]*(?!\d))")
@@ -242,8 +253,9 @@ def label(text: str, request: Request) -> str:
 
 
 _OPEN, _CLOSE = "\"'“‘「『", "\"'”’」』"
+_INNER = rf"[^{_OPEN}{_CLOSE}]*"
 _WRAPPED = re.compile(
-    rf"[{_OPEN}](?P<inside>[^{_OPEN}{_CLOSE}]*(?:[“‘「『][^”’」』]*[”’」』][^{_OPEN}{_CLOSE}]*)*)[{_CLOSE}](?P<after>[^\w]*)"
+    rf"[{_OPEN}](?P<inside>{_INNER}(?:[“‘「『][^”’」』]*[”’」』]{_INNER})*)[{_CLOSE}](?P<after>[^\w]*)"
 )
 
 
@@ -271,7 +283,8 @@ def quotes(text: str, request: Request) -> str:
 
 _EMPTY_SLOT = re.compile(
     r"(?:(?:尊敬的|亲爱的|敬爱的)?(?:先生/女士|女士/先生|大人|长辈|收件人|某某|您|你)[，,：:]"
-    r"|[您你]?(?:平辈|师长或上级)[，,]|敬上[您你]?[，,：:]|[呀哦啦呢嘛吧哟哒][，,～~！]+|[您你][，,]|[，、。；：！？～,;:!?~. ]+)\s*(?=.)"
+    r"|[您你]?(?:平辈|师长或上级)[，,]|敬上[您你]?[，,：:]"
+    r"|[呀哦啦呢嘛吧哟哒][，,～~！]+|[您你][，,]|[，、。；：！？～,;:!?~. ]+)\s*(?=.)"
 )
 _CHOICE = re.compile(
     r"^(?P<title>尊敬的|亲爱的|敬爱的)?(?P<one>[^，,：:/！!。\n]{1,6})/(?P<two>[^，,：:/！!。\n]{1,6})(?=[，,：:！!])"
@@ -545,7 +558,7 @@ _TYPOS = {
 }  # fmt: skip
 _TEACHERS = ("赵老师", "导师", "班主任", "师傅")
 _PUPILS = re.compile("[，、]桃李(?:满园|芬芳|满天下|成蹊)(?=[，。！])")
-_SLIP = re.compile(  # each alternative begins with a letter of its own: the search passes quickly over the rest
+_SLIP = re.compile(  # each alternative begins with a letter of its own: the search is quick
     rf"(?P<typo>{'|'.join(_TYPOS)})"
     r"|(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=身体健康[，。！]|(?:生日|新年|新春|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
 )
