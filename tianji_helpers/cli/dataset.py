@@ -46,6 +46,7 @@ def clean(args: argparse.Namespace) -> None:
         args.source,
         args.output_file,
         rejects=args.rejects,
+        suitability=args.suitability,
         report=args.report,
         off=args.off,
         threshold=args.threshold,
@@ -64,6 +65,8 @@ def clean(args: argparse.Namespace) -> None:
     for rule in report["rules"]:
         if rule["rows"]:
             print(f"  {'修' if rule['kind'] == 'mend' else '丢'} {rule['rows']:>7} 条  {rule['title']}")
+    if report["misfits"]:
+        print(f"留下的有 {report['misfits']} 条不在课程的矩阵里（谁适合什么是一家之言，见 --suitability）")
     if report["rejected"]:
         print(f"弃用的每一条和理由：{args.rejects}；不想要的规则用 --off 关掉，名字见 {args.report}")
 
@@ -228,6 +231,12 @@ def add(command) -> None:
     )
     sub.add_argument(
         "--report", required=True, type=WRITE_FILE, metavar="F", help="每条规则的条数和例子（.json）"
+    )
+    sub.add_argument(
+        "--suitability",
+        choices=("absurd", "matrix", "off"),
+        default="absurd",
+        help="不合适的组合：只丢荒唐的（默认）、课程矩阵不要的都丢、都留",
     )
     _add_rules(sub)
     sub.add_argument("--decisions", type=READ, metavar="F", help="照着人工的决定处理（.jsonl）")
