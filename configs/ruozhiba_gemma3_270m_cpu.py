@@ -1,10 +1,6 @@
-"""Ruozhiba (questions that sound silly) on the embedded 270M model, on a CPU.
-
-The data are OpenAI messages, so ``dataset_map_fn`` turns them into XTuner's conversations.
-"""
+"""Ruozhiba (questions that sound silly) on the embedded 270M model, on a CPU."""
 
 from mmengine.config import read_base
-from xtuner.dataset.map_fns import openai_map_fn
 
 with read_base():
     from ._base_.qlora_cpu import *
@@ -20,5 +16,4 @@ param_scheduler[1].end = max_epochs
 
 data_path = "outputs/default/04_ruozhiba/ruozhiba_train.jsonl"
 train_dataloader.dataset.dataset.data_files.train = data_path
-train_dataloader.dataset.dataset_map_fn = openai_map_fn
 custom_hooks[1].update(dict(evaluation_inputs=["为什么我爸妈结婚的时候没邀请我参加婚礼"]))

@@ -1,13 +1,11 @@
 """Ruozhiba (questions that sound silly) on internlm2-1_8b, the base model, QLoRA on one GPU with 8 GB.
 
-The data are OpenAI messages, so ``dataset_map_fn`` turns them into XTuner's conversations. Changed
-against the course that this task comes from: what ``_base_/qlora_gpu.py`` says, and
+Changed against the course that this task comes from: what ``_base_/qlora_gpu.py`` says, and
 * a base model has no chat template of its own; it learns InternLM2's, which the course serves it with;
 * the full set has some 170 training rows: a few packed rows, so several epochs and small updates.
 """
 
 from mmengine.config import read_base
-from xtuner.dataset.map_fns import openai_map_fn
 
 with read_base():
     from ._base_.qlora_gpu import *
@@ -19,7 +17,6 @@ del part  # every name of this file is a setting
 
 data_path = "outputs/default/04_ruozhiba/ruozhiba_train.jsonl"
 train_dataloader.dataset.dataset.data_files.train = data_path
-train_dataloader.dataset.dataset_map_fn = openai_map_fn
 train_dataloader.dataset.max_length = 1024
 train_dataloader.batch_size = 1
 optim_wrapper.accumulative_counts = 1

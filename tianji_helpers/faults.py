@@ -66,20 +66,20 @@ def empty(text: str, request: Request) -> str | None:
     for name in request.names:
         words = words.replace(name, "")
     words = re.sub("尊敬的|敬爱的|亲爱的|您好|你好|先生|女士|大人|祝福语?", "", words)
-    return None if len(words) >= 2 else f"去掉称呼和标点，只剩“{words}”"
+    return None if len(words) >= 4 else f"去掉称呼和标点，只剩“{words}”"
 
 
 _TWO_CLAUSES = re.compile(r"[\u4e00-\u9fff]{4}\W+[\u4e00-\u9fff]{4}")  # more than a salutation
 
 
 def _words(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text)
+    return "".join(re.findall("[A-Za-z\u3040-\u30ff\u4e00-\u9fff]+", text))
 
 
 _REFUSAL = re.compile(
     r"作为(?:一个|一名|一款)?(?:AI|人工智能|语言模型|大模型|智能助手)"
     r"|我(?:无法|不能|没有办法|没办法)(?:为您|为你|帮您|帮你|提供|生成|回答|完成|满足|写)"
-    r"|抱歉，|对不起，我|很遗憾，",
+    r"|抱歉，|对不起，我|很遗憾，|请问[您你](?:想|需|希望)|请(?:提供|告诉我)(?:更多|具体|一下)",
     re.I,
 )
 
@@ -153,7 +153,7 @@ def alternatives(text: str, request: Request) -> str | None:
     return "一个回答里有几条祝福让人选" if several else None
 
 
-_LATIN_WORD = re.compile(r"[\u4e00-\u9fff，、][ -]?([a-z]{5,})[ -]?[\u4e00-\u9fff]|\b(emoji)\b")
+_LATIN_WORD = re.compile(r"[\u4e00-\u9fff，、][ -]?([a-z]{5,})[ -]?[\u4e00-\u9fff，。！]|\b(emoji)\b")
 _LATIN = re.compile(r"[A-Za-z]")
 _FAMILIAR = re.compile(
     r"[\0-\u036f\u2000-\u2dff\u3000-\u302d\u4e00-\u9fff\uff00-\uff65\U0001f000-\U0001faff]*"
@@ -208,14 +208,15 @@ def loop(text: str, request: Request) -> str | None:
             return f"“{found[1]}”连着说了三遍以上"
     if len(clauses) == len(set(clauses)):
         return None
-    again = Counter(clause for clause in clauses if len(clause) >= 2)
+    again = Counter(clause for clause in clauses if len(clause) >= 3)
     spent = sum(len(clause) * (times - 1) for clause, times in again.items() if len(clause) >= 4)
     words, times = max(again.items(), key=lambda item: (item[1], len(item[0])), default=("", 0))
-    return f"“{words}”说了 {times} 遍" if times >= 3 or spent >= 10 else None
+    share = 6 * max(spent, len(words) * times if times >= 3 else 0) >= len(text)  # of a long poem, little
+    return f"“{words}”说了 {times} 遍" if share and (times >= 3 or spent >= 10) else None
 
 
 _UNFINISHED = re.compile(
-    r"(?:[和与及在把被让为对向将如像以而并但或因从的]|如同|仿佛|因为|虽然|以及|为了|成为|充满)[，、]?\Z"
+    r"(?:[和与及在把被让为对向将如像以而并但或因从的]|如同|仿佛|因为|虽然|以及|为了|成为|充满|[祝愿][您你])[，、]?\Z"
 )
 _OPEN = re.compile(r"[（(“「《【][^）)”」》】]*\Z")
 

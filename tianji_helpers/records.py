@@ -12,9 +12,13 @@ Four shapes travel between the stages (one JSON object each):
 The first two are JSON arrays (UTF-8, indent 4, unescaped), the last two JSON Lines. A file is
 written to a temporary neighbour, synced and then renamed, so a reader finds the old file or the
 new one, never half of one. Beside each file a stage leaves ``<name>.provenance.json``.
+
+What is read may be gzipped; its first bytes say so, not its name. ``tianji_helpers.formats`` reads rows
+that people bring along, in these shapes and others.
 """
 
 import codecs
+import gzip
 import hashlib
 import io
 import itertools
@@ -23,11 +27,14 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from reprlib import repr as brief
 from typing import IO, Any
 
 import msgspec
@@ -202,7 +209,7 @@ def _blocks(path: str | Path) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     done = 0  # bytes before the block
     try:
-        with path.open("rb") as file:
+        with open_bytes(path) as file:
             while True:
                 data = file.read(_BLOCK)
                 pending = len(decoder.getstate()[0])
@@ -211,13 +218,59 @@ def _blocks(path: str | Path) -> Iterator[str]:
                 if not data:
                     return
                 done += len(data)
-    except FileNotFoundError as error:
-        raise CourseError(f"找不到文件 {path}。请先运行生成它的那一课，或检查路径。") from error
     except UnicodeDecodeError as error:
         place = done - pending + error.start
-        raise CourseError(f"{path} 不是 UTF-8 文本（第 {place} 个字节）。请另存为 UTF-8。") from error
+        raise CourseError(f"{path} 不是 UTF-8 文本（第 {place} 个字节）：{_what_it_is(path)}") from error
+
+
+@contextmanager
+def open_bytes(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a file for reading, unpacked if it is gzipped. Raises CourseError if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(2)
+            file.seek(0)
+            yield gzip.GzipFile(fileobj=file) if start == b"\x1f\x8b" else file
+    except FileNotFoundError as error:
+        raise CourseError(f"找不到文件 {path}。请先运行生成它的那一课，或检查路径。") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise CourseError(f"{path} 是 gzip 文件，但没有下载完整或已经损坏；请重新下载。") from error
     except OSError as error:
         raise CourseError(f"读不了 {path}：{error.strerror or error}。") from error
+
+
+_SIGNATURES = {
+    b"PAR1": "这是 parquet 文件，请先运行 tianji convert 它 新文件.json --to xtuner。",
+    b"ARROW1": "这是 Arrow 文件，请用 datasets 的 to_json 存成 JSON Lines。",
+    b"\xd0\xcf\x11\xe0": "这是旧版 Excel（.xls），请在 Excel 或 WPS 里另存为“CSV UTF-8”。",
+    b"\xff\xfe": "这是 UTF-16，请运行 iconv -f UTF-16 -t UTF-8 它 > 新文件。",
+    b"\xfe\xff": "这是 UTF-16，请运行 iconv -f UTF-16 -t UTF-8 它 > 新文件。",
+    b"%PDF": "这是 PDF，请先取出里面的文字。",
+    b"BZh": "这是 bzip2 压缩文件，请先运行 bunzip2 它。",
+    b"\xfd7zXZ": "这是 xz 压缩文件，请先运行 unxz 它。",
+    b"\x28\xb5\x2f\xfd": "这是 zstd 压缩文件，请先运行 unzstd 它。",
+    b"7z\xbc\xaf": "这是 7z 压缩包，请先解开。",
+    b"Rar!": "这是 RAR 压缩包，请先解开。",
+}
+
+
+def _what_it_is(path: Path) -> str:
+    """Say what a file that is no UTF-8 text is, and how it becomes one."""
+    if zipfile.is_zipfile(path):
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            if any(name.startswith("xl/") for name in archive.namelist()):
+                return "这是 Excel 表格（.xlsx），请在 Excel 或 WPS 里另存为“CSV UTF-8”。"
+        return "这是 zip 压缩包，请先运行 unzip 它。"
+    with open_bytes(path) as file:
+        start = file.read(_BLOCK)
+    for signature, meaning in _SIGNATURES.items():
+        if start.startswith(signature):
+            return meaning
+    with suppress(UnicodeDecodeError):
+        text = codecs.getincrementaldecoder("gb18030")().decode(start)
+        if any("\u4e00" <= character <= "\u9fff" for character in text):
+            return "它是 GBK 编码，请运行 iconv -f GB18030 -t UTF-8 它 > 新文件，或用记事本另存为 UTF-8。"
+    return "请另存为 UTF-8。"
 
 
 def read_json(path: str | Path) -> Any:
@@ -243,6 +296,11 @@ def _broken(path: str | Path, error: Exception, line: int = 1, column: int = 1) 
         f"{path} 第 {line + error.lineno - 1} 行第 {column} 列不是合法的 JSON：{error.msg}。"
         "文件可能没有写完，请重新生成。"
     )
+
+
+def first_character(path: str | Path) -> str:
+    """Return the first character of a UTF-8 file that is no blank; empty if there is none."""
+    return _Window(path).peek()
 
 
 def iter_json_array(path: str | Path) -> Iterator[Any]:
@@ -418,7 +476,12 @@ def _lines(path: str | Path) -> Iterator[str]:
             yield from lines[1:]
             parts = []
         parts.append(rest)
+        if len(parts) * _BLOCK > MAX_VALUE:
+            raise CourseError(f"{path} 里有一行超过 {MAX_VALUE >> 20} MB，不是这门课的数据。")
     yield "".join(parts)
+
+
+_KINDS = {bool: "真假值", int: "整数", float: "小数", list: "列表", dict: "对象"}
 
 
 def check_text(value: Any, field: str, where: str) -> str:
@@ -426,8 +489,11 @@ def check_text(value: Any, field: str, where: str) -> str:
 
     JSON can spell half a character (a lone surrogate such as ``"\\ud83d"``), which no file can store.
     """
+    if value is None:
+        raise CourseError(f"{where}：缺少字段 {field}。")
     if not isinstance(value, str):
-        raise CourseError(f"{where}：缺少字段 {field}，或它不是字符串。")
+        kind = _KINDS.get(type(value), type(value).__name__)
+        raise CourseError(f"{where}：字段 {field} 是{kind} {brief(value)}，应当是文字。")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -486,12 +552,30 @@ def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS
 
 
 def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:
-    """Write turns (``input``, ``output``, perhaps ``system``) as a file of one-turn conversations."""
+    """Write turns (``input``, ``output``, perhaps ``system``) as a file of conversations.
+
+    A turn may have a ``history``, as ``formats.read_turns`` returns it: the turns before it.
+    """
     return _write_array(path, map(_conversation, turns))
+
+
+def conversation(turn: dict) -> list[dict]:
+    """Return the turns of the conversation that ends with ``turn``: its ``history`` stands before it.
+
+    >>> conversation({"system": "s", "input": "c", "output": "d", "history": [["a", "b"]]})
+    [{'system': 's', 'input': 'a', 'output': 'b'}, {'input': 'c', 'output': 'd'}]
+    """
+    turns = [{"input": asked, "output": said} for asked, said in turn.get("history", ())]
+    turns.append({key: value for key, value in turn.items() if key not in ("history", "system")})
+    if "system" in turn:
+        turns[0] = {"system": turn["system"], **turns[0]}
+    return turns
 
 
 def _conversation(turn: dict) -> bytes:
     """Return ``{"conversation": [turn]}`` as it stands in an array; msgspec lays out text as json does."""
+    if "history" in turn:
+        return _indented({"conversation": conversation(turn)}, "\n    ").encode()
     row = {"conversation": [turn]}
     if set(map(type, turn.values())) <= {str}:
         return msgspec.json.format(msgspec.json.encode([row]), indent=4)[len("[\n    ") : -len("\n]")]

@@ -43,8 +43,8 @@ def _password(url: str) -> str:
 def hide(text: str) -> str:
     """Return ``text`` with each stretch of 8 or more characters of a secret, in any encoding, as ``***``.
 
-    Encodings: URL, base64 (also as a part of something longer), hexadecimal, and the escapes of JSON and
-    HTML.
+    Encodings: URL, base64 (also as a part of something longer), hexadecimal, backwards, and the escapes of
+    JSON and HTML.
     """
     if not _WORD.search(text) or not (known := secrets()):
         return text
@@ -52,6 +52,8 @@ def hide(text: str) -> str:
 
     def blacken(match: re.Match) -> str:
         word = match[0]
+        if "%" in word and _holds_piece(plain := unquote(word), pieces) and not _holds_piece(word, pieces):
+            word = plain  # an address may spell any of its letters so
         low, out, at = word.lower(), [], 0
         while at < len(word):
             end = at
@@ -70,6 +72,11 @@ def holds(text: str) -> bool:
     return any(form.lower() in low for secret in secrets() for form in _forms(secret))
 
 
+def _holds_piece(word: str, pieces: frozenset[str]) -> bool:
+    low = word.lower()
+    return any(low[at : at + SHORTEST] in pieces for at in range(len(low) - SHORTEST + 1))
+
+
 @lru_cache(maxsize=8)
 def _pieces(known: tuple[str, ...]) -> frozenset[str]:
     """Return every stretch of 8 characters of the secrets in all encodings, in small letters."""
@@ -84,6 +91,7 @@ def _pieces(known: tuple[str, ...]) -> frozenset[str]:
 def _forms(secret: str) -> Iterable[str]:
     data = secret.encode()
     yield secret
+    yield secret[::-1]
     yield quote(secret, safe="")
     yield "".join(f"%{byte:02x}" for byte in data)
     yield data.hex()

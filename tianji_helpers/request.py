@@ -227,7 +227,7 @@ class Reader:
 
 
 def _name(text: str) -> str:
-    """Return what was said where a name stands, without the greeting behind a festival; "" if it is a story."""
+    """Return what was said where a name stands, without a festival's greeting; "" if it is a story."""
     text = text.strip()
     shorter = _GREETING.sub("", text)
     text = shorter if shorter.endswith(("节", "日")) else text
@@ -270,5 +270,5 @@ def _unambiguous(matrix: "Matrix") -> dict[str, str]:
 
 
 def any_of(names: Iterable[str]) -> str:
-    """Return the alternation of names for a regular expression, the longest first; of none, what never matches."""
+    """Return a regular expression of alternatives, the longest first; of none, one that never matches."""
     return "|".join(re.escape(name) for name in sorted(names, key=lambda name: (-len(name), name))) or "(?!)"

@@ -18,7 +18,6 @@ Changed against the original, and why:
 """
 
 import torch
-from datasets import load_dataset
 from mmengine.config import read_base
 from mmengine.dataset import DefaultSampler
 from mmengine.optim import CosineAnnealingLR, LinearLR
@@ -31,6 +30,7 @@ from xtuner.engine.hooks import DatasetInfoHook
 from xtuner.engine.runner import TrainLoop
 from xtuner.utils import PROMPT_TEMPLATE
 
+from tianji_helpers.training.data import load_rows
 from tianji_helpers.training.xtuner_compat import (
     EvaluateChatHook,
     OptimWrapper,
@@ -78,7 +78,7 @@ train_dataloader = dict(
     num_workers=0,
     dataset=dict(
         type=process_hf_dataset,
-        dataset=dict(type=load_dataset, path="json", data_files=dict(train=data_path)),
+        dataset=dict(type=load_rows, data_files=dict(train=data_path)),
         tokenizer=tokenizer,
         max_length=2048,
         dataset_map_fn=None,

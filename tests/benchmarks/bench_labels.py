@@ -3,7 +3,8 @@
 FILE: JSON Lines, a wish a line, with ``input``, ``output`` and what a person decided: ``verdict`` (keep, mend
 or reject), ``mended`` (the text after, for mend), perhaps ``reason``, and ``sure`` (false where two sensible
 editors could differ). Prints the confusion table of the sure rows, and the shares that matter. A mend counts
-as done if the texts are the same but for marks and spaces at their ends. ``--show`` prints the rows that differ.
+as done if the texts are the same but for marks and spaces at their ends. ``--show`` prints the rows that
+differ.
 """
 
 import argparse

@@ -16,9 +16,12 @@ from IPython.display import HTML, display
 from tianji_helpers import paths, records
 folder = paths.stage_dir("05") / "wishes"
 rows = [{"request": "祝姐姐生日", "answer": "祝你" * 200}, {"request": "W" * 300, "answer": EVIL}]
-measured = {"loss": 4.5, "passed": 0.0, "rows": rows}
+def figures(share):
+    one = {"value": share, "low": None, "high": None}
+    return dict.fromkeys(("faultless", "quality", "self_bleu"), one)
+measured = {"loss": 4.5, "figures": figures(0.0), "rows": rows}
 wish = {"request": "祝姐姐生日", "answer": f"{name}祝姐姐快乐"}
-better = {"loss": 1.2, "passed": 0.75, "rows": [wish, rows[1]]}
+better = {"loss": 1.2, "figures": figures(0.75), "rows": [wish, rows[1]]}
 records.write_json(folder / "metrics.json", {"task": "wishes", "before": measured, "after": better})
 curve = [{"step": step, "loss": 4 / step, "lr": 0.1, "time": 1} for step in range(1, 9)]
 records.write_jsonl(folder / "work" / "20260101" / "vis_data" / "scalars.json", curve)

@@ -17,12 +17,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tianji_helpers import paths, records, wishes
-from tianji_helpers.dataset import clean, formats, merge, rules, ruozhiba, self_cognition, splits
+from tianji_helpers import formats, paths, records, wishes
+from tianji_helpers.dataset import clean, merge, rules, ruozhiba, self_cognition, splits
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prices
 from tianji_helpers.synthesis.phrasebook import Phrasebook
-from tianji_helpers.training import engine, evaluation
+from tianji_helpers.training import data, evaluation
 
 MATRIX = wishes.load()
 WISH = "姐姐，祝你生日快乐，愿你天天开心，事事顺心！"
@@ -53,6 +53,10 @@ def _to_openai(path: Path):
     return formats.convert_file(path, path.parent / "messages.jsonl", "openai")
 
 
+def _load(path: Path):
+    return data.load_rows({"train": path})
+
+
 def _leakage(path: Path):
     return splits.file_leakage(path, path)
 
@@ -62,7 +66,7 @@ def _convert(path: Path):
 
 
 def _split(path: Path):
-    return splits.write_split(path, path.parent / "train.json", path.parent / "heldout.json", matrix=MATRIX)
+    return splits.write_split(path, matrix=MATRIX)
 
 
 def _matrix(path: Path, name: str):
@@ -80,7 +84,7 @@ JSON_READERS = {
     "merge": _merge,
     "clean": _clean,
     "split": _split,
-    "training rows": engine._check_rows,
+    "training rows": _load,
     "turns": evaluation.read_turns,
     "ruozhiba": ruozhiba.read_source,
     "formats": _to_openai,
@@ -90,7 +94,7 @@ LINE_READERS = {
     "read_jsonl": records.read_jsonl,
     "ruozhiba lines": ruozhiba.read_source,
     "convert": _convert,
-    "training messages": engine._check_rows,
+    "training messages": _load,
     "message turns": evaluation.read_turns,
 }
 YAML_READERS = {
@@ -294,7 +298,8 @@ def test_any_value_in_the_courses_yaml(name, tmp_path_factory, data):
 def test_what_a_question_file_accepts_can_be_filled(tmp_path_factory, template):
     folder = tmp_path_factory.mktemp("any")
     path = folder / "q.yaml"
-    kind = {"title": "谁", "questions": ["你是谁"], "heldout": ["你叫什么"], "answers": [template]}
+    kind = {"title": "谁", "questions": ["你是谁"], "validation": ["您是"], "test": ["你叫什么"]}
+    kind["answers"] = [template]
     path.write_text(json.dumps({"who": kind}), encoding="utf-8")
     kinds = outcome(self_cognition.load, path)
     if not isinstance(kinds, CourseError):
@@ -323,8 +328,8 @@ def test_ten_megabytes_in_one_string(tmp_path):
     assert merge.merge_rounds(rounds, tmp_path / "merged.json").rows == 3
     _clean(tmp_path / "merged.json")
     rejects = records.read_jsonl(tmp_path / "rejects.jsonl")
-    assert [row["rule"] for row in rejects] == [clean.OVERSIZE, clean.REQUEST]
-    assert records.read_conversations(tmp_path / "out.json") == [TURN]
+    assert [row["rule"] for row in rejects] == [clean.OVERSIZE, clean.EXACT]
+    assert [row["output"] for row in records.read_conversations(tmp_path / "out.json")] == [WISH]
 
     source = tmp_path / "cqia.jsonl"
     records.write_jsonl(source, [{"instruction": f"{n}{HUGE}", "output": "好"} for n in "一二"])
@@ -339,17 +344,17 @@ def test_ten_megabytes_in_one_string(tmp_path):
     recipient=st.sampled_from(["姐姐", "爷爷", "李总", "妹妹"]),
 )
 def test_a_rule_takes_any_text(rule, text, style, recipient):
-    result = rule.apply(text, rules.Ask(MATRIX, recipient, "生日", style))
+    result = rule.apply(text, MATRIX.read(MATRIX.request(recipient, "生日", style)))
     if rule.kind == "mend":
-        assert isinstance(result, str) and len(result) <= len(text)
+        assert isinstance(result, str) and len(result) <= len(text) + (rule.name == "missing_wish")
     else:
         assert result is None or (isinstance(result, str) and result)
 
 
 @given(request=ANY_TEXT | st.text("祝姐妹生日春节快乐，, 小红书风格。！\u3000\n", max_size=200))
-def test_a_request_is_read_or_not(request):
-    found = MATRIX.parse_request(request)
-    assert found is None or MATRIX.request(*found)
+def test_any_request_is_read(request):
+    found = MATRIX.read(request)
+    assert found.text == request and found.style and (found.who is None or found.recipient)
 
 
 @settings(max_examples=25)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tianji_helpers import __version__, cli, records, wishes
+from tianji_helpers import __version__, cli, formats, records, wishes
 from tianji_helpers.cli import parser
-from tianji_helpers.dataset import formats, self_cognition, splits
+from tianji_helpers.dataset import self_cognition, splits
 from tianji_helpers.errors import CourseError
 
 PARSER = cli.build_parser()
@@ -167,10 +167,18 @@ def test_clean_wishes_are_split_from_the_shell(tmp_path, capsys):
     matrix = wishes.load()
     turns = [{"input": matrix.request(*pair), "output": "好"} for pair in matrix.pairs()]
     records.write_conversations(tmp_path / "wishes.json", turns)
-    halves = ["--train", str(tmp_path / "train.json"), "--test", str(tmp_path / "test.json")]
-    assert cli.main(["split", str(tmp_path / "wishes.json"), *halves, "--share", "0.1"]) == 0
-    heldout = round(0.1 * len(turns))
-    assert f"训练 {len(turns) - heldout} 条，测试 {heldout} 条" in capsys.readouterr().out
+    assert cli.main(["split", str(tmp_path / "wishes.json"), "--test", "0.1"]) == 0
+    validation, test = round(0.05 * len(turns)), round(0.1 * len(turns))
+    train = len(turns) - validation - test
+    assert f"训练 {train} 条，验证 {validation} 条，测试 {test} 条" in capsys.readouterr().out
+    files = [str(tmp_path / f"wishes_{part}.json") for part in splits.PARTS]
+    assert cli.main(["leakage", *files]) == 0
+    assert capsys.readouterr().out.count("漏题 0 条") == 3
+    assert cli.main(["leakage", *files, files[1]]) == 1
+    assert cli.main(["leakage", files[0]]) == 1
+    assert "只给了一个文件" in capsys.readouterr().err
+    assert cli.main(["split", files[2], "--output-dir", str(tmp_path / "again"), "--by", "row"]) == 0
+    assert len(list((tmp_path / "again").glob("wishes_test_*.json"))) == 6
 
 
 def test_repeating_the_persona_says_what_it_costs(tmp_path, capsys):
@@ -188,7 +196,10 @@ def test_choices_and_defaults_are_those_of_the_functions():
         return action
 
     assert option("convert", "--to").choices == option("convert", "--from").choices == formats.FORMATS
-    assert option("leakage", "--by").choices == splits.PARTS
+    assert option("leakage", "--by").choices == splits.COMPARED
+    assert option("split", "--by").choices == splits.GROUPINGS
+    assert option("split", "--validation").default == splits.VALIDATION_SHARE
+    assert option("split", "--test").default == splits.TEST_SHARE
     assert option("self-cognition", "--general-ratio").default == self_cognition.GENERAL_RATIO
 
 
@@ -207,20 +218,20 @@ def test_models_are_listed_and_an_unknown_one_is_refused(capsys):
 
 
 def test_training_without_its_config_is_refused(tmp_path, capsys):
-    assert cli.main(["train", "configs/none.py", "--work-dir", str(tmp_path)]) == 1
+    assert cli.main(["train", "configs/none.py", "--work-dir", str(tmp_path)]) == 2
     assert "none.py" in capsys.readouterr().err
 
 
 def test_converting_and_merging_what_is_not_there_is_refused(tmp_path, capsys):
     target = str(tmp_path / "target")
-    assert cli.main(["pth-to-hf", "configs/wishes_gemma3_270m_cpu.py", "none.pth", target]) == 1
-    assert "找不到检查点 none.pth" in capsys.readouterr().err
-    assert cli.main(["merge-adapter", str(tmp_path / "base"), str(tmp_path / "adapter"), target]) == 1
-    assert "模型文件夹 base 不存在" in capsys.readouterr().err
+    assert cli.main(["pth-to-hf", "configs/wishes_gemma3_270m_cpu.py", "none.pth", target]) == 2
+    assert f"找不到检查点 {Path('none.pth').absolute()}" in capsys.readouterr().err
+    assert cli.main(["merge-adapter", str(tmp_path / "base"), str(tmp_path / "adapter"), target]) == 2
+    assert f"模型文件夹 {tmp_path / 'base'} 不存在" in capsys.readouterr().err
 
 
 def test_adapters_of_one_name_are_refused(capsys):
-    assert cli.main(["chat", "m", "--adapter", "a/x", "--adapter", "b/x"]) == 1
+    assert cli.main(["chat", "m", "--adapter", "a/x", "--adapter", "b/x"]) == 2
     assert "有两个适配器都叫 x" in capsys.readouterr().err
 
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 
+SCORES = ("faultless", "quality", "self_bleu")  # of the figures: what the report has a column for
 SAMPLES = 6  # answers that are kept of each training
 _TEXT = 160  # characters of an answer that are kept: what never ends is still seen to be so
 
@@ -31,7 +34,6 @@ def _task(file: Path, folder: Path) -> dict[str, Any]:
 
     measured = records.read_json(file)
     both = {moment: measured[moment] for moment in ("before", "after")}
-    score_name, score = _score(both, measured["task"], folder)
     asked = {row["request"]: row["answer"] for row in both["before"]["rows"]}
     answers = [
         {"request": row["request"], "before": asked.get(row["request"], ""), "after": row["answer"]}
@@ -42,8 +44,7 @@ def _task(file: Path, folder: Path) -> dict[str, Any]:
         answers = records.read_json(chat)
     return {
         "loss": {moment: one["loss"] for moment, one in both.items()},
-        "score_name": score_name,
-        "score": score,
+        "scores": _scores(both, measured["task"], folder),
         "curve": [[point["step"], point["loss"]] for point in engine.read_curve(file.parent / "work")],
         "answers": [
             {key: row[key][:_TEXT] for key in ("request", "before", "after")} for row in answers[:SAMPLES]
@@ -51,19 +52,19 @@ def _task(file: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _score(both: dict, task: str, folder: Path) -> tuple[str, dict | None]:
-    if all("passed" in one for one in both.values()):
-        return "过关", {moment: one["passed"] for moment, one in both.items()}
-    persona_file = folder / "03_self_cognition" / "self_cognition.json"
-    if task != "self_cognition" or not persona_file.is_file():
-        return "", None
-    from tianji_helpers.dataset import self_cognition
-    from tianji_helpers.training import models
+def _scores(both: dict, task: str, folder: Path) -> dict[str, tuple[str, str]]:
+    from tianji_helpers.training import figures
 
-    made = models.recorded(persona_file)
-    persona = self_cognition.Persona(*(made[field] for field in ("owner", "assistant", "model")))
-    shares = {
-        moment: self_cognition.knows_itself(persona, [row["answer"] for row in one["rows"]])
-        for moment, one in both.items()
-    }
-    return "认得自己", shares
+    known = {moment: {name: one["figures"][name] for name in SCORES} for moment, one in both.items()}
+    persona_file = folder / "03_self_cognition" / "self_cognition.json"
+    if task == "self_cognition" and persona_file.is_file():
+        from tianji_helpers.dataset import self_cognition
+        from tianji_helpers.training import models
+
+        made = models.recorded(persona_file)
+        persona = self_cognition.Persona(*(made[field] for field in ("owner", "assistant", "model")))
+        for moment, one in both.items():
+            knows = [self_cognition.knows_itself(persona, [row["answer"]]) == 1 for row in one["rows"]]
+            known[moment]["knows_itself"] = figures.interval(figures.shares(knows), np.random.default_rng(0))
+    compared = figures.compare(known["before"], known["after"])
+    return {figures.TITLES[name]: texts for name, texts in compared.items()}

@@ -24,7 +24,7 @@ import nbformat
 from tianji_helpers import doctor, paths, threads
 from tianji_helpers.classroom.parameters import assign, defaults
 from tianji_helpers.errors import CourseError
-from tianji_helpers.records import atomic_writer
+from tianji_helpers.records import atomic_writer, sha256
 
 KERNEL = "python3"
 UNREADABLE = (OSError, ValueError, nbformat.ValidationError)  # what nbformat.read raises
@@ -135,6 +135,9 @@ def _lessons(files: list[Path], parameters: Mapping[str, Any], run: Path) -> lis
     known = {file.stem: defaults(notebook, file.name) for file, notebook in notebooks.items()}
     takes_folder = [name for name, values in known.items() if values.pop("output_dir", None) is not None]
     given = assign(parameters, known)
+    for values in given.values():
+        if values.get("data"):  # the kernels have another current folder
+            values["data"] = str(Path(values["data"]).expanduser().absolute())
     for name in takes_folder:
         given[name]["output_dir"] = str(run)
     return [
@@ -252,7 +255,9 @@ def reason(error) -> str:
 def _key(lesson: Lesson, earlier: list[str | None]) -> str:
     given = {name: value for name, value in lesson.given.items() if name != "output_dir"}
     sources = [cell.source for cell in lesson.notebook.cells if cell.cell_type == "code"]
-    text = json.dumps([sources, given, package_hash(), earlier], sort_keys=True)
+    data = Path(given.get("data", ""))
+    digest = sha256(data) if data.is_file() else ""
+    text = json.dumps([sources, given, digest, package_hash(), earlier], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

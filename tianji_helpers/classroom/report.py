@@ -66,8 +66,7 @@ class _Task(msgspec.Struct):
     """As ``batch_metrics.gather`` gives it."""
 
     loss: _Change
-    score_name: str = ""
-    score: _Change | None = None
+    scores: dict[str, tuple[str, str]] = {}
     curve: list[tuple[float, float]] = []
     answers: list[_Answer] = []
 
@@ -111,7 +110,9 @@ def write(folder: str | Path) -> Path:
         failures=[line for line in lines if line.status.has_failed],
         minutes=sum(line.status.minutes for line in lines),
         peak=max((line.status.peak_memory_gb for line in lines), default=0.0),
-        scores=sorted({one.score_name for line in lines for one in line.tasks.values() if one.score}),
+        scores=list(
+            dict.fromkeys(name for line in lines for one in line.tasks.values() for name in one.scores)
+        ),
         figures={task: _curves(task, lines) for task in tasks},
         answers={task: _answers(task, lines) for task in tasks},
         grades=_grades(folder),

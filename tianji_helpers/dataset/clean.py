@@ -1,7 +1,8 @@
 """Cleaning: every row goes through the rules, then duplicates go, then openings that too many share.
 
 Rows in = rows out + rejects, always: a rule mends a wish or rejects it, and a rejected row is kept
-with the rule's name and the reason. Cleaning what is clean changes nothing.
+with the rule's name and the reason. Cleaning what is clean changes nothing. Rows that are no wishes only pass
+the checks that any row has to pass (``plain``).
 
 Rules look at one row, and a second process may share that work; what looks at the whole set (duplicates,
 openings) stays here and takes the rows in order, so the result does not depend on how many processes
@@ -24,9 +25,8 @@ from typing import IO
 
 import msgspec
 
-from tianji_helpers import records, wishes
-from tianji_helpers.dataset import decisions, duplicates, layout, openings, rules, variety
-from tianji_helpers.dataset.layout import FIELDS
+from tianji_helpers import formats, records, wishes
+from tianji_helpers.dataset import decisions, duplicates, layout, openings, plain, rules, variety
 from tianji_helpers.dataset.processes import in_order
 from tianji_helpers.dataset.rules import ABSURD, RULES, UNSUITABLE
 from tianji_helpers.errors import CourseError
@@ -37,6 +37,7 @@ OVERSIZE, HUMAN = "oversize", "human"
 EXACT, NEAR, OPENING = "duplicate", "near_duplicate", "common_opening"
 TITLES = (
     {HUMAN: "人工决定", OVERSIZE: "长得离谱"}
+    | plain.TITLES
     | {name: rule.title for name, rule in RULES.items()}
     | {EXACT: "完全重复", NEAR: "近似重复", OPENING: "开头扎堆"}
 )
@@ -111,10 +112,16 @@ class _Outcome(msgspec.Struct, array_like=True, gc=False):
     verdict: tuple[str, str] | None = None
     decided: bool = False  # by a person: kept whatever the rules say
     opening: str = ""
+    is_wish: bool = True
 
     @property
     def before(self) -> str:
         return self.turn["output"]
+
+    @property
+    def compared(self) -> str:
+        """What must not stand there twice: a wish; elsewhere an answer may well be that of two questions."""
+        return self.after if self.is_wish else "\n".join((*plain.texts(self.turn)[:-1], self.after))
 
 
 @dataclass
@@ -142,12 +149,18 @@ class _Judge:
     """The rules that look at one row."""
 
     def __init__(
-        self, matrix: wishes.Matrix, off: Collection[str], threshold: float, decided: dict[str, dict]
+        self,
+        matrix: wishes.Matrix,
+        off: Collection[str],
+        threshold: float,
+        decided: dict[str, dict],
+        kind: str,
     ):
         self.matrix, self.off, self.threshold, self.decided = matrix, frozenset(off), threshold, decided
+        self.kind = kind
 
     def __reduce__(self):  # without what is made on the way
-        return _Judge, (replace(self.matrix), self.off, self.threshold, self.decided)
+        return _Judge, (replace(self.matrix), self.off, self.threshold, self.decided, self.kind)
 
     def part(self, numbered: tuple[int, list[dict]]) -> _Part:
         """Judge (number of the first row, turns)."""
@@ -155,7 +168,7 @@ class _Judge:
         outcomes = [self.row(row, turn) for row, turn in enumerate(turns, first)]
         if NEAR in self.off:
             return _Part(outcomes)
-        texts = [outcome.after for outcome in outcomes if outcome.verdict is None]
+        texts = [outcome.compared for outcome in outcomes if outcome.verdict is None]
         return _Part(outcomes, duplicates.sketch(texts, self.threshold))
 
     def block(self, numbered: tuple[int, bytes]) -> _Part | None:
@@ -167,6 +180,7 @@ class _Judge:
     def row(self, row: int, turn: dict) -> _Outcome:
         """Judge one row."""
         outcome = _Outcome(row, turn, turn["output"], [])
+        outcome.is_wish = self.kind == plain.WISHES and "history" not in turn
         decision = self.decided.get(decisions.key_of(turn), {}) if self.decided else {}
         action = decision.get("action")
         if action == "reject":
@@ -174,10 +188,17 @@ class _Judge:
         elif action == "edit":
             outcome.after, outcome.decided = decision["output"], True
         else:
-            self._rules(outcome)
+            (self._rules if outcome.is_wish else self._plain)(outcome)
             if action == "keep":
                 outcome.verdict, outcome.decided = None, True
         return outcome
+
+    def _plain(self, outcome: _Outcome) -> None:
+        length = sum(map(len, plain.texts(outcome.turn)))
+        if length > plain.MAX_CHARS:
+            outcome.verdict = OVERSIZE, f"{length} 个字符，超过 {plain.MAX_CHARS}"
+            return
+        outcome.verdict = plain.reject(outcome.turn, self.off)
 
     def _rules(self, outcome: _Outcome) -> None:
         request, text = self.matrix.read(outcome.turn["input"]), outcome.after
@@ -197,6 +218,7 @@ def _prepare(
     suitability: str,
     threshold: float,
     decided: dict[str, dict] | None,
+    kind: str = plain.WISHES,
 ) -> _Judge:
     switchable = [name for name in TITLES if name not in _ALWAYS]
     unknown = sorted(set(off) - set(switchable))
@@ -206,7 +228,7 @@ def _prepare(
     if suitability not in SUITABILITY:
         raise CourseError(f"suitability 是 {suitability}，只能是 {'、'.join(SUITABILITY)}。")
     off = {*off, *SUITABILITY[suitability]}
-    return _Judge(wishes.load() if matrix is None else matrix, off, threshold, decided or {})
+    return _Judge(wishes.load() if matrix is None else matrix, off, threshold, decided or {}, kind)
 
 
 def _judged(turns: Iterable[dict], judge: _Judge, processes: int, first: int = 1) -> Iterator[_Part]:
@@ -216,12 +238,13 @@ def _judged(turns: Iterable[dict], judge: _Judge, processes: int, first: int = 1
     return in_order(judge.part, zip(count(first, _PART), parts), processes, _PARALLEL_ROWS // _PART)
 
 
-def _judged_file(path: str | Path, judge: _Judge, processes: int) -> Iterator[_Part]:
+def _judged_file(path: str | Path, judge: _Judge, processes: int, system: str) -> Iterator[_Part]:
     """Judge the turns of a file: in blocks, as long as they are as a merge lays them out."""
     first = 1
-    for part in in_order(judge.block, layout.blocks(path, _BLOCK), processes, _PARALLEL_ROWS // _PART):
+    blocks = [(1, b"")] if system else layout.blocks(path, _BLOCK)
+    for part in in_order(judge.block, blocks, processes, _PARALLEL_ROWS // _PART):
         if part is None:
-            turns = islice(records.iter_conversations(path, FIELDS), first - 1, None)
+            turns = islice(formats.read_turns(path, system=system), first - 1, None)
             yield from _judged(turns, judge, processes, first)
             return
         yield part
@@ -236,13 +259,13 @@ def _unique(parts: Iterable[_Part], judge: _Judge) -> Iterator[list[_Outcome]]:
         left = [outcome for outcome in part.outcomes if outcome.verdict is None]
         new = []
         for place, outcome in enumerate(left):
-            first = outcome.row if EXACT in judge.off else seen.setdefault(outcome.after, outcome.row)
+            first = outcome.row if EXACT in judge.off else seen.setdefault(outcome.compared, outcome.row)
             if first == outcome.row:
                 new.append(place)
             elif not outcome.decided:
                 outcome.verdict = EXACT, f"和第 {first} 条一样"
         if part.sketch is not None:
-            rows, texts = [left[place].row for place in new], [left[place].after for place in new]
+            rows, texts = [left[place].row for place in new], [left[place].compared for place in new]
             for place, twin in zip(new, near.screen(rows, texts, part.sketch[new]), strict=True):
                 if twin and not left[place].decided:
                     left[place].verdict = NEAR, f"和第 {twin[0]} 条的相似度是 {twin[1]:.2f}"
@@ -254,7 +277,7 @@ def _finish(store: Iterable[list[_Outcome]], counts: Counter) -> Iterator[_Outco
     most = openings.limit(counts)
     met: Counter = Counter()
     for outcome in chain.from_iterable(store):
-        if outcome.opening in counts and outcome.verdict is None and not outcome.decided:
+        if outcome.is_wish and outcome.opening in counts and outcome.verdict is None and not outcome.decided:
             met[outcome.opening] += 1
             if met[outcome.opening] > most:
                 reason = f"“{outcome.opening}”开头的有 {counts[outcome.opening]} 条，最多留 {most} 条"
@@ -267,7 +290,7 @@ def _counted(parts: Iterable[list[_Outcome]], judge: _Judge, counts: Counter) ->
     for outcomes in parts:
         if OPENING not in judge.off:
             left = (outcome for outcome in outcomes if outcome.verdict is None and not outcome.decided)
-            counts.update(outcome.opening for outcome in left)
+            counts.update(outcome.opening for outcome in left if outcome.is_wish)
         yield outcomes
 
 
@@ -287,7 +310,7 @@ class _Report:
         rules = [HUMAN] if edited else outcome.mends
         if outcome.verdict is None:
             self.rows_out += 1
-            self.misfits += self.matrix.misfit(*self.matrix.read(outcome.turn["input"]).pair) is not None
+            self.misfits += outcome.is_wish and self._is_misfit(outcome.turn["input"])
             if not rules:
                 return None
         note = {
@@ -306,10 +329,17 @@ class _Report:
         self._count(name, note)
         return note
 
+    def _is_misfit(self, request: str) -> bool:
+        return self.matrix.misfit(*self.matrix.read(request).pair) is not None
+
     def _count(self, name: str, note: dict) -> None:
         self.rows[name] += 1
         if len(self.samples[name]) < _SAMPLES:
             self.samples[name].append(note)
+
+    def summary(self) -> str:
+        """Return the rules that acted, each with its rows, the busiest first."""
+        return "、".join(f"{TITLES[name]} {rows} 条" for name, rows in self.rows.most_common())
 
     def result(self) -> dict:
         """Return the report as it is written."""
@@ -340,18 +370,22 @@ def clean_turns(
     suitability: str = "absurd",
     threshold: float = 0.9,
     decided: dict[str, dict] | None = None,
+    kind: str = plain.WISHES,
     processes: int = PROCESSES,
 ) -> Cleaned:
-    """Clean wish turns (``system``, ``input``, ``output``).
+    """Clean turns (``input``, ``output``, perhaps ``system`` and ``history``, see ``formats.read_turns``).
 
+    kind: what the rows are, as ``plain.kind`` says it; ``other`` rows are not mended, and compared with
+    their questions.
     matrix: as ``wishes.load`` returns it (read if absent). off: names of rules to leave out (see
     ``TITLES``). suitability: reject the pairs of recipient and scene that are ``absurd``, all that the
-    ``matrix`` leaves out, or none (``off``). threshold: similarity from which a wish is a near duplicate of an earlier one, in
-    (0, 1]; see ``duplicates``. decided: what people decided about single rows, as ``decisions.read``
-    returns it. processes: 2 share a long stream, 1 judges it alone; the result is the same.
+    ``matrix`` leaves out, or none (``off``). threshold: similarity from which a wish is a near duplicate of
+    an earlier one, in (0, 1]; see ``duplicates``. decided: what people decided about single rows, as
+    ``decisions.read`` returns it. processes: 2 share a long stream, 1 judges it alone; the result is the
+    same.
     Raises CourseError for a rule that does not exist or a threshold out of range.
     """
-    judge = _prepare(matrix, off, suitability, threshold, decided)
+    judge = _prepare(matrix, off, suitability, threshold, decided, kind)
     counts: Counter = Counter()
     store = list(_counted(_unique(_judged(turns, judge, processes), judge), judge, counts))
     cleaned, report = Cleaned(), _Report(judge.matrix)
@@ -380,16 +414,26 @@ def clean_file(
     decisions_file: str | Path | None = None,
     variants: int = 1,
     seed: int = 42,
+    kind: str = "",
+    system: str = "",
+    allow_empty: bool = False,
     processes: int = PROCESSES,
 ) -> dict:
-    """Clean a merged file; write the training file, the rejects (JSONL) and the report, with provenance.
+    """Clean a file of any format; write training file, rejects (JSONL) and report, with provenance.
 
-    decisions_file: decisions to replay (see ``decisions``). variants, seed: see ``variety.vary``; 1 leaves
-    the requests as they are. The others as in ``clean_turns``. Returns the report.
+    kind: ``wishes`` or ``other``; empty means: look at the rows (``plain.kind``); the report says what it
+    is, and why. system: the prompt of rows that have none. decisions_file: decisions to replay (see
+    ``decisions``). variants, seed: see ``variety.vary``; 1 leaves the requests as they are. The others as in
+    ``clean_turns``. Returns the report.
+    Raises CourseError as reading and ``clean_turns`` do, and if no row is left (unless ``allow_empty``); then
+    nothing is written.
     """
     decided = decisions.read(decisions_file) if decisions_file else {}
-    judge = _prepare(matrix, off, suitability, threshold, decided)
     variety.check(variants)
+    judge = _prepare(matrix, off, suitability, threshold, decided, kind)
+    found = f"按您说的，当作{'祝福' if kind == plain.WISHES else '别的数据'}清洗"
+    if not kind:
+        judge.kind, found = plain.kind(formats.read_turns(source, system=system), judge.matrix)
     counts: Counter = Counter()
     made = _Report(judge.matrix)
 
@@ -400,17 +444,24 @@ def clean_file(
                 bad.write(records.jsonl_line(note))
             else:
                 yield {**outcome.turn, "output": outcome.after}
+        if not (made.rows_out or allow_empty):
+            raise CourseError(
+                f"{source} 清洗以后一条也没有留下（{made.summary()}）。请检查数据，"
+                "或用 --off 关掉不合适的规则；真的要空文件，或想看弃用的记录，就加上 --allow-empty。"
+            )
 
     with records.atomic_writer(rejects, binary=True) as bad, _spool() as spool:
-        judged = _judged_file(source, judge, processes)
+        judged = _judged_file(source, judge, processes, system)
         for outcomes in _counted(_unique(judged, judge), judge, counts):
             pickle.dump(_Part(outcomes), spool, pickle.HIGHEST_PROTOCOL)
         spool.seek(0)
         rows = kept(_finish(_read_back(spool), counts), bad)
+        variants = variants if judge.kind == plain.WISHES else 1
         records.write_conversations(output, variety.vary(rows, variants, seed, judge.matrix))
-    result = made.result()
+    result = {"kind": judge.kind, "why": found} | made.result()
     records.write_json(report, result)
-    parameters = {"off": sorted(off), "suitability": suitability, "threshold": threshold}
+    parameters = {"off": sorted(off), "suitability": suitability, "threshold": threshold, "kind": judge.kind}
+    parameters |= {"system": system} if system else {}
     if variants > 1:
         parameters |= {"variants": variants, "seed": seed}
     inputs = {Path(path): records.sha256(path) for path in (source, *([decisions_file] if decided else []))}

@@ -32,12 +32,13 @@ ACTIONS = ("keep", "edit", "reject", "undo")
 def key_of(turn: dict) -> str:
     """Return the name of a row: SHA-256 (hex) of its system prompt, input and output, a line each.
 
-    turn: as it came in, before any cleaning; ``system`` may be absent.
+    turn: as it came in, before any cleaning; ``system`` may be absent. What was said before stands between.
 
     >>> key_of({"system": "", "input": "祝姐姐生日", "output": "生日快乐！"})[:12]
     '862c47e78f5b'
     """
-    text = "\n".join((turn.get("system", ""), turn["input"], turn["output"]))
+    before = (text for pair in turn.get("history", ()) for text in pair)
+    text = "\n".join((turn.get("system", ""), *before, turn["input"], turn["output"]))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tianji_helpers import hubs, paths, records
-from tianji_helpers.dataset import formats
+from tianji_helpers import formats, hubs, paths, records
 from tianji_helpers.errors import CourseError
 
 STAGE = "dataset"
@@ -46,7 +45,7 @@ CATALOGUE = {
     published.name: published
     for published in (
         Published(
-            name="tianji-wishes-chinese",
+            name="wishes",
             title="送祝福，正常、小红书、严肃三种风格",
             licence="Apache-2.0",
             file="tianji-wishes-chinese-v0.1.json",

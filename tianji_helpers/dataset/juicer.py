@@ -21,14 +21,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from tianji_helpers import paths, records, wishes
-from tianji_helpers.dataset import clean, duplicates, openings
+from tianji_helpers import formats, paths, records, wishes
+from tianji_helpers.dataset import clean, duplicates, openings, plain
 from tianji_helpers.dataset.rules import RULES
 from tianji_helpers.errors import CourseError
 
 FIELDS = ("system", "input", "output")
-# without a file of decisions, which the recipe does not take, HUMAN never occurs
-_KNOWN = {clean.HUMAN, clean.OVERSIZE, *RULES, clean.EXACT, clean.NEAR, clean.OPENING}
+# without a file of decisions, which the recipe does not take, HUMAN never occurs; nor does what is for rows
+# that are no wishes
+_KNOWN = {clean.HUMAN, clean.OVERSIZE, *plain.TITLES, *RULES, clean.EXACT, clean.NEAR, clean.OPENING}
 SHARD = "shard-{:05d}.jsonl"
 
 
@@ -52,9 +53,14 @@ def write_shards(source: str | Path, folder: str | Path, rows: int = 100_000) ->
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         raise CourseError(f"{folder} 不是空文件夹；data-juicer 会把里面的文件都当成数据。请换一个新文件夹。")
-    turns = enumerate(records.iter_conversations(source, FIELDS), 1)
-    numbered = ({"row": number} | {field: turn[field] for field in FIELDS} for number, turn in turns)
-    shards = groupby(numbered, lambda row: (row["row"] - 1) // rows)
+
+    def numbered() -> Iterator[dict]:
+        for number, turn in enumerate(formats.read_turns(source), 1):
+            if "history" in turn:
+                raise CourseError(f"{source} 第 {number} 条有几轮；多机清洗只认祝福，请用 tianji clean。")
+            yield {"row": number, "system": "", **turn}
+
+    shards = groupby(numbered(), lambda row: (row["row"] - 1) // rows)
     return sum(records.write_jsonl(folder / SHARD.format(shard), part) > 0 for shard, part in shards)
 
 
@@ -85,7 +91,11 @@ def join_shards(folder: str | Path, output: str | Path) -> int:
     Returns how many there are.
     """
     rows = [
-        {field: records.check_text(row.get(field), field, f"第 {row['row']} 条") for field in FIELDS}
+        {
+            field: records.check_text(row.get(field), field, f"第 {row['row']} 条")
+            for field in FIELDS
+            if field != "system" or row.get(field)  # there was none: a shard's rows all have the same fields
+        }
         for row in read_shards(folder)
     ]
     records.write_conversations(output, rows)

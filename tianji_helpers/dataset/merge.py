@@ -1,13 +1,13 @@
 """Many rounds in, one training file out.
 
 A round file (notebook 01) carries what the teacher was asked beside what it answered. Training
-needs only ``system``, ``input`` and ``output``. Files are read a few at a time and rows are written
-in order as they come, so memory holds some rounds, however many there are; two processes share a large
-folder.
+needs only ``system`` (which may be absent), ``input`` and ``output``. Files are read a few at a time and
+rows are written in order as they come, so memory holds some rounds, however many there are; two processes
+share a large folder.
 
 A sound file goes through ``layout`` whole: it reads the three fields and passes over the rest. Only a
-file in which something is wrong, or a very large one, is read row by row with json, which can say what
-is wrong and where, and needs memory for a row only.
+file of another shape, one in which something is wrong, or a very large one, is read row by row
+(``formats``), which can say what is wrong and where, and needs memory for a row only.
 """
 
 import os
@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from tianji_helpers import records
+from tianji_helpers import formats, records
 from tianji_helpers.dataset import layout, processes
-from tianji_helpers.dataset.layout import FIELDS
+from tianji_helpers.dataset.layout import FIELDS as FIELDS
 from tianji_helpers.errors import CourseError
 
 STAGE = "02_merge_clean"
+SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # gzipped or not
 PROCESSES = min(2, os.cpu_count() or 1)
 _WHOLE = 32 << 20  # bytes; a larger file is read row by row
 _PART = 2 << 20  # bytes of files that a process gets at a time
@@ -34,19 +35,21 @@ class Merged:
     """What a merge read and wrote: the files, how many rows were written and passed over.
 
     rejects: the file that holds what was passed over, each with its reason; None unless asked for.
+    reason: the first of them.
     """
 
     files: list[Path]
     rows: int = 0
     rejected: int = 0
     rejects: Path | None = None
+    reason: str = ""
 
 
 def round_files(folder: str | Path, output: str | Path | None = None) -> list[Path]:
     """Return the round files of a folder, sorted by name.
 
-    These are all ``*.json`` files, save provenance, ``output`` itself, and what an earlier merge or
-    cleaning wrote here (its provenance says so): a merge never reads its own output.
+    These are all files whose names end as in ``SUFFIXES``, save provenance, ``output`` itself, and what an
+    earlier merge or cleaning wrote here (its provenance says so): a merge never reads its own output.
     Raises CourseError if the folder is not there or holds no round.
     """
     folder = Path(folder)
@@ -58,11 +61,11 @@ def round_files(folder: str | Path, output: str | Path | None = None) -> list[Pa
     files = [
         folder / name
         for name in sorted(links)
-        if name.endswith(".json") and _is_round(folder, name, links)
+        if name.removesuffix(".gz").endswith(SUFFIXES) and _is_round(folder, name, links)
         if ((home / name).resolve() if links[name] else home / name) != own
     ]
     if not files:
-        raise CourseError(f"{folder} 里没有数据文件（*.json）。请先运行第 1 课。")
+        raise CourseError(f"{folder} 里没有数据文件（{'、'.join(SUFFIXES)}）。请先运行第 1 课。")
     return files
 
 
@@ -76,16 +79,23 @@ def _is_round(folder: Path, name: str, names: Container[str]) -> bool:
 
 
 def merge_rounds(
-    folder: str | Path, output: str | Path, *, skip_bad: bool = False, rejects: str | Path | None = None
+    folder: str | Path,
+    output: str | Path,
+    *,
+    skip_bad: bool = False,
+    rejects: str | Path | None = None,
+    system: str = "",
+    allow_empty: bool = False,
 ) -> Merged:
-    """Write all rounds of ``folder`` as one training file.
+    """Write all rounds of ``folder`` as one training file; files of other shapes that lie there, too.
 
     The bytes are those of ``json.dump(rows, file, ensure_ascii=False, indent=4)``, rows in file
-    order. skip_bad: go on at what cannot be used, and write it to ``rejects`` (JSON Lines: file, row
-    from 1, reason, value; by default ``<output>_rejects.jsonl``); of a file that breaks off the rows
-    before the break are kept. Returns a ``Merged``; provenance is left beside the output.
-    Raises CourseError naming file, row and field at the first bad one (unless ``skip_bad``); then
-    ``output`` is as it was before.
+    order. system: the prompt of rows that have none; empty means that they stay so. skip_bad: go on at what
+    cannot be used, and write it to ``rejects`` (JSON Lines: file, row from 1, reason, value; by default
+    ``<output>_rejects.jsonl``); of a file that breaks off the rows before the break are kept.
+    Returns a ``Merged``; provenance is left beside the output.
+    Raises CourseError naming file, row and field at the first bad one (unless ``skip_bad``), and if no row
+    is left (unless ``allow_empty``); then ``output`` is as it was before.
     """
     output = Path(output)
     merged = Merged(round_files(folder, output))
@@ -101,7 +111,7 @@ def merge_rounds(
             merged.rows += count
 
         parts = list(_parts(merged.files))
-        work = layout.Reader(_WHOLE).lay_out
+        work = layout.Reader(0 if system else _WHOLE).lay_out
         done = processes.in_order(work, parts, PROCESSES if len(parts) > _ALONE else 1, alone=0)
         for path, (digests[path], count, rows) in zip(merged.files, chain.from_iterable(done), strict=True):
             if count:
@@ -110,15 +120,23 @@ def merge_rounds(
             if not digests[path]:
                 with suppress(OSError):  # said in full when the file is read row by row
                     digests[path] = records.sha256(path)
-            checked = _checked_rows(path, merged, bad)
+            checked = _checked_rows(path, merged, bad, system)
             while some := list(islice(checked, 1000)):
                 put(len(some), layout.lay_out(some))
+        if not (merged.rows or allow_empty):
+            raise CourseError(
+                f"{folder} 里一条也合不出来（弃用 {merged.rejected} 条，第一条：{merged.reason}）。"
+                "请先改正数据，或用 tianji convert 转换；真的要空文件，就加上 --allow-empty。"
+            )
         put(0, b"")
+    counts = {"files": len(merged.files), "rows": merged.rows, "rejects": merged.rejected}
+    if skip_bad:
+        records.write_provenance(merged.rejects, stage=STAGE, parameters={}, counts=counts)
     records.write_provenance(
         output,
         stage=STAGE,
-        parameters={"skip_bad": skip_bad},
-        counts={"files": len(merged.files), "rows": merged.rows, "rejects": merged.rejected},
+        parameters={"skip_bad": skip_bad} | ({"system": system} if system else {}),
+        counts=counts,
         inputs=digests,
         digest=False,  # a twelfth of the time; who reads the file keeps it among the inputs
     )
@@ -139,24 +157,12 @@ def _parts(files: list[Path]) -> Iterator[list[Path]]:
         yield part
 
 
-def _checked_rows(path: Path, merged: Merged, bad) -> Iterator[dict]:
-    number = 0
-    try:
-        for number, row in enumerate(records.iter_json_array(path), 1):
-            try:
-                where = f"{path} 第 {number} 条"
-                turn = records.turn(records.check_row(row, where), where, FIELDS)
-            except CourseError as error:
-                _put_aside(error, path, number, row, merged, bad)
-            else:
-                yield {"conversation": [{name: turn[name] for name in FIELDS}]}
-    except CourseError as error:  # the file itself breaks off after this row
-        _put_aside(error, path, number + 1, None, merged, bad)
+def _checked_rows(path: Path, merged: Merged, bad, system: str) -> Iterator[dict]:
+    def put_aside(error: CourseError, number: int, value) -> None:
+        reject = {"file": path.name, "row": number, "reason": str(error), "value": value}
+        bad.write(records.jsonl_line(reject))
+        merged.rejected += 1
+        merged.reason = merged.reason or str(error)
 
-
-def _put_aside(error: CourseError, path: Path, number: int, value, merged: Merged, bad) -> None:
-    if bad is None:
-        raise error
-    reject = {"file": path.name, "row": number, "reason": str(error), "value": value}
-    bad.write(records.jsonl_line(reject))
-    merged.rejected += 1
+    for where, turns in formats.read(path, system=system, bad=put_aside if bad else None):
+        yield formats.from_turns(turns, "xtuner", where)

@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tianji_helpers import records, wishes
-from tianji_helpers.dataset import clean, decisions
+from tianji_helpers import formats, wishes
+from tianji_helpers.dataset import clean, decisions, plain
 
 MAX_SHOWN = 2 * clean.MAX_CHARS  # characters of a text on the page
 MAX_COMPARED = 400  # characters; comparing takes time that grows faster than the length
@@ -62,8 +62,9 @@ def load(
     off, threshold: as in ``clean.clean_turns``. A row that is the same to the letter as an earlier one
     is counted there and not shown. Raises CourseError as reading and cleaning do.
     """
-    turns = records.read_conversations(source, ("system", "input", "output"))
-    cleaned = clean.clean_turns(turns, off=off, threshold=threshold)
+    turns = list(formats.read_turns(source))
+    kind, _ = plain.kind(turns, wishes.load())
+    cleaned = clean.clean_turns(turns, off=off, threshold=threshold, kind=kind)
     keys = [decisions.key_of(turn) for turn in turns]
     first: dict[str, int] = {}
     for row, key in enumerate(keys, 1):

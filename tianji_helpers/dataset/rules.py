@@ -48,7 +48,17 @@ class Rule:
 
 
 _ONLY_UNUSUAL = frozenset(
-    "invisible thinking first_choice title_line markdown quotes spaces language slot alternatives".split()
+    (
+        "invisible",
+        "thinking",
+        "title_line",
+        "markdown",
+        "quotes",
+        "spaces",
+        "language",
+        "slot",
+        "alternatives",
+    )
 )
 _PLAIN = re.compile(r"[\u4e00-\u9fff，。！？、；：～\U0001f300-\U0001faff\u2600-\u27bf]*")
 
@@ -119,8 +129,11 @@ _FIRST_CHOICE = re.compile(
     r"(?:(?:版本|祝福语?|方案|选项)?[（(]?(?:2|二|②)[.、）):：]|②).*\Z",
     re.DOTALL,
 )
+_INLINE = re.compile(r"\A\s*①\s*(?P<first>[^②]+?)\s*②.*\Z", re.DOTALL)
 _OR = re.compile(
-    r"\s*\n\s*(?:或者|或是|或|另一版|版本二)[：:，,]?\s*.*\Z|[（(]或者?[：:][^）)]*[）)]", re.DOTALL
+    r"\s*(?:\n\s*(?:或者|或是|或|另一版|版本二)[：:，,]?|(?<=[。！～])(?:或者|或是|或)[：:])\s*.*\Z"
+    r"|[（(]或者?[：:][^）)]*[）)]",
+    re.DOTALL,
 )
 
 
@@ -131,9 +144,9 @@ _OR = re.compile(
 )
 def first_choice(text: str, request: Request) -> str:
     """Of several wishes to choose from, take the first."""
-    if "\n" not in text and "或" not in text:
+    if not ("\n" in text or "或" in text or "②" in text):
         return text
-    if found := _FIRST_CHOICE.match(text):
+    if found := _FIRST_CHOICE.match(text) or _INLINE.match(text):
         return found["first"]
     shorter = _OR.sub("", text)
     return shorter if shorter.strip() else text
@@ -152,13 +165,16 @@ _TITLE_LINE = re.compile(
     ("祝姐姐生日", "【生日祝福】\n姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
 )
 def title_line(text: str, request: Request) -> str:
-    """Drop a first line that is a title, if another line follows; poems and letters keep theirs."""
-    plain = not (request.how and request.how.extra)
-    return _TITLE_LINE.sub("", text, count=1) if plain and _TITLE_LINE.match(text) else text
+    """Drop a first line that is a title, if another line follows; a poem keeps its 《…》."""
+    found = _TITLE_LINE.match(text) if "\n" in text else None
+    if not found or (request.how and request.how.extra and found[0].lstrip()[0] in "《【"):
+        return text
+    return text[found.end() :]
 
 
 _MARKDOWN = re.compile(
-    r"```\w*|\*{1,3}(?=\S)|(?<=\S)\*{1,3}|`+|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)|^[ \t]*#{1,6}[ \t]+|^[ \t]*>[ \t]+",
+    r"```\w*|\*{1,3}(?=\S)|(?<=\S)\*{1,3}|`+|(?<!\w)__(?=\S)|(?<=\S)__(?!\w)"
+    r"|^[ \t]*#{1,6}[ \t]+|^[ \t]*>[ \t]+",
     re.MULTILINE,
 )
 _BULLET = re.compile(r"\A[ \t]*(?:[-•][ \t]+|\d{1,2}[.、][ \t]*(?!\d))")
@@ -201,11 +217,12 @@ def preamble(text: str, request: Request) -> str:
 
 _POSTSCRIPT = re.compile(
     r"\s*(?:[（(](?:[^（）()\n]*\d+\s*字|字数|全文|注[：:])[^（）()\n]*[）)]"
-    r"|(?:希望|愿)[您你]?(?:能|会)?喜欢这[条段份个][^，,。！!？?\n]*[。！!～~]?"
+    r"|(?:希望|愿)[您你]?(?:能|会)?喜欢(?:这[条段份个][^，,。！!？?\n]*)?[。！!～~]?"
+    r"|希望这[条段份个](?:祝福|文案)[^，,。！!？?\n]*[。！!～~]?"
     r"|以上(?:就)?是[^\n]*"
     r"|如(?:果)?(?:您|你)?需要?[^\n]*(?:修改|调整|告诉我)[^\n]*)\s*$"
 )
-_POSTSCRIPT_SIGN = re.compile(r"[（(]|喜欢这|以上|如果?[您你]?需")  # in whatever the rule looks for
+_POSTSCRIPT_SIGN = re.compile(r"[（(]|你?喜欢|希望这|以上|如果?[您你]?需")  # in whatever the rule looks for
 
 
 @_mend(
@@ -236,8 +253,9 @@ def label(text: str, request: Request) -> str:
 
 
 _OPEN, _CLOSE = "\"'“‘「『", "\"'”’」』"
+_INNER = rf"[^{_OPEN}{_CLOSE}]*"
 _WRAPPED = re.compile(
-    rf"[{_OPEN}](?P<inside>[^{_OPEN}{_CLOSE}]*(?:[“‘「『][^”’」』]*[”’」』][^{_OPEN}{_CLOSE}]*)*)[{_CLOSE}](?P<after>[^\w]*)"
+    rf"[{_OPEN}](?P<inside>{_INNER}(?:[“‘「『][^”’」』]*[”’」』]{_INNER})*)[{_CLOSE}](?P<after>[^\w]*)"
 )
 
 
@@ -265,7 +283,8 @@ def quotes(text: str, request: Request) -> str:
 
 _EMPTY_SLOT = re.compile(
     r"(?:(?:尊敬的|亲爱的|敬爱的)?(?:先生/女士|女士/先生|大人|长辈|收件人|某某|您|你)[，,：:]"
-    r"|[您你]?(?:平辈|师长或上级)[，,]|[呀哦啦呢嘛吧哟哒][，,～~！]+|[您你][，,]|[，、。；：！？～,;:!?~. ]+)\s*(?=.)"
+    r"|[您你]?(?:平辈|师长或上级)[，,]|敬上[您你]?[，,：:]"
+    r"|[呀哦啦呢嘛吧哟哒][，,～~！]+|[您你][，,]|[，、。；：！？～,;:!?~. ]+)\s*(?=.)"
 )
 _CHOICE = re.compile(
     r"^(?P<title>尊敬的|亲爱的|敬爱的)?(?P<one>[^，,：:/！!。\n]{1,6})/(?P<two>[^，,：:/！!。\n]{1,6})(?=[，,：:！!])"
@@ -311,8 +330,10 @@ def residue(text: str, request: Request) -> str:
         text = _ASIDE.sub("", text[:60], count=1) + text[60:]
     if _DEBRIS_SIGN.search(text):
         text = _DEBRIS.sub(lambda found: found["emoji"] or "", text)
-    if text[:1] in ("您", "你") or text[1:2] in ("您", "你"):
+    if start[:1] in ("您", "你", "祝") or "敬上" in start:
         text = _whose(request.names).sub(r"\g<wish>\g<name>，", text)
+    if "平辈" in start and request.recipient:
+        text = re.sub("(?<=亲爱的|尊敬的)平辈", request.recipient, text, count=1)
     found = _EMPTY_SLOT.match(text)
     return text[found.end() :] if found else text
 
@@ -321,7 +342,10 @@ def residue(text: str, request: Request) -> str:
 def _whose(names: tuple[str, ...]) -> re.Pattern:
     """Return what finds 您的大伯 where 大伯 himself is spoken to."""
     long = [re.escape(name) for name in names if len(name) > 1]
-    return re.compile(rf"^(?P<wish>祝?)[您你]的?(?P<name>{'|'.join(long) or '(?!)'})[，,]")
+    some = "|".join(long) or "(?!)"
+    return re.compile(
+        rf"^(?P<wish>祝?)(?:[您你]的?(?=(?:{some})[，,])|(?=(?:{some})敬上))(?P<name>{some})(?:敬上)?[，,：:]"
+    )
 
 
 # --- marks, particles, spaces ---------------------------------------------------------------------
@@ -376,7 +400,7 @@ _STRENGTH = "！？～~。；：，、"
 @_mend(
     "标点",
     ("祝姐姐生日", "姐姐,祝你生日快乐!", "姐姐，祝你生日快乐！"),
-    ("祝姐姐生日", "姐姐，，祝你生日快乐。！", "姐姐，祝你生日快乐！"),
+    ("祝姐姐生日", "姐姐，，祝你生日快乐。！！", "姐姐，祝你生日快乐！"),
     ("祝姐姐生日,小红书风格", "姐姐，生日快乐。🎂🎉，", "姐姐，生日快乐。🎂🎉"),
     ("祝姐姐生日,小红书风格", "姐姐，生日快乐！~", "姐姐，生日快乐！"),
     ("祝姐姐生日", "姐姐，生日快乐，", "姐姐，生日快乐。"),
@@ -396,11 +420,10 @@ def punctuation(text: str, request: Request) -> str:
 
 
 def _strongest(run: re.Match) -> str:
-    """Return the mark that a run of marks comes to; one mark said twice or thrice is emphasis, and stays."""
-    marks = run[0]
-    if len(set(marks)) == 1 and marks[0] not in "，、；：":
-        return marks if marks[0] != "。" or len(marks) > 2 else "。"
-    return "？！" if set(marks) == set("？！") else min(marks, key=_STRENGTH.index)
+    """Return the mark that a run of marks comes to."""
+    if set(run[0]) == {"。"} and len(run[0]) > 2:
+        return "……"
+    return "？！" if set(run[0]) == set("？！") else min(run[0], key=_STRENGTH.index)
 
 
 _TRAILING = re.compile(r"[ \t]+\n|\n{3,}")
@@ -440,9 +463,8 @@ def emoji(text: str, request: Request) -> str:
 
 # --- words ----------------------------------------------------------------------------------------
 
-_SPEECH = re.compile(
-    "[“「‘][^”」’]*[你您]|说[，：:]?我?就?知道[你您]|[说问讲]我?[：:，]"
-)  # somebody is quoted
+_ONE_PERSON = frozenset(("生日", "康复", "工作升职", "退休", "比赛取得好成绩", "谈判顺利"))
+_SPEECH = re.compile("[“「‘][^”」’]*[你您]|我?就?知道[你您]|[说问讲道][：:]")  # somebody is quoted
 _NI = re.compile(r"(?<!迷)你(?!们|我|追)")
 
 
@@ -457,7 +479,7 @@ _NI = re.compile(r"(?<!迷)你(?!们|我|追)")
 def pronoun(text: str, request: Request) -> str:
     """Say 您 to whom the matrix calls 您, 你 to the others; and to nobody both in one wish."""
     if "您" in text:
-        text = text.replace("您您", "您").replace("您们", "你们")
+        text = text.replace("您您", "您").replace("您们", "您" if request.scene in _ONE_PERSON else "你们")
     if request.who and request.who.kind == "younger" and text.startswith("尊敬的"):
         text = "亲爱的" + text[3:]
     wrong = request.wrong_pronoun
@@ -471,7 +493,7 @@ def pronoun(text: str, request: Request) -> str:
 
 _BARE = re.compile(
     r"(?P<before>(?:[\u4e00-\u9fff]{1,5}[，！])?)"
-    r"(?=[您你](?:[^，。！？～的们]{0,6}(?:快乐|安康|吉祥|健康|平安|顺利|幸福)[^的]|在?新的一年))"
+    r"(?=[您你](?:[^，。！？～的们得了]{0,6}(?:快乐|安康|吉祥|健康|平安|顺利|幸福)[^的]|在?新的一年))"
 )
 
 
@@ -495,6 +517,9 @@ _SAME = re.compile(r"(.{2,5}?)[，、]?\1")
 _AGAIN = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,12})(?:[，、](?P=words))+(?=[，。！～、]|$)")
 
 
+_SEQUENCE = re.compile(
+    r"(?<=，)(?P<words>[^，。！]{3,12}(?:，[^，。！]{3,12}){1,3})，(?P=words)(?=[，。！]|$)"
+)
 _SAID = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,8})，[祝愿][您你](?P=words)，")
 
 
@@ -503,10 +528,15 @@ _SAID = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,8})，[祝愿][您你](?P=words
     ("祝姐姐生日", "姐姐姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
     ("祝母亲生日", "妈妈，妈妈，祝您生日快乐！", "妈妈，祝您生日快乐！"),
     ("祝李总春节,严肃风格", "尊敬的尊敬的李总，谨祝您新春大吉。", "尊敬的李总，谨祝您新春大吉。"),
+    ("祝姐姐生日", "姐姐，祝你生日快乐！姐姐，祝你生日快乐！", "姐姐，祝你生日快乐！"),
     ("祝妹妹工作升职", "妹妹，愿你事业蒸蒸日上，蒸蒸日上，蒸蒸日上。", "妹妹，愿你事业蒸蒸日上。"),
 )
 def doubled(text: str, request: Request) -> str:
     """Say once what stands twice in a row: a form of address, or some words between commas."""
+    text = _SEQUENCE.sub(r"\g<words>", text) if text.count("，") > 2 else text
+    half = len(text) // 2  # the whole of it twice
+    if len(text) > 8 and text[:half] == text[-half:]:
+        text = text[-half:]
     for one, two in pairwise(_CLAUSE.split(text)):
         if two and one.endswith((two, two[2:] or two)):
             text = _SAID.sub(r"\g<words>，", _AGAIN.sub(r"\g<words>", text))
@@ -526,9 +556,11 @@ _TYPOS = {
     "繁华似锦": "繁花似锦", "再接再励": "再接再厉", "万事如易": "万事如意",
     "蒸蒸日尚": "蒸蒸日上", "兴高彩烈": "兴高采烈", "鹏程万理": "鹏程万里", "心想是成": "心想事成",
 }  # fmt: skip
-_SLIP = re.compile(  # each alternative begins with a letter of its own: the search passes quickly over the rest
+_TEACHERS = ("赵老师", "导师", "班主任", "师傅")
+_PUPILS = re.compile("[，、]桃李(?:满园|芬芳|满天下|成蹊)(?=[，。！])")
+_SLIP = re.compile(  # each alternative begins with a letter of its own: the search is quick
     rf"(?P<typo>{'|'.join(_TYPOS)})"
-    r"|(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=身体健康[，。！]|(?:生日|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
+    r"|(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=身体健康[，。！]|(?:生日|新年|新春|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
 )
 
 
@@ -537,9 +569,12 @@ _SLIP = re.compile(  # each alternative begins with a letter of its own: the sea
     ("祝伯母端午节,小红书风格", "愿棕香飘满屋，端午安康呀！🎉", "愿粽香飘满屋，端午安康呀！🎉"),
     ("祝赵老师中秋节", "愿赵老师在中秋节快乐！", "愿赵老师中秋节快乐！"),
     ("祝妹妹端午节", "愿你的端午节快乐！", "愿你端午节快乐！"),
+    ("祝李总康复", "李总，祝您早日康复，桃李满园。", "李总，祝您早日康复。"),
 )
 def wording(text: str, request: Request) -> str:
     """Mend the slips of the pen that wishes are known for."""
+    if "桃李" in text and request.who and request.who.name not in _TEACHERS:
+        text = _PUPILS.sub("", text)
     return _SLIP.sub(lambda found: _TYPOS[found["typo"]] if found["typo"] else "", text)
 
 

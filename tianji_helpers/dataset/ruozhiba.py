@@ -1,16 +1,16 @@
-"""弱智吧: COIG-CQIA records become OpenAI messages, then a training and a test file.
+"""弱智吧: COIG-CQIA records become OpenAI messages, then a training, a validation and a test file.
 
-With the defaults the bytes are those of the original two scripts: one message pair a line, the
-first 70 % of the lines for training, the rest for the test (the original loses a non-empty ``input``;
-here it follows the instruction). A seed shuffles instead, whole groups of near-duplicate questions at
-a time, so that no question stands on both sides.
+By default the file is cut in its order, and the first 70 % train, byte for byte as with the original
+two scripts (the original loses a non-empty ``input``; here it follows the instruction). It has no
+validation part: what we validate on is the first rows of its test, and without a file for them the other
+half is the original's, too. A seed shuffles instead, whole groups of near-duplicate questions at a
+time, so that no question stands in two parts.
 """
 
-import random
 from pathlib import Path
 
-from tianji_helpers import records
-from tianji_helpers.dataset import duplicates, formats
+from tianji_helpers import formats, records
+from tianji_helpers.dataset import splits
 from tianji_helpers.errors import CourseError
 
 STAGE = "04_ruozhiba"
@@ -18,6 +18,7 @@ STAGE = "04_ruozhiba"
 # of 3-grams; a question that is only worded a little differently has 0.4 to 0.9, two different ones of
 # the 240 in COIG-CQIA at most 0.11
 SAME_QUESTION = 0.5
+VALIDATION_SHARE = 0.1
 
 
 def read_source(path: str | Path) -> list[dict]:
@@ -34,6 +35,7 @@ def read_source(path: str | Path) -> list[dict]:
 
 
 def _checked(row: dict, where: str) -> dict:
+    records.check_row(row, where)
     for field in ("instruction", "output"):
         if not records.check_text(row.get(field), field, where).strip():
             raise CourseError(f"{where}：字段 {field} 是空的；没有问题或没有答案的记录不能用来训练。")
@@ -62,37 +64,40 @@ def to_messages(record: dict) -> dict:
 
 
 def split(
-    rows: list[dict], ratio: float = 0.7, seed: int | None = None, threshold: float = SAME_QUESTION
-) -> tuple[list[dict], list[dict]]:
-    """Split message rows into (train, test).
+    rows: list[dict],
+    ratio: float = 0.7,
+    seed: int | None = None,
+    threshold: float = SAME_QUESTION,
+    *,
+    validation: float = VALIDATION_SHARE,
+) -> dict[str, list[dict]]:
+    """Split message rows into ``{"train", "validation", "test"}``; see ``splits.split``.
 
-    ratio: share of the rows that train, between 0 and 1; ``int(len(rows) * ratio)`` rows.
-    seed: None keeps the order of the file (as the original does). A number shuffles; near-duplicate
-    questions then stay on one side, so that a group may move the border by a few rows. threshold: from
-    which similarity on two questions are near duplicates (see ``duplicates.similarity``).
-    Raises CourseError if the ratio is out of range or one side would be empty.
+    ratio: share of the rows that train, between 0 and 1; ``int(len(rows) * ratio)`` rows, or about as many
+    where groups stay whole. validation: share of all rows, at least one; 0 is none. The rest is the test.
+    seed: None keeps the order of the file (as the original does). threshold: from which similarity on two
+    questions are near duplicates (see ``duplicates.similarity``).
+    Raises CourseError if the ratio is out of range or a part would be empty.
 
     >>> rows = [{"messages": [{"role": "user", "content": f"问题{i}"}]} for i in "一二三四"]
-    >>> [len(part) for part in split(rows, 0.5)]
-    [2, 2]
+    >>> [len(part) for part in split(rows, 0.5).values()]
+    [2, 1, 1]
     """
     if not 0 < ratio < 1:
         raise CourseError(f"训练集比例是 {ratio}，应当在 0 和 1 之间（不含两端），例如 0.7。")
+    if not 0 <= validation < 1:
+        raise CourseError(f"验证集比例是 {validation}，应当在 0 和 1 之间（不含 1），例如 0.1。")
     size = int(len(rows) * ratio)
-    if not 0 < size < len(rows):
-        raise CourseError(f"{len(rows)} 条记录按 {ratio} 划分，有一边是空的；请换一个比例，或准备更多记录。")
-    if seed is None:
-        return rows[:size], rows[size:]
-    groups = duplicates.clusters((row["messages"][0]["content"] for row in rows), threshold)
-    random.Random(seed).shuffle(groups)
-    train: list[dict] = []
-    test: list[dict] = []
-    for group in groups:
-        side = train if len(train) < size else test
-        side += [rows[position] for position in group]
-    if not test:
-        raise CourseError("几乎所有问题都互相重复，留不出测试集；请先去重，或准备更多记录。")
-    return train, test
+    validated = max(1, round(len(rows) * validation)) if validation else 0
+    tested = len(rows) - size - validated
+    if size < 1 or tested < 1:
+        raise CourseError(
+            f"{len(rows)} 条记录按训练 {ratio}、验证 {validation} 划分，训练集或测试集是空的；"
+            "请换一个比例，或准备更多记录。"
+        )
+    questions = [row["messages"][0]["content"] for row in rows]
+    groups = None if seed is None else splits.group(questions, "question", threshold=threshold)
+    return splits.split(rows, groups, validation=validated, test=tested, seed=seed)
 
 
 def convert_file(
@@ -100,31 +105,35 @@ def convert_file(
     train_path: str | Path,
     test_path: str | Path,
     *,
+    validation_path: str | Path | None = None,
     format_path: str | Path | None = None,
     ratio: float = 0.7,
+    validation: float = VALIDATION_SHARE,
     seed: int | None = None,
     threshold: float = SAME_QUESTION,
 ) -> dict[str, int]:
-    """Convert a COIG-CQIA file and write its two halves as JSONL, with provenance.
+    """Convert a COIG-CQIA file and write its parts as JSONL, with provenance.
 
-    format_path: where to write all messages before the split, in the order of the source (what the
-    original's first script leaves behind); None means nowhere.
-    Returns the row counts ``{"source", "train", "test"}``. See ``split`` for ratio, seed, threshold.
+    validation_path: None makes two halves, as the original does. format_path: where to write all messages
+    before the split, in the order of the source (what the original's first script leaves behind); None
+    means nowhere.
+    Returns the row counts: ``source``, ``train``, ``test``, and ``validation`` if there is one. The other
+    parameters are those of ``split``.
     """
-    files = [Path(path).resolve() for path in (source, train_path, test_path, format_path) if path]
-    if len(set(files)) < len(files):
+    targets = {"训练集": train_path, "验证集": validation_path, "测试集": test_path, "转换结果": format_path}
+    files = {"原始文件": source} | {name: path for name, path in targets.items() if path}
+    if len({Path(path).resolve() for path in files.values()}) < len(files):
         raise CourseError(
-            f"原始文件、训练集、测试集和转换结果里有两个是同一个文件（{source}、{train_path}、{test_path}"
-            f"{f'、{format_path}' if format_path else ''}）；请各用一个文件名。"
+            f"{'、'.join(files)}里有两个是同一个文件（{'、'.join(map(str, files.values()))}）；"
+            "请各用一个文件名。"
         )
     rows = [to_messages(record) for record in read_source(source)]
-    train, test = split(rows, ratio, seed, threshold)
-    counts = {"source": len(rows), "train": len(train), "test": len(test)}
-    parameters = {"ratio": ratio, "seed": seed, "threshold": threshold}
-    targets = [(train_path, train), (test_path, test)]
-    if format_path:
-        targets.append((format_path, rows))
-    for path, part in targets:
-        records.write_jsonl(path, part)
-        records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])
+    validation = validation if validation_path else 0
+    parts = split(rows, ratio, seed, threshold, validation=validation)
+    counts = {"source": len(rows)} | {part: len(chosen) for part, chosen in parts.items() if chosen}
+    parameters = {"ratio": ratio, "validation": validation, "seed": seed, "threshold": threshold}
+    for path, part in zip(targets.values(), (*parts.values(), rows), strict=True):
+        if path:
+            records.write_jsonl(path, part)
+            records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])
     return counts

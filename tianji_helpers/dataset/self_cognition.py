@@ -1,8 +1,8 @@
 """Self-cognition: a persona becomes question and answer rows.
 
 The questions and answers stand in ``data/self_cognition/persona.yaml``, in kinds (who are you, who
-made you, English, typos, misleading ones …), with held-out questions apart: only a question that
-was never trained shows whether the model learned who it is or learned a sentence by heart.
+made you, English, typos, misleading ones …), with questions for validation and test apart: only one
+that was never trained shows whether the model learned who it is or learned a sentence by heart.
 
 Rows about nothing but the persona teach that every question is about it. So everyday questions and
 answers (``general.yaml``) are mixed in, and its probe questions, never trained, measure the leak: how
@@ -32,7 +32,7 @@ _TOKEN = re.compile(
     r"<[|｜]|[|｜]>|</?[A-Za-z_][^<>\s]*>|<0x[0-9A-Fa-f]{2}>|<</?SYS>>|\{[{%#]|[}%#]\}"
     r"|\[/?(?:INST|UNUSED_TOKEN\w*|[gs]?MASK|CLS|SEP|PAD|UNK|BOS|EOS|SYSTEM_PROMPT|[A-Z]+_(?:TOOLS|CALLS|RESULTS))\]"
 )
-_FIELDS = ("questions", "heldout", "answers")
+_FIELDS = ("questions", "validation", "test", "answers")
 
 
 @dataclass(frozen=True)
@@ -79,18 +79,19 @@ class Persona:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of question: its title, training questions, held-out questions and answers."""
+    """One kind of question: its title, the questions of each part (``questions`` train) and answers."""
 
     name: str
     title: str
     questions: tuple[str, ...]
-    heldout: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
     answers: tuple[str, ...]
 
     @property
     def all_questions(self) -> tuple[str, ...]:
-        """Training and held-out questions."""
-        return self.questions + self.heldout
+        """The questions of all parts."""
+        return self.questions + self.validation + self.test
 
 
 def load(path: str | Path = QUESTIONS) -> dict[str, Kind]:
@@ -101,7 +102,9 @@ def load(path: str | Path = QUESTIONS) -> dict[str, Kind]:
     """
     data = records.read_yaml(path)
     if not isinstance(data, dict) or not data:
-        raise CourseError(f"{path} 里没有一类问题；应当是 “类名: {{title, questions, heldout, answers}}”。")
+        raise CourseError(
+            f"{path} 里没有一类问题；应当是 “类名: {{title, questions, validation, test, answers}}”。"
+        )
     kinds = {str(name): _kind(str(name), entry, path) for name, entry in data.items()}
     _check_distinct(
         ((question, kind.name) for kind in kinds.values() for question in kind.all_questions), path
@@ -185,8 +188,8 @@ def build(
     general_ratio: float = GENERAL_RATIO,
     repeat: int = 1,
     seed: int = 42,
-) -> tuple[list[dict], list[dict]]:
-    """Return (training turns, held-out turns) of a persona; each turn has ``input`` and ``output``.
+) -> dict[str, list[dict]]:
+    """Return a persona's turns as ``{"train", "validation", "test"}``; each has ``input`` and ``output``.
 
     kinds: as ``load`` returns them (read if absent). max_questions: train on the first so many questions
     only; 0 is all. wordings: how many different answers each training question gets (fewer if its kind has
@@ -202,8 +205,7 @@ def build(
     without that, so the default is 1.
     Raises CourseError for a number of questions or wordings, a ratio or a repeat out of range.
 
-    >>> train, heldout = build(Persona("小明", "小祝", "Gemma 3 270M"))
-    >>> sorted(train[0])
+    >>> sorted(build(Persona("小明", "小祝", "Gemma 3 270M"))["test"][0])
     ['input', 'output']
     """
     if not isinstance(max_questions, int) or max_questions < 0:
@@ -217,17 +219,18 @@ def build(
             f"通用问答的比例是 {general_ratio}，应当在 0 和 {MAX_RATIO} 之间；一般用 {GENERAL_RATIO}。"
         )
     kinds = load() if kinds is None else kinds
-    chance = random.Random(seed)
-    groups, heldout = [], []
+    chance, other = random.Random(seed), random.Random(seed)  # validation rows change no others
+    groups, validation, test = [], [], []
     for kind in kinds.values():
         for question in kind.questions:
             answers = chance.sample(kind.answers, min(wordings, len(kind.answers)))
             groups.append([_turn(persona, question, answer) for answer in answers])
-        heldout += [_turn(persona, question, chance.choice(kind.answers)) for question in kind.heldout]
+        validation += [_turn(persona, question, other.choice(kind.answers)) for question in kind.validation]
+        test += [_turn(persona, question, chance.choice(kind.answers)) for question in kind.test]
     train = [turn for group in groups[: max_questions or None] for turn in group]
     train += _take(general, round(general_ratio * len(train)), chance)
     chance.shuffle(train)
-    return train * repeat, heldout
+    return {"train": train * repeat, "validation": validation, "test": test}
 
 
 def _take(general: Sequence[dict] | None, count: int, chance: random.Random) -> list[dict]:
@@ -256,15 +259,15 @@ def write(
     repeat: int = 1,
     seed: int = 42,
 ) -> dict[str, int]:
-    """Write the training file and, beside it, ``<name>_heldout`` and ``<name>_probe``, with provenance.
+    """Write the training file and, beside it, ``<name>_validation``, ``_test`` and ``_probe``.
 
-    path: the training file. general_file: the everyday questions, as ``load_general`` reads them. Other
-    parameters as in ``build``.
-    Returns the row counts ``{"train", "heldout", "probe"}``.
+    path: the training file; each file gets its provenance. general_file: the everyday questions, as
+    ``load_general`` reads them. Other parameters as in ``build``.
+    Returns the row counts ``{"train", "validation", "test", "probe"}``.
     """
     path = Path(path)
     general, probe = load_general(general_file)
-    train, heldout = build(
+    parts = build(
         persona,
         general=general,
         max_questions=max_questions,
@@ -273,7 +276,8 @@ def write(
         repeat=repeat,
         seed=seed,
     )
-    counts = {"train": len(train), "heldout": len(heldout), "probe": len(probe)}
+    parts["probe"] = probe
+    counts = {part: len(turns) for part, turns in parts.items()}
     parameters = {
         "owner": persona.owner,
         "assistant": persona.assistant,
@@ -284,8 +288,8 @@ def write(
         "repeat": repeat,
         "seed": seed,
     }
-    for part, turns in (("", train), ("_heldout", heldout), ("_probe", probe)):
-        file = path.with_name(f"{path.stem}{part}{path.suffix}")
+    for part, turns in parts.items():
+        file = path if part == "train" else path.with_name(f"{path.stem}_{part}{path.suffix}")
         records.write_conversations(file, turns)
         records.write_provenance(
             file, stage=STAGE, parameters=parameters, counts=counts, inputs=[QUESTIONS, general_file]

@@ -15,14 +15,15 @@ word or nearly? ``leakage`` looks at texts, ``file_leakage`` at two files of any
 
 import random
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tianji_helpers import records, wishes
-from tianji_helpers.dataset import duplicates, formats
+from tianji_helpers import formats, records, wishes
+from tianji_helpers.dataset import duplicates
 from tianji_helpers.errors import CourseError
+from tianji_helpers.rows import ARRAY, LINES, kind_of
 
 STAGE = "02_merge_clean"  # ``merge`` passes over what this stage wrote
 PARTS = ("train", "validation", "test")
@@ -46,7 +47,8 @@ def split(
 
     groups: the group of each row, as ``group`` returns them; the rows of a group stay together. Without
     them every row is one. If a group is a tuple of names, such as (姐姐, 生日), it leaves the training
-    part only where each of its names stays there with another group, as far as that is possible.
+    part only where each of its names stays there with another group, unless the part would be less than
+    half as large as asked for.
     validation, test: a share of the rows (below 1; at least one row), or a number of rows; 0 is none.
     A part is filled with groups that fit, so it may come out a little smaller, or larger where none fits.
     seed: which groups. None cuts by the order of the rows instead, and tears groups apart: training
@@ -55,7 +57,7 @@ def split(
     least; a figure says something from some dozens of test rows on.
 
     >>> split("abcdefgh", "11223344", validation=2, test=0.25, seed=1)
-    {'train': ['a', 'b', 'e', 'f'], 'validation': ['c', 'd'], 'test': ['g', 'h']}
+    {'train': ['c', 'd', 'e', 'f'], 'validation': ['a', 'b'], 'test': ['g', 'h']}
     """
     groups = range(len(rows)) if groups is None or seed is None else groups
     wanted = {
@@ -113,14 +115,20 @@ def _at_random(members: Counter, wanted: dict[str, int], seed: int) -> dict[Hash
         left.subtract(_names(key))
         part_of[key] = part
 
-    for still_empty, (part, size) in zip(range(len(wanted), 0, -1), wanted.items(), strict=True):
+    def fill(part: str, size: int, at_least: int, allowed: Callable[[Hashable], bool]) -> int:
         for key in order:
-            # one group each has to stay for the parts that come later, training among them
-            if key in training and len(training) > still_empty and members[key] <= size and can_leave(key):
+            if key in training and len(training) > at_least and members[key] <= size and allowed(key):
                 move(key, part)
                 size -= members[key]
-        if part not in part_of.values():
-            move(min(training, key=lambda key: (members[key], not can_leave(key))), part)
+        return size
+
+    # at least one group each has to stay for the parts that come later, training among them
+    for at_least, (part, size) in zip(range(len(wanted), 0, -1), wanted.items(), strict=True):
+        missing = fill(part, size, at_least, can_leave)
+        if missing > size / 2:  # most names are seen only once: they cannot all stay
+            missing = fill(part, missing, at_least, lambda key: True)
+        if missing == size:
+            move(min(training, key=members.get), part)
     return part_of
 
 
@@ -140,8 +148,7 @@ def group(
 
     by: ``pair`` reads whom a request wishes and what for, and takes (recipient, scene) as the group; a
     request that names neither is grouped by ``question``: nearly the same ones are a group (similarity
-    of at least ``threshold``, see ``duplicates``). ``row``: each stands for itself. Where less than three
-    groups would come of it (one request for all wishes, say), each row stands for itself, too.
+    of at least ``threshold``, see ``duplicates``). ``row``: each stands for itself.
     Raises CourseError for another ``by``.
 
     >>> group(["怎么写诗", "怎么写诗？", "怎么写信"], "question")
@@ -149,11 +156,10 @@ def group(
     """
     if by not in GROUPINGS:
         raise CourseError(f"没有叫 {by} 的分组方式。可选：{'、'.join(GROUPINGS)}。")
-    keys: list[Hashable] = list(range(len(questions)))
+    found: list[Hashable] = list(range(len(questions)))
     if by == "row":
-        return keys
-    unnamed = keys
-    found = keys.copy()
+        return found
+    unnamed = range(len(questions))
     if by == "pair":
         matrix = wishes.load() if matrix is None else matrix
         requests = [matrix.read(question) for question in questions]
@@ -162,7 +168,7 @@ def group(
     for cluster in duplicates.clusters((questions[position] for position in unnamed), threshold):
         for number in cluster:
             found[unnamed[number]] = questions[unnamed[cluster[0]]]
-    return found if len(set(found)) >= len(PARTS) else keys
+    return found
 
 
 @dataclass(frozen=True)
@@ -230,11 +236,8 @@ def file_leakage(
 def _texts(path: str | Path) -> list[dict[str, str]]:
     """Return the joined questions and the joined answers of each row of a file."""
     rows = []
-    for where, row in formats.iter_rows(path):
-        turns = formats.to_turns(row, formats.detect(row, where), where)
+    for _, turns in formats.read(path):
         rows.append({key: "\n".join(turn[key] for turn in turns) for key in ("input", "output")})
-    if not rows:
-        raise CourseError(f"{path} 里没有一条记录，查不了漏题。请检查是不是写错了文件名。")
     return rows
 
 
@@ -262,8 +265,7 @@ def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -
     records.write_jsonl(apart, held)
     provenance = records.provenance_path(test_path)
     before = records.read_json(provenance) if provenance.is_file() else None
-    write = records.write_json_array if formats.is_array(test_path) else records.write_jsonl
-    write(test_path, kept)
+    formats.write_rows(test_path, kept)
     records.write_provenance(
         test_path,
         stage="leakage",
@@ -276,7 +278,7 @@ def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -
 
 def write_split(
     source: str | Path,
-    folder: str | Path = "",
+    folder: str | Path | None = None,
     *,
     by: str = "pair",
     validation: float = VALIDATION_SHARE,
@@ -286,22 +288,26 @@ def write_split(
 ) -> dict[str, int]:
     """Split a file of any format into ``<name>_train``, ``<name>_validation`` and ``<name>_test``.
 
-    folder: where they are written, in the source's format and with provenance; empty is beside it. The
+    folder: where they are written, in the source's format and with provenance; None is beside it. The
     rows stay as they are. by, matrix: as in ``group``; a conversation's question is all that was asked in
-    it. Other parameters as in ``split``.
+    it, and if there are less than three groups, each row is one. Other parameters as in ``split``.
     Returns the number of rows of each part, and of ``groups``. Raises CourseError as ``split`` does, and
     for rows that cannot be read.
     """
     source = Path(source)
-    rows = [row for _, row in formats.iter_rows(source)]
-    groups = group([row["input"] for row in _texts(source)], by, matrix=matrix)
+    kind, talks = kind_of(source), list(formats.read(source))
+    rows = [formats.from_turns(turns, "xtuner", where) for where, turns in talks]
+    if kind in (ARRAY, LINES):  # as they are, with all that is no part of the conversation
+        rows = [row for _, row in formats.iter_rows(source)]
+    groups = group(["\n".join(turn["input"] for turn in turns) for _, turns in talks], by, matrix=matrix)
+    if len(set(groups)) < len(PARTS):  # one request for all wishes, say: rows are all that can be told apart
+        by, groups = "row", group(rows, "row")
     parts = split(rows, groups, validation=validation, test=test, seed=seed)
     counts = {part: len(chosen) for part, chosen in parts.items()} | {"groups": len(set(groups))}
     parameters = {"by": by, "validation": validation, "test": test, "seed": seed}
-    lines = not formats.is_array(source)
+    suffix = ".jsonl" if kind == LINES else ".json"
     for part, chosen in parts.items():
-        name = f"{source.stem}_{part}{'.jsonl' if lines else '.json'}"
-        path = Path(folder or source.parent) / name
-        formats.write_rows(path, chosen, lines)
+        path = Path(folder or source.parent) / f"{source.name.partition('.')[0]}_{part}{suffix}"
+        formats.write_rows(path, chosen)
         records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])
     return counts

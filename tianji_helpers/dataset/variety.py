@@ -27,7 +27,8 @@ def vary(
 
     variants: the first so many of ``wishes.WORDINGS``; 1 changes nothing. seed: another one chooses
     otherwise. matrix: as ``wishes.load`` returns it (read if absent). A request with names of one's
-    own, or that asks for more than a wish, stays. Raises CourseError for a number of wordings that there is not.
+    own, or that asks for more than a wish, stays. Raises CourseError for a number of wordings that there
+    is not.
 
     >>> outputs = ("谨祝顺遂", "谨祝如意", "谨祝平安")
     >>> rows = [{"input": "祝姐姐生日,严肃风格", "output": wish} for wish in outputs]

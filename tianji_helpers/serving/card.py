@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import models
+from tianji_helpers.training import figures, models
 
-TASKS = {"wishes": "送祝福", "self_cognition": "自我认知", "ruozhiba": "弱智吧问答"}
+TASKS = {"wishes": "送祝福", "self_cognition": "自我认知", "ruozhiba": "弱智吧问答", "own": "自己的数据"}
 SAMPLES = 6  # answers shown
 OPENXLAB = "https://code.openxlab.org.cn"  # models are git repositories there
 _SETTINGS = {  # what the config of a training says, and how the card calls it
@@ -179,7 +179,9 @@ def _sections(facts: Facts, repo: str, platform: str) -> list[str]:
         _usage(facts, repo, platform),
         "## 局限",
         "- 模型很小、数据单一，只适合训练过的这类请求；别的问题回答得不好，也可能编造事实。\n"
-        "- 评测分数由规则打出（切题、风格、长度、称呼、格式、能停下来），不懂意思，会被蒙混过关。\n"
+        "- 硬伤由规则查出（停不下来、复读、送错了人或场景等），查不出的更多，没有硬伤不等于好。\n"
+        f"- 质量是 {models.EMBEDDED} 给每个词元的平均概率：看得出不通顺和答非所问，看不出真假、新意和分寸，"
+        "只能和同一份试卷上的别的模型比大小。\n"
         "- 数据由模板或另一个模型生成，会带着它们的口吻和偏差；发送之前请自己读一遍。\n"
         "- 不要用于医疗、法律、金融等需要可靠答案的场合。",
     ]
@@ -198,8 +200,8 @@ def _data(facts: Facts) -> str:
     if facts.teachers:
         lines.append(f"- 由 {'、'.join(facts.teachers)} 生成，再经课程的规则清洗")
     lines.append(f"- 训练 {rows} 条" if rows else "- 训练条数：未记录")
-    if counts.get("heldout"):
-        lines.append(f"- 留作测试、从不参加训练的 {counts['heldout']} 条")
+    if counts.get("test"):
+        lines.append(f"- 留作测试、从不参加训练的 {counts['test']} 条")
     lines.append("- 数据本身不在这个仓库里。")
     return "\n".join(lines)
 
@@ -222,9 +224,9 @@ def _metrics(facts: Facts) -> str:
     if not (before and after):
         return "没有记录。"
     rows = [f"| 测试集损失（每词元，越低越好） | {before['loss']:.2f} | {after['loss']:.2f} |"]
-    if "passed" in after:
-        rows.append(f"| 每条规则都通过的回答 | {before['passed']:.0%} | {after['passed']:.0%} |")
-    note = f"在 {len(after['rows'])} 条从未训练过的请求上。"
+    compared = figures.compare(before.get("figures", {}), after.get("figures", {}))
+    rows += [f"| {figures.TITLES[name]} | {old} | {new} |" for name, (old, new) in compared.items()]
+    note = f"在 {len(after['rows'])} 条从未训练过的请求上；方括号里是 95% 区间。"
     if facts.parameters.get("quantize"):
         note += "数字属于导出之前的模型。"
     return "\n".join([note, "", "| | 训练前 | 训练后 |", "|---|---|---|", *rows])

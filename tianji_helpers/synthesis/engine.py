@@ -292,8 +292,8 @@ class Engine:
             "model": self.provider.model,
             "seed": answer.get("seed", request.seed),  # an older journal has none
             "request": answer["request"],
-            "prompt_tokens": answer["prompt_tokens"],
-            "completion_tokens": answer["completion_tokens"],
+            "prompt_tokens": answer.get("prompt_tokens", 0),
+            "completion_tokens": answer.get("completion_tokens", 0),
         }
 
     def run(
@@ -433,7 +433,7 @@ class Engine:
                 answer = replace(reply, text=_without_thoughts(reply.text))
                 _check_reply(answer)
                 self._check(answer.text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 failure = error
                 unusable += 1
             else:

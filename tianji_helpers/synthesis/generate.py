@@ -139,7 +139,7 @@ def _plan(
 
 
 def _count_unsuitable(matrix: wishes.Matrix) -> int:
-    return len(matrix.recipients) * len(matrix.scenes) - len(matrix.pairs())
+    return len(matrix.usual_recipients) * len(matrix.usual_scenes) - len(matrix.pairs())
 
 
 def _write_round(engine: Engine, matrix: wishes.Matrix, style: str, number: int, seed: int) -> None:

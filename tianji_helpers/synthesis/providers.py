@@ -305,7 +305,8 @@ def read(text: str) -> Reply:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise Retryable("回答里没有 choices，或者里面没有 message")
-    finish_reason = str(choice.get("finish_reason") or "")[:40].encode(errors="replace").decode()
+    finish_reason = redaction.hide(str(choice.get("finish_reason") or "")[:1000])[:40]
+    finish_reason = finish_reason.encode(errors="replace").decode()
     usage = _object(completion.get("usage"))
     prompt_tokens = _tokens(usage.get("prompt_tokens"))
     # DeepSeek's name, and OpenAI's
@@ -314,7 +315,7 @@ def read(text: str) -> Reply:
     )
     return Reply(
         text=redaction.hide(_content(message.get("content"))),
-        finish_reason="refusal" if message.get("refusal") else redaction.hide(finish_reason),
+        finish_reason="refusal" if message.get("refusal") else finish_reason,
         prompt_tokens=prompt_tokens,
         completion_tokens=_tokens(usage.get("completion_tokens")),
         cached_tokens=min(_tokens(cached), prompt_tokens),
@@ -352,7 +353,8 @@ def _translate(provider: Provider, reached: bool, error: Exception) -> Exception
     what = f"{type(causes[-1]).__name__}：{_short(causes[-1])}"
     if kinds & {"ConnectError", "ClientConnectorError"} and not reached:
         return CourseError(
-            f"连不上 {provider.base_url}：没有服务器在那里应答。请检查 base_url、网络和代理设置；"
+            f"连不上 {provider.base_url}：没有服务器在那里应答。"
+            "请检查 base_url、网络和代理设置；"
             "本地服务器（vLLM、LMDeploy、Ollama）要先启动。"
         )
     bad_value = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
@@ -366,7 +368,7 @@ def _translate(provider: Provider, reached: bool, error: Exception) -> Exception
 
 def _short(what: object) -> str:
     """Return a server's or client's words on one line, without a key."""
-    return redaction.hide(" ".join(str(what).split()))[:300]
+    return redaction.hide(" ".join(str(what)[:10_000].split()))[:300]
 
 
 def _explain(provider: Provider, status: int, text: str, headers: Mapping[str, str]) -> Exception:

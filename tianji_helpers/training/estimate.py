@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tianji_helpers import paths, records
+from tianji_helpers import formats, paths
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import configs
 
@@ -65,13 +65,15 @@ def estimate(
     that are trained (frozen 4-bit weights are never shared). Raises CourseError if the config or its
     model's ``config.json`` is missing.
     """
+    if type(devices) is not int or devices < 1:
+        raise CourseError(f"devices={devices!r}，应当是正整数：几张卡。")
     cfg = _load(config, cfg_options)
     model = _skeleton(cfg)
     linears, head = _linears(model)
     tokens = cfg.train_dataloader.batch_size * cfg.train_dataloader.dataset.max_length
     fused = cfg.model.get("fused", False)
     trained, quantized, kept = _parameters(cfg, model, linears, head)
-    stage = int(deepspeed[len("deepspeed_zero")]) if deepspeed else 0
+    stage = configs.check_deepspeed(deepspeed) if deepspeed else 0
     lora = cfg.model.get("lora")
     weight, gradient, state = _DEEPSPEED if stage else _ADAPTER if lora else _FULL
     parts = {}
@@ -133,9 +135,8 @@ def flops_per_token(config: str | Path) -> float:
 
 
 def _load(config: str | Path, cfg_options: dict | None):
-    cfg = configs.load_config(config)
-    if cfg_options:
-        cfg.merge_from_dict(dict(cfg_options))
+    cfg = configs.load_config(config).copy()
+    configs.change(cfg, cfg_options or {})
     return cfg
 
 
@@ -150,7 +151,7 @@ def _skeleton(cfg):
     folder = paths.resolve(llm.pretrained_model_name_or_path)
     if not (folder / "config.json").is_file():
         raise CourseError(
-            f"模型文件夹 {paths.show(folder)} 里没有 config.json，估算不了。"
+            f"模型文件夹 {paths.told(folder)} 里没有 config.json，估算不了。"
             f"请先运行 tianji prepare-model {folder.name}。"
         )
     internlm2.register()
@@ -237,13 +238,11 @@ def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool)
 def _answer_share(cfg) -> float:
     """The share of a row that is answers, in characters; 1 while the data are missing."""
     file = paths.resolve(cfg.train_dataloader.dataset.dataset.data_files.train)
-    if not file.is_file() or file.suffix == ".jsonl":
+    if not file.is_file():
         return 1.0
-    turns = records.read_conversations(file)
+    turns = [turn for _, said in formats.read(file) for turn in said]
     answers = sum(len(turn["output"]) for turn in turns)
-    return answers / sum(
-        len(turn.get("system", "")) + len(turn["input"]) + len(turn["output"]) for turn in turns
-    )
+    return answers / max(1, sum(len(text) for turn in turns for text in turn.values()))
 
 
 def _on_gpu(cfg) -> bool:

@@ -1,51 +1,50 @@
-"""Measure a model before and after training: the loss on a test, and a rule-based score of wishes.
+"""Measure a model before and after training: the loss on a test, hard faults and quality of its answers.
 
-Both look at rows that training never saw. The loss says how surprised the model is by the expected
-answers; the score says whether its own answers are usable. The score reads no meaning: it checks
-what rules can check (see ``tianji_helpers.wishes.check``), and can be fooled.
+All look at rows that training never saw. The loss says how surprised the model is by the expected
+answers; the rest is about what it answers itself: see ``training.figures``.
 """
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tianji_helpers import records, wishes
+import numpy as np
+
+from tianji_helpers import faults, formats, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import inference
+from tianji_helpers.training import figures, inference, quality
 from tianji_helpers.training.inference import Answer
+
+# The hard faults of any answer; the others would forbid a list or an apology where one was asked for.
+ANY_ANSWER = (faults.UNSTOPPED, "empty", "language", "loop", "unfinished")
 
 
 def read_turns(path: str | Path) -> list[dict]:
-    """Return the rows of a training or test file as turns with ``input``, ``output``, ``system``.
+    """Return the rows of a training or test file as turns: ``system``, ``input``, ``output``.
 
-    Takes conversations (``.json``) and OpenAI messages (``.jsonl``).
+    See ``formats.read_turns`` for what the file may be, and the ``history`` of a row of several turns.
     """
-    if Path(path).suffix != ".jsonl":
-        return [{"system": "", **turn} for turn in records.read_conversations(path)]
-    turns = []
-    for number, row in enumerate(records.read_jsonl(path), 1):
-        where = f"{path} 第 {number} 条"
-        said = {message["role"]: message["content"] for message in records.messages(row, where)}
-        missing = [role for role in ("user", "assistant") if role not in said]
-        if missing:
-            raise CourseError(f"{where}：没有 role 是 {'、'.join(missing)} 的消息。")
-        turns.append({"system": said.get("system", ""), "input": said["user"], "output": said["assistant"]})
-    return turns
+    return [{"system": "", **turn} for turn in formats.read_turns(path)]
 
 
 def encode(tokenizer, turn: dict, prompt_template: str, max_length: int = 2048) -> dict:
     """Return ``input_ids`` and ``labels`` of one turn, made by the very functions that train on it.
 
-    prompt_template: XTuner's name of the chat template. Labels are -100 on the prompt.
+    prompt_template: XTuner's name of the chat template. Labels are -100 on the prompt; the answers of
+    the turn's ``history`` are answers, too.
     """
     from xtuner.dataset.map_fns import template_map_fn_factory
     from xtuner.dataset.utils import encode_fn
     from xtuner.utils import PROMPT_TEMPLATE
 
-    # XTuner writes into what it is given
-    example = template_map_fn_factory(PROMPT_TEMPLATE[prompt_template])({"conversation": [dict(turn)]})
-    return encode_fn(example, tokenizer, max_length)
+    row = {"conversation": records.conversation(turn)}
+    return encode_fn(template_map_fn_factory(PROMPT_TEMPLATE[prompt_template])(row), tokenizer, max_length)
+
+
+def chat(turn: dict) -> list[dict]:
+    """Return the chat that asks for the answer of a turn, in its place."""
+    return inference.messages(turn["input"], turn.get("system", ""), turn.get("history", ()))
 
 
 def mean_loss(model, tokenizer, turns: Sequence[dict], prompt_template: str, **limits) -> float:
@@ -99,35 +98,43 @@ def answer_losses(
     return losses
 
 
-def score_wishes(
-    requests: Sequence[str], answers: Sequence[Answer], matrix: wishes.Matrix | None = None
-) -> dict:
-    """Score answers to wish requests by rules.
+def grade(
+    requests: Sequence[str],
+    answers: Sequence[Answer],
+    kind: str = "wishes",
+    *,
+    matrix: wishes.Matrix | None = None,
+    device: str = "cpu",
+    report: Callable[[str], None] = print,
+) -> list[dict]:
+    """Look at each answer in two ways that know nothing of each other: hard faults, and quality.
 
-    requests: such as ``祝姐姐生日,小红书风格``; answers: in the same order.
-    Returns ``{"passed", "rules": {rule: share}, "rows": [...]}``; shares are between 0 and 1, and an
-    answer has passed if it kept every rule, ``stopped`` (it ended by itself) among them.
-    Raises CourseError for a request that names no recipient and scene of the course.
+    requests: in any wording; answers: in the same order. kind: ``stages.kind`` of the task; where it is
+    not ``wishes``, only the faults of any answer count (``ANY_ANSWER``). device, report: as
+    ``quality.rate`` takes them. Returns rows of ``request``, ``answer``, ``stopped``, ``faults`` (name →
+    reason in Chinese; empty if there is none) and ``quality`` (0 to 1).
     """
     matrix = matrix or wishes.load()
+    scores = quality.rate(
+        [(request, answer.text) for request, answer in zip(requests, answers, strict=True)],
+        device=device,
+        report=report,
+    )
     rows = []
-    for request, answer in zip(requests, answers, strict=True):
-        parsed = matrix.parse_request(request)
-        if parsed is None:
-            raise CourseError(f"看不懂请求“{request}”：里面没有课程里的对象和场景，没法打分。")
-        kept = wishes.check(matrix, *parsed, answer.text) | {"stopped": answer.stopped}
-        rows.append({"request": request, "answer": answer.text, "passed": all(kept.values()), **kept})
-    rules = [key for key in (rows[0] if rows else {}) if key not in ("request", "answer", "passed")]
-    return {
-        "passed": _share(row["passed"] for row in rows),
-        "rules": {rule: _share(row[rule] for row in rows) for rule in rules},
-        "rows": rows,
-    }
-
-
-def _share(values) -> float:
-    values = list(values)
-    return sum(values) / len(values) if values else math.nan
+    for request, answer, score in zip(requests, answers, scores, strict=True):
+        found = faults.find(matrix.read(request), answer.text, answer.stopped)
+        if kind != "wishes":
+            found = {name: reason for name, reason in found.items() if name in ANY_ANSWER}
+        rows.append(
+            {
+                "request": request,
+                "answer": answer.text,
+                "stopped": answer.stopped,
+                "faults": found,
+                "quality": score,
+            }
+        )
+    return rows
 
 
 def measure(
@@ -136,19 +143,21 @@ def measure(
     turns: Sequence[dict],
     prompt_template: str,
     *,
-    task: str = "wishes",
+    kind: str = "wishes",
     device: str = "cpu",
     max_new_tokens: int = 80,
+    seed: int = 42,
 ) -> dict:
     """Load a model, measure it on test turns, and free its memory again.
 
-    Returns ``loss`` (nats a token), ``perplexity``, and ``rows`` of ``request`` and ``answer``; for
-    the task ``wishes`` also ``passed`` and ``rules`` (see ``score_wishes``).
+    kind: as ``grade`` takes it. seed: of the intervals. Returns ``loss`` (nats a token), ``perplexity``,
+    ``figures`` (name → ``value``, ``low``, ``high``; see ``figures.of``), and ``rows`` as ``grade`` returns
+    them.
     """
     model, tokenizer = inference.load(model_dir, adapter_dir, device=device)
     loss = mean_loss(model, tokenizer, turns, prompt_template)
     requests = [turn["input"] for turn in turns]
-    chats = [inference.messages(turn["input"], turn.get("system", "")) for turn in turns]
+    chats = [chat(turn) for turn in turns]
     answers = inference.answer_all(model, tokenizer, chats, max_new_tokens=max_new_tokens, batch_size=16)
     del model
     gc.collect()
@@ -156,11 +165,7 @@ def measure(
         import torch
 
         torch.cuda.empty_cache()
-    measured = {"loss": loss, "perplexity": math.exp(loss)}
-    if task == "wishes":
-        return measured | score_wishes(requests, answers)
-    rows = [
-        {"request": request, "answer": answer.text, "stopped": answer.stopped}
-        for request, answer in zip(requests, answers, strict=True)
-    ]
-    return measured | {"rows": rows}
+    rows = grade(requests, answers, kind, device=device)
+    rng = np.random.default_rng(seed)
+    found = {name: figures.interval(values, rng) for name, values in figures.of(rows).items()}
+    return {"loss": loss, "perplexity": math.exp(loss), "figures": found, "rows": rows}

@@ -218,3 +218,16 @@ def test_paths_with_braces_are_no_templates(course):
     assert run_course(only="01", output_dir=course.run / "{x}", folder=course.folder) == ["01_write"]
     assert (course.run / "{x}" / "notebooks" / "01_write.ipynb").is_file()
     assert paths.run_dir(course.run / "{x}").is_dir()
+
+
+def test_own_data_are_looked_for_where_the_caller_is_and_read_again_when_they_change(course, monkeypatch):
+    write_lesson(course.folder, "02_read", 'output_dir = ""\ndata = ""', "print(open(data).read())")
+    there = course.run.parent / "elsewhere"
+    there.mkdir()
+    (there / "my.csv").write_text("one")
+    monkeypatch.chdir(there)
+    assert course(parameters={"data": "my.csv"}) == ["01_write", "02_read"]
+    assert printed(course, "02_read").strip() == "one"
+    assert course(parameters={"data": "my.csv"}) == []
+    (there / "my.csv").write_text("two")
+    assert course(parameters={"data": "my.csv"}) == ["02_read"]

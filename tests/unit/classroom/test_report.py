@@ -15,8 +15,7 @@ EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 STATUS = {"name": "seed=1", "status": "done", "minutes": 1.5, "peak_memory_gb": 1.0}
 TASK = {
     "loss": {"before": 4.5, "after": 1.2},
-    "score": {"before": 0.0, "after": 0.75},
-    "score_name": "过关",
+    "scores": {"没有硬伤": ["0%", "75%"]},
     "curve": [[1, 4.0], [2, 2.0]],
     "answers": [{"request": "祝姐姐生日", "before": "祝你", "after": "姐姐快乐"}],
 }
@@ -104,7 +103,7 @@ def test_a_damaged_list_of_runs_is_an_error(content, batch, capsys):
                 {"curve": [["a", "b"]]},
                 {"curve": [[1]]},
                 {"answers": [5]},
-                {"score": 7},
+                {"scores": 7},
             )
         ),
         ("notebooks/quick.ipynb", {"cells": [{}], "nbformat": 4, "nbformat_minor": 4, "metadata": {}}),

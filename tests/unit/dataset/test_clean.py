@@ -17,6 +17,10 @@ from tianji_helpers.synthesis.phrasebook import Phrasebook
 MATRIX = wishes.load()
 
 
+# without what people keep: a second line, a long wish, and 你 where both words are usual
+DIRT = sorted({*dirt.KINDS} - {"second_line", "too_long", "honorific"})
+
+
 def turn(request: str, output: str) -> dict:
     return {"system": MATRIX.system, "input": request, "output": output}
 
@@ -27,14 +31,14 @@ def teacher():
     book, rng = Phrasebook(MATRIX), random.Random(7)
     turns, kinds = [], []
     for recipient, scene in MATRIX.pairs():
-        style = rng.choice(list(MATRIX.styles))
+        style = rng.choice(MATRIX.usual_styles)
 
         def again(cell=(recipient, scene, style)):
             return book.compose(*cell, rng=rng)
 
         wish, kind = again(), None
         if rng.random() < 1 / 3:
-            kind = rng.choice(dirt.KINDS)
+            kind = rng.choice(DIRT)
             wish = dirt.soil(kind, wish, recipient, scene, again, rng)
         turns.append(turn(MATRIX.request(recipient, scene, style), wish))
         kinds.append(kind)
@@ -61,7 +65,7 @@ def test_planted_dirt_is_mended_or_rejected(teacher, cleaned):
     assert len(soiled) > 100
     assert soiled <= handled
     mended = {teacher[1][row["row"] - 1] for row in cleaned.mended}
-    assert mended >= set(dirt.KINDS) - {"stub", "too_long", "too_short"}
+    assert mended >= {*DIRT} - {"stub", "too_short"}
 
 
 def test_kept_rows_have_no_hard_fault(cleaned):
@@ -195,13 +199,14 @@ def test_the_number_of_processes_and_the_way_of_storing_change_nothing(tmp_path,
     twins = [turn("祝姐姐生日", GOOD), turn("祝姐姐生日", GOOD.replace("！", "。"))]
     rows = [*twins, *teacher[0], *many(150), *teacher[0][::3]]
     one = clean.clean_turns(rows, MATRIX, processes=1)
-    assert {clean.EXACT, clean.NEAR, clean.OPENING, "length"} <= {row["rule"] for row in one.rejects}
+    assert {clean.EXACT, clean.NEAR, clean.OPENING, "empty"} <= {row["rule"] for row in one.rejects}
     assert clean.clean_turns(rows, MATRIX, processes=2) == one
     monkeypatch.undo()  # parts of another size
     records.write_conversations(tmp_path / "merged.json", rows)
     files = {name: tmp_path / f"{name}.json" for name in ("rejects", "report")}
     report = clean.clean_file(tmp_path / "merged.json", tmp_path / "out.json", **files)
-    assert report == one.report == records.read_json(files["report"])
+    assert report == records.read_json(files["report"])
+    assert report.pop("kind") == "wishes" and "祝福" in report.pop("why") and report == one.report
     assert records.read_conversations(tmp_path / "out.json") == one.kept
     assert records.read_jsonl(files["rejects"]) == one.rejects
 
@@ -253,14 +258,16 @@ def test_nothing_is_lost_whatever_was_decided(rows, actions):
         assert action is None or (number in rejected) == (action == "reject")
 
 
-@pytest.mark.parametrize("text", ["“" * 2000, "好的，" * 666, "🎂" * 2000, "+" * 2000, "，呀" * 1000])
-def test_hostile_text_does_not_hang(text):
-    started = time.perf_counter()
-    assert len(clean.clean_turns([turn("祝姐姐生日", text)], MATRIX).rejects) == 1
-    assert time.perf_counter() - started < 5
+@pytest.mark.parametrize(
+    "piece", ["“", "好的，", "🎂", "+", "，呀", "的", "生日快乐", "1. 好\n", "（您", "a ", "祝您"]
+)
+def test_hostile_text_does_not_hang(piece):
+    started = time.process_time()
+    clean.clean_turns([turn("祝姐姐生日", (piece * 2000)[:2000])], MATRIX)
+    assert time.process_time() - started < 5  # a minute and more if it were cubic
 
 
-@pytest.mark.parametrize("name", ["quote", "unknown_request"])
+@pytest.mark.parametrize("name", ["quote", "oversize", "absurd_pair"])
 def test_unknown_rule(name):
     with pytest.raises(CourseError, match=name):
         clean.clean_turns([], MATRIX, off=(name,))
@@ -277,13 +284,14 @@ def test_files(tmp_path):
     clean.clean_file(
         merged, tmp_path / "w.json", rejects=tmp_path / "r.jsonl", report=tmp_path / "report.json"
     )
-    assert records.read_conversations(tmp_path / "w.json") == [turn("祝姐姐生日", GOOD)]
+    assert records.read_conversations(tmp_path / "w.json") == [turn("祝姐姐生日", GOOD), rows[1]]
     rejects = records.read_jsonl(tmp_path / "r.jsonl")
-    assert [(row["row"], row["rule"]) for row in rejects] == [(2, clean.REQUEST), (3, "empty")]
-    assert rejects[1]["before"] == "当前祝福语如下"
+    assert [(row["row"], row["rule"]) for row in rejects] == [(3, "empty")]
+    assert rejects[0]["before"] == "当前祝福语如下"
     report = records.read_json(tmp_path / "report.json")
-    assert (report["rows_in"], report["rows_out"], report["rejected"]) == (3, 1, 2)
+    assert (report["rows_in"], report["rows_out"], report["rejected"]) == (3, 2, 1)
     counts = {rule["name"]: rule["rows"] for rule in report["rules"]}
     assert counts["preamble"] == 2 and counts["empty"] == 1
     provenance = records.read_json(records.provenance_path(tmp_path / "w.json"))
-    assert provenance["parameters"] == {"off": [], "threshold": 0.9}
+    expected = {"off": [], "suitability": "absurd", "threshold": 0.9, "kind": "wishes"}
+    assert provenance["parameters"] == expected

@@ -16,7 +16,8 @@ def count(file) -> int:
     if file.name == "general.yaml":
         return sum(map(len, content.values()))
     if file.name == "persona.yaml":
-        return sum(len(kind["questions"]) + len(kind["heldout"]) for kind in content.values())
+        parts = ("questions", "validation", "test")
+        return sum(len(kind[part]) for kind in content.values() for part in parts)
     return len(content["scenes"] if file.name == "phrasebook.yaml" else content)
 
 

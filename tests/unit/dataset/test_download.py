@@ -117,10 +117,8 @@ def test_wrong_names_are_refused(tmp_path):
         download.fetch("ruozhi", tmp_path)
     with pytest.raises(CourseError, match="没有叫 github 的下载源"):
         download.fetch(NAME, tmp_path, source="github")
-    with pytest.raises(
-        CourseError, match="modelscope 上没有 tianji-wishes-chinese；请用 --source huggingface"
-    ):
-        download.fetch("tianji-wishes-chinese", tmp_path, source="modelscope")
+    with pytest.raises(CourseError, match="modelscope 上没有 wishes；请用 --source huggingface"):
+        download.fetch("wishes", tmp_path, source="modelscope")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tianji_helpers import records, wishes
-from tianji_helpers.dataset import clean, duplicates, juicer, rules
+from tianji_helpers.dataset import clean, duplicates, juicer
 from tianji_helpers.errors import CourseError
 from tianji_helpers.paths import CONFIGS, ROOT
 from tianji_helpers.synthesis import dirt
@@ -103,11 +103,17 @@ def turns():
         (("duplicate",), 0.8),
         (("duplicate", "near_duplicate"), 0.9),
         (("common_opening",), 0.9),
-        (("length", "quotes"), 0.9),
+        (("empty", "quotes"), 0.9),
     ],
 )
 def test_shards_give_the_rows_of_one_machine(turns, off, threshold):
-    assert in_shards(turns, off, threshold) == on_one_machine(turns, off, threshold)
+    kept, rejects = in_shards(turns, off, threshold)
+    alone_kept, alone_rejects = on_one_machine(turns, off, threshold)
+    assert kept == alone_kept
+    # of two earlier rows that are equally alike, either may be named
+    assert [(row, rule, reason[-4:]) for row, rule, reason in rejects] == [
+        (row, rule, reason[-4:]) for row, rule, reason in alone_rejects
+    ]
 
 
 GRAMS = st.lists(st.sampled_from(["愿姐姐", "生日快乐", "岁岁", "平安", "，", "！"]), min_size=3, max_size=12)
@@ -117,7 +123,7 @@ GRAMS = st.lists(st.sampled_from(["愿姐姐", "生日快乐", "岁岁", "平安
 @given(outputs=st.lists(GRAMS.map("".join), max_size=14), threshold=st.sampled_from([0.5, 0.7, 0.9]))
 def test_any_alike_rows(outputs, threshold):
     rows = [turn("祝姐姐生日", f"姐姐生日快乐{output}") for output in outputs]
-    off = ("length", "loop", "wrong_scene", "unfit")
+    off = ("loop", "doubled")
     assert in_shards(rows, off, threshold) == on_one_machine(rows, off, threshold)
 
 
@@ -126,14 +132,14 @@ def test_the_wishes_hold_chains(turns):
     _, rejects = on_one_machine(turns, threshold=CHAINED)
     gone = {row: rule for row, rule, _ in rejects}
     near = [row for row, rule in gone.items() if rule == clean.NEAR]
-    assert len(near) > 50 and {clean.EXACT, clean.OPENING, "length"} <= set(gone.values())
+    assert len(near) > 50 and {clean.EXACT, clean.OPENING, "empty"} <= set(gone.values())
     texts = dict(enumerate((clean.mend(one["output"], _ask(one))[0] for one in turns), 1))
     later = (row for row in texts if row not in gone)
     assert any(one < row and _near(texts[one], texts[row]) for row in later for one in near)
 
 
 def _ask(one: dict):
-    return rules.Ask(MATRIX, *MATRIX.parse_request(one["input"]))
+    return MATRIX.read(one["input"])
 
 
 def _near(one: str, other: str) -> bool:

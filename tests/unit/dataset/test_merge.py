@@ -62,10 +62,10 @@ def test_never_reads_its_own_output(rounds):
     ("content", "words"),
     [
         ("[{", ("broken.json", "JSON")),
-        ("", ("broken.json", "JSON")),
-        ('{"conversation": []}', ("broken.json", "数组")),
+        ("", ("broken.json", "没有一条")),
+        ('{"conversation": []}', ("broken.json", "一轮")),
         ("[1]", ("broken.json", "第 1 条", "对象")),
-        ('[{"conversation": []}]', ("broken.json", "第 1 条", "conversation")),
+        ('[{"conversation": []}]', ("broken.json", "第 1 条", "一轮")),
         ('[{"conversation": [{"system": "s", "input": "i"}]}]', ("第 1 条", "output")),
         ('[{"conversation": [{"system": 3, "input": "i", "output": "o"}]}]', ("第 1 条", "system")),
         ('[{"conversation": [{"system": "s", "input": "i", "output": "\\ud83d"}]}]', ("output", "半个")),
@@ -121,7 +121,11 @@ def test_two_processes_write_what_one_writes(rounds, tmp_path, monkeypatch, coun
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
-@given(turns=st.lists(st.tuples(TEXTS, TEXTS, TEXTS), max_size=4), escaped=st.booleans(), large=st.booleans())
+@given(
+    turns=st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1, max_size=4),
+    escaped=st.booleans(),
+    large=st.booleans(),
+)
 def test_any_text_is_laid_out_as_json_does(tmp_path_factory, turns, escaped, large):
     folder = tmp_path_factory.mktemp("rounds")
     rows = [{"conversation": [dict(zip(merge.FIELDS, turn, strict=True))]} for turn in turns]

@@ -1,5 +1,6 @@
 """COIG-CQIA to messages: the original's bytes by default, and any reasonable file is read."""
 
+import itertools
 import json
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tianji_helpers import paths, records
-from tianji_helpers.dataset import duplicates, ruozhiba
+from tianji_helpers.dataset import ruozhiba, splits
 from tianji_helpers.errors import CourseError
 
 SAMPLE = paths.DATA / "ruozhiba" / "sample.jsonl"
@@ -165,9 +166,9 @@ def test_a_reworded_question_stays_with_its_twin():
     twins = ["闹钟每天叫醒我，那谁来叫醒闹钟？", "请问闹钟每天叫醒我，那谁来叫醒闹钟？"]
     others = [chr(0x4E00 + 40 * n) * 5 for n in range(8)]
     for seed in range(20):
-        train, _ = ruozhiba.split(messages(*twins, *others), 0.5, seed)
-        inside = [row["messages"][0]["content"] in twins for row in train]
-        assert sum(inside) in (0, 2)
+        for part in ruozhiba.split(messages(*twins, *others), 0.5, seed).values():
+            inside = [row["messages"][0]["content"] in twins for row in part]
+            assert sum(inside) in (0, 2)
 
 
 def test_shuffle_is_seeded_and_never_splits_near_duplicates():
@@ -175,26 +176,41 @@ def test_shuffle_is_seeded_and_never_splits_near_duplicates():
     rows = messages(*(body + mark for body in bodies for mark in ("？", "！")))
     sides = set()
     for seed in range(5):
-        train, test = ruozhiba.split(rows, 0.7, seed)
-        assert sorted(train + test, key=rows.index) == rows
-        plain = [{row["messages"][0]["content"].rstrip("？！") for row in side} for side in (train, test)]
-        assert not plain[0] & plain[1]
-        assert (train, test) == ruozhiba.split(rows, 0.7, seed)
-        sides.add(tuple(rows.index(row) for row in train))
+        parts = ruozhiba.split(rows, 0.7, seed)
+        assert sorted(itertools.chain(*parts.values()), key=rows.index) == rows
+        assert [len(part) for part in parts.values()] == [28, 4, 8]
+        plain = [{row["messages"][0]["content"].rstrip("？！") for row in part} for part in parts.values()]
+        assert not any(one & other for one, other in itertools.combinations(plain, 2))
+        assert parts == ruozhiba.split(rows, 0.7, seed)
+        sides.add(tuple(rows.index(row) for row in parts["train"]))
     assert len(sides) == 5
 
 
 def test_sample_leaks_in_file_order_but_not_shuffled():
     rows = [ruozhiba.to_messages(row) for row in ruozhiba.read_source(SAMPLE)]
 
-    def leaks(train, test):
-        index = duplicates.NearIndex()
-        for row in train:
-            index.add("", row["messages"][0]["content"])
-        return [row for row in test if index.near(row["messages"][0]["content"])]
+    def leaks(parts):
+        asked = [[row["messages"][0]["content"] for row in part] for part in parts.values()]
+        return sum(len(splits.leakage(*two)) for two in itertools.combinations(asked, 2))
 
-    assert len(leaks(*ruozhiba.split(rows))) == 1
-    assert not leaks(*ruozhiba.split(rows, seed=42))
+    assert leaks(ruozhiba.split(rows)) == 1
+    assert not leaks(ruozhiba.split(rows, seed=42))
+
+
+def test_the_validation_part_is_taken_from_the_other_half(tmp_path):
+    train, validation, test, half = (tmp_path / f"{name}.jsonl" for name in ("a", "b", "c", "half"))
+    counts = ruozhiba.convert_file(SAMPLE, train, test, validation_path=validation)
+    assert counts == {"source": 24, "train": 16, "validation": 2, "test": 6}
+    two = tmp_path / "two.jsonl"
+    ruozhiba.convert_file(SAMPLE, two, half)
+    assert train.read_bytes() == two.read_bytes()
+    assert validation.read_bytes() + test.read_bytes() == half.read_bytes()
+
+
+@pytest.mark.parametrize("validation", [-0.1, 1, float("nan")])
+def test_validation_out_of_range(validation):
+    with pytest.raises(CourseError, match="验证集比例"):
+        ruozhiba.split(messages(*"甲乙丙丁"), 0.5, validation=validation)
 
 
 def test_both_halves_need_their_own_file(tmp_path):
@@ -209,5 +225,10 @@ def test_both_halves_need_their_own_file(tmp_path):
 def test_provenance(tmp_path):
     ruozhiba.convert_file(SAMPLE, tmp_path / "a.jsonl", tmp_path / "b.jsonl", ratio=0.5, seed=3)
     made = records.read_json(records.provenance_path(tmp_path / "b.jsonl"))
-    assert made["parameters"] == {"ratio": 0.5, "seed": 3, "threshold": ruozhiba.SAME_QUESTION}
+    assert made["parameters"] == {
+        "ratio": 0.5,
+        "validation": 0,
+        "seed": 3,
+        "threshold": ruozhiba.SAME_QUESTION,
+    }
     assert made["inputs"] == {"data/ruozhiba/sample.jsonl": records.sha256(SAMPLE)}

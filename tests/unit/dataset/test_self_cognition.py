@@ -1,5 +1,6 @@
 """The persona's data: rich, distinct, filled in, and honest about bad parameters."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -14,43 +15,46 @@ KINDS = self_cognition.load()
 
 
 def test_enough_distinct_questions():
-    train, heldout = self_cognition.build(PERSONA, wordings=1, general_ratio=0)
-    questions = [turn["input"] for turn in train]
+    parts = self_cognition.build(PERSONA, wordings=1, general_ratio=0)
+    questions = {part: [turn["input"] for turn in turns] for part, turns in parts.items()}
     assert len(KINDS) == 8
-    assert len(set(questions)) == len(questions) >= 80
-    held = {turn["input"] for turn in heldout}
-    assert len(held) == len(heldout) >= 2 * len(KINDS)
-    assert not held & set(questions)
+    assert len(questions["train"]) >= 80 and len(questions["test"]) >= 2 * len(KINDS)
+    assert len(questions["validation"]) >= len(KINDS)
+    everything = list(itertools.chain(*questions.values()))
+    assert len(set(everything)) == len(everything)
+    for one, other in itertools.combinations(questions.values(), 2):
+        assert not splits.leakage(one, other)
 
 
 def test_every_answer_names_the_persona_and_nothing_is_left_unfilled():
-    train, heldout = self_cognition.build(PERSONA, wordings=9, general_ratio=0)
-    assert self_cognition.knows_itself(PERSONA, [turn["output"] for turn in train + heldout]) == 1
-    text = "".join(turn["input"] + turn["output"] for turn in train + heldout)
+    turns = list(itertools.chain(*self_cognition.build(PERSONA, wordings=9, general_ratio=0).values()))
+    assert self_cognition.knows_itself(PERSONA, [turn["output"] for turn in turns]) == 1
+    text = "".join(turn["input"] + turn["output"] for turn in turns)
     assert "{" not in text and "}" not in text
 
 
 def test_several_wordings_each():
     assert all(len(kind.answers) >= 3 for kind in KINDS.values())
-    train, _ = self_cognition.build(PERSONA, wordings=2, general_ratio=0)
+    train = self_cognition.build(PERSONA, wordings=2, general_ratio=0)["train"]
     per_question = Counter(turn["input"] for turn in train)
     assert set(per_question.values()) == {2}
     assert len({(turn["input"], turn["output"]) for turn in train}) == len(train)
 
 
 def test_repeat_writes_the_same_set_again():
-    once, _ = self_cognition.build(PERSONA, wordings=1)
-    thrice, heldout = self_cognition.build(PERSONA, wordings=1, repeat=3)
-    assert thrice == once * 3
-    assert len(heldout) == sum(len(kind.heldout) for kind in KINDS.values())
+    once = self_cognition.build(PERSONA, wordings=1)
+    thrice = self_cognition.build(PERSONA, wordings=1, repeat=3)
+    assert thrice == once | {"train": once["train"] * 3}
+    assert len(thrice["test"]) == sum(len(kind.test) for kind in KINDS.values())
 
 
 def test_few_questions_many_times_are_asked_the_same_exam():
     recipe = {"wordings": 1, "general_ratio": 0}
-    copied, exam = self_cognition.build(PERSONA, max_questions=2, repeat=40, **recipe)
-    everything, same_exam = self_cognition.build(PERSONA, **recipe)
+    few = self_cognition.build(PERSONA, max_questions=2, repeat=40, **recipe)
+    copied = few.pop("train")
+    everything = self_cognition.build(PERSONA, **recipe)
     assert len(copied) == 80 and {turn["input"] for turn in copied} == set(KINDS["who"].questions[:2])
-    assert all(turn in everything for turn in copied) and exam == same_exam
+    assert all(turn in everything["train"] for turn in copied) and few.items() <= everything.items()
 
 
 def test_seeded():
@@ -137,14 +141,16 @@ def test_bad_numbers(options):
         ({"questions": []}, "questions"),
         ({"answers": None}, "answers"),
         ({"title": 3}, "title"),
-        ({"heldout": ["你是谁"]}, "两次"),
+        ({"validation": ["你是谁"]}, "两次"),
+        ({"test": ["你是哪个"]}, "两次"),
         ({"answers": ["我是{name}"]}, "占位符"),
         ({"answers": ["我是{owner"]}, "占位符"),
         ({"questions": [42]}, "42"),
     ],
 )
 def test_bad_question_file(tmp_path, change, words):
-    entry = {"title": "t", "questions": ["你是谁"], "heldout": ["您是"], "answers": ["我是{owner}"]} | change
+    entry = {"title": "t", "questions": ["你是谁"], "validation": ["你是哪个"], "test": ["您是"]}
+    entry |= {"answers": ["我是{owner}"]} | change
     path = tmp_path / "q.yaml"
     path.write_text(yaml.safe_dump({"who": entry}, allow_unicode=True), encoding="utf-8")
     with pytest.raises(CourseError, match=words) as caught:
@@ -175,14 +181,14 @@ def test_general_questions_are_about_nothing_of_the_persona():
 
 @pytest.mark.parametrize("ratio", [0, 0.25, 1, 3])
 def test_the_mixing_ratio_is_kept_and_every_general_row_comes_before_any_comes_again(ratio):
-    train, heldout = self_cognition.build(PERSONA, general_ratio=ratio)
+    train, *others = self_cognition.build(PERSONA, general_ratio=ratio).values()
     mixed = Counter(turn["input"] for turn in train if turn in GENERAL)
     assert mixed.total() == round(ratio * (len(train) - mixed.total()))
     if mixed:
         assert max(mixed.values()) - min(mixed.get(turn["input"], 0) for turn in GENERAL) <= 1
         first = [turn in GENERAL for turn in train[: len(train) // 2]]
         assert 0 < sum(first) < len(first)  # shuffled among the others
-    assert heldout == self_cognition.build(PERSONA, general_ratio=0)[1]
+    assert others == list(self_cognition.build(PERSONA, general_ratio=0).values())[1:]
 
 
 def test_no_general_rows_to_mix_in():
@@ -223,7 +229,8 @@ def test_files(tmp_path):
     train = records.read_conversations(tmp_path / "self_cognition.json")
     assert len(train) == counts["train"]
     assert all(set(turn) == {"input", "output"} for turn in train)
-    assert len(records.read_conversations(tmp_path / "self_cognition_heldout.json")) == counts["heldout"]
+    for part in ("validation", "test"):
+        assert len(records.read_conversations(tmp_path / f"self_cognition_{part}.json")) == counts[part]
     assert records.read_conversations(tmp_path / "self_cognition_probe.json") == PROBE
     provenance = records.read_json(records.provenance_path(tmp_path / "self_cognition.json"))
     assert provenance["parameters"]["owner"] == "小明"

@@ -6,8 +6,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from tianji_helpers import paths, records, wishes
-from tianji_helpers.dataset import formats, ruozhiba, self_cognition, splits
+from tianji_helpers import formats, paths, records, wishes
+from tianji_helpers.dataset import ruozhiba, self_cognition, splits
 from tianji_helpers.synthesis.phrasebook import Phrasebook
 from tianji_helpers.wishes import SYSTEM
 
@@ -93,7 +93,7 @@ def written(tmp_path_factory):
         for pair in matrix.pairs()
     ]
     records.write_conversations(folder / "wishes.json", turns)
-    splits.write_split(*(folder / f"{name}.json" for name in ("wishes", "wishes_train", "wishes_heldout")))
+    splits.write_split(folder / "wishes.json")
     self_cognition.write(
         folder / "self_cognition.json", self_cognition.Persona("小明", "小祝", "Gemma 3 270M")
     )

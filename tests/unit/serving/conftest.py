@@ -37,9 +37,7 @@ def run(tmp_path, monkeypatch):
     )
     data = folder / "02_merge_clean" / "wishes_train.json"
     records.write_json(data, [])
-    records.write_provenance(
-        data, stage="02_merge_clean", parameters={}, counts={"train": 1123, "heldout": 95}
-    )
+    records.write_provenance(data, stage="02_merge_clean", parameters={}, counts={"train": 1123, "test": 95})
     rounds = folder / "01_synthesis" / "wishes_正常_2026-01-01-00-00-00.json"
     records.write_json(rounds, [])
     records.write_provenance(rounds, stage="01_synthesis", parameters={"model": "phrasebook-offline"})
@@ -54,11 +52,15 @@ def run(tmp_path, monkeypatch):
             "versions": {"xtuner": "0.2.0"},
         },
     )
-    measured = {"loss": 4.494, "passed": 0.0, "rows": [{}] * 32}
+    never, always = ({"value": share, "low": share, "high": share} for share in (0.0, 1.0))
+    nothing = {"value": None, "low": None, "high": None}
+    found = {"faultless": never, "fault_unstopped": always, "quality": nothing}
+    measured = {"loss": 4.494, "figures": found, "rows": [{}] * 32}
     metrics = {"task": "wishes", "base_model": "gemma-3-270m", "before": measured}
-    records.write_json(
-        trained / "metrics.json", metrics | {"after": measured | {"loss": 1.2, "passed": 0.94}}
-    )
+    better = {"value": 0.94, "low": 0.88, "high": 0.99}
+    found = {"faultless": better, "quality": {"value": 0.213, "low": 0.2, "high": 0.22}}
+    after = measured | {"loss": 1.2, "figures": found}
+    records.write_json(trained / "metrics.json", metrics | {"after": after})
     rows = [{"request": "祝姐姐生日|快乐", "before": "祝你\n" * 60, "after": "姐姐，生日快乐！"}]
     records.write_json(merged.parent / "comparison.json", rows)
     return folder

@@ -5,14 +5,16 @@ import base64
 import contextlib
 import gzip
 import logging
+import re
 import socket
 import threading
 import time
+import urllib.parse
 
 import pytest
 from synthesis_teachers import FaultyTeacher
 
-from tianji_helpers import paths, wishes
+from tianji_helpers import paths, redaction, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prompts, providers
 from tianji_helpers.synthesis.providers import Refused, Retryable
@@ -341,3 +343,73 @@ def test_a_server_is_asked_for_plain_bodies(teacher, body, monkeypatch, name):
     monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
     ask(providers.choose(name, "phrasebook-offline", teacher.base_url), body)
     assert teacher.headers[0]["accept-encoding"] == "identity"
+
+
+def ways(secret):
+    """The ways in which a server may write a secret."""
+    raw = secret.encode()
+    yield from (secret, secret[::-1], raw.hex(), secret[:-3], secret[5:], f"x{secret}y{secret}")
+    yield from (base64.b64encode(b"k" * shift + raw + b"!").decode() for shift in range(4))
+    yield base64.urlsafe_b64encode(raw).decode()
+    yield "".join(f"%{byte:02x}" for byte in raw)
+    yield secret.replace("-", "%2D").replace(".", "%2e")
+
+
+def gives_away(text, secret):
+    raw = urllib.parse.unquote(text)
+    plain = [raw, raw[::-1], *(raw[at:] for at in range(3))]
+    for chunk in re.findall(r"[\w+/=-]{12,}", raw):
+        for at in range(4):
+            with contextlib.suppress(ValueError):
+                plain.append(base64.urlsafe_b64decode(chunk[at:] + "===").decode(errors="replace"))
+            with contextlib.suppress(ValueError):
+                plain.append(bytes.fromhex(chunk[at:]).decode(errors="replace"))
+    return any(secret[at : at + 8] in one for one in plain for at in range(len(secret) - 7))
+
+
+@pytest.mark.parametrize("echo", list(ways(KEY)))
+@pytest.mark.parametrize("name", ["deepseek", "zhipu"])
+@pytest.mark.parametrize("where", ["status 500", "status 401", "answer", "finish", "page"])
+def test_no_key_comes_back_in_whatever_a_server_says(teacher, body, monkeypatch, name, where, echo):
+    monkeypatch.setenv(providers.PROVIDERS[name].key_name, KEY)
+    assert gives_away(echo, KEY)
+    payload, status = {"error": {"message": f"bad: {echo}"}}, 200
+    if where.startswith("status"):
+        status = int(where.split()[1])
+    elif where == "page":
+        payload = "page"
+        monkeypatch.setattr(
+            teacher._server.RequestHandlerClass, "_send", lambda self, *_: send_page(self, f"<p>{echo}")
+        )
+    else:
+        payload = (
+            completion(message={"content": f"祝福 {echo} 祝福"})
+            if where == "answer"
+            else completion(finish_reason=echo)
+        )
+    teacher.answer = lambda _: (status, {}, payload)
+    try:
+        said = repr(ask(providers.choose(name, "m", teacher.base_url), body))
+    except (CourseError, Retryable) as error:
+        said = str(error)
+    assert not gives_away(said, KEY), said
+    assert "***" in said and ("祝福" in said or where != "answer")
+
+
+def send_page(handler, text):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(text)))
+    handler.end_headers()
+    handler.wfile.write(text.encode())
+
+
+def test_the_password_of_an_address_is_not_shown(body):
+    with pytest.raises(CourseError, match="base_url") as caught:
+        ask(providers.choose("local", "m", "http://me:pass-word-9@127.0.0.1:9/v1"), body)
+    assert "pass-word" not in str(caught.value) and "127.0.0.1:9" in str(caught.value)
+
+
+def test_a_text_without_the_key_is_left_as_it_is(monkeypatch):
+    monkeypatch.setenv("DEEPSEEK_API_KEY", KEY)
+    text = "100% 祝福 %41 sk-0123 " + "祝" * 5000
+    assert redaction.hide(text) == text

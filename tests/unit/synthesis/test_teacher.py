@@ -7,7 +7,7 @@ import urllib.request
 import openai
 import pytest
 
-from tianji_helpers import wishes
+from tianji_helpers import faults, wishes
 from tianji_helpers.synthesis import prompts
 from tianji_helpers.synthesis.teacher import FINGERPRINT, MODEL, Teacher
 
@@ -34,7 +34,7 @@ def ask(client, prompt, **options):
 def test_it_answers_as_the_openai_client_expects(client, prompt):
     reply = ask(client, prompt)
     wish = reply.choices[0].message.content
-    assert all(wishes.check(wishes.load(), "姐姐", "生日", "小红书", wish).values())
+    assert not faults.find(wishes.load().read("祝姐姐生日,小红书风格"), wish)
     assert reply.choices[0].finish_reason == "stop"
     assert reply.usage.completion_tokens == len(wish)
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + len(wish)
@@ -105,11 +105,11 @@ def test_bad_http_gets_a_json_error(client, path, data, headers, status):
 def test_the_dirty_share_is_what_was_asked_for():
     matrix = wishes.load()
     built = [p for style in matrix.styles for p in prompts.build_round(matrix, style)]
-    teacher = Teacher(dirt_share=0.18)
-    dirty = 0
-    for prompt in built:
+    dirty_one, clean_one = Teacher(dirt_share=0.18), Teacher(dirt_share=0)
+
+    def say(teacher, prompt) -> str:
         _, _, payload = teacher.respond({"model": MODEL, "messages": prompt.messages, "seed": prompt.seed})
-        text = payload["choices"][0]["message"]["content"]
-        checks = wishes.check(matrix, prompt.recipient, prompt.scene, prompt.style, text)
-        dirty += not all(checks.values())
+        return payload["choices"][0]["message"]["content"]
+
+    dirty = sum(say(dirty_one, prompt) != say(clean_one, prompt) for prompt in built)
     assert 0.14 <= dirty / len(built) <= 0.22

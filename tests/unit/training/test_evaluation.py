@@ -2,13 +2,14 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis.phrasebook import Phrasebook
-from tianji_helpers.training import evaluation, inference
+from tianji_helpers.training import evaluation, figures, inference
 from tianji_helpers.training.inference import Answer
 
 TURN = {"system": "你是大师", "input": "祝姐姐生日", "output": "姐姐，祝你生日快乐，万事如意！"}
@@ -70,40 +71,56 @@ def test_turns_are_read_from_conversations_and_messages(tmp_path):
 GOOD = "姐姐，祝你生日快乐，天天开心，事事顺心！"
 
 
-def test_score_counts_answers_that_keep_every_rule():
-    score = evaluation.score_wishes(["祝姐姐生日", "祝姐姐生日"], [Answer(GOOD, True), Answer(GOOD, False)])
-    assert score["passed"] == 0.5 and score["rules"]["on_topic"] == 1 and score["rules"]["stopped"] == 0.5
-
-
 @pytest.mark.parametrize(
-    "answer",
+    "answer, stopped, fault",
     [
-        "祝你生日快乐，" * 8,
-        "姐姐，祝你新春快乐，天天开心，事事顺心！",
-        "姐姐，祝您生日快乐，天天开心，事事顺心！",
-        "生日",
-        GOOD + "<|im_end|>",
-        "当前祝福语如下：" + GOOD,
-        "",
+        (GOOD, True, None),
+        (GOOD, False, "unstopped"),
+        ("祝你生日快乐，" * 8, True, "loop"),
+        ("姐姐，祝你新春快乐，天天开心，事事顺心！", True, "wrong_scene"),
+        (GOOD + "<|im_end|>", True, "leftover"),
+        ("", True, "empty"),
     ],
 )
-def test_score_can_fail(answer):
-    assert evaluation.score_wishes(["祝姐姐生日"], [Answer(answer, True)])["passed"] == 0
+def test_a_fault_is_named_with_its_reason(base_dir, answer, stopped, fault):
+    (row,) = evaluation.grade(["祝姐姐生日"], [Answer(answer, stopped)])
+    assert list(row["faults"]) == ([fault] if fault else [])
+    assert all(row["faults"].values()) and 0 <= row["quality"] < 1
 
 
-def test_good_answers_to_other_requests_score_badly():
+def test_good_answers_to_other_requests_rank_lower(base_dir):
     """The best that a training on shuffled rows could give: flawless wishes, each for somebody else."""
     matrix, book = wishes.load(), Phrasebook(wishes.load())
-    cells = [(*pair, style) for style in ("正常", "小红书", "严肃") for pair in matrix.pairs()]
+    pairs = random.Random(0).sample(matrix.pairs(), 40)
+    cells = [(*pair, style) for pair in pairs for style in ("正常", "小红书", "严肃")]
     asked = [matrix.request(*cell) for cell in cells]
     said = [Answer(book.compose(*cell, "", random.Random(str(cell))), True) for cell in cells]
-    in_place = evaluation.score_wishes(asked, said)
-    shuffled = evaluation.score_wishes(asked, random.Random(0).sample(said, len(said)))
-    assert in_place["passed"] == 1 and shuffled["passed"] < 0.05
-    assert shuffled["rules"]["on_topic"] < 0.15 and shuffled["rules"]["style"] < 0.6
-    assert shuffled["rules"]["clean"] == 1  # nothing is wrong with the sentences
+    random.Random(0).shuffle(asked_others := list(asked))
+    own, other = (evaluation.grade(some, said) for some in (asked, asked_others))
+    rng = np.random.default_rng(0)
+    shown = [{name: figures.interval(one, rng) for name, one in figures.of(r).items()} for r in (own, other)]
+    assert shown[0]["faultless"]["value"] == 1 and shown[1]["faultless"]["value"] < 0.3
+    pairs = [
+        (a["quality"], b["quality"]) for a, b in zip(own, other, strict=True) if a["request"] != b["request"]
+    ]
+    assert sum(a > b for a, b in pairs) >= 0.95 * len(pairs)
+    assert np.mean([row["quality"] for row in own]) > 1.2 * np.mean([row["quality"] for row in other])
 
 
-def test_request_outside_the_course_is_named():
-    with pytest.raises(CourseError, match="看不懂请求“今天天气”"):
-        evaluation.score_wishes(["今天天气"], [Answer(GOOD, True)])
+def test_an_answer_that_is_no_wish_is_held_to_what_any_answer_keeps(base_dir):
+    """A list and an apology are no faults; what never ends is one."""
+    asked = ["鸡蛋怎么煮？", "怎样拒绝别人？", "为什么天是蓝的？"]
+    said = ["1. 烧水。\n2. 下锅，煮八分钟。", "可以说：很抱歉，今天没有空。", "因为" * 40]
+    rows = evaluation.grade(asked, [Answer(text, len(text) < 60) for text in said], "other")
+    assert [sorted(row["faults"]) for row in rows] == [[], [], ["loop", "unfinished", "unstopped"]]
+
+
+def test_a_model_is_measured_whatever_it_was_taught(base_dir, tiny_dir):
+    found = evaluation.measure(
+        tiny_dir, None, [TURN, {**TURN, "input": "你是谁"}], "internlm2_chat", max_new_tokens=8
+    )
+    assert found["loss"] > 5 and len(found["rows"]) == 2
+    # random weights say nothing that ends: there is no answer whose quality would count
+    assert found["figures"]["faultless"] == {"value": 0, "low": 0, "high": 0}
+    assert found["figures"]["fault_unstopped"]["value"] == 1
+    assert found["figures"]["quality"]["value"] is None

@@ -1,12 +1,14 @@
 """The training stage as notebooks call it, on a tiny model under the embedded one's name."""
 
+import random
 import shutil
 
 import pytest
 
-from tianji_helpers import paths, records, wishes
+from tianji_helpers import formats, paths, records, wishes
+from tianji_helpers.dataset import stages as data_stages
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, engine, models, stages
+from tianji_helpers.training import configs, engine, evaluation, models, stages
 
 
 def test_device_follows_the_catalogue_and_is_checked():
@@ -27,7 +29,7 @@ def test_tasks_keep_apart(tmp_path):
     folders = {stages.task_dir(task, tmp_path) for task in configs.TASKS}
     parts = (stages.train_file, stages.validation_file, stages.test_file)
     files = {read(task, tmp_path) for task in configs.TASKS for read in parts}
-    assert len(folders) == 3 and len(files) == 9
+    assert len(folders) == 4 and len(files) == 12
 
 
 @pytest.fixture
@@ -57,3 +59,80 @@ def test_later_lesson_trains_what_is_missing_once(tiny_catalogue, tmp_path):
     assert list(provenance["inputs"]) == [paths.show(stages.train_file("wishes", tmp_path))]
     again = []
     assert stages.ensure_trained(tmp_path, report=again.append) == (config, work_dir) and not again
+
+
+def test_a_config_of_ones_own_keeps_its_data_and_its_model(tiny_catalogue, rows_file, tmp_path):
+    data = shutil.copy(rows_file, tmp_path / "mine.json")
+    mine = configs.write_config("configs/wishes_gemma3_270m_cpu.py", tmp_path / "my.py", data_path=data)
+    shutil.copy(rows_file, stages.train_file("wishes", tmp_path))
+    run = stages.make_config("wishes", output_dir=tmp_path, config=mine, max_rows=8)
+    assert stages.data_file(run) == data
+    plain = stages.make_config("wishes", output_dir=tmp_path)
+    assert stages.data_file(plain) == stages.train_file("wishes", tmp_path)
+    other = configs.write_config(mine, tmp_path / "other.py", model_dir="models/other")
+    with pytest.raises(CourseError, match=r"训练的是模型 .*other，参数 base_model 却是 gemma-3-270m"):
+        stages.make_config("wishes", output_dir=tmp_path, config=other)
+
+
+@pytest.mark.parametrize("task", configs.TASKS)
+def test_training_looks_at_the_validation_part_never_at_the_test(tiny_catalogue, tmp_path, task):
+    validation = stages.validation_file(task, tmp_path)
+    for part in (stages.train_file(task, tmp_path), validation, stages.test_file(task, tmp_path)):
+        records.write_conversations(part, [{"input": "你好", "output": "你好呀"}])
+    path = stages.make_config(task, output_dir=tmp_path)
+    cfg = configs.load_config(path)
+    assert cfg.validation_path == cfg.val_dataloader.dataset.dataset.data_files.train == str(validation)
+    assert stages.test_file(task, tmp_path).name not in path.read_text(encoding="utf-8")
+
+
+def test_own_rows_train_and_their_system_prompt_goes_with_the_model(tiny_catalogue, tmp_path):
+    clauses = (
+        "先和面",
+        "再醒发",
+        "水要开",
+        "火要稳",
+        "油要热",
+        "盐少许",
+        "葱切碎",
+        "盖上盖",
+        "等一刻",
+        "趁热吃",
+    )
+    dice = random.Random(0)
+    prompt = "\n你是一名厨师，说话简短。"
+
+    def talk(number: int) -> list[dict]:
+        said = [f"第{number}道：{'，'.join(dice.sample(clauses, 6))}。" for _ in range(2)]
+        turns = [
+            {"input": f"第{number}道菜怎么做？", "output": said[0]},
+            {"input": "还有呢", "output": said[1]},
+        ]
+        return [{"system": prompt, **turns[0]}, *turns[1 : 1 + number % 2]]
+
+    data = tmp_path / "own.jsonl"
+    formats.write_rows(data, [formats.from_turns(talk(number), "openai") for number in range(60)])
+    data_stages.ensure_own(data, tmp_path, report=lambda line: None)
+    lines = []
+    config, work_dir = stages.ensure_trained(tmp_path, "own", report=lines.append)
+    assert any("own_train.json：" in line and "都不超过上限 512" in line for line in lines)
+    cfg = configs.load_config(config)
+    assert cfg.max_epochs == 3 and cfg.custom_hooks[1].system == prompt
+    asked = {turn["input"] for turn in evaluation.read_turns(stages.validation_file("own", tmp_path))}
+    assert asked & set(cfg.custom_hooks[1].evaluation_inputs)
+    assert len(engine.read_validation(work_dir)) >= 3
+    adapter = engine.pth_to_hf(config, work_dir, tmp_path / "adapter", about={"task": "own"})
+    assert models.recorded(adapter)["system"] == prompt
+    assert stages.kind("own", tmp_path) == "other" and stages.kind("ruozhiba", tmp_path) == "ruozhiba"
+
+    test = evaluation.read_turns(stages.test_file("own", tmp_path))
+    assert any("history" in turn for turn in test)
+    measured = evaluation.measure(
+        models.locate(models.EMBEDDED), adapter, test, "internlm2_chat", max_new_tokens=4
+    )
+    assert measured["loss"] > 0 and len(measured["rows"]) == len(test)
+
+    again = []
+    assert stages.ensure_trained(tmp_path, "own", report=again.append) == (config, work_dir) and not again
+    formats.write_rows(data, [formats.from_turns(talk(number), "openai") for number in range(30)])
+    data_stages.ensure_own(data, tmp_path, report=lambda line: None)
+    assert stages._is_stale(tmp_path)

@@ -1,5 +1,6 @@
 """Exercises of lesson 3: the persona, repetition, leaks."""
 
+import itertools
 import re
 import string
 from collections.abc import Iterator
@@ -62,12 +63,12 @@ def leak(answer: Answer) -> Iterator[str]:
             yield f"{what}：泄漏应该是 0 到 1 之间的另一个数，得到 {brief(got)}。"
 
 
-_FIELDS = {"title": 1, "questions": 3, "heldout": 1, "answers": 3}
+_FIELDS = {"title": 1, "questions": 3, "validation": 1, "test": 1, "answers": 3}
 
 
 @exercise("03-4", "添一类问题（开放）")
 def my_kind(answer: Answer) -> Iterator[str]:
-    """``my_kind`` is a kind of questions with training wordings, held-out ones and answers."""
+    """``my_kind`` is a kind of questions: wordings to train, to validate and to test on, and answers."""
     kind = answer.value()
     if not isinstance(kind, dict) or set(kind) != set(_FIELDS):
         raise Wrong(f"要一个字典，键恰好是 {'、'.join(_FIELDS)}；得到 {brief(kind)}。")
@@ -83,8 +84,9 @@ def my_kind(answer: Answer) -> Iterator[str]:
             unknown = _names(text) - {"owner", "assistant", "model"}
             if unknown:
                 yield f"{name} 里的 {brief(text)} 有填不了的空：能用的只有 owner、assistant、model。"
-    if {_bare(text) for text in kind["questions"]} & {_bare(text) for text in kind["heldout"]}:
-        yield "考题在训练的问法里出现过（或者只差标点），这样考不出真假。"
+    asked = [{_bare(text) for text in kind[part]} for part in ("questions", "validation", "test")]
+    if any(one & other for one, other in itertools.combinations(asked, 2)):
+        yield "有一句问法在两份里都出现（或者只差标点），这样考不出真假。"
     for text in kind["answers"]:
         if not _names(text) & {"owner", "assistant"}:
             yield f"答法 {brief(text)} 里没有主人也没有助手的名字。"

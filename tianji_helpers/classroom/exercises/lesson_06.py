@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from tianji_helpers import wishes
+from tianji_helpers import emoji, faults, wishes
 from tianji_helpers.classroom.checks import Answer, Wrong, alike, brief, exercise
 
 
@@ -91,21 +91,22 @@ def for_everybody(answer: Answer) -> Iterator[str]:
     matrix = wishes.load()
     everybody = wishes.Recipient("大家", "peer", "你", ("大家", "各位"))
     matrix = replace(matrix, recipients={**matrix.recipients, "大家": everybody})
-    titles = {"on_topic": "切题", "style": "风格", "length": "长度", "honorific": "称呼", "clean": "干净"}
     scenes = set()
     for row in rows:
-        asked = matrix.parse_request(row["input"])
-        if asked is None or asked[0] != "大家":
+        asked, text = matrix.read(row["input"]), row["output"]
+        if asked.recipient != "大家" or not asked.what:
             yield f"input {brief(row['input'])} 不是送给大家的请求，样子应该像“祝……春节”。"
             continue
-        if len(row["output"]) > 200:
-            yield f"{brief(row['output'])} 有 {len(row['output'])} 个字，太长了。"
-            continue
-        scenes.add(asked[1])
-        checks = wishes.check(matrix, *asked, row["output"])
-        faults = [titles[name] for name, good in checks.items() if not good]
-        if faults:
-            yield f"{brief(row['output'])}（{row['input']}）没有通过：{'、'.join(faults)}。"
+        scenes.add(asked.scene)
+        found = list(faults.find(asked, text).values())
+        if not any(word in text for word in asked.what.keywords):
+            found.append(f"没有说到{asked.scene}")
+        if not 8 <= len(text) <= 45:
+            found.append(f"有 {len(text)} 个字，应该是 8 到 45 个")
+        if emoji.count(text):
+            found.append("有 emoji")
+        if found:
+            yield f"{brief(text)}（{row['input']}）没有通过：{'；'.join(found)}。"
     if len(scenes) < 3:
         yield f"场景太少：至少 3 种，现在 {len(scenes)} 种，模型会以为只有这时候才祝大家。"
     if len({row["output"] for row in rows}) < len(rows):

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tianji_helpers import paths, records
-from tianji_helpers.dataset import formats
+from tianji_helpers import formats, paths, records
 from tianji_helpers.errors import CourseError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+SYSTEM = TEXT.filter(bool)  # an empty one is none
 TURN = st.fixed_dictionaries({"input": TEXT, "output": TEXT})
-ONE_SYSTEM = st.tuples(st.lists(TURN, min_size=1, max_size=4), st.none() | TEXT).map(
+ONE_SYSTEM = st.tuples(st.lists(TURN, min_size=1, max_size=4), st.none() | SYSTEM).map(
     lambda pair: pair[0] if pair[1] is None else [{"system": pair[1], **pair[0][0]}, *pair[0][1:]]
 )
 ANY_SYSTEM = st.lists(
-    st.fixed_dictionaries({"input": TEXT, "output": TEXT}, optional={"system": TEXT}), min_size=1
+    st.fixed_dictionaries({"input": TEXT, "output": TEXT}, optional={"system": SYSTEM}), min_size=1
 )
 
 
@@ -51,7 +51,7 @@ def test_system_prompts_in_mid_conversation_live_in_two_formats(turns):
 def test_files_there_and_back(tmp_path_factory, rows, one, other):
     folder = tmp_path_factory.mktemp("formats")
     source, there, back = (folder / name for name in ("source.json", "there.json", "back.json"))
-    formats.write_rows(source, [formats.from_turns(turns, one) for turns in rows], lines=one == "openai")
+    formats.write_rows(source, [formats.from_turns(turns, one) for turns in rows])
     done = formats.convert_file(source, there, other)
     assert (done.source, done.rows, done.turns) == (one, len(rows), sum(map(len, rows)))
     assert not done.left_out and not done.joined
@@ -179,6 +179,6 @@ def test_datasets_reads_what_is_written_and_nothing_changes(tmp_path, name):
     one = {"input": "你好", "output": "第一行\n第二行\u2028“引号”"}
     talks = [[one], [{"system": "设定", **one}, one, one], [one, one]]
     path = tmp_path / "rows.json"
-    formats.write_rows(path, [formats.from_turns(turns, name) for turns in talks], lines=name == "openai")
+    formats.write_rows(path, [formats.from_turns(turns, name) for turns in talks])
     rows = load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     assert [formats.to_turns(row, name) for row in rows] == talks

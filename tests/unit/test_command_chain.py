@@ -1,0 +1,141 @@
+"""Every file that a command writes is taken by every command that could follow it."""
+
+import csv
+import json
+
+import pytest
+
+from tianji_helpers import cli, formats, records, wishes
+from tianji_helpers.dataset import review
+from tianji_helpers.training import data
+
+MATRIX = wishes.load()
+DISHES = ("馒头", "油条", "饺子", "米粥", "豆浆", "烧饼", "面条", "汤圆", "煎饼", "包子", "花卷", "春卷")
+
+
+def run(*arguments) -> None:
+    assert cli.main([str(argument) for argument in arguments]) == 0, arguments
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The files that commands write, by a name that says how."""
+    folder = tmp_path_factory.mktemp("written")
+    own = folder / "own.csv"
+    with own.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["question", "answer", "system", "history"])
+        for number, dish in enumerate(DISHES):
+            history = json.dumps([[f"你会做{dish}吗", "会一点。"]]) if number % 3 == 0 else ""
+            prompt = "你是一名厨师。" if number % 2 else ""
+            writer.writerow(
+                [f"{dish}怎么做，要多久？", f"{dish}要{number + 3}分钟，\n慢慢来。", prompt, history]
+            )
+    files = {}
+
+    def put(name: str):
+        files[name] = folder / name
+        return files[name]
+
+    for shape in formats.FORMATS:
+        for suffix in ("json", "jsonl"):
+            run("convert", own, put(f"convert_{shape}.{suffix}"), "--to", shape)
+    run("convert", own, put("convert_system.json"), "--to", "openai", "--system", "你很简短")
+    (folder / "rounds").mkdir()
+    (folder / "rounds" / "own.csv").write_bytes(own.read_bytes())
+    (folder / "rounds" / "own.jsonl").write_bytes(files["convert_openai.jsonl"].read_bytes())
+    run("merge", folder / "rounds", put("merge.json"))
+    run("merge", folder / "rounds", put("merge_system.json"), "--system", "你很简短", "--skip-bad")
+    reports = ("--rejects", folder / "rejects.jsonl", "--report", folder / "report.json")
+    run("clean", own, "--output", put("clean.json"), *reports)
+    run("split", files["clean.json"], "--by", "row")
+    run("split", files["convert_openai.jsonl"], "--by", "row")
+    for part in ("train", "validation", "test"):
+        put(f"clean_{part}.json")
+        put(f"convert_openai_{part}.jsonl")
+    run("self-cognition", "--output", put("me.json"), "--owner", "小明", "--assistant", "小祝")
+    alpaca = folder / "cqia.jsonl"
+    rows = [{"instruction": f"{dish}为什么好吃", "input": "", "output": f"{dish}香。"} for dish in DISHES]
+    records.write_jsonl(alpaca, rows)
+    parts = ("--train", put("silly_train.jsonl"), "--test", put("silly_test.jsonl"))
+    run("ruozhiba", alpaca, *parts, "--format-output", put("silly.jsonl"))
+    turns = [
+        {"input": f"祝{who}生日", "output": f"{who}，祝您生日快乐，福寿安康！"} for who in ("爷爷", "奶奶")
+    ]
+    records.write_conversations(folder / "wishes.json", turns)
+    run("shard", folder / "wishes.json", folder / "shards")
+    run("unshard", folder / "shards", put("unshard.json"))
+    return files
+
+
+NAMES = (
+    *(f"convert_{shape}.{suffix}" for shape in formats.FORMATS for suffix in ("json", "jsonl")),
+    *("convert_system.json", "merge.json", "merge_system.json", "clean.json", "me.json", "unshard.json"),
+    *(f"clean_{part}.json" for part in ("train", "validation", "test")),
+    *(f"convert_openai_{part}.jsonl" for part in ("train", "validation", "test")),
+    *("silly.jsonl", "silly_train.jsonl", "silly_test.jsonl"),
+)
+
+
+def test_all_that_is_written_is_tried(written):
+    assert set(NAMES) == set(written)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_takes_it(written, name, tmp_path):
+    path = written[name]
+    expected = [turns for _, turns in formats.read(path)]
+    for shape in formats.FORMATS:
+        run("convert", path, tmp_path / f"{shape}.json", "--to", shape)
+        assert [turns for _, turns in formats.read(tmp_path / f"{shape}.json")] == expected
+
+    rounds = tmp_path / "rounds"
+    rounds.mkdir()
+    (rounds / name).write_bytes(path.read_bytes())
+    run("merge", rounds, tmp_path / "merged.json")
+    assert [turns for _, turns in formats.read(tmp_path / "merged.json")] == expected
+
+    reports = ("--rejects", tmp_path / "r.jsonl", "--report", tmp_path / "p.json")
+    run("clean", path, "--output", tmp_path / "clean.json", *reports)
+    kept = len(list(formats.read(tmp_path / "clean.json")))
+    assert kept + len(records.read_jsonl(tmp_path / "r.jsonl")) == len(expected) and kept
+    assert isinstance(review.load(path)[0], list)
+
+    if len(expected) > 2:
+        run("split", path, "--by", "row", "--output-dir", tmp_path / "parts")
+        assert len(list((tmp_path / "parts").glob("*_t*.json*"))) >= 2
+    assert cli.main(["leakage", str(path), str(path)]) == 1  # every row of it stands in it
+    assert data.load_rows({"train": path})["train"].num_rows == len(expected)
+
+
+def test_an_empty_result_is_a_failure_unless_asked_for(tmp_path, capsys):
+    rounds = tmp_path / "rounds"
+    rounds.mkdir()
+    (rounds / "a.json").write_text('[{"text": "没有问答"}]', encoding="utf-8")
+    merge = ["merge", str(rounds), str(tmp_path / "m.json"), "--skip-bad"]
+    assert cli.main(merge) == 1
+    assert "tianji convert" in capsys.readouterr().err and not (tmp_path / "m.json").exists()
+    assert cli.main([*merge, "--allow-empty"]) == 0
+    assert json.loads((tmp_path / "m.json").read_text()) == []
+    for command in (["convert", "--to", "openai"], ["leakage", str(tmp_path / "m.json")], ["split"]):
+        target = [str(tmp_path / "x.json")] if command[0] == "convert" else []
+        name, *rest = command
+        assert cli.main([name, str(tmp_path / "m.json"), *target, *rest]) == 1
+        assert "没有一条记录" in capsys.readouterr().err
+
+
+def test_what_cleaning_did_is_counted_rule_by_rule_on_the_screen(tmp_path, capsys):
+    rows = [{"question": "怎么煮粥", "answer": "小火"}] * 3 + [{"question": "怎么蒸饭", "answer": ""}]
+    records.write_jsonl(tmp_path / "own.jsonl", rows)
+    files = (
+        "--output",
+        tmp_path / "o.json",
+        "--rejects",
+        tmp_path / "r.jsonl",
+        "--report",
+        tmp_path / "p.json",
+    )
+    run("clean", tmp_path / "own.jsonl", *files)
+    shown = capsys.readouterr().out
+    assert "不用祝福的规则" in shown and "保留 1 条" in shown
+    assert "2 条  完全重复" in shown and "1 条  空的问或答" in shown and "r.jsonl" in shown
