@@ -64,15 +64,14 @@ def examine(
 
     result = {"task": task, "base_model": base.name, "rows": len(turns), "general_rows": len(general)}
     names_itself = _persona(task, output_dir)
-    requests = [turn["input"] for turn in turns]
+    kind, requests = stages.kind(task, output_dir), [turn["input"] for turn in turns]
     rows = {
-        when: evaluation.grade(requests, asked["answers"], device=device, report=report)
+        when: evaluation.grade(requests, asked["answers"], kind, device=device, report=report)
         for when, asked in raw.items()
     }
-    kinds = {name for graded in rows.values() for row in graded for name in row["faults"]}
-    kind = stages.kind(task, output_dir)
+    met = {name for graded in rows.values() for row in graded for name in row["faults"]}
     found = {
-        when: _figures(kind, asked, rows[when], kinds, trained, names_itself) for when, asked in raw.items()
+        when: _figures(kind, asked, rows[when], met, trained, names_itself) for when, asked in raw.items()
     }
     rng = np.random.default_rng(seed)
     for when in raw:
@@ -122,13 +121,13 @@ def _figures(
     kind: str,
     asked: dict,
     rows: list[dict],
-    kinds: set[str],
+    met: set[str],
     trained: set[str],
     names_itself: Callable[[str], bool] | None,
 ) -> dict:
-    """Return every figure, as ``figures.of`` returns them. kinds: the faults that anybody made."""
+    """Return every figure, as ``figures.of`` returns them. met: the names of the faults that occur."""
     texts, general = ([answer.text for answer in asked[key]] for key in ("answers", "general_answers"))
-    found: dict = {"loss": np.array(asked["losses"], dtype=float)} | figures.of(rows, kinds)
+    found: dict = {"loss": np.array(asked["losses"], dtype=float)} | figures.of(rows, met)
     if names_itself:
         found["knows_itself"] = figures.shares(map(names_itself, texts))
     if names_itself or kind == "wishes":

@@ -13,7 +13,6 @@ import numpy as np
 
 from tianji_helpers import faults, formats, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.request import Request
 from tianji_helpers.training import figures, inference, quality
 from tianji_helpers.training.inference import Answer
 
@@ -102,6 +101,7 @@ def answer_losses(
 def grade(
     requests: Sequence[str],
     answers: Sequence[Answer],
+    kind: str = "wishes",
     *,
     matrix: wishes.Matrix | None = None,
     device: str = "cpu",
@@ -109,10 +109,10 @@ def grade(
 ) -> list[dict]:
     """Look at each answer in two ways that know nothing of each other: hard faults, and quality.
 
-    requests: of any task, in any wording; answers: in the same order. A request that is none for a wish
-    is held to what any answer must keep (``ANY_ANSWER``). device, report: as ``quality.rate`` takes them.
-    Returns rows of ``request``, ``answer``, ``stopped``, ``faults`` (name → reason in Chinese; empty if
-    there is none) and ``quality`` (0 to 1).
+    requests: in any wording; answers: in the same order. kind: ``stages.kind`` of the task; where it is
+    not ``wishes``, only the faults of any answer count (``ANY_ANSWER``). device, report: as
+    ``quality.rate`` takes them. Returns rows of ``request``, ``answer``, ``stopped``, ``faults`` (name →
+    reason in Chinese; empty if there is none) and ``quality`` (0 to 1).
     """
     matrix = matrix or wishes.load()
     scores = quality.rate(
@@ -120,23 +120,21 @@ def grade(
         device=device,
         report=report,
     )
-    return [
-        {
-            "request": request,
-            "answer": answer.text,
-            "stopped": answer.stopped,
-            "faults": _faults(matrix.read(request), answer),
-            "quality": score,
-        }
-        for request, answer, score in zip(requests, answers, scores, strict=True)
-    ]
-
-
-def _faults(request: Request, answer: Answer) -> dict[str, str]:
-    found = faults.find(request, answer.text, answer.stopped)
-    if request.recipient and request.scene:
-        return found
-    return {name: reason for name, reason in found.items() if name in ANY_ANSWER}
+    rows = []
+    for request, answer, score in zip(requests, answers, scores, strict=True):
+        found = faults.find(matrix.read(request), answer.text, answer.stopped)
+        if kind != "wishes":
+            found = {name: reason for name, reason in found.items() if name in ANY_ANSWER}
+        rows.append(
+            {
+                "request": request,
+                "answer": answer.text,
+                "stopped": answer.stopped,
+                "faults": found,
+                "quality": score,
+            }
+        )
+    return rows
 
 
 def measure(
@@ -145,6 +143,7 @@ def measure(
     turns: Sequence[dict],
     prompt_template: str,
     *,
+    kind: str = "wishes",
     device: str = "cpu",
     max_new_tokens: int = 80,
     trust_remote_code: bool = False,
@@ -152,8 +151,9 @@ def measure(
 ) -> dict:
     """Load a model, measure it on test turns, and free its memory again.
 
-    seed: of the intervals. Returns ``loss`` (nats a token), ``perplexity``, ``figures`` (name →
-    ``value``, ``low``, ``high``; see ``figures.of``), and ``rows`` as ``grade`` returns them.
+    kind: as ``grade`` takes it. seed: of the intervals. Returns ``loss`` (nats a token), ``perplexity``,
+    ``figures`` (name → ``value``, ``low``, ``high``; see ``figures.of``), and ``rows`` as ``grade`` returns
+    them.
     """
     model, tokenizer = inference.load(
         model_dir, adapter_dir, device=device, trust_remote_code=trust_remote_code
@@ -168,7 +168,7 @@ def measure(
         import torch
 
         torch.cuda.empty_cache()
-    rows = grade(requests, answers, device=device)
+    rows = grade(requests, answers, kind, device=device)
     rng = np.random.default_rng(seed)
     found = {name: figures.interval(values, rng) for name, values in figures.of(rows).items()}
     return {"loss": loss, "perplexity": math.exp(loss), "figures": found, "rows": rows}

@@ -37,14 +37,14 @@ NOT_SHARES = {"loss", "general_loss", "self_bleu", "quality"}
 _RESAMPLES = 2000
 
 
-def of(rows: Sequence[dict], kinds: Iterable[str] | None = None) -> dict:
+def of(rows: Sequence[dict], met: Iterable[str] | None = None) -> dict:
     """Return the figures of answers: an array of (numerator, denominator) rows, or a plain number.
 
     rows: each with ``answer``, ``faults`` (name → reason) and ``quality``, as ``evaluation.grade``
-    returns them. kinds: the names of the faults to count; None counts those that were found.
+    returns them. met: the names of the faults to count; None counts those that were found.
     """
     texts = [row["answer"] for row in rows]
-    found = {name for row in rows for name in row["faults"]} if kinds is None else set(kinds)
+    found = {name for row in rows for name in row["faults"]} if met is None else set(met)
     quality = [(row["quality"], 1) if not row["faults"] else (0, 0) for row in rows]
     return {
         "faultless": shares(not row["faults"] for row in rows),

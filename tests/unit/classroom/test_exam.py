@@ -12,7 +12,7 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import Settings, Teacher
 from tianji_helpers.training import models, stages
 
-CHATTER = ("今天天气", "真不错呀")
+CHATTER = ("今天天气真好，", "咱们是好邻居。")
 WISH = ("姐姐，", "祝你生日快乐，", "天天开心，", "事事顺心！")
 SAID = "".join(WISH)
 
@@ -54,15 +54,21 @@ def test_what_was_learned_is_found_and_what_was_not_too(run, capsys):
     assert cli.main(["evaluate", str(folder)]) == 0
     shown = capsys.readouterr().out
     result = json.loads((folder / "05_training" / "wishes" / exam.FILE).read_text())
-    assert result["before"]["passed"]["value"] == 0 and result["after"]["passed"]["value"] == 0.75
-    assert result["after"]["passed"]["low"] < 0.75 < result["after"]["passed"]["high"]
+    assert result["before"]["faultless"]["value"] == 0 and result["after"]["faultless"]["value"] == 0.75
+    assert result["after"]["faultless"]["low"] < 0.75 < result["after"]["faultless"]["high"]
+    assert result["before"]["fault_no_wish"]["value"] == 1 and result["after"]["fault_no_wish"]["value"] == 0
+    # quality is that of the answers without a hard fault: here of the sister's only, and before of none
+    assert result["before"]["quality"]["value"] is None and 0 < result["after"]["quality"]["value"] < 1
     assert result["change"]["loss"]["high"] < 0 < result["before"]["loss"]["low"]
     # one sentence for everybody, learned by heart: the rules are content with most of it, these are not
     assert result["after"]["copied"]["value"] == 1 and result["after"]["self_bleu"]["value"] > 99
     assert result["after"]["leak"]["value"] == 1 and result["before"]["leak"]["value"] == 0
-    assert result["answers"][0] == {"request": "祝姐姐生日", "before": "".join(CHATTER), "after": SAID}
+    first, last = result["answers"][0], result["answers"][-1]
+    assert (first["request"], first["before"], first["after"]) == ("祝姐姐生日", "".join(CHATTER), SAID)
+    assert not first["faults"] and "wrong_scene" in last["faults"]
     lines = {line.split("　")[0].split(" ")[0]: line for line in shown.splitlines()}
-    assert lines["过关"].endswith("变好") and lines["串味"].endswith("变差") and "75%" in lines["过关"]
+    assert lines["没有硬伤"].endswith("变好") and "75%" in lines["没有硬伤"] and "— →" in lines["质量"]
+    assert lines["串味"].endswith("变差")
     assert lines["照抄训练数据"].endswith("变差")
     assert (folder / "05_training" / "wishes" / "evaluation.png").stat().st_size > 10_000
 
@@ -70,15 +76,15 @@ def test_what_was_learned_is_found_and_what_was_not_too(run, capsys):
 def test_an_answer_to_something_else_fails(run):
     """As after a training on shuffled answers: fluent wishes, for other people and other days."""
     result = exam.examine(run(["祝奶奶春节", "祝领导元宵节", "祝爷爷康复"]), report=lambda line: None)
-    assert result["after"]["passed"]["value"] == 0 and result["after"]["on_topic"]["value"] == 0
-    assert result["after"]["clean"]["value"] == 1
+    assert result["after"]["faultless"]["value"] == 0 and result["after"]["fault_wrong_scene"]["value"] == 1
+    assert result["change"]["faultless"]["value"] == 0 and "fault_loop" not in result["after"]
 
 
 def test_the_persona_is_what_the_training_file_says(run):
     persona = {"owner": "小明", "assistant": "姐姐", "model": "M"}
     folder = run(["你是谁", "谁训练了你"], task="self_cognition", **persona)
     result = exam.examine(folder, "self_cognition", rows=1, report=lambda line: None)
-    assert result["rows"] == 1 and "passed" not in result["after"]
+    assert result["rows"] == 1 and "fault_wrong_person" not in result["after"]
     assert result["after"]["knows_itself"]["value"] == 1 == result["after"]["leak"]["value"]
     assert result["before"]["knows_itself"]["value"] == 0
 

@@ -108,10 +108,10 @@ def test_good_answers_to_other_requests_rank_lower(base_dir):
 
 
 def test_an_answer_that_is_no_wish_is_held_to_what_any_answer_keeps(base_dir):
-    """A list, an apology and an unreadable request are no faults; what never ends is one."""
+    """A list and an apology are no faults; what never ends is one."""
     asked = ["鸡蛋怎么煮？", "怎样拒绝别人？", "为什么天是蓝的？"]
     said = ["1. 烧水。\n2. 下锅，煮八分钟。", "可以说：很抱歉，今天没有空。", "因为" * 40]
-    rows = evaluation.grade(asked, [Answer(text, len(text) < 60) for text in said])
+    rows = evaluation.grade(asked, [Answer(text, len(text) < 60) for text in said], "other")
     assert [sorted(row["faults"]) for row in rows] == [[], [], ["loop", "unfinished", "unstopped"]]
 
 
