@@ -23,7 +23,8 @@ def load_rows(data_files: dict, **_):
 
     It stands in for ``datasets.load_dataset``. data_files: ``{"train": path}``, so that the place where a
     config names its file is XTuner's usual one. What else that takes says nothing here: ``path``, which
-    XTuner's own check of a data set (``check_custom_dataset``) asks for, and ``cache_dir``. Raises CourseError naming file, row and field.
+    XTuner's own check of a data set (``check_custom_dataset``) asks for, and ``cache_dir``.
+    Raises CourseError naming file, row and field.
     """
     import pyarrow
     from datasets import Dataset, DatasetDict
