@@ -127,7 +127,7 @@ def test_own_rows_train_and_their_system_prompt_goes_with_the_model(tiny_catalog
     test = evaluation.read_turns(stages.test_file("own", tmp_path))
     assert any("history" in turn for turn in test)
     measured = evaluation.measure(
-        models.locate(models.EMBEDDED), adapter, test, "internlm2_chat", task="other", max_new_tokens=4
+        models.locate(models.EMBEDDED), adapter, test, "internlm2_chat", max_new_tokens=4
     )
     assert measured["loss"] > 0 and len(measured["rows"]) == len(test)
 
