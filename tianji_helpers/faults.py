@@ -211,7 +211,8 @@ def loop(text: str, request: Request) -> str | None:
     again = Counter(clause for clause in clauses if len(clause) >= 3)
     spent = sum(len(clause) * (times - 1) for clause, times in again.items() if len(clause) >= 4)
     words, times = max(again.items(), key=lambda item: (item[1], len(item[0])), default=("", 0))
-    return f"“{words}”说了 {times} 遍" if times >= 3 or spent >= 10 else None
+    share = 6 * max(spent, len(words) * times if times >= 3 else 0) >= len(text)  # of a long poem, little
+    return f"“{words}”说了 {times} 遍" if share and (times >= 3 or spent >= 10) else None
 
 
 _UNFINISHED = re.compile(

@@ -3,9 +3,11 @@
 A stage of the course reads and writes in ``<run>/NN_stage``; a run is ``outputs/default`` unless
 the notebook parameter ``output_dir`` or the environment variable ``TIANJI_OUTPUT_DIR`` names
 another folder. Relative names start from the project root, whatever the caller's working folder
-is (papermill's is the caller's, nbval's is the notebook's).
+is (papermill's is the caller's, nbval's is the notebook's); those of a command line start from the current
+folder, and are whole by the time they get here (``cli.parser.to_read``).
 """
 
+import builtins
 import os
 from collections.abc import Iterable
 from functools import cache
@@ -77,6 +79,14 @@ def show(path: str | Path, output_dir: str | Path = "") -> str:
     path = resolve(path)
     base = next((base for base in (run_dir(output_dir), ROOT) if path.is_relative_to(base)), path.parent)
     return path.relative_to(base).as_posix()
+
+
+def told(path: str | Path) -> str:
+    """Return ``path`` as a message names it: whole, so that nobody has to ask where was looked.
+
+    In a notebook, whose outputs are kept and travel, it is as ``show`` returns it.
+    """
+    return show(path) if hasattr(builtins, "__IPYTHON__") else str(resolve(path))
 
 
 def show_all(many: Iterable[str | Path], output_dir: str | Path = "") -> list[str]:

@@ -21,9 +21,11 @@ import codecs
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import os
 import re
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -602,7 +604,8 @@ def write_provenance(
 
     parameters: what was asked for, seed included; secrets have no place here.
     counts: rows or tokens, by name. inputs: the files that were read; their sha256 is kept (a mapping
-    brings it along). digest: keep that of the file at ``path`` too; to read it again takes its time.
+    brings it along). digest: keep that of the file at ``path`` too; to read it again takes its time. Of a
+    folder the names and sizes of its files are kept (see ``replace_folder``).
     Returns what was written.
     """
     path = Path(path)
@@ -617,8 +620,39 @@ def write_provenance(
     }
     if digest and path.is_file():
         record["sha256"] = sha256(path)
+    if path.is_dir():
+        record["files"] = _sizes(path)
     write_json(provenance_path(path), record)
     return record
+
+
+def replace_folder(made: Path, folder: Path) -> Path | None:
+    """Move a folder that is whole to its place.
+
+    What is there goes only if the provenance beside it lists all that lies in it; otherwise somebody else put
+    something in, and it is kept under another name, which is returned.
+    """
+    kept = None
+    if folder.exists():
+        file = provenance_path(folder)
+        listed = read_json(file) if file.is_file() else None
+        if isinstance(listed, dict) and listed.get("files") == _sizes(folder):
+            shutil.rmtree(folder)
+        else:
+            names = (folder.with_name(f"{folder.name}.kept-{number}") for number in itertools.count(1))
+            kept = next(name for name in names if not name.exists())
+            folder.rename(kept)
+    made.rename(folder)
+    return kept
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the size of each file below a folder, by its name there; of an empty folder it is 0."""
+    return {
+        item.relative_to(folder).as_posix(): item.lstat().st_size if not item.is_dir() else 0
+        for item in sorted(folder.rglob("*"))
+        if not item.is_dir() or not any(item.iterdir())
+    }
 
 
 def provenance_path(path: str | Path) -> Path:

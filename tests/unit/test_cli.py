@@ -218,20 +218,20 @@ def test_models_are_listed_and_an_unknown_one_is_refused(capsys):
 
 
 def test_training_without_its_config_is_refused(tmp_path, capsys):
-    assert cli.main(["train", "configs/none.py", "--work-dir", str(tmp_path)]) == 1
+    assert cli.main(["train", "configs/none.py", "--work-dir", str(tmp_path)]) == 2
     assert "none.py" in capsys.readouterr().err
 
 
 def test_converting_and_merging_what_is_not_there_is_refused(tmp_path, capsys):
     target = str(tmp_path / "target")
-    assert cli.main(["pth-to-hf", "configs/wishes_gemma3_270m_cpu.py", "none.pth", target]) == 1
-    assert "找不到检查点 none.pth" in capsys.readouterr().err
-    assert cli.main(["merge-adapter", str(tmp_path / "base"), str(tmp_path / "adapter"), target]) == 1
-    assert "模型文件夹 base 不存在" in capsys.readouterr().err
+    assert cli.main(["pth-to-hf", "configs/wishes_gemma3_270m_cpu.py", "none.pth", target]) == 2
+    assert f"找不到检查点 {Path('none.pth').absolute()}" in capsys.readouterr().err
+    assert cli.main(["merge-adapter", str(tmp_path / "base"), str(tmp_path / "adapter"), target]) == 2
+    assert f"模型文件夹 {tmp_path / 'base'} 不存在" in capsys.readouterr().err
 
 
 def test_adapters_of_one_name_are_refused(capsys):
-    assert cli.main(["chat", "m", "--adapter", "a/x", "--adapter", "b/x"]) == 1
+    assert cli.main(["chat", "m", "--adapter", "a/x", "--adapter", "b/x"]) == 2
     assert "有两个适配器都叫 x" in capsys.readouterr().err
 
 

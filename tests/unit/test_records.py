@@ -209,3 +209,25 @@ def test_provenance_says_what_made_a_file(tmp_path):
     assert written["sha256"] == records.sha256(result)
     assert written["inputs"] == {"source.json": records.sha256(source)}
     assert written["parameters"] == {"seed": 42} and written["versions"]["transformers"]
+
+
+def test_a_folder_is_replaced_only_if_all_in_it_is_ours(tmp_path):
+    folder = tmp_path / "result"
+
+    def make(text):
+        made = tmp_path / "made"
+        (made / "part" / "empty").mkdir(parents=True)
+        (made / "part" / "a.txt").write_text(text)
+        kept = records.replace_folder(made, folder)
+        records.write_provenance(folder, stage="x", parameters={})
+        return kept
+
+    assert make("one") is None and make("two") is None  # nothing there; one of ours
+    (folder / "part" / "empty" / "mine.txt").write_text("mine")
+    assert make("three") == tmp_path / "result.kept-1"
+    assert (tmp_path / "result.kept-1" / "part" / "empty" / "mine.txt").read_text() == "mine"
+    (folder / "part" / "a.txt").write_text("rewritten")
+    assert make("four").name == "result.kept-2" and make("five") is None
+    records.provenance_path(folder).unlink()
+    assert make("six").name == "result.kept-3"
+    assert (folder / "part" / "a.txt").read_text() == "six"

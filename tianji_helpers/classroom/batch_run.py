@@ -24,6 +24,7 @@ from tianji_helpers.classroom import runs
 from tianji_helpers.classroom.batch_plan import Run
 from tianji_helpers.classroom.batch_store import Store
 from tianji_helpers.classroom.runs import Limits
+from tianji_helpers.errors import CourseError
 
 WAITING, RUNNING = "waiting", "running"
 
@@ -88,6 +89,10 @@ def execute(
     # an engine may begin a run again while what it killed is still ending
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if folder.exists():
+            if any(folder.iterdir()) and not (folder / "status.json").is_file():
+                raise CourseError(
+                    f"{folder} 里有不是批次留下的东西，不会删掉。请换一个 --output，或把它移走。"
+                )
             shutil.rmtree(folder)
         (folder / "notebooks").mkdir(parents=True)
         status = write_status(folder, Status(run.name, RUNNING, key=run.key))

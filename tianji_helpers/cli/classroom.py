@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from tianji_helpers.cli.parser import OUTPUT
+from tianji_helpers.cli.parser import OUTPUT, READ_FILE, READ_FOLDER, amount, folder_or_default, whole
 
 
 def batch(args: argparse.Namespace) -> int:
@@ -49,23 +48,28 @@ def grade(args: argparse.Namespace) -> None:
     from tianji_helpers.classroom import grading
 
     limits = {"seconds": args.timeout, "memory_gb": args.memory, "workers": args.workers}
-    grades = grading.grade(Path(args.submissions), **limits)
+    grades = grading.grade(args.submissions, **limits)
     total = len(grading.columns(grades))
     for row in grades:
         print(
             f"{row.passed:>3} / {total}  {row.student}" + "".join(f"\n      {line}" for line in row.problems)
         )
-    for file in grading.write(grades, paths.resolve(args.output or "outputs/grades")):
+    for file in grading.write(grades, args.output or paths.resolve("outputs/grades")):
         print(f"写出 {file}")
 
 
 def add(command) -> None:
     """Add these commands; ``command`` makes the parser of one."""
     sub = command("batch", batch)
-    sub.add_argument("plan", type=Path, metavar="PLAN", help="计划文件（.yaml），例子在 configs/batches/")
-    sub.add_argument("--workers", type=int, metavar="N", help="最多同时运行几个（默认每两个核一个）")
+    sub.add_argument(
+        "plan", type=READ_FILE, metavar="PLAN", help="计划文件（.yaml），例子在 configs/batches/"
+    )
+    sub.add_argument(
+        "--workers", type=whole(1, 10_000), metavar="N", help="最多同时运行几个（默认每两个核一个）"
+    )
     sub.add_argument(
         "--output",
+        type=lambda text: text if "://" in text else folder_or_default(text),
         default="",
         metavar="DIR",
         help="批次的文件夹，或 fsspec 认识的地址，如 s3://…（默认 outputs/batches/计划的名字）",
@@ -80,12 +84,16 @@ def add(command) -> None:
     sub.add_argument("--dry-run", action="store_true", help="只检查计划，列出要运行的")
 
     sub = command("report", report)
-    sub.add_argument("folder", type=Path, metavar="DIR", help="tianji batch 的结果文件夹")
+    sub.add_argument("folder", type=READ_FOLDER, metavar="DIR", help="tianji batch 的结果文件夹")
 
     sub = command("grade", grade)
-    sub.add_argument("submissions", metavar="DIR", help="每人一个笔记本、或者每人一个文件夹")
+    sub.add_argument(
+        "submissions", type=READ_FOLDER, metavar="DIR", help="每人一个笔记本、或者每人一个文件夹"
+    )
     sub.add_argument("--output", **OUTPUT | {"help": "成绩表写到哪里（默认 outputs/grades）"})
-    limit = {"type": float, "metavar": "N"}
+    limit = {"type": amount(0.1, 10**6), "metavar": "N"}
     sub.add_argument("--timeout", default=60, help="每个笔记本最多几秒（默认 %(default)s）", **limit)
     sub.add_argument("--memory", default=2, help="每个笔记本最多几 GB 内存（默认 %(default)s）", **limit)
-    sub.add_argument("--workers", type=int, default=1, metavar="N", help="同时判几份（默认 %(default)s）")
+    sub.add_argument(
+        "--workers", type=whole(1, 10_000), default=1, metavar="N", help="同时判几份（默认 %(default)s）"
+    )

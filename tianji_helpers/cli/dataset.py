@@ -3,9 +3,20 @@
 import argparse
 import itertools
 import sys
-from pathlib import Path
 
-from tianji_helpers.cli.parser import SEED, add_address, add_run_dir
+from tianji_helpers.cli.parser import (
+    OUTPUT,
+    READ,
+    READ_FILE,
+    READ_FOLDER,
+    SEED,
+    WRITE_FILE,
+    WRITE_FOLDER,
+    add_address,
+    add_run_dir,
+    amount,
+    whole,
+)
 from tianji_helpers.errors import CourseError
 
 
@@ -29,10 +40,13 @@ def clean(args: argparse.Namespace) -> None:
     """清洗合并后的文件，弃用的连原因一起留下（第 2 课）"""
     from tianji_helpers.dataset.clean import clean_file
 
+    if args.decisions and not args.decisions.is_file():
+        raise CourseError(f"找不到决定文件 {args.decisions}。请先用 tianji review 作决定，或检查路径。")
     report = clean_file(
         args.source,
         args.output_file,
         rejects=args.rejects,
+        suitability=args.suitability,
         report=args.report,
         off=args.off,
         threshold=args.threshold,
@@ -51,6 +65,8 @@ def clean(args: argparse.Namespace) -> None:
     for rule in report["rules"]:
         if rule["rows"]:
             print(f"  {'修' if rule['kind'] == 'mend' else '丢'} {rule['rows']:>7} 条  {rule['title']}")
+    if report["misfits"]:
+        print(f"留下的有 {report['misfits']} 条不在课程的矩阵里（谁适合什么是一家之言，见 --suitability）")
     if report["rejected"]:
         print(f"弃用的每一条和理由：{args.rejects}；不想要的规则用 --off 关掉，名字见 {args.report}")
 
@@ -197,8 +213,8 @@ def convert(args: argparse.Namespace) -> None:
 def add(command) -> None:
     """Add these commands; ``command`` makes the parser of one."""
     sub = command("merge", merge)
-    sub.add_argument("folder", type=Path, help="装着各轮文件（或自己的数据）的文件夹")
-    sub.add_argument("output_file", type=Path, help="合并后的文件")
+    sub.add_argument("folder", type=READ_FOLDER, help="装着各轮文件（或自己的数据）的文件夹")
+    sub.add_argument("output_file", type=WRITE_FILE, help="合并后的文件")
     sub.add_argument(
         "--skip-bad", action="store_true", help="跳过不能用的记录（另存到 …_rejects.jsonl），而不是停下"
     )
@@ -206,16 +222,30 @@ def add(command) -> None:
     _add_empty(sub)
 
     sub = command("clean", clean)
-    sub.add_argument("source", type=Path, help="合并后的文件，或自己的数据（同 tianji convert）")
+    sub.add_argument("source", type=READ_FILE, help="合并后的文件，或自己的数据（同 tianji convert）")
     sub.add_argument(
-        "--output", dest="output_file", required=True, type=Path, metavar="F", help="清洗后的文件"
+        "--output", dest="output_file", required=True, type=WRITE_FILE, metavar="F", help="清洗后的文件"
     )
-    sub.add_argument("--rejects", required=True, type=Path, metavar="F", help="弃用的记录和原因（.jsonl）")
-    sub.add_argument("--report", required=True, type=Path, metavar="F", help="每条规则的条数和例子（.json）")
-    _add_rules(sub)
-    sub.add_argument("--decisions", type=Path, metavar="F", help="照着人工的决定处理（.jsonl）")
     sub.add_argument(
-        "--variety", type=int, default=1, metavar="N", help="把请求换成 N 种说法（默认 %(default)s：不换）"
+        "--rejects", required=True, type=WRITE_FILE, metavar="F", help="弃用的记录和原因（.jsonl）"
+    )
+    sub.add_argument(
+        "--report", required=True, type=WRITE_FILE, metavar="F", help="每条规则的条数和例子（.json）"
+    )
+    sub.add_argument(
+        "--suitability",
+        choices=("absurd", "matrix", "off"),
+        default="absurd",
+        help="不合适的组合：只丢荒唐的（默认）、课程矩阵不要的都丢、都留",
+    )
+    _add_rules(sub)
+    sub.add_argument("--decisions", type=READ, metavar="F", help="照着人工的决定处理（.jsonl）")
+    sub.add_argument(
+        "--variety",
+        type=whole(1),
+        default=1,
+        metavar="N",
+        help="把请求换成 N 种说法（默认 %(default)s：不换）",
     )
     sub.add_argument("--seed", **SEED)
     sub.add_argument(
@@ -228,22 +258,24 @@ def add(command) -> None:
     _add_empty(sub)
 
     sub = command("shard", shard)
-    sub.add_argument("source", type=Path, help="合并后的文件")
-    sub.add_argument("folder", type=Path, help="分片写到哪个新文件夹")
+    sub.add_argument("source", type=READ_FILE, help="合并后的文件")
+    sub.add_argument("folder", type=WRITE_FOLDER, help="分片写到哪个新文件夹")
     sub.add_argument(
-        "--rows", type=int, default=100_000, metavar="N", help="一个分片最多几条（默认 %(default)s）"
+        "--rows", type=whole(1), default=100_000, metavar="N", help="一个分片最多几条（默认 %(default)s）"
     )
 
     sub = command("unshard", unshard)
-    sub.add_argument("folder", type=Path, help="留下的分片，即配方里的 export_path")
-    sub.add_argument("output_file", type=Path, help="训练文件")
+    sub.add_argument("folder", type=READ_FOLDER, help="留下的分片，即配方里的 export_path")
+    sub.add_argument("output_file", type=WRITE_FILE, help="训练文件")
 
     sub = command("review", review)
     add_run_dir(sub)
-    sub.add_argument("--source", type=Path, metavar="IN.json", help="合并后的文件，代替 RUN_DIR 里的那个")
+    sub.add_argument(
+        "--source", type=READ_FILE, metavar="IN.json", help="合并后的文件，代替 RUN_DIR 里的那个"
+    )
     sub.add_argument(
         "--decisions",
-        type=Path,
+        type=WRITE_FILE,
         metavar="FILE",
         help="决定记在哪里（默认在合并后的文件旁边的 decisions.jsonl）",
     )
@@ -254,7 +286,7 @@ def add(command) -> None:
     sub.add_argument(
         "--output",
         required=True,
-        type=Path,
+        type=WRITE_FILE,
         metavar="F",
         help="训练文件；F_validation、F_test 和考泄漏的 F_probe 写在它旁边",
     )
@@ -264,22 +296,24 @@ def add(command) -> None:
         "--model", default="Gemma 3 270M", metavar="NAME", help="底座模型的名字（默认 %(default)s）"
     )
     sub.add_argument(
-        "--max-questions", type=int, default=0, metavar="N", help="只用前几种问法来训练（默认全部）"
+        "--max-questions", type=whole(), default=0, metavar="N", help="只用前几种问法来训练（默认全部）"
     )
     sub.add_argument(
-        "--wordings", type=int, default=2, metavar="N", help="每个问题几种答法（默认 %(default)s）"
+        "--wordings", type=whole(1), default=2, metavar="N", help="每个问题几种答法（默认 %(default)s）"
     )
     sub.add_argument(
         "--general-ratio",
-        type=float,
+        type=amount(most=100),
         default=0.3,
         metavar="R",
         help="每条人设问答混进几条通用问答，0 表示不混（默认 %(default)s）",
     )
-    sub.add_argument("--general-file", type=Path, metavar="F", help="自己的通用问答（.yaml，默认用自带的）")
+    sub.add_argument(
+        "--general-file", type=READ_FILE, metavar="F", help="自己的通用问答（.yaml，默认用自带的）"
+    )
     sub.add_argument(
         "--repeat",
-        type=int,
+        type=whole(1),
         default=1,
         metavar="N",
         help="整套重复几遍（默认 %(default)s）；不带来新东西，只让训练变慢",
@@ -287,21 +321,28 @@ def add(command) -> None:
     sub.add_argument("--seed", **SEED)
 
     sub = command("ruozhiba", ruozhiba)
-    sub.add_argument("source", type=Path, help="COIG-CQIA 的 .jsonl 或 .json 文件")
-    sub.add_argument("--train", required=True, type=Path, metavar="A", help="训练集写到哪里")
-    sub.add_argument("--test", required=True, type=Path, metavar="B", help="测试集写到哪里")
-    sub.add_argument("--validation", type=Path, metavar="V", help="验证集写到哪里（默认不分验证集）")
-    sub.add_argument("--format-output", type=Path, metavar="F", help="划分之前的全部对话写到哪里（默认不写）")
-    sub.add_argument("--ratio", type=float, default=0.7, metavar="R", help="训练集的比例（默认 %(default)s）")
+    sub.add_argument("source", type=READ_FILE, help="COIG-CQIA 的 .jsonl 或 .json 文件")
+    sub.add_argument("--train", required=True, type=WRITE_FILE, metavar="A", help="训练集写到哪里")
+    sub.add_argument("--test", required=True, type=WRITE_FILE, metavar="B", help="测试集写到哪里")
+    sub.add_argument("--validation", type=WRITE_FILE, metavar="V", help="验证集写到哪里（默认不分验证集）")
     sub.add_argument(
-        "--shuffle-seed", type=int, metavar="N", help="随机种子：打乱再分，相似的问题不拆开（默认按顺序分）"
+        "--format-output", type=WRITE_FILE, metavar="F", help="划分之前的全部对话写到哪里（默认不写）"
+    )
+    sub.add_argument(
+        "--ratio", type=amount(most=1), default=0.7, metavar="R", help="训练集的比例（默认 %(default)s）"
+    )
+    sub.add_argument(
+        "--shuffle-seed",
+        type=whole(),
+        metavar="N",
+        help="随机种子：打乱再分，相似的问题不拆开（默认按顺序分）",
     )
 
     sub = command("split", split)
-    sub.add_argument("source", type=Path, help="要分的文件，四种格式都行；至少要有 3 个不同的问题")
+    sub.add_argument("source", type=READ_FILE, help="要分的文件，四种格式都行；至少要有 3 个不同的问题")
     sub.add_argument(
         "--output-dir",
-        type=Path,
+        type=READ,
         metavar="DIR",
         help="…_train、…_validation、…_test 三个文件写到哪里（默认在原文件旁边）",
     )
@@ -312,14 +353,20 @@ def add(command) -> None:
         help="什么算一组：（对象, 场景）相同的；问题相似的；每条自成一组（默认 %(default)s）",
     )
     sub.add_argument(
-        "--validation", type=float, default=0.05, metavar="R", help="验证集的比例（默认 %(default)s）"
+        "--validation",
+        type=amount(most=1),
+        default=0.05,
+        metavar="R",
+        help="验证集的比例（默认 %(default)s）",
     )
-    sub.add_argument("--test", type=float, default=0.08, metavar="R", help="测试集的比例（默认 %(default)s）")
+    sub.add_argument(
+        "--test", type=amount(most=1), default=0.08, metavar="R", help="测试集的比例（默认 %(default)s）"
+    )
     sub.add_argument("--seed", **SEED)
 
     sub = command("leakage", leakage)
     sub.add_argument(
-        "files", type=Path, nargs="+", help="训练集、验证集、测试集；每个文件都和它前面的每一个比"
+        "files", type=READ_FILE, nargs="+", help="训练集、验证集、测试集；每个文件都和它前面的每一个比"
     )
     sub.add_argument(
         "--by",
@@ -328,7 +375,11 @@ def add(command) -> None:
         help="比问题、比答案，或两样都比（默认 %(default)s）",
     )
     sub.add_argument(
-        "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算漏题（默认 %(default)s）"
+        "--threshold",
+        type=amount(most=1),
+        default=0.9,
+        metavar="S",
+        help="相似度达到多少算漏题（默认 %(default)s）",
     )
     sub.add_argument(
         "--repair",
@@ -343,13 +394,13 @@ def add(command) -> None:
     )
     sub.add_argument("--endpoint", default="", metavar="URL", help="镜像站的地址")
     sub.add_argument("--revision", default="", metavar="REV", help="版本（默认见 tianji dataset）")
-    sub.add_argument("--output", default="", metavar="DIR", help="放在哪里（默认 outputs/datasets）")
+    sub.add_argument("--output", **OUTPUT | {"help": "放在哪里（默认 outputs/datasets）"})
 
     sub = command("convert", convert)
     sub.add_argument(
-        "source", type=Path, help="要转换的文件：JSON、JSON Lines、CSV、TSV（可以是 .gz）或 parquet"
+        "source", type=READ_FILE, help="要转换的文件：JSON、JSON Lines、CSV、TSV（可以是 .gz）或 parquet"
     )
-    sub.add_argument("target", type=Path, help="结果文件：.json（数组）或 .jsonl（一行一条）")
+    sub.add_argument("target", type=WRITE_FILE, help="结果文件：.json（数组）或 .jsonl（一行一条）")
     formats = ("xtuner", "openai", "alpaca", "sharegpt")
     sub.add_argument("--to", required=True, choices=formats, help="换成哪种格式")
     sub.add_argument(
@@ -366,7 +417,11 @@ def _add_rules(sub: argparse.ArgumentParser) -> None:
     """Add what changes the rules: a review must see the rows as the cleaning does."""
     sub.add_argument("--off", action="append", default=[], metavar="RULE", help="关掉一条规则，可以写多次")
     sub.add_argument(
-        "--threshold", type=float, default=0.9, metavar="S", help="相似度达到多少算重复（默认 %(default)s）"
+        "--threshold",
+        type=amount(most=1),
+        default=0.9,
+        metavar="S",
+        help="相似度达到多少算重复（默认 %(default)s）",
     )
 
 

@@ -3,7 +3,17 @@
 import argparse
 from pathlib import Path
 
-from tianji_helpers.cli.parser import add_address, pairs
+from tianji_helpers.cli.parser import (
+    READ,
+    READ_FILE,
+    READ_FOLDER,
+    WRITE_FOLDER,
+    add_address,
+    amount,
+    folder_or_default,
+    pairs,
+    whole,
+)
 from tianji_helpers.errors import CourseError
 
 
@@ -19,7 +29,7 @@ def chat(args: argparse.Namespace) -> None:
             name, folder = (path.parent if path.name == "adapter" else path).name.replace(".", "_"), text
         if name in adapters:
             raise CourseError(f"有两个适配器都叫 {name}。请给它们不同的名字：--adapter 名字=文件夹。")
-        adapters[name] = folder
+        adapters[name] = READ(folder)
     chat.repl(
         args.model_dir,
         adapters,
@@ -35,7 +45,8 @@ def web(args: argparse.Namespace) -> None:
     """用网页和模型对话：挑选或自己写、前后对比、换适配器"""
     from tianji_helpers.serving import web
 
-    web.serve(args.model_dir, pairs(args.adapter), args.base, host=args.host, port=args.port)
+    adapters = {name: READ(folder) for name, folder in pairs(args.adapter).items()}
+    web.serve(args.model_dir, adapters, args.base, host=args.host, port=args.port)
 
 
 def app(args: argparse.Namespace) -> None:
@@ -81,7 +92,7 @@ def publish(args: argparse.Namespace) -> None:
 def add(command) -> None:
     """Add these commands; ``command`` makes the parser of one."""
     sub = command("chat", chat)
-    sub.add_argument("model_dir", type=Path, help="模型文件夹")
+    sub.add_argument("model_dir", type=READ_FOLDER, help="模型文件夹")
     sub.add_argument(
         "--adapter",
         action="append",
@@ -93,18 +104,22 @@ def add(command) -> None:
     sub.add_argument("--style", default="正常", metavar="NAME", help="祝福的风格，例如 小红书、严肃")
     sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="在哪里算（默认 %(default)s）")
     sub.add_argument(
-        "--temperature", type=float, default=0.0, metavar="T", help="0 = 每次都选最可能的词（默认）"
+        "--temperature",
+        type=amount(most=100),
+        default=0.0,
+        metavar="T",
+        help="0 = 每次都选最可能的词（默认）",
     )
     sub.add_argument(
         "--max-new-tokens",
-        type=int,
+        type=whole(1),
         default=200,
         metavar="N",
         help="回答的最大长度，词元数（默认 %(default)s）",
     )
 
     sub = command("web", web)
-    sub.add_argument("model_dir", type=Path, help="模型文件夹")
+    sub.add_argument("model_dir", type=READ_FOLDER, help="模型文件夹")
     sub.add_argument(
         "--adapter",
         action="append",
@@ -112,12 +127,12 @@ def add(command) -> None:
         metavar="NAME=DIR",
         help="LoRA 适配器，可以写多次，在网页上切换；这时模型文件夹就是底座",
     )
-    sub.add_argument("--base", type=Path, metavar="DIR", help="合并后的模型的底座，用来前后对比")
+    sub.add_argument("--base", type=READ_FOLDER, metavar="DIR", help="合并后的模型的底座，用来前后对比")
     add_address(sub)
 
     sub = command("app", app)
-    sub.add_argument("model_dir", type=Path, help="合并后的模型文件夹")
-    sub.add_argument("output_folder", type=Path, help="写到哪个新文件夹")
+    sub.add_argument("model_dir", type=READ_FOLDER, help="合并后的模型文件夹")
+    sub.add_argument("output_folder", type=WRITE_FOLDER, help="写到哪个新文件夹")
     sub.add_argument(
         "--to",
         required=True,
@@ -127,8 +142,8 @@ def add(command) -> None:
     )
 
     sub = command("export", export)
-    sub.add_argument("model_dir", type=Path, help="合并后的模型文件夹")
-    sub.add_argument("output_dir", type=Path, help="写到哪个文件夹（新的，或上次导出的）")
+    sub.add_argument("model_dir", type=READ_FOLDER, help="合并后的模型文件夹")
+    sub.add_argument("output_dir", type=WRITE_FOLDER, help="写到哪个文件夹（新的，或上次导出的）")
     sub.add_argument("--format", choices=["gguf"], default="gguf", help="文件格式，只有 gguf")
     sub.add_argument(
         "--quantize",
@@ -136,14 +151,14 @@ def add(command) -> None:
         default="q8_0",
         help="每个参数几位：16（bf16、f16）、8（q8_0，默认）或约 5（q4_k_m）",
     )
-    sub.add_argument("--check", type=Path, metavar="FILE", help="用这个测试文件比较导出前后的回答")
+    sub.add_argument("--check", type=READ_FILE, metavar="FILE", help="用这个测试文件比较导出前后的回答")
 
     sub = command("serve", serve)
-    sub.add_argument("gguf_file", type=Path, help="GGUF 文件")
+    sub.add_argument("gguf_file", type=READ_FILE, help="GGUF 文件")
     add_address(sub, port=8080)
 
     sub = command("publish", publish)
-    sub.add_argument("model_dir", type=Path, help="合并后的模型、适配器，或 tianji export 的文件夹")
+    sub.add_argument("model_dir", type=READ_FOLDER, help="合并后的模型、适配器，或 tianji export 的文件夹")
     sub.add_argument(
         "--to",
         dest="platform",
@@ -153,7 +168,12 @@ def add(command) -> None:
     )
     sub.add_argument("--repo", required=True, metavar="OWNER/NAME", help="仓库，写成“用户名/仓库名”")
     sub.add_argument(
-        "--run", dest="run_dir", default="", metavar="DIR", help="训练它的那次运行（默认是它所在的那次）"
+        "--run",
+        dest="run_dir",
+        type=folder_or_default,
+        default="",
+        metavar="DIR",
+        help="训练它的那次运行（默认是它所在的那次）",
     )
     sub.add_argument("--private", action="store_true", help="新建的仓库只有自己能看（OpenXLab 在网页上选）")
     sub.add_argument("--endpoint", default="", metavar="URL", help="平台的地址（默认就是平台自己的）")

@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from tianji_helpers.cli.parser import OUTPUT, SEED
+from tianji_helpers.cli.parser import OUTPUT, READ, SEED, amount, whole
 
 
 def synthesize(args: argparse.Namespace) -> int:
@@ -44,7 +43,7 @@ def add(command) -> None:
 
     sub = command("synthesize-qa", synthesize_qa)
     sub.add_argument(
-        "--input", required=True, type=Path, metavar="DIR", help="装着文本的文件夹，或一个文本文件"
+        "--input", required=True, type=READ, metavar="DIR", help="装着文本的文件夹，或一个文本文件"
     )
     _add_asking(sub, "最多几段文本（默认全部）")
 
@@ -80,13 +79,13 @@ def _add_asking(sub: argparse.ArgumentParser, limit: str) -> None:
     )
     sub.add_argument("--base-url", metavar="U", help="接口地址（默认用服务商的；local 必填）")
     sub.add_argument("--model", metavar="M", help="模型名（默认用服务商的；local 必填）")
-    sub.add_argument("--temperature", type=float, metavar="T", help="采样温度，0 到 2（默认 1）")
-    sub.add_argument("--max-tokens", type=int, metavar="N", help="一个回答最多几个词元")
-    sub.add_argument("--rounds", type=int, default=1, metavar="N", help="轮数（默认 %(default)s）")
+    sub.add_argument("--temperature", type=amount(most=2), metavar="T", help="采样温度，0 到 2（默认 1）")
+    sub.add_argument("--max-tokens", type=whole(1), metavar="N", help="一个回答最多几个词元")
+    sub.add_argument("--rounds", type=whole(1), default=1, metavar="N", help="轮数（默认 %(default)s）")
     sub.add_argument("--seed", **SEED)
-    sub.add_argument("--concurrency", type=int, metavar="C", help="同时发几个请求（默认 8）")
-    sub.add_argument("--rpm", type=int, metavar="R", help="每分钟最多几个请求（默认不限）")
-    sub.add_argument("--tpm", type=int, metavar="T", help="每分钟最多几个词元，按估算（默认不限）")
-    sub.add_argument("--limit", type=int, metavar="N", help=limit)
+    sub.add_argument("--concurrency", type=whole(1, 512), metavar="C", help="同时发几个请求（默认 8）")
+    sub.add_argument("--rpm", type=whole(), metavar="R", help="每分钟最多几个请求（默认不限）")
+    sub.add_argument("--tpm", type=whole(), metavar="T", help="每分钟最多几个词元，按估算（默认不限）")
+    sub.add_argument("--limit", type=whole(), metavar="N", help=limit)
     sub.add_argument("--dry-run", action="store_true", help="只估算请求数、词元和价格，不发请求")
     sub.add_argument("--output", **OUTPUT)

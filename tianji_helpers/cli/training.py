@@ -1,9 +1,20 @@
 """Notebooks 05 and 06: base models, training, and what XTuner makes of a checkpoint."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
-from tianji_helpers.cli.parser import SEED, add_run_dir, pairs
+from tianji_helpers.cli.parser import (
+    READ,
+    READ_FILE,
+    READ_FOLDER,
+    SEED,
+    WRITE_FILE,
+    WRITE_FOLDER,
+    add_run_dir,
+    pairs,
+    whole,
+)
 
 
 def models(args: argparse.Namespace) -> None:
@@ -49,7 +60,7 @@ def curves(args: argparse.Namespace) -> None:
     from tianji_helpers.training import curves
 
     target = args.output or args.work_dir / "curves.png"
-    curves.plot(args.work_dir).savefig(target)
+    curves.save(args.work_dir, target)
     print(f"曲线图：{target}")
 
 
@@ -102,30 +113,36 @@ def add(command) -> None:
 
     sub = command("estimate", estimate)
     _add_config(sub)
-    sub.add_argument("--devices", type=int, default=1, metavar="N", help="几张卡（默认 %(default)s）")
+    sub.add_argument(
+        "--devices", type=whole(1, 10_000), default=1, metavar="N", help="几张卡（默认 %(default)s）"
+    )
 
     sub = command("train", train)
     _add_config(sub)
-    sub.add_argument("--work-dir", required=True, type=Path, metavar="DIR", help="检查点和日志放在哪里")
+    sub.add_argument(
+        "--work-dir", required=True, type=WRITE_FOLDER, metavar="DIR", help="检查点和日志放在哪里"
+    )
     sub.add_argument("--resume", action="store_true", help="从最后一个检查点接着训练")
 
     sub = command("curves", curves)
-    sub.add_argument("work_dir", type=Path, help="训练时的 --work-dir")
-    sub.add_argument("--output", type=Path, metavar="PNG", help="图存到哪里（默认 WORK_DIR/curves.png）")
+    sub.add_argument("work_dir", type=READ_FOLDER, help="训练时的 --work-dir")
+    sub.add_argument(
+        "--output", type=WRITE_FILE, metavar="PNG", help="图存到哪里（默认 WORK_DIR/curves.png）"
+    )
 
     sub = command("pth-to-hf", pth_to_hf)
-    sub.add_argument("config", type=Path, help="训练时用的配置文件")
+    sub.add_argument("config", type=READ_FILE, help="训练时用的配置文件")
     sub.add_argument(
         "checkpoint",
-        type=Path,
+        type=READ,
         help="训练时的 --work-dir（取验证损失最低的检查点，没有量过就取最后一个），或一个检查点 iter_N.pth",
     )
-    sub.add_argument("adapter_dir", type=Path, help="适配器写到哪个文件夹")
+    sub.add_argument("adapter_dir", type=WRITE_FOLDER, help="适配器写到哪个文件夹")
 
     sub = command("merge-adapter", merge_adapter)
-    sub.add_argument("model_dir", type=Path, help="基座模型文件夹")
-    sub.add_argument("adapter_dir", type=Path, help="适配器文件夹")
-    sub.add_argument("merged_dir", type=Path, help="合并后的模型写到哪个文件夹")
+    sub.add_argument("model_dir", type=READ_FOLDER, help="基座模型文件夹")
+    sub.add_argument("adapter_dir", type=READ_FOLDER, help="适配器文件夹")
+    sub.add_argument("merged_dir", type=WRITE_FOLDER, help="合并后的模型写到哪个文件夹")
     sub.add_argument(
         "--device", choices=("cpu", "cuda", "auto"), default="cpu", help="在哪里算（默认 %(default)s）"
     )
@@ -141,7 +158,7 @@ def add(command) -> None:
         default="wishes",
         help="考哪个任务（默认 %(default)s）",
     )
-    sub.add_argument("--rows", type=int, default=0, metavar="N", help="考几条，均匀地抽（默认全部）")
+    sub.add_argument("--rows", type=whole(), default=0, metavar="N", help="考几条，均匀地抽（默认全部）")
     sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="在哪里算（默认 %(default)s）")
     sub.add_argument("--seed", **SEED)
     sub.add_argument(
@@ -153,19 +170,32 @@ def add(command) -> None:
 
 def _add_config(sub: argparse.ArgumentParser) -> None:
     """Add a config and what changes it: an estimate is asked for as the training is."""
-    sub.add_argument("config", type=Path, help="XTuner 配置文件，见 configs/")
+    sub.add_argument("config", type=READ_FILE, help="XTuner 配置文件，见 configs/")
     sub.add_argument(
         "--cfg-options",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="改配置里的值，例如 train_cfg.max_iters=10",
+        help="改配置里的值，例如 max_iters=10 lr=1e-3，或配置里的位置 model.recompute_share=1",
     )
     sub.add_argument("--deepspeed", metavar="NAME", help="DeepSpeed 策略，例如 deepspeed_zero2")
 
 
-def _options(args: argparse.Namespace) -> dict | None:
-    """Return the values of --cfg-options, read as YAML."""
+def _options(args: argparse.Namespace) -> dict:
+    """Return the values of --cfg-options, read as YAML; a path starts from the current folder."""
     import yaml
 
-    return {name: yaml.safe_load(value) for name, value in pairs(args.cfg_options).items()} or None
+    from tianji_helpers.training import configs
+
+    options = {}
+    for name, text in pairs(args.cfg_options).items():
+        try:
+            options[name] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            options[name] = text
+        if isinstance(options[name], str):
+            with suppress(ValueError):  # to YAML, 2e-4 is a word
+                options[name] = float(text)
+        if configs.PLACES.get(name, name) in configs.PATHS:
+            options[name] = Path(text).expanduser().absolute()
+    return options

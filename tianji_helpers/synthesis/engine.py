@@ -8,7 +8,8 @@ than a few hundred requests, however long the run is.
 
 An answer that is empty, cut, filtered, refused or of the wrong form is asked for again, under the next
 seed, because the same seed may bring the same answer; a row that gets no good answer in ``tries``
-tries is a failure, which is reported and never stored. A limit of the server (429, 503) holds all
+tries is a failure, which is reported and never stored. What a model thinks aloud before its answer is
+taken off, and counted. A limit of the server (429, 503) holds all
 workers, for as long as it asks. What no second try mends stops the run.
 
 The event loop has a thread of its own, so that a run also works inside Jupyter, whose main thread
@@ -51,6 +52,9 @@ _REFUSAL = re.compile(
     r"|(?:I['’]m|I am) (?:sorry|unable)|I can(?:['’]t|not)|As an AI|Sorry, )",
     re.IGNORECASE,
 )
+# around what a model thinks aloud; some servers keep the opening one for themselves
+_THOUGHT_END = re.compile(r"^.*</(?:think|thinking|thought|reasoning)>\s*", re.IGNORECASE | re.DOTALL)
+_THOUGHT_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 
 
 class Request(Protocol):
@@ -128,6 +132,8 @@ class Summary:
 
     prompts: requests of this run, ``done`` = ``reused`` (already in the journal) + ``answered`` (new).
     sent: HTTP requests, tries included. unsuitable: pairs of the matrix that are skipped.
+    thoughtful: new answers from which the model's thoughts were taken off. distrusted: answers of the
+    journal that somebody has changed, and that were asked for again.
     prompt_tokens, cached_tokens (a part of them), completion_tokens: as the server counted them, of
     all replies, good or not. files: the round files. price: None if it is not known.
     """
@@ -137,6 +143,8 @@ class Summary:
     answered: int = 0
     sent: int = 0
     unsuitable: int = 0
+    thoughtful: int = 0
+    distrusted: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -154,8 +162,32 @@ class Summary:
         """Yuan of this run, or None if the price is not known."""
         return self.price and self.price.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
 
+    def tolerate(self, share: float = 0.1) -> None:
+        """Say (printed) which requests failed; raise CourseError if it is more than ``share`` of them.
+
+        A teacher that refuses some prompts for good must not stop a course; one that fails often is a
+        matter of its settings.
+        """
+        if not self.failures:
+            return
+        shown = [f"  {failure.where}：{failure.error}" for failure in self.failures[:10]]
+        if len(self.failures) > len(shown):
+            shown.append(f"  ……另有 {len(self.failures) - len(shown)} 条")
+        count = f"{self.prompts} 条里有 {len(self.failures)} 条没有得到好的回答，"
+        listed = "\n".join(shown)
+        if len(self.failures) > share * self.prompts:
+            raise CourseError(
+                f"{count}超过了容许的 {share:.0%}。请看下面的原因，换一个模型或放宽容许的比例；"
+                f"已有的回答都在日志里，再运行一次只会补上失败的。\n{listed}"
+            )
+        print(f"{count}不超过容许的 {share:.0%}，带着其余的往下走；再运行一次会再试它们：\n{listed}")
+
     def __str__(self) -> str:
         skipped = f"；不合适而跳过的组合 {self.unsuitable} 对" if self.unsuitable else ""
+        if self.thoughtful:
+            skipped += f"；从 {self.thoughtful} 个回答里去掉了思考的部分（它也要付钱）"
+        if self.distrusted:
+            skipped += f"；日志里有 {self.distrusted} 个回答被改动过（和校验和对不上），没有用，重新问了"
         return (
             f"提示词 {self.prompts} 条：新生成 {self.answered}，日志里已有 {self.reused}，"
             f"失败 {len(self.failures)}；发出请求 {self.sent} 次{skipped}。\n"
@@ -260,8 +292,8 @@ class Engine:
             "model": self.provider.model,
             "seed": answer.get("seed", request.seed),  # an older journal has none
             "request": answer["request"],
-            "prompt_tokens": answer["prompt_tokens"],
-            "completion_tokens": answer["completion_tokens"],
+            "prompt_tokens": answer.get("prompt_tokens", 0),
+            "completion_tokens": answer.get("completion_tokens", 0),
         }
 
     def run(
@@ -292,6 +324,7 @@ class Engine:
             self._bar, self._check, self._answered = bar, check, answered
             self._stopping, self._stop = False, asyncio.Event()
             self._in_thread(self._run(iter(requests)))
+        self.summary.distrusted = len(self.journal.distrusted)
 
     def _in_thread(self, work) -> None:
         """Run the event loop in a thread; Ctrl-C lets it come to a clean stop."""
@@ -397,13 +430,15 @@ class Engine:
                 continue
             self._count(reply, tokens)
             try:
-                _check_reply(reply)
-                self._check(reply.text)
-            except ValueError as error:
+                answer = replace(reply, text=_without_thoughts(reply.text))
+                _check_reply(answer)
+                self._check(answer.text)
+            except (ValueError, RecursionError) as error:
                 failure = error
                 unusable += 1
             else:
-                return vars(reply) | {"seed": seed}
+                self.summary.thoughtful += answer.text != reply.text
+                return vars(answer) | {"seed": seed}
         raise Retryable(f"试了 {attempt} 次：{failure}")
 
     async def _turn(self, tokens: int) -> None:
@@ -514,6 +549,15 @@ def _expected_tokens(request: Request) -> tuple[int, int]:
     return asked, prices.estimate_tokens("祝" * request.answer_chars)
 
 
+def _without_thoughts(text: str) -> str:
+    """Return an answer without what the model thought aloud before it.
+
+    >>> _without_thoughts("<think>\\n写给姐姐。</think>\\n\\n姐姐，生日快乐！")
+    '姐姐，生日快乐！'
+    """
+    return _THOUGHT_END.sub("", text)
+
+
 def _check_reply(reply: Reply) -> None:
     """Raise ValueError, saying why, for an answer that cannot be used, whatever was asked."""
     if reply.finish_reason in ("content_filter", "sensitive", "refusal"):
@@ -522,5 +566,11 @@ def _check_reply(reply: Reply) -> None:
         raise ValueError(f"回答没有正常结束（finish_reason={reply.finish_reason or '空'}）")
     if not reply.text.strip():
         raise ValueError("回答是空的")
+    if _THOUGHT_START.search(reply.text):
+        raise ValueError("模型只思考，没有回答")
+    try:
+        reply.text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("回答里有半个字符（残缺的 emoji），存不了") from None
     if _REFUSAL.search(reply.text):
         raise ValueError(f"模型拒绝回答：{reply.text.strip()[:40]}")

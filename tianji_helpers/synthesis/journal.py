@@ -1,13 +1,19 @@
 """Answers are durable before they count.
 
-An SQLite database in WAL mode with ``synchronous=FULL``: ``add`` returns after the commit is on the
-disk, so a ``kill -9`` or a power cut loses nothing that was counted. Chosen over fsynced JSON Lines
-because SQLite's log carries checksums (a half-written record is dropped by itself), the primary key
-makes doubles impossible, look-ups need no index in memory, and the lock below comes with it.
+An SQLite database with ``synchronous=FULL``: ``add`` returns after the commit is on the disk, so a
+``kill -9`` or a power cut loses nothing that was counted. Chosen over fsynced JSON Lines because a
+half-written commit is taken back by itself, the primary key makes doubles impossible, look-ups need no
+index in memory, and the lock below comes with it. Not in WAL mode, though that takes a third of the time
+(0.3 ms a commit instead of 1 ms): there the answers may lie in a second file for hours, and who copies
+the first one copies nothing.
 
 A request is known by the hash of all that shapes its answer (``key_of``). Failures are never written.
 One process owns a journal: it is locked from ``open`` to ``close``, and the operating system gives the
 lock back when the process dies.
+
+A journal may come from somebody else, or from an editor's hands. Each answer has a checksum; one that
+does not fit, or that could not be an answer, counts as not there (``distrusted``), and the next one takes
+its place.
 """
 
 import hashlib
@@ -19,11 +25,11 @@ from pathlib import Path
 
 from tianji_helpers.errors import CourseError
 
-_APPLICATION = 0x746A6A31  # "tjj1": tells our journal from any other SQLite file
-_TABLES = """
-CREATE TABLE answers (request TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE rounds (round TEXT PRIMARY KEY, file TEXT NOT NULL UNIQUE) WITHOUT ROWID;
-"""
+# "tjj2": tells our journal from any other SQLite file, and from that of the first version, "tjj1"
+_APPLICATION, _FIRST = 0x746A6A32, 0x746A6A31
+_ROUNDS = "CREATE TABLE rounds (round TEXT PRIMARY KEY, file TEXT NOT NULL UNIQUE) WITHOUT ROWID"
+_FIRST_ANSWERS = "CREATE TABLE answers (request TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
+_ANSWERS = _FIRST_ANSWERS.replace("NULL)", "NULL, checksum TEXT NOT NULL)")
 
 
 def key_of(provider: str, round: int, body: dict) -> str:
@@ -35,15 +41,33 @@ def key_of(provider: str, round: int, body: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _checksum(request: str, answer: str) -> str:
+    return hashlib.sha256(f"{request} {answer}".encode()).hexdigest()
+
+
+def _trusted(request: str, answer: object, checksum: object) -> dict | None:
+    """Return the answer of a row as it was stored, or None if this is not what was stored."""
+    try:
+        if checksum != _checksum(request, answer):
+            return None
+        value = json.loads(answer)
+        value["text"].encode()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return value
+
+
 class Journal:
     """The journal in one file; use it in a ``with`` block.
 
+    ``distrusted`` are the requests whose stored answers were found changed.
     Raises CourseError if another process holds it, if the file is not a journal of ours or is damaged
     (it is kept as it is), or if the disk refuses.
     """
 
     def __init__(self, file: str | Path):
         self.file = Path(file)
+        self.distrusted: set[str] = set()
         self._lock = threading.Lock()  # answers are added from a worker thread
         with _explained(self.file):
             self._base = sqlite3.connect(self.file, timeout=0, isolation_level=None, check_same_thread=False)
@@ -56,20 +80,29 @@ class Journal:
 
     def _open(self) -> None:
         run = self._base.execute
-        run("PRAGMA locking_mode = EXCLUSIVE")  # before WAL: then no other process may even read
+        run("PRAGMA locking_mode = EXCLUSIVE")
+        run("PRAGMA trusted_schema = OFF")
         application = run("PRAGMA application_id").fetchone()[0]
-        tables = run("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if application != _APPLICATION and (application or tables):
+        schema = {sql for (sql,) in run("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+        ours = {_APPLICATION: {_ANSWERS, _ROUNDS}, _FIRST: {_FIRST_ANSWERS, _ROUNDS}, 0: set()}
+        if schema != ours.get(application):  # nor does a trigger or a view of a stranger run
             raise CourseError(
                 f"{self.file} 是别的程序的 SQLite 数据库，不是祝福日志；它没有被改动。"
                 "请把它移走，或换一个输出文件夹。"
             )
-        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA journal_mode = DELETE")
         run("PRAGMA synchronous = FULL")
-        run("BEGIN IMMEDIATE")
-        if not tables:
-            for statement in _TABLES.strip().splitlines():
-                run(statement)
+        run("BEGIN EXCLUSIVE")  # kept until the end: no other process may even read
+        if not schema:
+            run(_ROUNDS)
+            run(_ANSWERS)
+        elif application == _FIRST:
+            run("ALTER TABLE answers RENAME TO first")
+            run(_ANSWERS)
+            self._base.create_function("checksum", 2, _checksum, deterministic=True)
+            run("INSERT INTO answers SELECT request, answer, checksum(request, answer) FROM first")
+            run("DROP TABLE first")
+        if application != _APPLICATION:
             run(f"PRAGMA application_id = {_APPLICATION}")
         run("COMMIT")
 
@@ -82,24 +115,32 @@ class Journal:
 
     def get(self, request: str) -> dict | None:
         """Return the answer of a request, or None if it has none."""
-        with self._lock, _explained(self.file):
-            row = self._base.execute("SELECT answer FROM answers WHERE request = ?", [request]).fetchone()
-        return json.loads(row[0]) if row else None
+        return self._find([request]).get(request)
 
     def known(self, requests: list[str]) -> set[str]:
         """Return which of some requests (hundreds at most) have an answer."""
+        return set(self._find(requests))
+
+    def _find(self, requests: list[str]) -> dict[str, dict]:
         marks = ",".join("?" * len(requests))
         with self._lock, _explained(self.file):
-            rows = self._base.execute(f"SELECT request FROM answers WHERE request IN ({marks})", requests)
-            return {row[0] for row in rows}
+            rows = self._base.execute(
+                f"SELECT * FROM answers WHERE request IN ({marks})", requests
+            ).fetchall()
+        found = {request: _trusted(request, answer, checksum) for request, answer, checksum in rows}
+        self.distrusted.update(request for request, answer in found.items() if answer is None)
+        return {request: answer for request, answer in found.items() if answer is not None}
 
     def add(self, answers: Iterable[tuple[str, dict]]) -> None:
         """Store answers by request in one transaction; on return they are on the disk."""
-        rows = [(request, json.dumps(answer, ensure_ascii=False)) for request, answer in answers]
+        texts = ((request, json.dumps(answer, ensure_ascii=False)) for request, answer in answers)
+        rows = [(request, text, _checksum(request, text)) for request, text in texts]
         with self._lock, _explained(self.file):
             self._base.execute("BEGIN IMMEDIATE")
             try:
-                self._base.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", rows)
+                changed = [(request,) for request, *_ in rows if request in self.distrusted]
+                self._base.executemany("DELETE FROM answers WHERE request = ?", changed)
+                self._base.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", rows)
                 self._base.execute("COMMIT")
             except BaseException:
                 if self._base.in_transaction:

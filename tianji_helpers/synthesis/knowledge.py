@@ -222,8 +222,12 @@ def _rows(engine: Engine, asked: list[Question], rejects: list[dict]) -> Iterato
         answer = engine.answer(question)
         if answer is None:
             continue
-        good, bad = parse(answer["text"])
         place = {"source": question.chunk.source, "chunk": question.chunk.number}
+        try:
+            good, bad = parse(answer["text"])
+        except ValueError as error:  # the journal may come from somebody else
+            rejects.append(place | {"reason": str(error)})
+            continue
         for pair in good:
             if pair["question"] in seen:
                 bad.append({"pair": pair, "reason": "问题和前面的重复"})

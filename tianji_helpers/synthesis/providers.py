@@ -7,22 +7,27 @@ from the two exceptions here (``Retryable``, ``Refused``); what no second try ca
 key, is a CourseError and stops the run.
 
 Keys come from the environment or ``.env`` and go nowhere else: not into a repr, a log, a file or a
-message (``Provider.hide`` blacks them out of what a server says).
+message. ``Provider.hide`` blacks them out of whatever a server says, before it is stored or shown: also a
+part of a key, or one that is written in another way (URL-encoded, base64, hexadecimal, backwards).
 """
 
 import asyncio
+import base64
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import anyio
+import httpx
+import httpx2
 import openai
 from dotenv import dotenv_values
 
@@ -31,6 +36,9 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis.teacher import MODEL as OFFLINE_MODEL
 
 _NO_KEY = "not-needed"
+_MOST_BYTES = 4 << 20  # of a reply's body: some hundred times the longest answer that is asked for
+_TELLING = 8  # characters of a secret that give some of it away
+_MOST_TOKENS = 10_000_000  # of one request: more than any model reads
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,43 @@ class Provider:
     extra: dict = field(default_factory=dict)
 
     def hide(self, text: str) -> str:
-        """Return ``text`` without the key."""
-        return text if self.key == _NO_KEY else text.replace(self.key, "***")
+        """Return ``text`` without the key, and without the password of the address."""
+        secrets = [self.key if self.key != _NO_KEY else "", urlsplit(self.base_url).password or ""]
+        for parts in (_parts(secret) for secret in secrets if secret):
+            if _holds(unquote(text), parts) and not _holds(text, parts):
+                text = unquote(text)
+            text = _black_out(text, parts)
+        return text
+
+
+@cache
+def _parts(secret: str) -> frozenset[str]:
+    """Return every part of a secret, in all ways to write it, that is long enough to be nothing else."""
+    raw = secret.encode()
+    # base64 of a text in which the secret stands anywhere: three ways to fall into groups of three bytes
+    packed = [base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")[shift * 2 :] for shift in range(3)]
+    packed += [text.translate(str.maketrans("+/", "-_")) for text in packed]
+    written = {secret, secret[::-1], raw.hex(), raw.hex().upper(), *packed}
+    length = min(_TELLING, len(secret))
+    return frozenset(form[at : at + length] for form in written for at in range(len(form) - length + 1))
+
+
+def _holds(text: str, parts: frozenset[str]) -> bool:
+    return any(True for _ in _found(text, parts))
+
+
+def _found(text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
+    length = len(next(iter(parts)))
+    return ((at, at + length) for at in range(len(text) - length + 1) if text[at : at + length] in parts)
+
+
+def _black_out(text: str, parts: frozenset[str]) -> str:
+    shown, done = [], 0
+    for start, end in _found(text, parts):
+        if start > done or not shown:
+            shown += [text[done:start], "***"]
+        done = end
+    return "".join([*shown, text[done:]])
 
 
 PROVIDERS = {
@@ -174,6 +217,8 @@ class _OpenAIClient:
                 trust_env=not _is_loopback(provider.base_url),
                 # without TLS there is nothing to verify, and reading the certificates takes 50 ms
                 verify=urlsplit(provider.base_url).scheme == "https",
+                headers=_PLAIN,
+                event_hooks={"response": [_bound_async]},
             ),
         )
 
@@ -186,7 +231,7 @@ class _OpenAIClient:
             raise Retryable("超时没有回答") from None
         except Exception as error:
             raise _translate(self._provider, self._reached, error) from None  # the cause may quote the key
-        return _read(_parse(text))
+        return read(text, self._provider.hide)
 
     async def close(self) -> None:
         await self._client.close()
@@ -194,12 +239,16 @@ class _OpenAIClient:
 
 class _ZhipuClient:
     def __init__(self, provider: Provider, timeout: float, concurrency: int):
-        import httpx
         import zhipuai
 
         self._provider, self._timeout = provider, timeout
         self._reached = False
-        self._http = httpx.Client(timeout=timeout, trust_env=not _is_loopback(provider.base_url))
+        self._http = httpx.Client(
+            timeout=timeout,
+            trust_env=not _is_loopback(provider.base_url),
+            headers=_PLAIN,
+            event_hooks={"response": [_bound]},
+        )
         self._client = zhipuai.ZhipuAI(
             api_key=provider.key,
             base_url=provider.base_url,
@@ -219,11 +268,12 @@ class _ZhipuClient:
 
     def _send(self, body: dict) -> Reply:
         try:
-            completion = self._client.chat.completions.create(**body)
+            # as ``chat.completions.create`` does, which would make a model of an answer of any shape
+            text = self._client.post("/chat/completions", body=body, cast_type=str)
             self._reached = True
         except Exception as error:
             raise _translate(self._provider, self._reached, error) from None
-        return _read(_parse(completion) if isinstance(completion, str) else completion.model_dump())
+        return read(text, self._provider.hide)
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -234,34 +284,105 @@ def _is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def _parse(text: str) -> Any:
+# a few KB packed can be some GB
+_PLAIN = {"Accept-Encoding": "identity"}
+
+
+class _Bounded(httpx.SyncByteStream, httpx2.AsyncByteStream):
+    """A body that breaks off where it becomes too long."""
+
+    def __init__(self, stream):
+        self._stream, self._left = stream, _MOST_BYTES
+
+    def __iter__(self):
+        for chunk in self._stream:
+            yield self._counted(chunk)
+
+    async def __aiter__(self):
+        async for chunk in self._stream:
+            yield self._counted(chunk)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def _counted(self, chunk: bytes) -> bytes:
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise Retryable(f"回答太长：超过 {_MOST_BYTES >> 20} MB，没有读完")
+        return chunk
+
+
+def _bound(response: httpx.Response | httpx2.Response) -> None:
+    """Have a body read no further than any answer goes."""
+    packed = response.headers.get("Content-Encoding", "identity")
+    if packed != "identity":
+        raise Retryable(f"回答是压缩过的（{packed[:20]}），而请求里说了不要压缩")
+    response.stream = _Bounded(response.stream)
+
+
+async def _bound_async(response: httpx2.Response) -> None:
+    _bound(response)
+
+
+def read(text: str, hide: Callable[[str], str] = str) -> Reply:
+    """Return what the body of a chat completion says, every field checked.
+
+    hide: takes secrets out of what goes on from here.
+    Raises Retryable for one without a message, CourseError for a web page. What a server reports as its
+    usage and is no number of tokens counts as not reported.
+    """
     try:
-        return json.loads(text)
-    except ValueError:
+        completion = json.loads(text)
+    except (ValueError, RecursionError):
         if text.lstrip().startswith("<"):  # a web page: every other request would get it too
             raise CourseError(
-                f"服务器回答的不是 API 的 JSON，而是网页：{text.strip()[:60]!r}。"
+                f"服务器回答的不是 API 的 JSON，而是网页：{hide(text[:1000]).strip()[:60]!r}。"
                 "请检查 base_url，它通常以 /v1 结尾。"
             ) from None
         raise Retryable("回答不完整（不是完整的 JSON）") from None
-
-
-def _read(completion: Any) -> Reply:
-    try:
-        choice = completion["choices"][0]
-        message, finish_reason = choice["message"], choice.get("finish_reason") or ""
-    except (KeyError, IndexError, TypeError):
-        raise Retryable("回答里没有 choices") from None
-    usage = completion.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    return Reply(
-        text=message.get("content") or "",
-        finish_reason="refusal" if message.get("refusal") else finish_reason,
-        prompt_tokens=usage.get("prompt_tokens") or 0,
-        completion_tokens=usage.get("completion_tokens") or 0,
-        # DeepSeek's name, and OpenAI's
-        cached_tokens=usage.get("prompt_cache_hit_tokens") or details.get("cached_tokens") or 0,
+    choices = _object(completion).get("choices")
+    choice = _object(choices[0]) if isinstance(choices, list) and choices else {}
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise Retryable("回答里没有 choices，或者里面没有 message")
+    finish_reason = hide(str(choice.get("finish_reason") or "")[:1000])[:40]
+    finish_reason = finish_reason.encode(errors="replace").decode()
+    usage = _object(completion.get("usage"))
+    prompt_tokens = _tokens(usage.get("prompt_tokens"))
+    # DeepSeek's name, and OpenAI's
+    cached = usage.get("prompt_cache_hit_tokens") or _object(usage.get("prompt_tokens_details")).get(
+        "cached_tokens"
     )
+    return Reply(
+        text=hide(_content(message.get("content"))),
+        finish_reason="refusal" if message.get("refusal") else finish_reason,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=_tokens(usage.get("completion_tokens")),
+        cached_tokens=min(_tokens(cached), prompt_tokens),
+    )
+
+
+def _content(content: Any) -> str:
+    """Return a message's text, which may come in parts; those that are no answer (thoughts) are left out."""
+    if isinstance(content, list):
+        parts = [_object(part) for part in content]
+        content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+    if content is None:
+        return ""
+    if not isinstance(content, str):
+        raise Retryable(f"回答的 content 不是文字，而是 {type(content).__name__}")
+    return content
+
+
+def _object(value: Any) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def _tokens(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0
 
 
 def _translate(provider: Provider, reached: bool, error: Exception) -> Exception:
@@ -269,16 +390,21 @@ def _translate(provider: Provider, reached: bool, error: Exception) -> Exception
     if hasattr(error, "status_code"):
         return _explain(provider, error.status_code, error.response.text, error.response.headers)
     causes = list(_causes(error))
+    if ours := next((cause for cause in causes if isinstance(cause, Retryable)), None):
+        return ours
     kinds = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
     what = f"{type(causes[-1]).__name__}：{_short(provider, causes[-1])}"
     if kinds & {"ConnectError", "ClientConnectorError"} and not reached:
         return CourseError(
-            f"连不上 {provider.base_url}：没有服务器在那里应答。请检查 base_url、网络和代理设置；"
+            f"连不上 {provider.hide(provider.base_url)}：没有服务器在那里应答。"
+            "请检查 base_url、网络和代理设置；"
             "本地服务器（vLLM、LMDeploy、Ollama）要先启动。"
         )
     bad_value = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
     if bad_value or kinds & {"LocalProtocolError", "InvalidURL", "UnsupportedProtocol"}:
-        return CourseError(f"发不出请求（{what}）。请检查 base_url（{provider.base_url}）和密钥。")
+        return CourseError(
+            f"发不出请求（{what}）。请检查 base_url（{provider.hide(provider.base_url)}）和密钥。"
+        )
     # openai's aiohttp transport also calls a broken connection a time-out
     if "TimeoutException" in kinds and "ClientError" not in kinds:
         return Retryable("超时没有回答")
@@ -287,7 +413,7 @@ def _translate(provider: Provider, reached: bool, error: Exception) -> Exception
 
 def _short(provider: Provider, what: object) -> str:
     """Return a server's or client's words on one line, without the key."""
-    return provider.hide(" ".join(str(what).split()))[:300]
+    return provider.hide(" ".join(str(what)[:10_000].split()))[:300]
 
 
 def _explain(provider: Provider, status: int, text: str, headers: Mapping[str, str]) -> Exception:
@@ -303,7 +429,7 @@ def _explain(provider: Provider, status: int, text: str, headers: Mapping[str, s
     if status in (404, 405) or (status in (400, 422) and _names_model(text)):
         return CourseError(
             f"{provider.name} 没有这个模型或地址。{answer}。请检查 model（{provider.model}）"
-            f"和 base_url（{provider.base_url}，通常以 /v1 结尾）。"
+            f"和 base_url（{provider.hide(provider.base_url)}，通常以 /v1 结尾）。"
         )
     if status == 422:
         return CourseError(f"{provider.name} 不接受请求的参数。{answer}。请检查 temperature 和 max_tokens。")

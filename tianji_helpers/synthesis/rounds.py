@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from reprlib import repr as brief
 
 from tianji_helpers import records
+from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis.journal import Journal
 
-_NAME = re.compile(r"wishes_(.+)_\d{4}(?:-\d\d){5}\.json")
+_NAME = re.compile(r"wishes_(\w+)_\d{4}(?:-\d\d){5}\.json")
 
 
 def write(
@@ -27,12 +29,19 @@ def write(
     """Write one round's rows and their provenance; return the file, or None if there are no rows.
 
     identity: what makes the round this one and no other; it goes into the provenance.
+    Raises CourseError if the journal has another kind of name for the round's file.
     """
     first = next(rows, None)
     if first is None:
         return None
     folder.mkdir(exist_ok=True)
-    file = folder / journal.round_file(repr(sorted(identity.items())), _free_names(folder, style))
+    name = journal.round_file(repr(sorted(identity.items())), _free_names(folder, style))
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):  # a stranger's journal could name any file
+        raise CourseError(
+            f"日志 {journal.file} 里记着的轮次文件叫 {brief(name)}，不是课程起的名字，所以没有写。"
+            "请把日志移走，再运行一次。"
+        )
+    file = folder / name
 
     def all_rows() -> Iterator[dict]:
         yield first
@@ -52,9 +61,9 @@ def find(folder: Path) -> list[Path]:
 
 def _free_names(folder: Path, style: str) -> Iterator[str]:
     """Yield names for a round file: this second's, then the seconds after it."""
-    moment = datetime.now()
+    moment, plain = datetime.now(), re.sub(r"\W", "_", style)[:40]
     while True:
-        name = f"wishes_{style}_{moment:%Y-%m-%d-%H-%M-%S}.json"
+        name = f"wishes_{plain}_{moment:%Y-%m-%d-%H-%M-%S}.json"
         if not (folder / name).exists():
             yield name
         moment += timedelta(seconds=1)

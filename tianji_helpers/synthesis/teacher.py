@@ -19,7 +19,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tianji_helpers import wishes
+from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import dirt, quiz
 from tianji_helpers.synthesis.phrasebook import Phrasebook
@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(*self.server.teacher.respond(body))
 
     def _send(self, status: int, headers: dict[str, str], payload: Any) -> None:
-        data = json.dumps(payload, ensure_ascii=False).encode()
+        data = records.jsonl_line(payload)
         self.send_response(status)
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(data)))

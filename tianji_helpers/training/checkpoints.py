@@ -50,7 +50,7 @@ def inspect_model(folder: str | Path) -> ModelFolder:
     missing shard, a truncated file, a tensor that the index promises, or no tokenizer.
     """
     folder = _folder(folder, "模型")
-    shown = paths.show(folder)
+    shown = paths.told(folder)
     if not (folder / "config.json").is_file():
         hint = (
             "它是适配器文件夹，要和基座模型一起用（--adapter）。"
@@ -85,7 +85,7 @@ def inspect_adapter(folder: str | Path, base: str | Path | ModelFolder | None = 
     config's, or layers that the base model does not have or has in another size.
     """
     folder = _folder(folder, "适配器")
-    shown = paths.show(folder)
+    shown = paths.told(folder)
     if not (folder / "adapter_config.json").is_file():
         hint = (
             "它是完整的模型，不要放在 --adapter 后面。"
@@ -127,21 +127,21 @@ def needs_own_code(model: ModelFolder) -> bool:
         if model.config["model_type"] in CONFIG_MAPPING_NAMES:
             return False
         raise CourseError(
-            f"{paths.show(model.path)} 是 {model.config['model_type']} 模型，要运行它自带的 Python 代码，"
+            f"{paths.told(model.path)} 是 {model.config['model_type']} 模型，要运行它自带的 Python 代码，"
             "而它不是课程目录里的模型（tianji models），所以不加载。"
         )
     for file in sorted(model.path.rglob("*.py")):
         original = entry.folder / file.relative_to(model.path)
         if not (original.is_file() and original.read_bytes() == file.read_bytes()):
             raise CourseError(
-                f"{paths.show(file)} 和课程准备的 {entry.name} 里的代码不一样，所以不运行。请先运行 "
+                f"{paths.told(file)} 和课程准备的 {entry.name} 里的代码不一样，所以不运行。请先运行 "
                 f"tianji prepare-model {entry.name}，再把 {original.name} 换成它里面的那一份。"
             )
     for name in ("config.json", "tokenizer_config.json"):
         file = model.path / name
         # "repository--module.Class" would fetch the code from a hub
         if file.is_file() and "--" in str(_json_object(file).get("auto_map")):
-            raise CourseError(f"{paths.show(file)} 的 auto_map 要从网上取代码，所以不加载。")
+            raise CourseError(f"{paths.told(file)} 的 auto_map 要从网上取代码，所以不加载。")
     return True
 
 
@@ -149,14 +149,14 @@ def _folder(folder: str | Path, what: str) -> Path:
     folder = paths.resolve(folder)
     if not folder.is_dir():
         state = "是一个文件，不是文件夹" if folder.exists() else "不存在"
-        raise CourseError(f"{what}文件夹 {paths.show(folder)} {state}。请检查路径。")
+        raise CourseError(f"{what}文件夹 {paths.told(folder)} {state}。请检查路径。")
     return folder
 
 
 def _json_object(file: Path) -> dict:
     value = records.read_json(file)
     if not isinstance(value, dict):
-        raise CourseError(f"{paths.show(file)} 应当是一个 JSON 对象，却是 {type(value).__name__}。")
+        raise CourseError(f"{paths.told(file)} 应当是一个 JSON 对象，却是 {type(value).__name__}。")
     return value
 
 
@@ -166,16 +166,16 @@ def _weight_files(folder: Path) -> tuple[list[Path], set[str]]:
         return [folder / WEIGHTS], set()
     if not (folder / INDEX).is_file():
         _refuse_pickle(folder)
-        raise CourseError(f"{paths.show(folder)} 里没有权重（{WEIGHTS} 或 {INDEX}）。请重新下载或重新合并。")
+        raise CourseError(f"{paths.told(folder)} 里没有权重（{WEIGHTS} 或 {INDEX}）。请重新下载或重新合并。")
     where = _json_object(folder / INDEX).get("weight_map")
     if not isinstance(where, dict) or not where:
-        raise CourseError(f"{paths.show(folder)}/{INDEX} 里没有 weight_map，请重新下载这个文件。")
+        raise CourseError(f"{paths.told(folder)}/{INDEX} 里没有 weight_map，请重新下载这个文件。")
     names = sorted({str(name) for name in where.values()})
     if outside := [name for name in names if Path(name).name != name]:
-        raise CourseError(f"{paths.show(folder)}/{INDEX} 指向文件夹以外的文件 {outside[0]}，不加载。")
+        raise CourseError(f"{paths.told(folder)}/{INDEX} 指向文件夹以外的文件 {outside[0]}，不加载。")
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise CourseError(
-            f"{paths.show(folder)} 缺少 {len(missing)} 个分片（共 {len(names)} 个）："
+            f"{paths.told(folder)} 缺少 {len(missing)} 个分片（共 {len(names)} 个）："
             f"{'、'.join(missing[:3])}。请重新下载或重新合并。"
         )
     return [folder / name for name in names], set(where)
@@ -185,7 +185,7 @@ def _refuse_pickle(folder: Path) -> None:
     pickles = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pth", ".pt", ".pkl"))
     if pickles:
         raise CourseError(
-            f"{paths.show(folder)} 里只有 pickle 格式的权重 {pickles[0]}。这种文件一加载就能运行任意程序，"
+            f"{paths.told(folder)} 里只有 pickle 格式的权重 {pickles[0]}。这种文件一加载就能运行任意程序，"
             "所以不加载。请向提供者要 safetensors 格式的，或换一个来源。"
         )
 
@@ -199,7 +199,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CourseError(
-            f"{paths.show(file)}（{file.stat().st_size} 字节）不完整或已损坏：{error}。请重新下载或重新生成。"
+            f"{paths.told(file)}（{file.stat().st_size} 字节）不完整或已损坏：{error}。请重新下载或重新生成。"
         ) from error
 
 
@@ -209,7 +209,7 @@ def _check_ranks(adapter: AdapterFolder) -> None:
         rank = shape[0] if name.endswith(".lora_A.weight") else shape[-1]
         if name.endswith((".lora_A.weight", ".lora_B.weight")) and rank not in ranks:
             raise CourseError(
-                f"适配器 {paths.show(adapter.path)} 的秩对不上：adapter_config.json 写的是 "
+                f"适配器 {paths.told(adapter.path)} 的秩对不上：adapter_config.json 写的是 "
                 f"r={adapter.config.get('r')}，权重 {name} 的秩却是 {rank}。两个文件多半来自不同的训练，"
                 "请重新转换。"
             )
@@ -220,7 +220,7 @@ def _check_base(adapter: AdapterFolder, base: ModelFolder) -> None:
 
     def refuse(reason: str) -> CourseError:
         return CourseError(
-            f"适配器 {paths.show(adapter.path)} 装不到模型 {paths.show(base.path)} 上：{reason}。"
+            f"适配器 {paths.told(adapter.path)} 装不到模型 {paths.told(base.path)} 上：{reason}。"
             f"它是从 {trained_on} 训练出来的，请换成那个基座模型。"
         )
 

@@ -2,19 +2,85 @@
 
 XTuner's configs are Python, and values derived from others (the end of the warm-up from the number
 of epochs, six places that name the model) are computed when the file is read. Changing a setting
-therefore means changing every place that depends on it; ``write_config`` does that and writes one
-plain, complete file, which is what the run uses and what a student can read afterwards.
+therefore means changing every place that depends on it. ``change`` does that for the settings that have a
+name (``SETTINGS``), takes any other place in the config by its dotted name, and refuses what would change
+nothing; ``write_config`` writes one plain, complete file, which is what the run uses and what a student
+can read afterwards.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+import difflib
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from reprlib import repr as brief
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 
 TASKS = ("wishes", "self_cognition", "ruozhiba", "own")
 _VALIDATION_ROWS = 32  # more would cost the default training more than a few per cent of its time
+
+_WHOLE = (lambda value: type(value) is int and value > 0, "正整数")
+_COUNT = (lambda value: type(value) is int and value >= 0, "0 或正整数")
+_AMOUNT = (lambda value: type(value) in (int, float) and 0 < value < math.inf, "大于 0 的数")
+_SHARE = (lambda value: type(value) in (int, float) and 0 <= value < 1, "0 到 1 之间的数（不到 1）")
+_BOOL = (lambda value: type(value) is bool, "true 或 false")
+_TEXT = (lambda value: isinstance(value, str), "文字")
+_PATH = (lambda value: isinstance(value, (str, Path)) and str(value) != "", "路径")
+_TEXTS = (
+    lambda value: (
+        isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, str) for item in value)
+    ),
+    "一列文字",
+)
+_DTYPE = (lambda value: value in ("bfloat16", "float32"), "bfloat16 或 float32")
+SETTINGS = {
+    "model_dir": _PATH,
+    "prompt_template": _TEXT,
+    "trust_remote_code": _BOOL,
+    "data_path": _PATH,
+    "validation_path": _PATH,
+    "max_rows": _COUNT,
+    "max_epochs": _AMOUNT,
+    "max_iters": _WHOLE,
+    "lr": _AMOUNT,
+    "batch_size": _WHOLE,
+    "max_length": _WHOLE,
+    "lora_r": _WHOLE,
+    "lora_alpha": _AMOUNT,
+    "warmup_ratio": _SHARE,
+    "every_n_iters": _WHOLE,
+    "evaluation_inputs": _TEXTS,
+    "system": _TEXT,
+    "seed": _COUNT,
+    "dtype": _DTYPE,
+}
+PATHS = tuple(name for name, kind in SETTINGS.items() if kind is _PATH)
+# where a setting stands in a config; whoever names that place means the setting
+_DATA = "train_dataloader.dataset"
+PLACES = {
+    f"{_DATA}.dataset.data_files.train": "data_path",
+    f"{_DATA}.max_dataset_length": "max_rows",
+    f"{_DATA}.max_length": "max_length",
+    "train_dataloader.batch_size": "batch_size",
+    "train_cfg.max_epochs": "max_epochs",
+    "train_cfg.max_iters": "max_iters",
+    "optim_wrapper.optimizer.lr": "lr",
+    "model.lora.r": "lora_r",
+    "model.lora.lora_alpha": "lora_alpha",
+    "model.llm.pretrained_model_name_or_path": "model_dir",
+    "pretrained_model_name_or_path": "model_dir",
+    "randomness.seed": "seed",
+}
+# XTuner's names of DeepSpeed's settings
+DEEPSPEED = tuple(f"deepspeed_zero{stage}" for stage in ("1", "2", "2_offload", "3", "3_offload"))
+# what mmengine's runner reads of a config; any other name at its top was for the file itself
+_READ = (
+    *("model", "train_dataloader", "val_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"),
+    *("val_cfg", "val_evaluator", "default_hooks", "custom_hooks", "env_cfg", "log_processor", "log_level"),
+    *("visualizer", "randomness", "load_from", "model_wrapper_cfg", "default_scope", "experiment_name"),
+)
 
 
 def default_config(task: str, model: str) -> Path:
@@ -49,82 +115,199 @@ def load_config(path: str | Path):
         raise CourseError(f"配置文件 {path} 读不进来：{type(error).__name__}: {error}") from error
 
 
-def write_config(
-    base: str | Path,
-    target: str | Path,
-    *,
-    model_dir: str | Path | None = None,
-    prompt_template: str | None = None,
-    trust_remote_code: bool | None = None,
-    data_path: str | Path | None = None,
-    validation_path: str | Path | None = None,
-    max_rows: int | None = None,
-    max_epochs: float | None = None,
-    lr: float | None = None,
-    batch_size: int | None = None,
-    max_length: int | None = None,
-    lora_r: int | None = None,
-    lora_alpha: int | None = None,
-    warmup_ratio: float | None = None,
-    every_n_iters: int | None = None,
-    evaluation_inputs: Sequence[str] | None = None,
-    system: str | None = None,
-    seed: int | None = None,
-    dtype: str | None = None,
-) -> Path:
+def write_config(base: str | Path, target: str | Path, **settings) -> Path:
     """Write the config ``base`` with some settings changed to ``target`` and return ``target``.
 
+    settings: names of ``SETTINGS``; what is None stays as it is in ``base``.
     model_dir: a Hugging Face folder. prompt_template: XTuner's name of its chat template.
     data_path: training rows (``.json`` conversations or ``.jsonl`` messages). validation_path: rows whose
     loss is measured during the training, at most 32 of them: the best checkpoint is kept, and the
     training ends when three measurements in a row were not better by 0.01. max_rows: train on a
-    seeded sample of that many rows; 0 means all. max_epochs: may be a fraction. max_length: tokens.
+    seeded sample of that many rows; 0 means all. max_epochs: may be a fraction; max_iters: steps,
+    instead of epochs. max_length: tokens. warmup_ratio: of all steps.
     every_n_iters: sample answers, measure the validation loss and save a checkpoint that often. dtype:
-    ``bfloat16`` or ``float32`` for weights and matrix products. What is None stays as it is in ``base``.
+    ``bfloat16`` or ``float32`` for weights and matrix products.
+    Raises CourseError for a setting that there is not, or a value that it cannot have.
     """
-    cfg = load_config(base)
-    cfg = cfg.copy()
-    dataset = cfg.train_dataloader.dataset
-    chat_hook = cfg.custom_hooks[1]
-    for part in _model_parts(cfg):
-        _set(part, "pretrained_model_name_or_path", model_dir and _portable(model_dir))
-        _set(part, "trust_remote_code", trust_remote_code)
-    _set(cfg, "pretrained_model_name_or_path", model_dir and _portable(model_dir))
-    if prompt_template is not None:
-        name = f"xtuner.utils.PROMPT_TEMPLATE.{prompt_template}"
-        cfg.prompt_template = dataset.template_map_fn.template = chat_hook.prompt_template = name
-    if data_path is not None:
-        cfg.data_path = dataset.dataset.data_files.train = _portable(data_path)
-    if max_rows:
-        dataset.max_dataset_length = max_rows
-    _set(dataset, "max_length", max_length)
-    _set(cfg.train_dataloader, "batch_size", batch_size)
-    _set(cfg.optim_wrapper.optimizer, "lr", lr)
-    if "lora" in cfg.model:  # not in full fine-tuning
-        _set(cfg.model.lora, "r", lora_r)
-        _set(cfg.model.lora, "lora_alpha", lora_alpha)
-    _set(cfg, "max_epochs", max_epochs)
-    _set(cfg, "warmup_ratio", warmup_ratio)
-    cfg.train_cfg.max_epochs = cfg.max_epochs
-    warmup, cosine = cfg.param_scheduler
-    warmup.end = cosine.begin = cfg.warmup_ratio * cfg.max_epochs
-    cosine.end = cfg.max_epochs
-    _set(chat_hook, "every_n_iters", every_n_iters)
-    _set(cfg.default_hooks.checkpoint, "interval", every_n_iters)
-    _set(chat_hook, "evaluation_inputs", evaluation_inputs and list(evaluation_inputs))
-    _set(chat_hook, "system", system)
-    _set(cfg.randomness, "seed", seed)
-    if dtype is not None:
-        cfg.model.llm.torch_dtype = f"torch.{dtype}"
-        cfg.model.llm.quantization_config.bnb_4bit_compute_dtype = f"torch.{dtype}"
-    if validation_path is not None:
-        cfg.validation_path = _portable(validation_path)
-    if "validation_path" in cfg:
-        _measure_validation_loss(cfg)
+    if unknown := [name for name in settings if name not in SETTINGS]:
+        raise CourseError(f"没有叫 {unknown[0]} 的设置。可用的有：{'、'.join(SETTINGS)}。")
+    cfg = load_config(base).copy()
+    change(cfg, {name: value for name, value in settings.items() if value is not None})
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(str(target))
     return target
+
+
+def change(cfg, options: Mapping[str, object]) -> None:
+    """Change settings of a loaded config, each in every place that depends on it.
+
+    options: names of ``SETTINGS``, or dotted names of places in the config, to values.
+    Raises CourseError for a name that would change nothing, naming one that would, and for a value of the
+    wrong kind; the config is then not to be used.
+    """
+    named, dotted = {}, {}
+    for key, value in options.items():
+        name = PLACES.get(key, key)
+        if name not in SETTINGS:
+            _check_place(cfg, key, value)
+            dotted[key] = value
+            continue
+        fits, words = SETTINGS[name]
+        if not fits(value):
+            raise CourseError(f"{key} 是 {brief(value)}，应当是{words}。")
+        if name in named and named[name] != value:
+            raise CourseError(
+                f"{name} 给了两个不同的值：{brief(named[name])} 和 {brief(value)}。请只写一个。"
+            )
+        named[name] = value
+    _change_named(cfg, named)
+    cfg.merge_from_dict(dotted)
+    if "validation_path" in cfg:
+        _measure_validation_loss(cfg)
+        cfg.merge_from_dict(dotted)  # some may be about the measuring
+
+
+def _change_named(cfg, named: dict) -> None:
+    dataset = part(cfg, _DATA)
+    for key in ("data_path", "validation_path", "model_dir"):
+        if key in named:
+            named[key] = _portable(named[key])
+    if "model_dir" in named:
+        named["pretrained_model_name_or_path"] = named["model_dir"]
+    for model_part in _model_parts(cfg):
+        for key in ("pretrained_model_name_or_path", "trust_remote_code"):
+            if key in named:
+                model_part[key] = named[key]
+    chat_hook = next((hook for hook in cfg.get("custom_hooks", []) if "evaluation_inputs" in hook), None)
+    if "prompt_template" in named:
+        named["prompt_template"] = f"xtuner.utils.PROMPT_TEMPLATE.{named['prompt_template']}"
+        dataset.template_map_fn.template = named["prompt_template"]
+        if chat_hook:
+            chat_hook.prompt_template = named["prompt_template"]
+    for place, name in PLACES.items():
+        if name in named and name not in ("model_dir", "max_epochs", "max_iters", "max_rows"):
+            above, _, key = place.rpartition(".")
+            part(cfg, above)[key] = named[name]
+    if named.get("max_rows") is not None:
+        dataset.max_dataset_length = named["max_rows"] or None
+    if {"max_epochs", "max_iters", "warmup_ratio"} & named.keys():
+        _set_schedule(cfg, named)
+    for key in ("every_n_iters", "evaluation_inputs", "system"):
+        if key in named and not chat_hook and key != "every_n_iters":
+            raise CourseError(f"{key} 没有地方放：配置的 custom_hooks 里没有试答（EvaluateChatHook）。")
+        if key in named and chat_hook:
+            chat_hook[key] = list(named[key]) if key == "evaluation_inputs" else named[key]
+    if "every_n_iters" in named:
+        part(cfg, "default_hooks.checkpoint").interval = named["every_n_iters"]
+    if "dtype" in named:
+        cfg.model.llm.torch_dtype = f"torch.{named['dtype']}"
+        if "quantization_config" in cfg.model.llm:
+            cfg.model.llm.quantization_config.bnb_4bit_compute_dtype = f"torch.{named['dtype']}"
+    for key, value in named.items():  # the names at the top tell a reader what holds
+        if key in cfg or key == "validation_path":
+            cfg[key] = value
+
+
+def _set_schedule(cfg, named: dict) -> None:
+    """Set how long is trained, and warm-up and decay with it."""
+    if "max_epochs" in named and "max_iters" in named:
+        raise CourseError("max_epochs 和 max_iters 只能写一个：一个按轮数，一个按步数。")
+    schedulers = cfg.get("param_scheduler")
+    if not isinstance(schedulers, list) or len(schedulers) != 2 or "end" not in schedulers[0]:
+        raise CourseError(
+            "这个配置的 param_scheduler 不是“热身、余弦下降”两段；请在配置文件里把它和轮数、步数一起改。"
+        )
+    warmup, decay = schedulers
+    length = cfg.train_cfg.get("max_iters") or part(cfg, "train_cfg", "max_epochs")
+    ratio = named.get("warmup_ratio", warmup.end / length)
+    by_epoch = "max_epochs" in named or ("max_iters" not in named and "max_epochs" in cfg.train_cfg)
+    length = named.get("max_epochs") or named.get("max_iters") or length
+    for key in ("max_epochs", "max_iters"):
+        cfg.train_cfg.pop(key, None)
+    cfg.train_cfg["max_epochs" if by_epoch else "max_iters"] = length
+    if not by_epoch:
+        cfg.pop("max_epochs", None)
+    for scheduler in schedulers:
+        scheduler.by_epoch = by_epoch
+        scheduler.pop("convert_to_iter_based", None)
+        if by_epoch:
+            scheduler.convert_to_iter_based = True
+    warmup.end = decay.begin = ratio * length if by_epoch else int(ratio * length)
+    decay.end = length
+
+
+def part(cfg, place: str, key: str = ""):
+    """Return what stands in a place of a config (and there under ``key``).
+
+    Raises CourseError naming the place if there is nothing: a config of somebody else's may be another kind.
+    """
+    value = cfg
+    for name in filter(None, [*place.split("."), key]):
+        try:
+            value = value[int(name)] if isinstance(value, (list, tuple)) else value[name]
+        except (KeyError, IndexError, ValueError, TypeError):
+            whole = ".".join(filter(None, [place, key]))
+            raise CourseError(
+                f"配置里没有 {whole}。请照 configs/ 里的配置写，或用 tianji train 自带的配置。"
+            ) from None
+    return value
+
+
+def check_deepspeed(name: str) -> int:
+    """Return the ZeRO stage of XTuner's name of a DeepSpeed config; raises CourseError for another name."""
+    if name not in DEEPSPEED:
+        raise CourseError(f"没有叫 {brief(name)} 的 DeepSpeed 策略。可用的有：{'、'.join(DEEPSPEED)}。")
+    return int(name[len("deepspeed_zero")])
+
+
+def _check_place(cfg, place: str, value: object) -> None:
+    """Raise CourseError if a value in this place would change nothing, or is of another kind."""
+    top, _, rest = place.partition(".")
+    if top not in _READ or not rest or not _can_hold(cfg, place):
+        known = [*SETTINGS, *_leaves(cfg)]
+        same = [name for name in known if name.rpartition(".")[2] == place.rpartition(".")[2]]
+        alike = same or difflib.get_close_matches(place, known, n=3, cutoff=0.5)
+        hint = f"可以写 {'、'.join(alike[:5])}。" if alike else f"可以直接写的名字：{'、'.join(SETTINGS)}。"
+        why = "只在读配置文件时用过一次，现在改它" if place in cfg else "配置里没有它，写了"
+        raise CourseError(f"--cfg-options 里的 {brief(place)}：{why}什么也不会变。{hint}")
+    above, _, key = place.rpartition(".")
+    old = part(cfg, above)
+    old = old[int(key)] if isinstance(old, (list, tuple)) else old.get(key)
+    kinds = {bool: bool, int: int, float: (int, float), str: str, dict: dict, list: list, tuple: list}
+    kind = next((new for known, new in kinds.items() if type(old) is known or isinstance(old, known)), object)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object and kind is not bool):
+        raise CourseError(
+            f"{place} 是 {brief(value)}，应当和配置里的 {brief(old)} 一样是 {type(old).__name__}。"
+        )
+
+
+def _can_hold(cfg, place: str) -> bool:
+    """Whether a place is there, or is an argument of something that is there and will say if it is wrong."""
+    above, _, key = place.rpartition(".")
+    try:
+        holder = part(cfg, above)
+    except CourseError:
+        return False
+    if isinstance(holder, (list, tuple)):
+        return key.isdecimal() and int(key) < len(holder)
+    return isinstance(holder, dict) and (key in holder or "type" in holder)
+
+
+def _leaves(cfg) -> Iterator[str]:
+    """Yield the dotted names of all places of a config that the runner reads."""
+
+    def walk(value, name: str) -> Iterator[str]:
+        if isinstance(value, (dict, list, tuple)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, inner in items:
+                yield from walk(inner, f"{name}.{key}")
+        else:
+            yield name
+
+    for name in _READ:
+        if name in cfg:
+            yield from walk(cfg[name], name)
 
 
 def _measure_validation_loss(cfg) -> None:
@@ -151,14 +334,10 @@ def _portable(path: str | Path) -> str:
 
 
 def _model_parts(cfg) -> Iterator[dict]:
-    yield cfg.tokenizer
-    yield cfg.model.llm
-    yield cfg.train_dataloader.dataset.tokenizer
-    for hook in cfg.custom_hooks:
+    yield part(cfg, "model.llm")
+    yield part(cfg, f"{_DATA}.tokenizer")
+    if "tokenizer" in cfg:
+        yield cfg.tokenizer
+    for hook in cfg.get("custom_hooks", []):
         if "tokenizer" in hook:
             yield hook.tokenizer
-
-
-def _set(part: dict, key: str, value) -> None:
-    if value is not None:
-        part[key] = value

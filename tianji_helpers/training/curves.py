@@ -5,9 +5,23 @@ They need nothing but the work folder, so they can be drawn while a training run
 
 from pathlib import Path
 
-from tianji_helpers import paths, plots
+from tianji_helpers import paths, plots, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import engine
+
+
+def save(work_dir: str | Path, target: str | Path) -> None:
+    """Draw a training's figures into a file, in the format of its suffix. Errors as in ``plot``, and for a
+    suffix that matplotlib does not know.
+    """
+    figure = plot(work_dir)
+    known = figure.canvas.get_supported_filetypes()
+    suffix = Path(target).suffix.lower().removeprefix(".")
+    if suffix not in known:
+        endings = "、".join(f".{name}" for name in sorted(known))
+        raise CourseError(f"图存不成 {target}：文件名要以 {endings} 之一结尾。")
+    with records.atomic_writer(target, binary=True) as file:
+        figure.savefig(file, format=suffix)
 
 
 def plot(work_dir: str | Path):
@@ -21,7 +35,7 @@ def plot(work_dir: str | Path):
     curve, validation = engine.read_curve(work_dir), engine.read_validation(work_dir)
     if not curve:
         raise CourseError(
-            f"{paths.show(work_dir)} 里没有训练记录 */vis_data/scalars.json。请给出训练时的 --work-dir。"
+            f"{paths.told(work_dir)} 里没有训练记录 */vis_data/scalars.json。请给出训练时的 --work-dir。"
         )
     plots.setup()
     figure = Figure(figsize=(9, 6))

@@ -65,7 +65,7 @@ class Rows:
 
     def __str__(self) -> str:
         text = (
-            f"{paths.show(self.path)}：{len(self.lengths)} 条，{sum(self.lengths)} 个词元"
+            f"{paths.told(self.path)}：{len(self.lengths)} 条，{sum(self.lengths)} 个词元"
             f"（{sum(self.answers)} 个算损失），最长的一条 {max(self.lengths)} 个"
         )
         if not self.too_long:
@@ -98,7 +98,7 @@ def look(dataset) -> Rows:
             encoded = encode_fn(row, tokenizer, 1 << 62)
         except Exception as error:  # a map function is a program: anything can go wrong in it
             raise CourseError(
-                f"{paths.show(path)} 第 {number} 条不是这个配置认得的样子（{_said(error)}）。"
+                f"{paths.told(path)} 第 {number} 条不是这个配置认得的样子（{_said(error)}）。"
                 f"这一条的字段：{'、'.join(row)}。请用 tianji convert 转换，并把配置里的 dataset_map_fn "
                 "去掉、dataset.type 换成 load_rows（见 configs/_base_/qlora_gpu.py）。"
             ) from error
@@ -108,7 +108,7 @@ def look(dataset) -> Rows:
         rows.seen.append(sum(labels[: rows.max_length]))
     if not any(rows.seen):
         raise CourseError(
-            f"训练数据 {paths.show(path)} 的 {len(rows.seen)} 条里，没有一个词元能算损失："
+            f"训练数据 {paths.told(path)} 的 {len(rows.seen)} 条里，没有一个词元能算损失："
             f"没有答案，或者答案全在上限 {rows.max_length} 个词元之后。请检查数据，或把 max_length 调大。"
         )
     return rows
@@ -131,7 +131,7 @@ def _loaded(dataset, path: Path) -> Iterator[dict]:
             raise
         except Exception as error:  # a loader is a program, too
             raise CourseError(
-                f"训练数据 {paths.show(path)} 装不进来（{_said(error.__cause__ or error)}）。"
+                f"训练数据 {paths.told(path)} 装不进来（{_said(error.__cause__ or error)}）。"
                 "请用 tianji convert 转换成一种格式。"
             ) from error
         finally:

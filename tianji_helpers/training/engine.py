@@ -19,13 +19,14 @@ import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import checkpoints, data, models
-from tianji_helpers.training.configs import load_config
+from tianji_helpers.training import checkpoints, configs, data, models, work_folder
+from tianji_helpers.training.configs import load_config, part
 
 _PROGRESS = re.compile(
     r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+"
@@ -34,6 +35,7 @@ _PROGRESS = re.compile(
 _VALIDATION = re.compile(r"Iter\(val\).*validation_loss: (\S+)")
 _STOPPED = "the monitored metric did not improve"  # mmengine's EarlyStoppingHook
 _TAIL_LINES = 25
+_LEAST_STEPS, _LEAST_WARMUP = 4, 2  # with fewer, the learning rate stays near 0
 _CAUSES = {
     "is non-finite": "损失或梯度变成了 NaN 或无穷大，训练已停下，权重没有被它改坏。多半是学习率太大："
     "请把配置里的 optim_wrapper.optimizer.lr 调小几倍，重新训练。",
@@ -49,6 +51,45 @@ class Checkpoint:
 
     path: Path
     reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is going to use, worked out before anything is loaded; as text, a table.
+
+    config: the whole config, with all changes. rows, validation: of its files. batches: of one epoch.
+    steps: of the whole training. warmup: steps of them in which the learning rate rises; asked_warmup: what
+    the config says, which may be too few to rise at all.
+    """
+
+    config: object
+    rows: data.Rows
+    validation: data.Rows | None
+    model_dir: Path
+    batches: int
+    steps: int
+    warmup: int
+    asked_warmup: float
+
+    def __str__(self) -> str:
+        cfg, lines = self.config, {}
+        lines["训练数据"] = f"{self.rows}每轮用 {_used(cfg, self.rows)}。"
+        lines["验证数据"] = paths.told(self.validation.path) if self.validation else "没有"
+        lines["基座模型"] = paths.told(self.model_dir)
+        length = cfg.train_cfg.get("max_epochs")
+        accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
+        lines["步数"] = f"{self.steps}" + (f"（{length:g} 轮，每轮 {self.batches} 批）" if length else "")
+        lines["每批"] = f"{cfg.train_dataloader.batch_size}" + (
+            f"，攒 {accumulated} 批更新一次" if accumulated > 1 else ""
+        )
+        lines["热身"] = f"{self.warmup} 步"
+        if self.warmup > self.asked_warmup >= 0:
+            lines["热身"] += f"（配置里只有 {self.asked_warmup:.2f} 步，学习率会升不起来，所以改了）"
+        lines["学习率"] = f"{part(cfg, 'optim_wrapper.optimizer.lr'):g}"
+        if lora := cfg.model.get("lora"):
+            lines["LoRA"] = f"r={lora.r}，alpha={lora.lora_alpha}"
+        lines["种子"] = f"{cfg.get('randomness', {}).get('seed')}"
+        return "\n".join(["这次训练真正会用的：", *(f"  {name}：{text}" for name, text in lines.items())])
 
 
 @dataclass(frozen=True)
@@ -82,32 +123,39 @@ def train(
 ) -> TrainResult:
     """Train with XTuner and return what it left in ``work_dir``.
 
-    config: an XTuner config file. cfg_options: dotted settings to change, as XTuner's
-    ``--cfg-options``. resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
+    config: an XTuner config file. cfg_options: settings to change, as ``configs.change`` takes them.
+    resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
     name of a DeepSpeed config, such as ``deepspeed_zero2``; the environment's ``NPROC_PER_NODE`` is the
     number of GPUs to train on, or of processes on a CPU. device: ``cpu`` hides the GPUs; empty or
     ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
 
+    An earlier training in ``work_dir`` goes when this one has come to its end, and not before; if this one
+    fails without a checkpoint, the earlier one is in its place again (see ``work_folder``).
+
     Raises CourseError before anything is loaded if the config names a missing file or model, or a
-    learning rate that would never rise; and when the training fails, with the cause if it is a known one
+    learning rate that would never rise, and for a ``work_dir`` in which something lies that would be
+    overwritten; and when the training fails, with the cause if it is a known one
     (NaN, full disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
-    report(str(check_config(config, cfg_options, deepspeed=deepspeed)))
-    arguments = [str(config), "--work-dir", str(work_dir)]
-    if cfg_options:
-        arguments += ["--cfg-options", *(f"{key}={value}" for key, value in cfg_options.items())]
+    plan = plan_training(config, cfg_options, deepspeed=deepspeed)
+    report(f"{plan}\n  检查点：{paths.told(work_dir)}")
+    arguments = ["--work-dir", str(work_dir)]
+    if config.parent == work_dir:
+        raise CourseError(f"配置文件 {config} 就在 --work-dir 里，训练会盖掉它。请换一个 --work-dir。")
+    if not _has_checkpoint(work_dir):
+        work_folder.put_back(work_dir, config.name)  # a killed training left only this
     if resume:
         arguments += ["--resume", str(last_checkpoint(work_dir))]
-    elif work_dir.exists():
-        _clear_earlier_training(work_dir)
     if deepspeed:
         arguments += ["--deepspeed", deepspeed]
     # DeepSpeed asks for a launcher, or for MPI, even to start one process
     processes = _processes() if deepspeed or _processes() > 1 else 0
     if processes:
         arguments += ["--launcher", "pytorch"]
-    work_dir.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        about = {"config": str(config), "cfg_options": str(cfg_options or "")}
+        work_folder.begin(work_dir, config.name, about)
 
     def on_line(line: str) -> None:
         if match := _PROGRESS.search(line):
@@ -124,16 +172,28 @@ def train(
     started = time.monotonic()
     log = work_dir / "train.log"
     try:
-        run_tool("train", arguments, log=log, on_line=on_line, device=device, processes=processes)
-    except CourseError as error:
-        raise CourseError(f"{_advice(str(error), work_dir)}\n{error}") from error
+        with tempfile.TemporaryDirectory() as folder:
+            # XTuner's own --cfg-options changes only the place that is named, and drops spaces
+            whole = Path(folder) / config.name
+            plan.config.dump(str(whole))
+            arguments = [str(whole), *arguments]
+            run_tool("train", arguments, log=log, on_line=on_line, device=device, processes=processes)
+    except BaseException as error:
+        advice = _advice(str(error), work_dir)
+        if not _has_checkpoint(work_dir) and work_folder.put_back(work_dir, config.name):
+            advice += f"先前那次训练的结果都在原处；这次的日志在 {work_dir / 'failed.log'}。"
+        if not isinstance(error, CourseError):
+            raise
+        raise CourseError(f"{advice}\n{error}") from error
     seconds = time.monotonic() - started
     # largest child so far, in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+    checkpoint = last_checkpoint(work_dir)
+    work_folder.end(work_dir)
     return TrainResult(
         work_dir=work_dir,
         config=config,
-        checkpoint=last_checkpoint(work_dir),
+        checkpoint=checkpoint,
         chosen=choose_checkpoint(work_dir),
         curve=read_curve(work_dir),
         samples=read_samples(work_dir),
@@ -145,29 +205,36 @@ def train(
 def check_config(
     config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
 ) -> data.Rows:
-    """Return what a training would learn from, every row of it looked at (see ``data.look``).
+    """Return what a training would learn from; raises CourseError as ``plan_training``, which it calls."""
+    return plan_training(config, cfg_options, deepspeed=deepspeed).rows
 
-    Raises CourseError for what would go wrong minutes later: no GPU for a GPU config, 4-bit weights
-    under ZeRO-3, a missing model or data file, a row that the config cannot use, or a warm-up of less than
-    two iterations (the learning rate then stays near 0).
+
+def plan_training(
+    config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
+) -> Plan:
+    """Return what a training is going to use, every row of it looked at (see ``data.look``).
+
+    A warm-up of less than two steps, after which the learning rate stays near 0, becomes one of two.
+    Raises CourseError for what would go wrong minutes later: a setting that changes nothing, no GPU for
+    a GPU config, 4-bit weights under ZeRO-3, a missing model or data file, a row that the config cannot
+    use, or so few steps that the learning rate never rises.
     """
-    cfg = load_config(config)
-    if cfg_options:
-        cfg.merge_from_dict(dict(cfg_options))
+    cfg = load_config(config).copy()
+    configs.change(cfg, cfg_options or {})
     _check_gpu(cfg)
     if deepspeed:
         _check_deepspeed(cfg, deepspeed)
-    model_dir = paths.resolve(cfg.model.llm.pretrained_model_name_or_path)
+    model_dir = paths.resolve(part(cfg, "model.llm.pretrained_model_name_or_path"))
     if not (model_dir / "config.json").is_file():
         raise CourseError(
-            f"配置里的模型文件夹 {paths.show(model_dir)} 里没有 config.json。"
+            f"配置里的模型文件夹 {paths.told(model_dir)} 里没有 config.json。"
             f"请先运行 tianji prepare-model {model_dir.name}，或改配置里的 pretrained_model_name_or_path。"
         )
     rows = _look(cfg.train_dataloader)
-    if cfg.get("val_dataloader"):
-        _look(cfg.val_dataloader)
-    _check_warmup(cfg, rows)
-    return rows
+    validation = _look(cfg.val_dataloader) if cfg.get("val_dataloader") else None
+    count = batches(cfg, rows)
+    steps, asked, warmup = _set_warmup(cfg, rows)
+    return Plan(cfg, rows, validation, model_dir, count, steps, warmup, asked)
 
 
 def _look(dataloader) -> data.Rows:
@@ -179,7 +246,7 @@ def _look(dataloader) -> data.Rows:
             "请照 configs/_base_/qlora_gpu.py 写 dataset=dict(type=load_rows, data_files=dict(train=文件))。"
         ) from error
     if not path.is_file():
-        raise CourseError(f"配置里的训练数据 {paths.show(path)} 不存在。请先运行生成它的那一课。")
+        raise CourseError(f"配置里的训练数据 {paths.told(path)} 不存在。请先运行生成它的那一课。")
     return data.look(dataloader.dataset)
 
 
@@ -192,6 +259,7 @@ def _processes() -> int:
 
 
 def _check_deepspeed(cfg, deepspeed: str) -> None:
+    configs.check_deepspeed(deepspeed)
     if importlib.util.find_spec("deepspeed") is None:
         raise CourseError(
             "没有安装 DeepSpeed。请先运行 pip install -r configs/deepspeed/requirements.txt，"
@@ -221,36 +289,53 @@ def _count(cfg, found: data.Rows) -> int:
     return max(1, int(tokens / found.max_length))
 
 
-def _check_warmup(cfg, rows: data.Rows) -> None:
-    """Raise CourseError if the learning rate would stay near 0: a warm-up of less than two iterations."""
-    warmup, epochs, count = cfg.param_scheduler[0], cfg.train_cfg.max_epochs, batches(cfg, rows)
-    if warmup.end * count < 2:
-        packed = cfg.train_dataloader.dataset.get("pack_to_max_length", True)
-        unit = f"行，每行 {rows.max_length} 个词元" if packed else "条数据"
-        raise CourseError(
-            f"热身只有 {warmup.end * count:.2f} 步（{_count(cfg, rows)} {unit}，{count} 批，{epochs} 轮），"
-            "至少要 2 步，否则学习率一直接近 0。请增加数据或轮数，"
-            f"或把 warmup_ratio 提高到 {2 / (count * epochs):.2f} 以上。"
+def _used(cfg, rows: data.Rows) -> str:
+    """Say how much of the rows an epoch has."""
+    packed = cfg.train_dataloader.dataset.get("pack_to_max_length", True)
+    return f"{_count(cfg, rows)} " + (f"行，每行 {rows.max_length} 个词元" if packed else "条数据")
+
+
+def _set_warmup(cfg, rows: data.Rows) -> tuple[int, float, int]:
+    """Return the steps of a training, those of the warm-up that was asked for, and those it has.
+
+    Raises CourseError if there are so few steps that the learning rate would hardly rise.
+    """
+    count, used = batches(cfg, rows), _used(cfg, rows)
+    by_epoch = "max_iters" not in cfg.train_cfg
+    length = part(cfg, "train_cfg", "max_epochs" if by_epoch else "max_iters")
+    steps = math.ceil(length * count) if by_epoch else length
+    if steps < _LEAST_STEPS:
+        fix = (
+            f"请增加数据，或把轮数 max_epochs 提高到 {math.ceil(100 * _LEAST_STEPS / count) / 100:g} 以上。"
+            if by_epoch
+            else f"请把步数 max_iters 提高到 {_LEAST_STEPS} 以上。"
         )
+        long = f"{used}，{count} 批，{length:g} 轮" if by_epoch else used
+        raise CourseError(
+            f"一共只有 {steps} 步（{long}），至少要 {_LEAST_STEPS} 步，不然学习率还没升起来就结束了。{fix}"
+        )
+    schedulers = cfg.get("param_scheduler")
+    if not isinstance(schedulers, list) or len(schedulers) != 2 or "end" not in schedulers[0]:
+        return steps, -1.0, 0  # another schedule than ours: whoever wrote it knows
+    warmup, decay = schedulers
+    scale = count if warmup.get("by_epoch", True) else 1
+    asked = warmup.end * scale
+    if asked < _LEAST_WARMUP:
+        # half a step more, because XTuner rounds down
+        warmup.end = decay.begin = (_LEAST_WARMUP + 0.5) / scale if scale > 1 else _LEAST_WARMUP
+        if "warmup_ratio" in cfg:
+            cfg.warmup_ratio = warmup.end / length
+    return steps, asked, int(warmup.end * scale)
 
 
 def _check_gpu(cfg) -> None:
     import torch
 
-    if cfg.env_cfg.dist_cfg.backend == "nccl" and not torch.cuda.is_available():
+    if part(cfg, "env_cfg.dist_cfg.backend") == "nccl" and not torch.cuda.is_available():
         raise CourseError(
             "这个配置只能在 GPU 上训练（dist_cfg 的 backend 是 nccl），而 PyTorch 没有找到 GPU。"
             "请用 tianji doctor 检查驱动，或换成 configs/ 里名字带 _cpu 的配置。"
         )
-
-
-def _clear_earlier_training(work_dir: Path) -> None:
-    for item in [*work_dir.glob("iter_*.pth"), *work_dir.glob("best_*.pth")]:
-        shutil.rmtree(item) if item.is_dir() else item.unlink()  # DeepSpeed's are folders
-    for name in ("last_checkpoint", "samples.jsonl"):
-        (work_dir / name).unlink(missing_ok=True)
-    for item in work_dir.glob("[0-9]*_[0-9]*"):
-        shutil.rmtree(item)
 
 
 def _advice(failure: str, work_dir: Path) -> str:
@@ -272,8 +357,12 @@ def last_checkpoint(work_dir: str | Path) -> Path:
     whole = [path for path in found if _is_whole(path)]
     if not whole:
         broken = f"（{found[-1].name} 没有写完）" if found else ""
-        raise CourseError(f"{paths.show(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次{broken}。")
+        raise CourseError(f"{paths.told(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次{broken}。")
     return whole[-1]
+
+
+def _has_checkpoint(work_dir: Path) -> bool:
+    return any(_is_whole(path) for path in work_dir.glob("iter_*.pth"))
 
 
 def choose_checkpoint(work_dir: str | Path) -> Checkpoint:
@@ -327,7 +416,12 @@ def read_validation(work_dir: str | Path) -> list[dict]:
 
 def _points(work_dir: str | Path) -> list[dict]:
     files = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
-    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = (line for file in files for line in records.read_text(file).splitlines())
+    points = []
+    for line in lines:
+        with suppress(ValueError):  # a kill cuts the last one short
+            points.append(json.loads(line))
+    return [point for point in points if isinstance(point, dict) and "step" in point]
 
 
 def read_samples(work_dir: str | Path) -> list[dict]:
@@ -349,12 +443,12 @@ def pth_to_hf(
     model and the system prompt, which come from the config.
 
     The base model's weights are not needed and not read. The folder appears only when it is
-    complete; an earlier adapter is replaced. Raises CourseError if there is something else.
+    complete; an earlier adapter of ours is replaced. Raises CourseError if there is something else.
     """
     config, checkpoint, adapter_dir = (paths.resolve(path) for path in (config, checkpoint, adapter_dir))
     cfg = load_config(config)
     if not checkpoint.exists():
-        raise CourseError(f"找不到检查点 {paths.show(checkpoint)}。训练会把它存成 iter_N.pth。")
+        raise CourseError(f"找不到检查点 {paths.told(checkpoint)}。训练会把它存成 iter_N.pth。")
     reason = "指定的检查点"
     if checkpoint.is_dir() and checkpoint.suffix != ".pth":
         chosen = choose_checkpoint(checkpoint)
@@ -411,12 +505,12 @@ def merge(
     adapter = checkpoints.inspect_adapter(adapter_dir, base)
     if "quantization_config" in base.config:
         raise CourseError(
-            f"{paths.show(base.path)} 是量化过的模型，往它里面合并会把适配器舍入掉。"
+            f"{paths.told(base.path)} 是量化过的模型，往它里面合并会把适配器舍入掉。"
             "请换成没有量化的基座模型。"
         )
     for source in (base.path, adapter.path):
         if source == merged_dir or merged_dir in source.parents:
-            raise CourseError(f"不能合并到 {paths.show(merged_dir)}：那里放着 {paths.show(source)}。")
+            raise CourseError(f"不能合并到 {paths.told(merged_dir)}：那里放着 {paths.told(source)}。")
     dtype = dtype or base.config.get("dtype") or base.config.get("torch_dtype")
     dtype = dtype if dtype in ("bfloat16", "float32") else "float32"
     arguments = ["--safe-serialization", "--device", device, "--dtype", dtype]
@@ -453,20 +547,19 @@ def _make_folder(
     """Have ``make(target, part, log)`` fill a folder, and move it to its place when it is whole.
 
     tool: names the log and the provenance's stage. marker: the file by which an earlier result is
-    known, which may be replaced.
+    known; it is replaced, or kept under another name if somebody has put something in.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file()):
         raise CourseError(
-            f"{paths.show(folder)} 里已经有别的东西（没有 {marker}），不覆盖。请换一个文件夹，或先把它移走。"
+            f"{paths.told(folder)} 里已经有别的东西（没有 {marker}），不覆盖。请换一个文件夹，或先把它移走。"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
         target = Path(part) / folder.name
         make(target, Path(part), folder.parent / f"{tool}.log")
+        if kept := records.replace_folder(target, folder):
+            print(f"{folder} 里有不是课程写的东西，没有删掉，改名为 {kept.name}。")
         records.write_provenance(folder, stage=tool, parameters=parameters, inputs=inputs)
-        if folder.exists():
-            shutil.rmtree(folder)
-        target.rename(folder)
     return folder
 
 

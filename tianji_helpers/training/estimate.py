@@ -65,13 +65,15 @@ def estimate(
     that are trained (frozen 4-bit weights are never shared). Raises CourseError if the config or its
     model's ``config.json`` is missing.
     """
+    if type(devices) is not int or devices < 1:
+        raise CourseError(f"devices={devices!r}，应当是正整数：几张卡。")
     cfg = _load(config, cfg_options)
     model = _skeleton(cfg)
     linears, head = _linears(model)
     tokens = cfg.train_dataloader.batch_size * cfg.train_dataloader.dataset.max_length
     fused = cfg.model.get("fused", False)
     trained, quantized, kept = _parameters(cfg, model, linears, head)
-    stage = int(deepspeed[len("deepspeed_zero")]) if deepspeed else 0
+    stage = configs.check_deepspeed(deepspeed) if deepspeed else 0
     lora = cfg.model.get("lora")
     weight, gradient, state = _DEEPSPEED if stage else _ADAPTER if lora else _FULL
     parts = {}
@@ -133,9 +135,8 @@ def flops_per_token(config: str | Path) -> float:
 
 
 def _load(config: str | Path, cfg_options: dict | None):
-    cfg = configs.load_config(config)
-    if cfg_options:
-        cfg.merge_from_dict(dict(cfg_options))
+    cfg = configs.load_config(config).copy()
+    configs.change(cfg, cfg_options or {})
     return cfg
 
 
@@ -148,7 +149,7 @@ def _skeleton(cfg):
     folder = paths.resolve(llm.pretrained_model_name_or_path)
     if not (folder / "config.json").is_file():
         raise CourseError(
-            f"模型文件夹 {paths.show(folder)} 里没有 config.json，估算不了。"
+            f"模型文件夹 {paths.told(folder)} 里没有 config.json，估算不了。"
             f"请先运行 tianji prepare-model {folder.name}。"
         )
     remote = {"trust_remote_code": llm.get("trust_remote_code", False)}

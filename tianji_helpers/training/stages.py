@@ -95,19 +95,31 @@ def make_config(
 ) -> Path:
     """Write ``<task folder>/config.py``, the config of this run, and return it.
 
-    config: the config to start from; empty means the one in ``configs/`` for task and model.
-    settings: as ``configs.write_config`` takes them. Rows of one's own bring their system prompt along, and
-    questions to sample; what of epochs and warm-up would not do for so few rows is fitted to them.
+    config: the config to start from, which keeps its data, its template and its model; empty means the one
+    in ``configs/`` for task and model, with the task's data in this run. settings: as
+    ``configs.write_config`` takes them. Rows of one's own bring their system prompt along, and questions to
+    sample; what of the epochs would not do for so few rows is fitted to them.
+    Raises CourseError if ``config`` is about another model.
     """
-    base = paths.resolve(config) if config else configs.default_config(task, model)
     target = task_dir(task, output_dir) / "config.py"
     fixed = {
         "model_dir": models.locate(model),
+        "dtype": inference.cpu_dtype() if device == "cpu" else None,
+    }
+    if config:
+        base = paths.resolve(config)
+        named = configs.part(configs.load_config(base), "model.llm.pretrained_model_name_or_path")
+        if Path(named).name != models.locate(model).name:
+            raise CourseError(
+                f"配置 {base} 训练的是模型 {named}，参数 base_model 却是 {model}。请把两处改成一样的。"
+            )
+        return configs.write_config(base, target, **fixed, **settings)
+    base = configs.default_config(task, model)
+    fixed |= {
         "prompt_template": models.find(model).template,
         "trust_remote_code": models.find(model).trust_remote_code,
         "data_path": train_file(task, output_dir),
         "validation_path": rows if (rows := validation_file(task, output_dir)).is_file() else None,
-        "dtype": inference.cpu_dtype() if device == "cpu" else None,
     }
     if task != "own":
         return configs.write_config(base, target, **fixed, **settings)
@@ -129,14 +141,18 @@ def _words(output_dir: str | Path) -> dict:
 
 
 def _fitted(cfg, settings: dict) -> dict:
-    """Return the settings with epochs, warm-up and sampling that suit the number of rows."""
+    """Return the settings with epochs and sampling that suit the number of rows."""
     batches = engine.batches(cfg, data.look(cfg.train_dataloader.dataset))
     epochs = settings.get("max_epochs") or (cfg.max_epochs if batches >= _FEW_BATCHES else _EPOCHS_OF_FEW)
     steps = batches * epochs
-    # a warm-up below two steps keeps the learning rate near 0
-    warmup = settings.get("warmup_ratio") or max(cfg.warmup_ratio, min(0.5, 2.01 / steps))
     every = min(cfg.default_hooks.checkpoint.interval, max(1, int(steps / 3)))
-    return settings | {"max_epochs": epochs, "warmup_ratio": warmup, "every_n_iters": every}
+    return settings | {"max_epochs": epochs, "every_n_iters": every}
+
+
+def data_file(config: str | Path) -> Path:
+    """Return the rows that a config trains on."""
+    place = "train_dataloader.dataset.dataset.data_files.train"
+    return paths.resolve(configs.part(configs.load_config(config), place))
 
 
 def ensure_trained(
@@ -189,6 +205,6 @@ def train_task(
         stage="05_training",
         parameters={"task": task, "config": Path(config).read_text(encoding="utf-8")},
         counts={"iterations": result.curve[-1]["step"] if result.curve else 0},
-        inputs=[train_file(task, output_dir)],
+        inputs=[data_file(config)],
     )
     return result

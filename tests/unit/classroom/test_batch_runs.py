@@ -5,7 +5,8 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tianji_helpers.classroom import landlock
+from tianji_helpers.classroom import batch_run, landlock
+from tianji_helpers.classroom.batch_plan import Run
 from tianji_helpers.classroom.runs import Limits, run_notebook
 from tianji_helpers.errors import CourseError
 
@@ -115,3 +116,11 @@ def test_a_notebook_that_is_none(tmp_path):
     (tmp_path / "broken.ipynb").write_text("{")
     result = run_notebook(tmp_path / "broken.ipynb", tmp_path / "out.ipynb")
     assert result.status == "error" and not (tmp_path / "out.ipynb").exists()
+
+
+def test_a_folder_that_no_batch_left_is_not_emptied(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "diary.txt").write_text("private")
+    with pytest.raises(CourseError, match="不会删掉"):
+        batch_run.execute(Run("one", (), {}, {}, "key"), tmp_path / "one", Limits(), threads=1)
+    assert (tmp_path / "one" / "diary.txt").read_text() == "private"

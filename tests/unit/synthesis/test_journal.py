@@ -1,6 +1,9 @@
 """The journal: durable, owned by one process, never overwritten when it is foreign or damaged."""
 
+import hashlib
+import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -10,6 +13,7 @@ import textwrap
 import pytest
 
 from tianji_helpers.errors import CourseError
+from tianji_helpers.synthesis import rounds
 from tianji_helpers.synthesis.journal import Journal, key_of
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "祝"}], "temperature": 1.0, "seed": 1}
@@ -50,7 +54,7 @@ def test_a_round_keeps_its_file_name(file):
 
 def test_every_commit_is_synced(file):
     with Journal(file) as journal:
-        assert journal._base.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert journal._base.execute("PRAGMA journal_mode").fetchone() == ("delete",)
         assert journal._base.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
 
 
@@ -70,6 +74,10 @@ def test_kill_minus_nine_loses_no_commit(file):
             last = int(child.stdout.readline())
         child.send_signal(signal.SIGKILL)
         last = max([last, *(int(line) for line in child.stdout.read().split("\n")[:-1])])
+    alone = file.with_name("copied.sqlite")  # without what SQLite may have left beside it
+    shutil.copy(file, alone)
+    with Journal(alone) as journal:
+        assert all(journal.get(str(number)) for number in range(last))
     with Journal(file) as journal:
         assert all(journal.get(str(number)) for number in range(last + 1))
         assert len(journal) in (last + 1, last + 2)  # one may be committed and not yet printed
@@ -136,3 +144,93 @@ def test_known_names_what_has_an_answer(file):
     with Journal(file) as journal:
         journal.add([(str(number), {"text": "一"}) for number in range(10)])
         assert journal.known(["3", "x", "7"]) == {"3", "7"} and journal.known([]) == set()
+
+
+def edit(file, *statements):
+    base = sqlite3.connect(file)
+    for statement in statements:
+        base.execute(*statement)
+    base.commit()
+    base.close()
+
+
+def fitting(answer: str) -> str:
+    return hashlib.sha256(f"a {answer}".encode()).hexdigest()
+
+
+NO_ANSWERS = ['{"text": 5}', "5", "[]", "{", "[" * 100_000, '{"text": "\\ud83d"}']
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"answer": '{"text": "changed"}'},
+        {"answer": b"\xff"},
+        {"checksum": b"\xff"},
+        *({"answer": text, "checksum": fitting(text)} for text in NO_ANSWERS),
+    ],
+    ids=lambda change: str(change)[:40],
+)
+def test_a_changed_answer_counts_as_not_there_and_is_replaced(file, change):
+    with Journal(file) as journal:
+        journal.add([("a", {"text": "一"}), ("b", {"text": "二"})])
+    for column, value in change.items():
+        edit(file, (f"UPDATE answers SET {column} = ? WHERE request = 'a'", [value]))
+    with Journal(file) as journal:
+        assert journal.get("a") is None and journal.known(["a", "b"]) == {"b"}
+        assert journal.distrusted == {"a"}
+        journal.add([("a", {"text": "三"}), ("b", {"text": "四"})])
+    with Journal(file) as journal:
+        assert journal.get("a") == {"text": "三"} and journal.get("b") == {"text": "二"}
+
+
+def test_an_answer_under_another_request_is_not_its_answer(file):
+    with Journal(file) as journal:
+        journal.add([("a", {"text": "一"})])
+    edit(file, ("UPDATE answers SET request = 'b'",))
+    with Journal(file) as journal:
+        assert journal.get("b") is None
+
+
+def test_a_journal_of_the_first_version_keeps_its_answers(file):
+    """It was in WAL mode, and had no checksums."""
+    base = sqlite3.connect(file)
+    base.execute("PRAGMA journal_mode = WAL")
+    base.execute("CREATE TABLE answers (request TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID;")
+    base.execute("CREATE TABLE rounds (round TEXT PRIMARY KEY, file TEXT NOT NULL UNIQUE) WITHOUT ROWID;")
+    base.execute("PRAGMA application_id = 1953131057")
+    base.execute("INSERT INTO answers VALUES ('a', ?)", [json.dumps({"text": "一"})])
+    base.commit()
+    base.close()
+    for _ in range(2):
+        with Journal(file) as journal:
+            assert journal.get("a") == {"text": "一"} and len(journal) == 1
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_no_trigger_of_a_stranger_runs(file):
+    with Journal(file) as journal:
+        journal.add([("a", {"text": "一"})])
+    edit(file, ("CREATE TRIGGER t AFTER INSERT ON answers BEGIN DELETE FROM answers; END",))
+    with pytest.raises(CourseError, match="没有被改动"):
+        Journal(file)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/tmp/wishes_正常_2026-01-01-00-00-00.json", "../x.json", "journal.sqlite", "", b"x"],
+    ids=str,
+)
+def test_a_round_is_written_under_a_name_of_ours_only(file, name):
+    identity = {"style": "正常", "round": 1}
+    with Journal(file) as journal:
+        journal._base.execute("INSERT INTO rounds VALUES (?, ?)", [repr(sorted(identity.items())), name])
+        with pytest.raises(CourseError, match="不是课程起的名字"):
+            rounds.write(file.parent, journal, "正常", identity, iter([{"input": "一"}]), {}, [])
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_a_style_with_a_slash_stays_in_the_folder(file):
+    with Journal(file) as journal:
+        written = rounds.write(file.parent, journal, "小红书/抖音", {}, iter([{"input": "一"}]), {}, [])
+    assert written.parent == file.parent and rounds.find(file.parent) == [written]

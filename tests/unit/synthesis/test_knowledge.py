@@ -9,6 +9,7 @@ from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import preview_knowledge, round_files, synthesize, synthesize_knowledge
 from tianji_helpers.synthesis.dirt import JSON_KINDS
+from tianji_helpers.synthesis.journal import Journal
 from tianji_helpers.synthesis.knowledge import parse
 from tianji_helpers.synthesis.teacher import Teacher
 
@@ -119,6 +120,22 @@ def test_a_reply_that_is_no_json_is_asked_for_again_under_another_seed(tmp_path)
         first, second = (body["seed"] for body in teacher.bodies[:2])
         assert second == first + 1
         assert rows_of(summary)[0]["seed"] == second
+
+
+def test_answers_of_another_shape_in_a_journal_do_not_stop_the_rest(tmp_path):
+    with RecordingTeacher(dirt_share=0.0) as teacher:
+        first = run(tmp_path, base_url=teacher.base_url, limit=3)
+        with Journal(tmp_path / "01_synthesis" / "journal.sqlite") as journal:
+            ((request,),) = journal._base.execute("SELECT request FROM answers LIMIT 1").fetchall()
+            journal._base.execute("DELETE FROM answers WHERE request = ?", [request])
+            journal.add([(request, {"text": "我出不了题。"})])
+        again = run(tmp_path, base_url=teacher.base_url, limit=3)
+    assert again.reused == 3 and 0 < again.pairs < first.pairs
+    (file,) = again.files
+    (reject,) = [
+        row for row in records.read_jsonl(file.with_name(f"{file.stem}_rejects.jsonl")) if "pair" not in row
+    ]
+    assert "不是要求的 JSON" in reject["reason"]
 
 
 def test_a_preview_sends_nothing(tmp_path):

@@ -1,11 +1,15 @@
 """Providers: chosen with care, asked over the wire, errors that name the fix, keys that stay secret."""
 
 import asyncio
+import base64
 import contextlib
+import gzip
 import logging
+import re
 import socket
 import threading
 import time
+import urllib.parse
 
 import pytest
 from synthesis_teachers import FaultyTeacher
@@ -191,3 +195,197 @@ def test_a_date_is_understood_as_retry_after(teacher, body):
     with pytest.raises(Retryable) as caught:
         ask(providers.choose("offline", base_url=teacher.base_url), body)
     assert caught.value.retry_after == 0.0
+
+
+WISH = "姐姐，生日快乐，平安喜乐！"
+USAGE = {"prompt_tokens": 10, "completion_tokens": 20}
+
+
+def completion(**changes):
+    choice = {"message": {"role": "assistant", "content": WISH}, "finish_reason": "stop"} | changes
+    return {"choices": [choice], "usage": USAGE}
+
+
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *([1, 2], "x", 5, None, {}, {"choices": []}, {"choices": "abc"}, {"choices": {}}, {"choices": ["x"]}),
+        *(completion(message=None), completion(message="x"), completion(message={"content": 5})),
+        completion(message={"content": {"text": WISH}}),
+    ],
+    ids=lambda value: repr(value)[:50],
+)
+def test_a_reply_without_a_message_may_be_tried_again(teacher, body, monkeypatch, name, payload):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    teacher.answer = lambda _: (200, {}, payload)
+    with pytest.raises(Retryable, match=r"没有 choices|content 不是文字"):
+        ask(providers.choose(name, "m", teacher.base_url), body)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"choices":' + "9" * 5000 + "}", "\ufeff{}"])
+def test_json_that_no_parser_takes_may_be_tried_again(text):
+    with pytest.raises(Retryable, match="不是完整的 JSON"):
+        providers.read(text)
+
+
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        *("abc", [1], 5, {"prompt_tokens": "12"}, {"prompt_tokens": -5, "completion_tokens": -1}),
+        *(
+            {"prompt_tokens": {}},
+            {"prompt_tokens": 1e308},
+            {"prompt_tokens": 10**400},
+            {"prompt_tokens": True},
+        ),
+        *({"prompt_tokens_details": [1]}, {"prompt_tokens_details": {"cached_tokens": "x"}}),
+    ],
+    ids=lambda value: repr(value)[:50],
+)
+def test_usage_that_is_no_number_of_tokens_costs_no_answer(teacher, body, monkeypatch, name, usage):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    teacher.answer = lambda _: (200, {}, completion() | {"usage": usage})
+    reply = ask(providers.choose(name, "m", teacher.base_url), body)
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == (WISH, 0, 0, 0)
+
+
+def test_no_more_is_cached_than_was_sent(teacher, body):
+    usage = USAGE | {"prompt_cache_hit_tokens": 64}
+    teacher.answer = lambda _: (200, {}, completion() | {"usage": usage})
+    assert ask(providers.choose("offline", base_url=teacher.base_url), body).cached_tokens == 10
+
+
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+def test_content_in_parts_is_joined_and_a_thought_is_none_of_them(teacher, body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "想一想"}]},
+        {"type": "text", "text": WISH[:3]},
+        {"type": "text", "text": WISH[3:]},
+        None,
+    ]
+    teacher.answer = lambda _: (200, {}, completion(message={"content": parts}))
+    assert ask(providers.choose(name, "m", teacher.base_url), body).text == WISH
+
+
+def test_an_odd_finish_reason_is_text(teacher, body):
+    teacher.answer = lambda _: (200, {}, completion(finish_reason={"a": "x" * 1000}))
+    reply = ask(providers.choose("offline", base_url=teacher.base_url), body)
+    assert reply.finish_reason.startswith("{'a'") and len(reply.finish_reason) == 40
+
+
+def answer_raw(head: bytes, chunks):
+    """Serve one connection with these bytes; return its address."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with listening, contextlib.suppress(OSError):  # the client hangs up
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n")
+                for chunk in chunks:
+                    connection.sendall(chunk)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+
+
+@pytest.mark.parametrize("name", ["local", "zhipu"])
+def test_a_body_without_end_is_not_read_to_its_end(body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    chunk = b"x" * 100_000
+    sent = []
+    chunks = (sent.append(n) or b"%x\r\n%s\r\n" % (len(chunk), chunk) for n in range(3000))  # 300 MB
+    address = answer_raw(b"Transfer-Encoding: chunked\r\n", chunks)
+    with pytest.raises(Retryable, match="超过 4 MB"):
+        ask(providers.choose(name, "m", address), body, timeout=20)
+    assert len(sent) < 500
+
+
+@pytest.mark.parametrize("name", ["local", "zhipu"])
+def test_a_packed_body_is_not_unpacked(body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    packed = gzip.compress(b" " * 50_000_000)
+    head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n" % len(packed)
+    with pytest.raises(Retryable, match="压缩过的（gzip）"):
+        ask(providers.choose(name, "m", answer_raw(head, [packed])), body)
+
+
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+def test_a_server_is_asked_for_plain_bodies(teacher, body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    ask(providers.choose(name, "phrasebook-offline", teacher.base_url), body)
+    assert teacher.headers[0]["accept-encoding"] == "identity"
+
+
+def ways(secret):
+    """The ways in which a server may write a secret."""
+    raw = secret.encode()
+    yield from (secret, secret[::-1], raw.hex(), secret[:-3], secret[5:], f"x{secret}y{secret}")
+    yield from (base64.b64encode(b"k" * shift + raw + b"!").decode() for shift in range(4))
+    yield base64.urlsafe_b64encode(raw).decode()
+    yield "".join(f"%{byte:02x}" for byte in raw)
+    yield secret.replace("-", "%2D").replace(".", "%2e")
+
+
+def gives_away(text, secret):
+    raw = urllib.parse.unquote(text)
+    plain = [raw, raw[::-1], *(raw[at:] for at in range(3))]
+    for chunk in re.findall(r"[\w+/=-]{12,}", raw):
+        for at in range(4):
+            with contextlib.suppress(ValueError):
+                plain.append(base64.urlsafe_b64decode(chunk[at:] + "===").decode(errors="replace"))
+            with contextlib.suppress(ValueError):
+                plain.append(bytes.fromhex(chunk[at:]).decode(errors="replace"))
+    return any(secret[at : at + 8] in one for one in plain for at in range(len(secret) - 7))
+
+
+@pytest.mark.parametrize("echo", list(ways(KEY)))
+@pytest.mark.parametrize("name", ["deepseek", "zhipu"])
+@pytest.mark.parametrize("where", ["status 500", "status 401", "answer", "finish", "page"])
+def test_no_key_comes_back_in_whatever_a_server_says(teacher, body, monkeypatch, name, where, echo):
+    monkeypatch.setenv(providers.PROVIDERS[name].key_name, KEY)
+    assert gives_away(echo, KEY)
+    payload, status = {"error": {"message": f"bad: {echo}"}}, 200
+    if where.startswith("status"):
+        status = int(where.split()[1])
+    elif where == "page":
+        payload = "page"
+        monkeypatch.setattr(
+            teacher._server.RequestHandlerClass, "_send", lambda self, *_: send_page(self, f"<p>{echo}")
+        )
+    else:
+        payload = (
+            completion(message={"content": f"祝福 {echo} 祝福"})
+            if where == "answer"
+            else completion(finish_reason=echo)
+        )
+    teacher.answer = lambda _: (status, {}, payload)
+    try:
+        said = repr(ask(providers.choose(name, "m", teacher.base_url), body))
+    except (CourseError, Retryable) as error:
+        said = str(error)
+    assert not gives_away(said, KEY), said
+    assert "***" in said and ("祝福" in said or where != "answer")
+
+
+def send_page(handler, text):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(text)))
+    handler.end_headers()
+    handler.wfile.write(text.encode())
+
+
+def test_the_password_of_an_address_is_not_shown(body):
+    with pytest.raises(CourseError, match="base_url") as caught:
+        ask(providers.choose("local", "m", "http://me:pass-word-9@127.0.0.1:9/v1"), body)
+    assert "pass-word" not in str(caught.value) and "127.0.0.1:9" in str(caught.value)
+
+
+def test_a_text_without_the_key_is_left_as_it_is():
+    provider = providers.Provider("x", "", "", key=KEY)
+    text = "100% 祝福 %41 sk-0123 " + "祝" * 5000
+    assert provider.hide(text) == text

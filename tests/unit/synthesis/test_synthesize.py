@@ -1,15 +1,16 @@
 """Generation end to end: nothing lost, nothing sent twice, errors that stop where they should."""
 
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
 import random
 import re
 import signal
+import sqlite3
 import threading
 import time
-from itertools import pairwise
 
 import pytest
 from synthesis_teachers import FAULTS, FaultyTeacher, RecordingTeacher, run_child
@@ -185,6 +186,81 @@ def test_a_refused_prompt_fails_alone(tmp_path, teacher):
     assert summary.answered == summary.prompts - len(summary.failures)
 
 
+def spoilt(teacher, change, every=7):
+    """Have the teacher send something else than its completion, every so many requests."""
+    count = itertools.count(1)
+
+    def answer(body):
+        status, headers, payload = RecordingTeacher.answer(teacher, body)
+        return status, headers, payload if next(count) % every else change(payload)
+
+    teacher.answer = answer
+    return teacher
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("姐姐，生日快乐，平安喜乐！\ud83d", "半个字符"), ("<think>先想想怎么写", "只思考"), (None, "空的")],
+)
+def test_an_answer_that_cannot_be_kept_fails_alone(tmp_path, teacher, content, words):
+    """Of 32 that are paid and under way at once, none is lost because of another."""
+
+    def change(payload):
+        payload["choices"][0]["message"]["content"] = content
+        return payload
+
+    teacher.latency = 0.02
+    summary = run(spoilt(teacher, change), tmp_path, limit=100, concurrency=32, tries=1)
+    assert len(summary.failures) == 14 and summary.answered == 86 == len(stored(tmp_path))
+    assert all(words in failure.error for failure in summary.failures)
+    teacher.answer = lambda body: RecordingTeacher.answer(teacher, body)
+    again = run(teacher, tmp_path, limit=100)
+    assert again.reused == 86 and again.done == 100
+
+
+def test_thoughts_are_taken_off_and_told(tmp_path, teacher):
+    def think(payload):
+        message = payload["choices"][0]["message"]
+        message["content"] = f"<think>\n先写称呼，再祝福。\n</think>\n\n{message['content']}"
+        return payload
+
+    summary = run(spoilt(teacher, think, every=1), tmp_path, limit=5)
+    assert summary.thoughtful == summary.answered == 5
+    assert "从 5 个回答里去掉了思考的部分" in str(summary)
+    (file,) = summary.files
+    assert not any("think" in row["output"] for row in records.read_conversations(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<think></think>\n\n好", "好"),
+        ("先想想</think>好", "好"),  # the server kept the opening mark
+        ("<Thinking>一</Thinking>\n<think>二</think> 好", "好"),
+        ("爱你<3", "爱你<3"),
+    ],
+)
+def test_a_thought_is_known_by_its_marks(text, left):
+    assert engine._without_thoughts(text) == left
+
+
+def test_some_failures_are_tolerated_and_said_and_many_are_not(tmp_path, teacher, capsys):
+    def answer(body):
+        status, headers, payload = RecordingTeacher.answer(teacher, body)
+        if "对象：爷爷" in body["messages"][1]["content"]:
+            payload["choices"][0]["finish_reason"] = "content_filter"
+        return status, headers, payload
+
+    teacher.answer = answer
+    summary = run(teacher, tmp_path, limit=0, tries=1)
+    summary.tolerate(0.1)
+    shown = capsys.readouterr().out
+    assert f"{summary.prompts} 条里有 {len(summary.failures)} 条" in shown and "爷爷 × " in shown
+    with pytest.raises(CourseError, match=r"超过了容许的 1%(.|\n)*爷爷 × .*内容审查"):
+        summary.tolerate(0.01)
+    assert len(records.read_conversations(*summary.files)) == summary.answered
+
+
 def test_a_rate_limit_pauses_everyone_for_as_long_as_asked(tmp_path, teacher):
     times = []
 
@@ -196,7 +272,7 @@ def test_a_rate_limit_pauses_everyone_for_as_long_as_asked(tmp_path, teacher):
 
     teacher.answer, teacher.latency = answer, 0.02
     assert run(teacher, tmp_path, limit=40, concurrency=4).answered == 40
-    quiet = max(later - earlier for earlier, later in pairwise(times))
+    quiet = max(later - earlier for earlier, later in itertools.pairwise(times))
     assert quiet > 0.8
 
 
@@ -322,6 +398,20 @@ def test_a_damaged_journal_stops_the_run_before_anything_is_sent(tmp_path, teach
     with pytest.raises(CourseError, match="没有被改动"):
         run(teacher, tmp_path)
     assert teacher.bodies == [] and file.read_bytes() == b"\xff" * 5000
+
+
+def test_a_changed_answer_in_the_journal_is_asked_for_again_and_told(tmp_path, teacher):
+    run(teacher, tmp_path, limit=10)
+    base = sqlite3.connect(paths.stage_dir("01", tmp_path) / "journal.sqlite")
+    changed = base.execute("UPDATE answers SET answer = replace(answer, '祝', '咒') WHERE answer LIKE '%祝%'")
+    base.commit()
+    base.close()
+    assert preview(styles=["正常"], limit=10, output_dir=tmp_path).reused == 10 - changed.rowcount < 10
+    again = run(teacher, tmp_path, limit=10)
+    assert again.sent == again.distrusted == changed.rowcount and again.done == 10
+    assert f"{changed.rowcount} 个回答被改动过" in str(again)
+    assert not any("咒" in row["output"] for row in records.read_conversations(*again.files))
+    assert run(teacher, tmp_path, limit=10).distrusted == 0
 
 
 def test_a_second_process_on_the_same_folder_is_refused(tmp_path, teacher):

@@ -122,3 +122,99 @@ def test_unknown_task_model_and_file_are_named(tmp_path):
     (tmp_path / "broken.py").write_text("model = dict(\n")
     with pytest.raises(CourseError, match="读不进来：SyntaxError"):
         configs.load_config(tmp_path / "broken.py")
+
+
+CPU = "configs/wishes_gemma3_270m_cpu.py"
+DATA = "train_dataloader.dataset.dataset.data_files.train"
+
+
+def changed(**options):
+    cfg = configs.load_config(CPU).copy()
+    configs.change(cfg, options.pop("options", options))
+    return cfg
+
+
+@pytest.mark.parametrize("name", ["data_path", DATA])
+def test_a_path_with_a_space_reaches_the_training_and_the_saved_config(name):
+    cfg = changed(options={name: "/tmp/my rows.json"})
+    assert configs.part(cfg, DATA) == cfg.data_path == "/tmp/my rows.json"
+    assert "/tmp/my rows.json" in cfg.pretty_text
+
+
+@pytest.mark.parametrize("names", [("max_epochs", "warmup_ratio"), ("train_cfg.max_epochs", "warmup_ratio")])
+def test_epochs_and_warm_up_reach_the_schedule(names):
+    cfg = changed(options=dict(zip(names, (9, 0.9), strict=True)))
+    warmup, decay = cfg.param_scheduler
+    assert (warmup.end, decay.begin, decay.end) == (pytest.approx(8.1), pytest.approx(8.1), 9)
+    assert cfg.train_cfg.max_epochs == cfg.max_epochs == 9 and cfg.warmup_ratio == 0.9
+
+
+@pytest.mark.parametrize("name", ["max_iters", "train_cfg.max_iters"])
+def test_a_number_of_steps_takes_the_place_of_the_epochs(name):
+    cfg = changed(options={name: 100, "warmup_ratio": 0.1})
+    assert cfg.train_cfg.max_iters == 100 and "max_epochs" not in cfg.train_cfg and "max_epochs" not in cfg
+    for scheduler, begin, end in zip(cfg.param_scheduler, (0, 10), (10, 100), strict=True):
+        assert (scheduler.begin, scheduler.end, scheduler.by_epoch) == (begin, end, False)
+        assert "convert_to_iter_based" not in scheduler
+    configs.change(cfg, {"max_epochs": 2})
+    assert cfg.train_cfg.max_epochs == 2 and "max_iters" not in cfg.train_cfg
+    assert [scheduler.end for scheduler in cfg.param_scheduler] == [pytest.approx(0.2), 2]
+
+
+def test_other_places_of_a_config_are_changed_by_their_dotted_names():
+    options = {
+        "model.recompute_share": 1,
+        "custom_hooks.1.max_new_tokens": 5,
+        "train_dataloader.num_workers": 1,
+    }
+    options |= {"optim_wrapper.optimizer.eps": 1e-6, "lr": 1, "batch_size": 1}
+    cfg = changed(options=options)
+    assert cfg.model.recompute_share == 1 and cfg.custom_hooks[1].max_new_tokens == 5
+    assert cfg.train_dataloader.num_workers == 1 == cfg.train_dataloader.batch_size
+    assert cfg.optim_wrapper.optimizer.eps == 1e-6 and cfg.optim_wrapper.optimizer.lr == 1
+
+
+def test_changes_of_the_training_rows_hold_for_the_validation_rows_too():
+    options = {"validation_path": "/tmp/v.json", "batch_size": 2, "val_dataloader.num_workers": 1}
+    cfg = changed(options={"validation_path": "/tmp/v.json"})
+    configs.change(cfg, options)
+    assert cfg.val_dataloader.batch_size == 2 and cfg.val_dataloader.num_workers == 1
+    assert cfg.train_dataloader.num_workers == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokenizer.padding_side": "left"}, "什么也不会变.*train_dataloader.dataset.tokenizer.padding_side"),
+        ({"learning_rate": 1}, "配置里没有它.*名字：.*、lr、"),
+        ({"dataset.max_length": 5}, "可以写 max_length"),
+        ({"optim_wrapper.optimiser.lr": 1}, "可以写 .*lr"),
+        ({"train_dataloader.dataset.pack_to_max_lenght.x": 1}, "什么也不会变"),
+        ({"train_dataloader": 5}, "什么也不会变"),
+        ({"work_dir": "x"}, "什么也不会变"),
+        ({"train_dataloader.batch_size": "abc"}, "batch_size 是 'abc'，应当是正整数"),
+        ({"train_dataloader.num_workers": "abc"}, "'abc'，应当和配置里的 0 一样是 int"),
+        ({"train_dataloader.num_workers": True}, "一样是 int"),
+        ({"custom_hooks.9.x": 1}, "什么也不会变"),
+        ({"lr": "2e-4"}, "lr 是 '2e-4'，应当是大于 0 的数"),
+        ({"lr": float("nan")}, "应当是大于 0 的数"),
+        ({"max_epochs": 1, "max_iters": 5}, "只能写一个"),
+        ({"max_epochs": 1, "train_cfg.max_epochs": 2}, "两个不同的值"),
+        ({"warmup_ratio": 1.5}, "0 到 1 之间"),
+        ({"data_path": None}, "data_path 是 None，应当是路径"),
+    ],
+    ids=str,
+)
+def test_what_would_change_nothing_or_is_of_the_wrong_kind_is_refused_by_name(options, message):
+    with pytest.raises(CourseError, match=message):
+        changed(options=options)
+
+
+def test_full_fine_tuning_has_no_rank_to_change(tmp_path):
+    with pytest.raises(CourseError, match=r"没有 model\.lora"):
+        configs.write_config("configs/wishes_internlm2_chat_7b_full.py", tmp_path / "c.py", lora_r=8)
+
+
+def test_an_unknown_setting_is_named(tmp_path):
+    with pytest.raises(CourseError, match=r"没有叫 epochs 的设置。可用的有：.*max_epochs"):
+        configs.write_config(CPU, tmp_path / "c.py", epochs=3)

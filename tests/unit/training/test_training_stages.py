@@ -61,6 +61,19 @@ def test_later_lesson_trains_what_is_missing_once(tiny_catalogue, tmp_path):
     assert stages.ensure_trained(tmp_path, report=again.append) == (config, work_dir) and not again
 
 
+def test_a_config_of_ones_own_keeps_its_data_and_its_model(tiny_catalogue, rows_file, tmp_path):
+    data = shutil.copy(rows_file, tmp_path / "mine.json")
+    mine = configs.write_config("configs/wishes_gemma3_270m_cpu.py", tmp_path / "my.py", data_path=data)
+    shutil.copy(rows_file, stages.train_file("wishes", tmp_path))
+    run = stages.make_config("wishes", output_dir=tmp_path, config=mine, max_rows=8)
+    assert stages.data_file(run) == data
+    plain = stages.make_config("wishes", output_dir=tmp_path)
+    assert stages.data_file(plain) == stages.train_file("wishes", tmp_path)
+    other = configs.write_config(mine, tmp_path / "other.py", model_dir="models/other")
+    with pytest.raises(CourseError, match=r"训练的是模型 .*other，参数 base_model 却是 gemma-3-270m"):
+        stages.make_config("wishes", output_dir=tmp_path, config=other)
+
+
 @pytest.mark.parametrize("task", configs.TASKS)
 def test_training_looks_at_the_validation_part_never_at_the_test(tiny_catalogue, tmp_path, task):
     validation = stages.validation_file(task, tmp_path)

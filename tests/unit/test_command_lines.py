@@ -1,0 +1,245 @@
+"""Whatever is written on a command line: status and one message, never a traceback; paths mean one thing."""
+
+import argparse
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tianji_helpers import cli, records
+from tianji_helpers.cli.parser import Place
+
+(COMMANDS,) = [a.choices for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+ACTIONS = [
+    (name, action) for name, sub in COMMANDS.items() for action in sub._actions if action.dest != "help"
+]
+NUMBERS = [(name, action) for name, action in ACTIONS if getattr(action.type, "__name__", "") == "read"]
+PLACES = [(name, action) for name, action in ACTIONS if isinstance(action.type, Place)]
+WORDS = [(name, a) for name, a in ACTIONS if a.type is None and a.nargs != 0 and not a.choices]
+CONFIG = "configs/wishes_gemma3_270m_cpu.py"
+
+
+def label(value):
+    if isinstance(value, argparse.Action):
+        return value.option_strings[-1] if value.option_strings else value.dest
+    return str(value)[:20]
+
+
+def tianji(*arguments, **options):
+    command = [sys.executable, "-m", "tianji_helpers.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, **options)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty current folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def command(name, chosen, value, folder):
+    """Return a command line with ``value`` for one argument, and what is right for the others."""
+    rows = folder / "rows.json"
+    records.write_conversations(rows, [{"system": "s", "input": "祝姐姐生日", "output": "姐姐，生日快乐！"}])
+    (folder / "folder").mkdir(exist_ok=True)
+    line, behind = [name], []
+    for action in COMMANDS[name]._actions:
+        given = value if action is chosen else None
+        if given is None:
+            if not action.required or action.nargs == "?":
+                continue
+            place = action.type if isinstance(action.type, Place) else None
+            if action.choices:
+                given = next(iter(action.choices))
+            elif place is None:
+                given = "one/two"
+            elif place.written:
+                given = str(folder / f"new-{action.dest}")
+            else:
+                given = str(folder / "folder" if place.kind == "folder" else rows)
+        if action.option_strings:
+            line += [action.option_strings[-1]] if action.nargs == 0 else [action.option_strings[-1], given]
+        else:
+            behind.append(given)
+    return [*line, *behind]
+
+
+def outcome(line, capsys):
+    """Run a command line here; return its status and what it says is wrong."""
+    capsys.readouterr()
+    try:
+        status = cli.main(line)
+    except SystemExit as exit_:
+        status = exit_.code
+    return status, [text for text in capsys.readouterr().err.splitlines() if text.startswith("错误：")]
+
+
+@pytest.mark.parametrize(("name", "action"), NUMBERS, ids=label)
+def test_a_number_that_is_none_is_refused(name, action, folder, capsys):
+    for value in ("热", "", "nan", "1e999", "9" * 5000, "-5", "1,5", "½"):
+        line = command(name, action, value, folder)
+        status, said = outcome(line, capsys)
+        assert status == 2 and len(said) == 1 and label(action) in said[0], (value, said)
+
+
+@pytest.mark.parametrize(("name", "action"), PLACES, ids=label)
+def test_a_place_that_is_none_is_refused(name, action, folder, capsys):
+    place = action.type
+    wrong = {"": "", "~nobody-of-that-name/x": ""}
+    if not place.written:
+        wrong |= {"nowhere/x.json": "nowhere", "長" * 300: "", "\udcff": "", "rows.json/x": ""}
+    if place.kind == "file":
+        wrong["folder"] = "folder"
+    if place.kind == "folder":
+        wrong["rows.json"] = "rows.json"
+    for value in wrong:
+        line = command(name, action, value, folder)
+        if action.nargs == "+":
+            line.append(line[-1])
+        status, said = outcome(line, capsys)
+        assert status == 2 and len(said) == 1, (value, status, said)
+
+
+@pytest.mark.parametrize(("name", "action"), WORDS, ids=label)
+def test_any_word_is_taken_or_refused(name, action, folder, capsys):
+    if name in ("prepare-model", "dataset", "doctor", "models", "course"):
+        pytest.skip("what is right for them goes to the network, or takes minutes")
+    for value in ("", " ", "热🎂\n", "a=b=c", "{x}", "../..", "0" * 10_000, "\udcff"):
+        line = command(name, action, value, folder)
+        if name.startswith("synthesize"):
+            line.append("--dry-run")
+        status, said = outcome(line, capsys)
+        assert status in (0, 1, 2) and len(said) == (status != 0), (value, status, said)
+
+
+@pytest.mark.parametrize(
+    "line", [["course", "--only", "x"], ["course", "-p", "x"], ["dataset", "x"], ["prepare-model", "x"]]
+)
+def test_a_name_that_is_unknown_is_refused(line, folder, capsys):
+    status, said = outcome(line, capsys)
+    assert status == 1 and len(said) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--deepspeed", "zero2"],
+        ["--devices", "0"],
+        ["--cfg-options", "train_dataloader.batch_size=abc"],
+        ["--cfg-options", "train_dataloader.dataset.max_length=-1"],
+        ["--cfg-options", "{"],
+        ["--cfg-options", "lr=[1"],
+        ["--cfg-options", "model=5"],
+    ],
+    ids=str,
+)
+def test_an_estimate_of_what_cannot_be_trained_is_refused(options, capsys):
+    status, said = outcome(["estimate", CONFIG, *options], capsys)
+    assert status in (1, 2) and len(said) == 1
+
+
+# --- one file under two names -----------------------------------------------------------------------
+
+
+def test_nothing_is_written_over_what_is_read_or_written_beside_it(folder, capsys):
+    rows = folder / "rows.json"
+    records.write_conversations(
+        rows, [{"system": "s", "input": "祝姐姐生日", "output": "姐姐，生日快乐！"}] * 9
+    )
+    before = rows.read_bytes()
+    (folder / "soft.json").symlink_to(rows)
+    os.link(rows, folder / "hard.json")
+    (folder / "sub").mkdir()
+    for name in (
+        "rows.json",
+        str(rows),
+        "sub/../rows.json",
+        "./rows.json",
+        "soft.json",
+        "hard.json",
+        "ROWS.json",
+    ):
+        for line in (
+            ["convert", "rows.json", name, "--to", "openai"],
+            ["clean", name, "--output", "rows.json", "--rejects", "r.jsonl", "--report", "p.json"],
+            ["clean", "rows.json", "--output", "o.json", "--rejects", name, "--report", "p.json"],
+            ["ruozhiba", "rows.json", "--train", "a.jsonl", "--test", name],
+        ):
+            status, said = outcome(line, capsys)
+            assert status in (1, 2) and "是同一个文件" in said[0], line
+    for line in (
+        ["clean", "rows.json", "--output", "o.json", "--rejects", "./o.json", "--report", "p.json"],
+        ["clean", "rows.json", "--output", "o.json", "--rejects", "r.jsonl", "--report", "sub/../O.json"],
+        ["ruozhiba", "rows.json", "--train", "a.jsonl", "--test", "a.jsonl"],
+    ):
+        status, said = outcome(line, capsys)
+        assert status == 1 and "是同一个文件" in said[0], line
+    assert rows.read_bytes() == before and sorted(path.name for path in folder.iterdir()) == [
+        *("hard.json", "rows.json", "soft.json", "sub")
+    ]
+
+
+# --- paths start from the current folder ------------------------------------------------------------
+
+LINES = {
+    "train": ["nowhere.py", "--work-dir", "w"],
+    "estimate": ["nowhere.py"],
+    "curves": ["nowhere"],
+    "chat": ["nowhere"],
+    "export": ["nowhere", "out"],
+    "app": ["nowhere", "out", "--to", "openxlab"],
+    "merge": ["nowhere", "m.json"],
+    "grade": ["nowhere"],
+    "report": ["nowhere"],
+    "batch": ["nowhere.yaml", "--dry-run"],
+    "pth-to-hf": ["nowhere.py", "x.pth", "out"],
+    "merge-adapter": ["nowhere", "b", "c"],
+    "serve": ["nowhere.gguf"],
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_message_shows_the_absolute_path_that_was_looked_at(name, folder, capsys):
+    status, said = outcome([name, *LINES[name]], capsys)
+    assert status == 2 and str(folder / LINES[name][0]) in said[0], said
+
+
+def test_what_is_written_goes_below_the_current_folder(folder, capsys):
+    assert cli.main(["synthesize", "--style", "正常", "--limit", "2", "--output", "run"]) == 0
+    assert cli.main(["merge", "run/01_synthesis", "m.json"]) == 0
+    assert {"run", "m.json"} <= {path.name for path in folder.iterdir()}
+
+
+# --- where the output goes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", ["--help", "models", "synthesize --style 小红书 --dry-run"])
+def test_a_reader_that_goes_away_is_no_error(line):
+    command = f"{sys.executable} -m tianji_helpers.cli {line} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == "" and done.returncode in (0, 141)
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "ascii", "latin-1"])
+def test_an_output_that_is_not_utf8_lacks_some_characters_only(encoding):
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = tianji("synthesize", "--style", "小红书", "--dry-run", env=environment)
+    assert done.returncode == 0 and done.stderr == b""
+    wrong = tianji("clean", "🎂", "--output", "a", "--rejects", "b", "--report", "c", env=environment)
+    assert wrong.returncode == 2 and b"Traceback" not in wrong.stderr and b"\\U0001f382" in wrong.stderr
+
+
+def test_figures_go_where_they_can(folder, capsys):
+    logs = folder / "work" / "20260101_000000" / "vis_data"
+    logs.mkdir(parents=True)
+    point = {"step": 1, "loss": 2.0, "lr": 1e-3, "time": 0.1}
+    (logs / "scalars.json").write_text(records.json.dumps(point) + '\n{"step": 2, "lo')  # a kill
+    (folder / "sub").mkdir()
+    assert cli.main(["curves", "work", "--output", "new/x.png"]) == 0
+    assert (folder / "new" / "x.png").read_bytes().startswith(b"\x89PNG")
+    for name, words in (("x.foo", ".png"), ("x", ".png"), ("sub", "sub"), ("sub/", "sub"), ("/dev/full", "")):
+        status, said = outcome(["curves", "work", "--output", name], capsys)
+        assert status in (1, 2) and words in said[0]
+    assert sorted(path.name for path in folder.iterdir()) == ["new", "sub", "work"]

@@ -1,0 +1,104 @@
+"""The work folder of a training: what in it is the training's, and how an earlier one makes room.
+
+The folder is the student's, and other things may lie there. A training touches only what it has made, and it
+knows that by the mark that it leaves before its first file: under these names, in a folder with the mark.
+An earlier training is set aside while the new one runs; it goes when the new one has come to its end, and
+comes back if the new one ended without a checkpoint.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+from tianji_helpers import records
+from tianji_helpers.errors import CourseError
+
+MARK = "training.json"
+_ASIDE = ".earlier-trainings"
+_FILES = re.compile(
+    r"(?:best_\w+_)?iter_\d+\.pth|last_checkpoint|zero_to_fp32\.py|samples\.jsonl|(?:train|failed)\.log"
+)
+_LOGS = re.compile(r"\d{8}_\d{6}")  # mmengine's folder of a run, with a log of the same name
+
+
+def begin(work_dir: Path, config_name: str, about: dict) -> None:
+    """Make the folder ready for a new training: an earlier one is set aside.
+
+    config_name: of the copy of the config that XTuner leaves. about: what is trained, for the mark.
+    Raises CourseError if something lies in the way that no training of ours has made.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    found = _results(work_dir, config_name)
+    if found and not is_ours(work_dir):
+        names = "、".join(item.name for item in found[:3])
+        raise CourseError(
+            f"{work_dir} 里已经有 {names}，看不出是课程的训练留下的，所以既不覆盖也不删除。"
+            "请换一个 --work-dir，或先把它们移走。"
+        )
+    if found:
+        numbers = [int(item.name) for item in (work_dir / _ASIDE).glob("*")]
+        place = work_dir / _ASIDE / str(max(numbers, default=0) + 1)
+        place.mkdir(parents=True)
+        for item in found:
+            item.rename(place / item.name)
+    records.write_json(work_dir / MARK, {"made_by": "tianji train", **about})
+
+
+def end(work_dir: Path) -> None:
+    """Drop what was set aside: the new training stands."""
+    if (work_dir / _ASIDE).is_dir():
+        shutil.rmtree(work_dir / _ASIDE)
+
+
+def put_back(work_dir: Path, config_name: str) -> bool:
+    """Undo ``begin`` for a training that left no checkpoint; return whether something had been set aside.
+
+    If so, the new training's log stays as ``failed.log``.
+    """
+    places = sorted((work_dir / _ASIDE).glob("*"), key=lambda place: int(place.name))
+    if not places:
+        return False
+    for item in _results(work_dir, config_name):
+        if item.name == "train.log":
+            item.replace(work_dir / "failed.log")
+        else:
+            _remove(item)
+    for item in places[-1].iterdir():
+        item.replace(work_dir / item.name)
+    places[-1].rmdir()
+    if len(places) == 1:
+        (work_dir / _ASIDE).rmdir()
+    return True
+
+
+def _remove(item: Path) -> None:
+    if item.is_dir() and not item.is_symlink():  # DeepSpeed's checkpoints are folders
+        shutil.rmtree(item)
+    else:
+        item.unlink()
+
+
+def is_ours(work_dir: Path) -> bool:
+    """Say whether a training of the course has begun in a folder.
+
+    The course's own work folders also had provenance beside them before there was a mark.
+    """
+    for file, key, value in (
+        (work_dir / MARK, "made_by", "tianji train"),
+        (records.provenance_path(work_dir), "stage", "05_training"),
+    ):
+        made = records.read_json(file) if file.is_file() else None
+        if isinstance(made, dict) and made.get(key) == value:
+            return True
+    return False
+
+
+def _results(work_dir: Path, config_name: str) -> list[Path]:
+    """Return what a training leaves under these names."""
+    return [
+        item
+        for item in sorted(work_dir.iterdir())
+        if _FILES.fullmatch(item.name)
+        or item.name in (config_name, MARK)
+        or (_LOGS.fullmatch(item.name) and (item / f"{item.name}.log").is_file())
+    ]
