@@ -102,8 +102,9 @@ def main() -> None:
     )
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--seed", type=int, default=42, help="of the order of the requests")
+    parser.add_argument("--model", type=Path, help="folder of another model that gives the likelihoods")
     options = parser.parse_args()
-    loaded = inference.load(models.prepare(models.EMBEDDED))
+    loaded = inference.load(options.model or models.prepare(models.EMBEDDED))
     together, began = [], time.monotonic()
     for path in options.files:
         rows = measure(list(records.read_jsonl(path)), loaded, options.seed)
