@@ -57,8 +57,8 @@ class Provider:
         """Return ``text`` without the key, and without the password of the address."""
         secrets = [self.key if self.key != _NO_KEY else "", urlsplit(self.base_url).password or ""]
         for parts in (_parts(secret) for secret in secrets if secret):
-            if _holds(unquote(text), parts) and not _holds(text, parts):
-                text = unquote(text)
+            # unquoted only if that shows more of the secret: a % may be just that
+            text = max(text, unquote(text), key=lambda text: sum(1 for _ in _found(text, parts)))
             text = _black_out(text, parts)
         return text
 
@@ -73,10 +73,6 @@ def _parts(secret: str) -> frozenset[str]:
     written = {secret, secret[::-1], raw.hex(), raw.hex().upper(), *packed}
     length = min(_TELLING, len(secret))
     return frozenset(form[at : at + length] for form in written for at in range(len(form) - length + 1))
-
-
-def _holds(text: str, parts: frozenset[str]) -> bool:
-    return any(True for _ in _found(text, parts))
 
 
 def _found(text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
