@@ -521,23 +521,6 @@ def turn(row: dict, where: str, fields: Iterable[str] = TRAINING_FIELDS) -> dict
     return turns[0]
 
 
-def messages(row: dict, where: str) -> list[dict]:
-    """Return the messages of a messages row, checked: each has text ``role`` and ``content``.
-
-    Raises CourseError naming row and field.
-
-    >>> messages({"messages": [{"role": "user", "content": "你是谁"}]}, "toy 第 1 条")[0]["content"]
-    '你是谁'
-    """
-    said = row.get("messages")
-    if not isinstance(said, list) or not said or not all(isinstance(message, dict) for message in said):
-        raise CourseError(f'{where}没有 "messages"，或它不是一条条消息的列表。')
-    for message in said:
-        for field in ("role", "content"):
-            check_text(message.get(field), field, where)
-    return said
-
-
 def iter_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> Iterator[dict]:
     """Yield the turns of a raw-round or training file one by one, every row checked (see ``turn``)."""
     fields = tuple(fields)

@@ -52,8 +52,8 @@ def hide(text: str) -> str:
 
     def blacken(match: re.Match) -> str:
         word = match[0]
-        if "%" in word and _holds_piece(plain := unquote(word), pieces) and not _holds_piece(word, pieces):
-            word = plain  # an address may spell any of its letters so
+        if "%" in word:  # an address may spell any of its letters so
+            word = max(word, unquote(word), key=lambda word: _count(word, pieces))
         low, out, at = word.lower(), [], 0
         while at < len(word):
             end = at
@@ -72,9 +72,9 @@ def holds(text: str) -> bool:
     return any(form.lower() in low for secret in secrets() for form in _forms(secret))
 
 
-def _holds_piece(word: str, pieces: frozenset[str]) -> bool:
+def _count(word: str, pieces: frozenset[str]) -> int:
     low = word.lower()
-    return any(low[at : at + SHORTEST] in pieces for at in range(len(low) - SHORTEST + 1))
+    return sum(low[at : at + SHORTEST] in pieces for at in range(len(low) - SHORTEST + 1))
 
 
 @lru_cache(maxsize=8)

@@ -78,7 +78,7 @@ train_dataloader = dict(
     num_workers=0,
     dataset=dict(
         type=process_hf_dataset,
-        dataset=dict(type=load_rows, data_files=dict(train=data_path)),
+        dataset=dict(type=load_rows, path="json", data_files=dict(train=data_path)),
         tokenizer=tokenizer,
         max_length=2048,
         dataset_map_fn=None,

@@ -1,4 +1,4 @@
-"""Let a large model compare two answers, blind: an optional opinion beside the rules.
+"""Let a large model compare two answers, blind: an optional opinion beside hard faults and quality.
 
 The judge sees a request and two answers called 甲 and 乙, never which model said which. Judges prefer a
 place (usually the first), so every pair is asked in both orders, and only a verdict that survives the

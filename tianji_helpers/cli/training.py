@@ -84,7 +84,7 @@ def merge_adapter(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """考一考训练前后的模型：损失、规则、多样性、遗忘，带区间"""
+    """考一考训练前后的模型：损失、硬伤、质量、多样性、遗忘，带区间"""
     from tianji_helpers.classroom import exam
 
     judge = None

@@ -89,7 +89,12 @@ def ensure_own(
     report(describe(data))
     formats.convert_file(data, merged, "xtuner")
     made = clean.clean_file(
-        merged, cleaned, rejects=out / "rejects.jsonl", report=out / "report.json", threshold=THRESHOLD
+        merged,
+        cleaned,
+        rejects=out / "rejects.jsonl",
+        report=out / "report.json",
+        threshold=THRESHOLD,
+        decisions_file=out / decisions.FILE,
     )
     report(f"留下 {made['rows_out']} 条，修补过其中 {made['mended']} 条，弃用 {made['rejected']} 条。")
     splits.write_split(cleaned, by=plain.GROUPING[made["kind"]], seed=seed)

@@ -118,7 +118,7 @@ def write_config(base: str | Path, target: str | Path, **settings) -> Path:
 
     settings: names of ``SETTINGS``; what is None stays as it is in ``base``.
     model_dir: a Hugging Face folder. prompt_template: XTuner's name of its chat template.
-    data_path: training rows (``.json`` conversations or ``.jsonl`` messages). validation_path: rows whose
+    data_path: training rows, in any format of ``formats``. validation_path: rows whose
     loss is measured during the training, at most 32 of them: the best checkpoint is kept, and the
     training ends when three measurements in a row were not better by 0.01. max_rows: train on a
     seeded sample of that many rows; 0 means all. max_epochs: may be a fraction; max_iters: steps,

@@ -18,11 +18,13 @@ from tianji_helpers.errors import CourseError
 _AT_ONCE = 1_000  # rows that become Arrow at a time
 
 
-def load_rows(data_files: dict):
+def load_rows(data_files: dict, **_):
     """Return ``{"train": …}``, a ``datasets.DatasetDict`` of rows with a ``conversation``.
 
-    data_files: ``{"train": path}``, as ``datasets.load_dataset`` takes it: so the place where a config names
-    its file is XTuner's usual one. Raises CourseError naming file, row and field.
+    It stands in for ``datasets.load_dataset``. data_files: ``{"train": path}``, so that the place where a
+    config names its file is XTuner's usual one. What else that takes says nothing here: ``path``, which
+    XTuner's own check of a data set (``check_custom_dataset``) asks for, and ``cache_dir``.
+    Raises CourseError naming file, row and field.
     """
     import pyarrow
     from datasets import Dataset, DatasetDict
@@ -100,7 +102,7 @@ def look(dataset) -> Rows:
             raise CourseError(
                 f"{paths.told(path)} 第 {number} 条不是这个配置认得的样子（{_said(error)}）。"
                 f"这一条的字段：{'、'.join(row)}。请用 tianji convert 转换，并把配置里的 dataset_map_fn "
-                "去掉、dataset.type 换成 load_rows（见 configs/_base_/qlora_gpu.py）。"
+                "去掉、dataset 换成 load_rows 的（见 configs/_base_/qlora_gpu.py）。"
             ) from error
         labels = [label >= 0 for label in encoded["labels"]]
         rows.lengths.append(len(labels))

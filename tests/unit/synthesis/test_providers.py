@@ -352,6 +352,7 @@ def ways(secret):
     yield from (base64.b64encode(b"k" * shift + raw + b"!").decode() for shift in range(4))
     yield base64.urlsafe_b64encode(raw).decode()
     yield "".join(f"%{byte:02x}" for byte in raw)
+    yield secret.replace("-", "%2D") + f" {secret} {secret[:-3]}"
     yield secret.replace("-", "%2D").replace(".", "%2e")
 
 
