@@ -454,11 +454,11 @@ def test_a_warm_up_too_short_to_rise_is_made_longer_and_told(qwen2_dir, rows_fil
         assert plan.steps >= 4 and plan.warmup == int(warmup.end * plan.batches) == 2
         assert decay.begin == warmup.end < decay.end
         assert "热身：2 步（配置里只有 0." in str(plan)
-    assert "（16 条，用 16 条数据）" in str(plan) and str(rows_file) in str(plan) and "步数：8" in str(plan)
+    assert "每轮用 16 条数据" in str(plan) and f"{rows_file}：16 条" in str(plan) and "步数：8" in str(plan)
     longer = engine.plan_training(config, {"warmup_ratio": 0.5, "max_epochs": 9})
     assert (longer.steps, longer.warmup) == (72, 36) and "热身：36 步\n" in str(longer)
     few = engine.plan_training(config, {"max_rows": 5, "max_iters": 10, "batch_size": 1})
-    assert (few.steps, few.batches, few.warmup) == (10, 5, 2) and "用 5 条数据" in str(few)
+    assert (few.steps, few.batches, few.warmup) == (10, 5, 2) and "每轮用 5 条数据" in str(few)
 
 
 def test_the_advice_against_too_few_steps_can_be_followed(tiny_dir, rows_file, tmp_path):
@@ -484,7 +484,7 @@ def test_cfg_options_are_what_is_trained_and_what_is_saved(tiny_dir, rows_file, 
     command = ["train", str(config), "--work-dir", str(work_dir), "--cfg-options", *options]
     assert cli.main(command) == 0
     shown = capsys.readouterr().out
-    assert f"训练数据：{data}（16 条" in shown and "步数：4" in shown and "学习率：0.001" in shown
+    assert f"训练数据：{data}：16 条" in shown and "步数：4" in shown and "学习率：0.001" in shown
     cfg = configs.load_config(work_dir / "config.py")
     assert (
         cfg.data_path == configs.part(cfg, "train_dataloader.dataset.dataset.data_files.train") == str(data)
