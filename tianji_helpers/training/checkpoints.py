@@ -62,7 +62,8 @@ _ADAPTER_SETTINGS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(
         ("fan_in_fan_out", "inference_mode", "use_dora", "use_rslora"), lambda value: value is True
     ),
-    # without effect when an adapter is loaded
+    # without effect when an adapter is loaded; the first is what AutoPeftModel, which is not used, imports
+    "auto_mapping": lambda value: isinstance(value, dict),
     **dict.fromkeys(
         (
             "peft_type",

@@ -32,19 +32,29 @@ def architecture() -> Path:
     return Path(find_spec("xtuner").origin).parent / "_lite" / "modelings" / "internlm2"
 
 
+@cache
 def forbid_code() -> None:
-    """Make transformers refuse, in this process, to import any Python file of a model folder.
+    """Make transformers, in this process, import no Python file of a model folder, whoever asks for it.
 
     ``trust_remote_code=False`` does not do it: ``from_pretrained`` runs ``custom_generate/generate.py`` of
     a local folder all the same (transformers 4.57, generation/utils.py), and XTuner says True wherever it
-    loads by itself (0.2.0, xtuner/model/sft.py). All such code comes through one function.
+    loads by itself (0.2.0, xtuner/model/sft.py). So True counts as False, and the one function through
+    which all such code comes refuses.
     """
     from transformers import dynamic_module_utils
     from transformers.generation import utils
+    from transformers.models.auto import auto_factory, configuration_auto, tokenization_auto
+
+    resolve = dynamic_module_utils.resolve_trust_remote_code
+
+    def resolve_trust_remote_code(trust_remote_code, *args, **kwargs):
+        return resolve(False, *args, **kwargs)
 
     def get_class_in_module(class_name, module_path, **_):
         raise RuntimeError(f"code of a model folder is never run: {module_path}")
 
+    for module in (dynamic_module_utils, utils, auto_factory, configuration_auto, tokenization_auto):
+        module.resolve_trust_remote_code = resolve_trust_remote_code
     dynamic_module_utils.get_class_in_module = utils.get_class_in_module = get_class_in_module
 
 

@@ -186,7 +186,6 @@ def test_an_architecture_of_a_stranger_is_refused(model):
         {"trainable_token_indices": [0, 1]},
         {"lora_alpha": "nan"},
         {"task_type": "EVIL"},
-        {"auto_mapping": {"base_model_class": "X", "parent_library": "os"}},
         {"runtime_config": {"ephemeral_gpu_offload": True}},
         {"of_a_stranger": "x" * 1_000_000},
     ],

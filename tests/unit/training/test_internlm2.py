@@ -102,12 +102,12 @@ def test_xtuner_runs_no_code_either(qwen2_dir, tmp_path):
     folder, mark = shutil.copytree(qwen2_dir, tmp_path / "model"), tmp_path / "ran"
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass C: pass\n")
     change(folder / "config.json", auto_map={"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C"})
-    (folder / "custom_generate").mkdir()
-    shutil.copy(folder / "evil.py", folder / "custom_generate" / "generate.py")
     xtuner_compat.apply()
-    for load in (AutoConfig.from_pretrained, AutoModelForCausalLM.from_pretrained):
-        with pytest.raises(RuntimeError, match="never run"):
-            load(folder, trust_remote_code=True)
+    assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "qwen2"
+    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    change(folder / "config.json", model_type="evil")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        AutoConfig.from_pretrained(folder, trust_remote_code=True)
     assert not mark.exists()
 
 
