@@ -12,7 +12,7 @@ with read_base():
 
 pretrained_model_name_or_path = "models/qwen2.5-7b-instruct"
 for part in (tokenizer, model.llm, train_dataloader.dataset.tokenizer, *(h.tokenizer for h in custom_hooks)):
-    part.update(dict(pretrained_model_name_or_path=pretrained_model_name_or_path, trust_remote_code=False))
+    part.update(dict(pretrained_model_name_or_path=pretrained_model_name_or_path))
 del part  # every name of this file is a setting
 
 prompt_template = PROMPT_TEMPLATE.qwen_chat

@@ -1,6 +1,5 @@
 """Random models of two narrow layers: real folders in which nothing was learned."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -19,16 +18,15 @@ def save(folder: Path, tokenizer, model_type: str, **settings) -> Path:
 
 
 def save_internlm2(folder: Path, tokenizer) -> Path:
-    """Write InternLM2 as the hub lays it out: with its own code.
-
-    The code is the architecture that XTuner ships; its package does not import with transformers
-    4.57 (``LossKwargs``), its two files do.
-    """
+    """Write InternLM2 as the hub lays it out: with its own code, which the course does not run."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from tianji_helpers.training import internlm2
+
+    internlm2.register()
     folder.mkdir()
-    source = Path(importlib.util.find_spec("xtuner").origin).parent / "_lite" / "modelings" / "internlm2"
+    source = internlm2.architecture()
     for name in ("configuration_internlm2.py", "modeling_internlm2.py"):
         shutil.copy(source / name, folder)
     settings = {
@@ -41,9 +39,9 @@ def save_internlm2(folder: Path, tokenizer) -> Path:
         "bias": False,
     }
     (folder / "config.json").write_text(json.dumps(_shape(tokenizer) | settings))
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tianji_helpers import records
+from tianji_helpers import records, redaction
 from tianji_helpers.errors import CourseError
 
 SOURCES = ("modelscope", "huggingface")
@@ -20,6 +20,18 @@ def check_source(source: str) -> None:
     """Raise CourseError for a source that is not in ``SOURCES``."""
     if source not in SOURCES:
         raise CourseError(f"没有叫 {source} 的下载源。可选：{'、'.join(SOURCES)}。")
+
+
+def check_address(url: str, name: str) -> None:
+    """Raise CourseError if an address holds a password, or anything else behind its path.
+
+    name: of the parameter. Addresses are shown, and kept in records and commands' histories.
+    """
+    if (plain := redaction.shown(url)) != url:
+        raise CourseError(
+            f"{name}（{plain}）里不能带用户名、密码、? 或 #：地址会显示出来，也会写进记录。请只写到路径为止；"
+            "密钥和令牌放在环境变量或 .env 里。"
+        )
 
 
 def fetch(
@@ -42,6 +54,7 @@ def fetch(
     Raises CourseError for a client that was told to stay offline, or a failed download; what was
     fetched stays for the next try.
     """
+    check_address(endpoint, "--endpoint")
     origin = {"source": source, "repository": repository, "revision": revision}
     download = _fetch_huggingface if source == "huggingface" else _fetch_modelscope
     try:

@@ -5,9 +5,8 @@ settings that both share: this machine only unless asked, no statistics to anybo
 opened by itself, and a clear word if the port is taken.
 """
 
-import signal
+import os
 import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from tianji_helpers.errors import CourseError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE = ("0.0.0.0", "::", "")
 OPTIONS = {
     "server.headless": "true",
     "server.fileWatcherType": "none",
@@ -31,10 +31,10 @@ OPTIONS = {
 
 
 def serve(script: str | Path, arguments: Sequence[str], host: str = "127.0.0.1", port: int = 8501) -> None:
-    """Serve a Streamlit script until Ctrl-C.
+    """Serve a Streamlit script until Ctrl-C. Does not return: this process becomes the server.
 
-    arguments: what the script finds in ``sys.argv[1:]``. port: 0 takes a free one.
-    Raises CourseError if the address cannot be had, or if the server ends by itself with an error.
+    So whatever ends this process ends the page, too. arguments: what the script finds in ``sys.argv[1:]``.
+    port: 0 takes a free one. Raises CourseError if the address cannot be had.
     """
     port = _free(host, port)
     if host not in LOOPBACK:
@@ -44,15 +44,26 @@ def serve(script: str | Path, arguments: Sequence[str], host: str = "127.0.0.1",
     options = {"server.address": host, "server.port": port, **OPTIONS}
     command = [sys.executable, "-m", "streamlit", "run", str(script)]
     command += [f"--{name}={value}" for name, value in options.items()]
-    with subprocess.Popen([*command, "--", *map(str, arguments)], stdout=subprocess.DEVNULL) as server:
-        try:
-            status = server.wait()
-        except KeyboardInterrupt:
-            server.send_signal(signal.SIGINT)
-            server.wait(10)
-            return
-    if status:
-        raise CourseError(f"网页服务停了（状态 {status}），原因见上面的输出。")
+    if "STREAMLIT_SERVER_ALLOWED_HOSTS" not in os.environ:  # for those behind a proxy
+        command += [f"--server.allowedHosts={name}" for name in names(host)]
+    sys.stderr.flush()
+    with Path(os.devnull).open("w") as nowhere:  # Streamlit's own greeting
+        os.dup2(nowhere.fileno(), sys.__stdout__.fileno())
+    os.execv(sys.executable, [*command, "--", *map(str, arguments)])
+
+
+def names(host: str) -> list[str]:
+    """Return the names and addresses under which a browser may know a server that listens on ``host``.
+
+    A page of a stranger whose name was made to lead to this machine (DNS rebinding) comes with another one.
+    """
+    own = [*LOOPBACK, host]
+    if host in EVERYWHERE:
+        import psutil
+
+        own.append(socket.gethostname())
+        own += [one.address for some in psutil.net_if_addrs().values() for one in some]
+    return list(dict.fromkeys(own))
 
 
 def _free(host: str, port: int) -> int:

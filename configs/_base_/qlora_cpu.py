@@ -20,7 +20,7 @@ with read_base():
 
 pretrained_model_name_or_path = "models/gemma-3-270m"
 for part in (tokenizer, model.llm, train_dataloader.dataset.tokenizer, *(h.tokenizer for h in custom_hooks)):
-    part.update(dict(pretrained_model_name_or_path=pretrained_model_name_or_path, trust_remote_code=False))
+    part.update(dict(pretrained_model_name_or_path=pretrained_model_name_or_path))
 del part  # every name of this file is a setting
 model.pop("recompute_share")
 

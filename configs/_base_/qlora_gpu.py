@@ -50,7 +50,7 @@ warmup_ratio = 0.15
 tokenizer = dict(
     type=AutoTokenizer.from_pretrained,
     pretrained_model_name_or_path=pretrained_model_name_or_path,
-    trust_remote_code=True,
+    trust_remote_code=False,
     padding_side="right",
 )
 model = dict(
@@ -61,7 +61,7 @@ model = dict(
     llm=dict(
         type=AutoModelForCausalLM.from_pretrained,
         pretrained_model_name_or_path=pretrained_model_name_or_path,
-        trust_remote_code=True,
+        trust_remote_code=False,
         torch_dtype=torch.bfloat16,
         quantization_config=dict(
             type=BitsAndBytesConfig,

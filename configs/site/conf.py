@@ -9,6 +9,7 @@ import re
 from itertools import pairwise
 
 import mmdr
+import nh3
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.search import SearchLanguage
@@ -41,6 +42,7 @@ html_show_search_summary = False  # the browser would have to read other files, 
 html_math_renderer = "mathml"
 html_search_language = "zh"
 
+ATTRIBUTES = nh3.ALLOWED_ATTRIBUTES | {"*": {"class", "id", "title"}}
 HAN = "[一-鿿]"
 
 
@@ -73,7 +75,15 @@ def add_download(app, docname, source):
     text = f"{{download}}`下载这个笔记本（{name}） <{name}>`"
     cell = {"cell_type": "markdown", "id": "download", "metadata": {}, "source": text}
     notebook["cells"].insert(1, cell)
+    notebook["metadata"].pop("widgets", None)  # their state would be a script
     source[0] = json.dumps(notebook, ensure_ascii=False)
+
+
+def take_scripts_out(app, doctree):
+    """Leave of HTML in texts and outputs what shows something; the theme's scripts are the only ones."""
+    for node in doctree.findall(nodes.raw):
+        if "html" in node["format"]:
+            node.children = [nodes.Text(nh3.clean(node.astext(), attributes=ATTRIBUTES))]
 
 
 def draw_maps(app, doctree):
@@ -94,4 +104,5 @@ def setup(app):
     app.add_search_language(ChineseSearch)
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("source-read", add_download)
-    app.connect("doctree-read", draw_maps)
+    app.connect("doctree-read", take_scripts_out)
+    app.connect("doctree-read", draw_maps, priority=600)  # ours are drawn here

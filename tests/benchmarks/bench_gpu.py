@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from tianji_helpers import paths, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, engine, estimate, evaluation, packed_attention
+from tianji_helpers.training import configs, engine, estimate, evaluation, inference, packed_attention
 
 ROWS = 16  # of 2,048 tokens an update, in both
 INTERNLM2 = {
@@ -127,11 +127,7 @@ def write_rows(path: Path, count: int, apart: bool = False) -> Path:
 
 def read_examples(cfg, rows: Path) -> list[dict]:
     """Return the rows' ``input_ids`` and ``labels`` as training sees them."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        cfg.tokenizer.pretrained_model_name_or_path, trust_remote_code=True
-    )
+    tokenizer = inference.load_tokenizer(cfg.tokenizer.pretrained_model_name_or_path)
     return [
         evaluation.encode(tokenizer, turn, "internlm2_chat", cfg.train_dataloader.dataset.max_length)
         for turn in evaluation.read_turns(rows)

@@ -1,5 +1,7 @@
 """The course as static pages, opened from disk: nothing is asked of any host, and links lead somewhere."""
 
+import json
+import shutil
 import subprocess
 from itertools import pairwise
 from urllib.parse import unquote, urlsplit
@@ -54,6 +56,61 @@ def visit(site, page):
 def test_the_pages_are_the_lessons_and_what_belongs_to_them(pages):
     assert {"index.html", START, MANUAL, DATA, "README.html", "CONTRIBUTING.html", *LESSONS} <= pages.keys()
     assert not [path for path in pages if "solutions" in path]
+
+
+EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+OUTPUTS = [
+    {"text/html": EVIL},
+    {"image/png": "QUJD"},
+    {"image/svg+xml": f"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'>{EVIL}</svg>"},
+    {"text/markdown": EVIL},
+    {"text/latex": f"${EVIL}$"},
+    {"application/javascript": "alert(3)"},
+    {"text/vnd.mermaid": f"graph TD; {EVIL}"},
+]
+
+
+def test_a_notebook_brings_no_script(tmp_path):
+    """Somebody's contribution, say: what runs in the pages is the theme's alone."""
+    for name in ("configs", "notebooks", "data", "tests/pages/screenshots"):
+        shutil.copytree(ROOT / name, tmp_path / "course" / name)
+    for file in ROOT.iterdir():
+        if file.is_file():
+            shutil.copy(file, tmp_path / "course")
+    notebook = tmp_path / "course" / LESSONS[0].replace(".html", ".ipynb")
+    book = json.loads(notebook.read_text(encoding="utf-8"))
+    code = next(cell for cell in book["cells"] if cell["cell_type"] == "code" and cell["outputs"])
+    metadata = {"image/png": {"width": "1 onerror=alert(1)"}, "width": "1' onerror='alert(1)"}
+    code["outputs"] = [
+        {"output_type": "display_data", "data": data, "metadata": metadata} for data in OUTPUTS
+    ]
+    code["outputs"].append({"output_type": "stream", "name": "stdout", "text": EVIL})
+    math = f"$a {EVIL}$ [x](javascript:alert(1))"
+    texts = [f"## t\n\n{EVIL} x\n\n{EVIL}", math, f'```mermaid\ngraph TD; A["{EVIL}"] --> B\n```']
+    book["cells"] += [
+        {"cell_type": "markdown", "id": f"m{n}", "metadata": {}, "source": t} for n, t in enumerate(texts)
+    ]
+    raw = {"raw_mimetype": "text/html", "format": "text/html"}
+    book["cells"].append({"cell_type": "raw", "id": "raw", "metadata": raw, "source": EVIL})
+    state = {"a": {"model_name": f"</script>{EVIL}", "state": {}}}
+    widgets = {"state": state, "version_major": 2, "version_minor": 0}
+    book["metadata"]["widgets"] = {"application/vnd.jupyter.widget-state+json": widgets}
+    notebook.write_text(json.dumps(book), encoding="utf-8")
+    target = tmp_path / "html"
+    command = [PYTHON, tmp_path / "course" / "configs" / "site" / "build.py", target]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)  # it warns
+    page, other = (
+        BeautifulSoup((target / name).read_text(encoding="utf-8"), "html.parser") for name in LESSONS[:2]
+    )
+
+    def scripts(soup):
+        return sorted(str(tag) for tag in soup.find_all("script"))
+
+    assert scripts(page) == scripts(other)
+    for tag in page.find_all(True):
+        assert not [name for name in tag.attrs if name.startswith("on")], tag
+        address = str(tag.get("href") or tag.get("src") or "")
+        assert not address.startswith(("javascript:", "data:text")), tag
 
 
 def test_links_lead_somewhere(site, pages):

@@ -28,7 +28,9 @@ def test_a_port_that_does_not_exist_is_named(port):
         pages.serve("nothing.py", [], port=port)
 
 
-def test_a_page_is_served_on_this_machine_until_ctrl_c(tmp_path):
+@pytest.fixture
+def served(tmp_path):
+    """The process that serves a page, and its port."""
     script = tmp_path / "page.py"
     script.write_text("import sys, streamlit as st\nst.write(sys.argv[1])\n", encoding="utf-8")
     code = f"from tianji_helpers import pages; pages.serve({str(script)!r}, ['祝福'], port=0)"
@@ -40,18 +42,59 @@ def test_a_page_is_served_on_this_machine_until_ctrl_c(tmp_path):
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
     try:
-        url = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())[0]
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())[1])
         for _ in range(300):
             try:
-                with urllib.request.urlopen(f"{url}/_stcore/health", timeout=5) as reply:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5) as reply:
                     assert reply.read() == b"ok"
                     break
             except OSError:
                 time.sleep(0.2)
         else:
             pytest.fail("the page did not come up")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        yield process, port
     finally:
         process.kill()
+        process.wait()
         process.stdout.close()
+
+
+def opened(port, name, origin=""):
+    """Return the status with which the page's WebSocket answers a browser that calls it ``name``."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        lines = [
+            "GET /_stcore/stream HTTP/1.1",
+            f"Host: {name}:{port}",
+            f"Origin: http://{origin or name}:{port}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Protocol: streamlit",
+        ]
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.recv(4096).split()[1])
+
+
+def test_a_page_is_served_on_this_machine_under_its_own_names_only(served):
+    process, port = served
+    assert opened(port, "127.0.0.1") == opened(port, "localhost") == 101
+    assert opened(port, "evil.example") == 403  # a name that was made to lead here
+    assert opened(port, "localhost", "evil.example") == 403
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_server_ends_with_the_command(served, number):
+    process, port = served
+    process.send_signal(number)
+    process.wait(20)
+    with socket.create_server(("127.0.0.1", port)):
+        pass  # nobody listens there any more
+
+
+def test_a_server_for_the_classroom_knows_its_own_names():
+    assert pages.names("192.0.2.7") == [*pages.LOOPBACK, "192.0.2.7"]
+    assert socket.gethostname() in pages.names("0.0.0.0")
+    assert "evil.example" not in pages.names("0.0.0.0")

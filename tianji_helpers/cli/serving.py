@@ -98,7 +98,7 @@ def add(command) -> None:
         action="append",
         default=[],
         metavar="[NAME=]DIR",
-        help="LoRA 适配器文件夹，可以写多次；对话中用 USE 名字 切换",
+        help="LoRA 适配器文件夹，可以写多次；对话中用 /use 名字 切换",
     )
     sub.add_argument("--system", metavar="TEXT", help="系统提示词（默认用训练时的那一句）")
     sub.add_argument("--style", default="正常", metavar="NAME", help="祝福的风格，例如 小红书、严肃")

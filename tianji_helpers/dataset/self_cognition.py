@@ -10,13 +10,14 @@ often an answer names owner or assistant where nobody asked.
 """
 
 import random
+import re
 import string
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tianji_helpers import paths, records
+from tianji_helpers import emoji, paths, records
 from tianji_helpers.errors import CourseError
 
 STAGE = "03_self_cognition"
@@ -26,6 +27,11 @@ GENERAL_RATIO = 0.3
 MAX_RATIO = 10
 MAX_NAME = 40
 MAX_REPEAT = 10_000
+# what chat templates are made of: ChatML, Gemma, Llama, Mistral, InternLM2, GLM, DeepSeek, and Jinja itself
+_TOKEN = re.compile(
+    r"<[|｜]|[|｜]>|</?[A-Za-z_][^<>\s]*>|<0x[0-9A-Fa-f]{2}>|<</?SYS>>|\{[{%#]|[}%#]\}"
+    r"|\[/?(?:INST|UNUSED_TOKEN\w*|[gs]?MASK|CLS|SEP|PAD|UNK|BOS|EOS|SYSTEM_PROMPT|[A-Z]+_(?:TOOLS|CALLS|RESULTS))\]"
+)
 _FIELDS = ("questions", "validation", "test", "answers")
 
 
@@ -55,11 +61,14 @@ class Persona:
                 raise CourseError(
                     f"{title}（{field}）有 {len(value)} 个字，最多 {MAX_NAME} 个：{value[:20]}…；请缩短。"
                 )
-            if any(unicodedata.category(character)[0] in "CZ" and character != " " for character in value):
+            # a joined emoji (a family) holds characters that are invisible elsewhere
+            plain = emoji.strip(value)
+            if any(unicodedata.category(character)[0] in "CZ" and character != " " for character in plain):
                 raise CourseError(f"{title}（{field}）里有换行或控制字符：{value!r}；请只写一行文字。")
-            if "<|" in value or "|>" in value:
+            if token := _TOKEN.search(value):
                 raise CourseError(
-                    f"{title}（{field}）里有对话模板的记号：{value!r}；它会让模型提前停下，请去掉。"
+                    f"{title}（{field}）里有对话模板的记号 {token[0]}：{value!r}；"
+                    "它会让模型提前停下，请去掉。"
                 )
             object.__setattr__(self, field, value.strip())
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tianji_helpers import pages, paths, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.serving import app
+from tianji_helpers.serving import app, leaks
 from tianji_helpers.training import checkpoints, models
 
 PLATFORMS = {"openxlab": "OpenXLab", "modelscope": "ModelScope 创空间", "huggingface": "Hugging Face Spaces"}
@@ -27,12 +27,13 @@ NEEDS = (
     "peft",
     "accelerate",
     "safetensors",
+    "einops",
     "jinja2",
     "pyyaml",
     "msgspec",
 )
 PYTHONS = ("3.10", "3.11", "3.12")
-MODEL_FILES = {".safetensors", ".json", ".jinja", ".model", ".txt", ".py"}
+_NO_CACHE = shutil.ignore_patterns("__pycache__")
 TERMS = ("GEMMA_TERMS.html", "NOTICE.md")
 
 DOCKERFILE = """\
@@ -111,10 +112,17 @@ def write(model_dir: str | Path, platform: str, folder: str | Path) -> Path:
 
 
 def _copy_model(model: checkpoints.ModelFolder, entry: models.BaseModel | None, part: Path) -> None:
+    from tianji_helpers.training import internlm2
+
     target = part / app.MODEL
     target.mkdir(parents=True)
     for file in sorted(model.path.iterdir()):
-        if file.is_file() and (file.suffix in MODEL_FILES or file.name in TERMS):
+        if file.suffix in checkpoints.SUFFIXES or file.name in TERMS:
+            if file.is_symlink() or not file.is_file():
+                raise CourseError(
+                    f"{paths.show(file)} 不是普通文件（符号链接会带出别的文件），不能放进应用里。"
+                )
+            leaks.inspect(file)
             shutil.copyfile(file, target / file.name)
     known = {"system": models.recorded(model.path).get("system", wishes.SYSTEM)}
     if entry:
@@ -122,16 +130,18 @@ def _copy_model(model: checkpoints.ModelFolder, entry: models.BaseModel | None, 
         for name in TERMS:
             if (entry.folder / name).is_file():
                 shutil.copyfile(entry.folder / name, target / name)
-        # a model's own code is run only if it is that of the prepared base model
-        for file in sorted(entry.folder.glob("*.py")):
-            (part / "models" / entry.name).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, part / "models" / entry.name / file.name)
     records.write_provenance(target, stage="app", parameters=known)
+    if model.config["model_type"] == internlm2.MODEL_TYPE:
+        place = part / "xtuner"  # where the package looks for the architecture
+        place.mkdir()
+        (place / "__init__.py").touch()
+        files = internlm2.architecture()
+        shutil.copytree(files, place / files.relative_to(files.parents[2]), ignore=_NO_CACHE)
 
 
 def _copy_package(part: Path) -> None:
     package = Path(__file__).parent.parent
-    shutil.copytree(package, part / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(package, part / package.name, ignore=_NO_CACHE)
     shutil.copytree(paths.DATA / "wishes", part / "data" / "wishes")
     shutil.copyfile(app.__file__, part / "app.py")
     for name in ("LICENSE", "NOTICE"):

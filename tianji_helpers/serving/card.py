@@ -72,7 +72,9 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
     parameters = models.recorded(folder)
     name = parameters.get("base_model")
     if not name and kind == "adapter":
-        name = Path(records.read_json(folder / "adapter_config.json")["base_model_name_or_path"]).name
+        name = Path(
+            str(records.read_json(folder / "adapter_config.json").get("base_model_name_or_path"))
+        ).name
     if name not in models.CATALOGUE:
         raise CourseError(
             f"不知道 {paths.show(folder)} 是从哪个底座训练来的（旁边没有 {folder.name}.provenance.json，"

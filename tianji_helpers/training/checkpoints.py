@@ -6,8 +6,12 @@ no weight is read and no code of the folder is run. Pickled weights (``.bin``, `
 programs: they are refused, whoever they come from.
 """
 
+import re
+import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
@@ -16,9 +20,65 @@ from tianji_helpers.training import models
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")  # of what a model consists of; no code
+NAMING_CODE = ("config.json", "tokenizer_config.json")  # where ``auto_map`` stands
+_ATTENTIONS = ("eager", "sdpa", "flash_attention_2", None)
 
-# what makes PEFT 0.17 import further modules or read further files
-_ADAPTER_EXTRAS = ("megatron_config", "corda_config", "eva_config")
+MAX_RANK = 4096
+_NAME = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*", re.ASCII)  # of a layer; PEFT takes any regular expression
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_rank(value: Any) -> bool:
+    return isinstance(value, int) and _is_number(value, 1, MAX_RANK)
+
+
+def _are_names(value: Any) -> bool:
+    names = value if isinstance(value, list) else []
+    return bool(names) and all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
+
+
+def _are_patterns(value: Any, is_right: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(_NAME.fullmatch(k) and is_right(v) for k, v in value.items())
+
+
+# What an adapter may set. Anything else makes PEFT 0.17 read files, import modules, copy layers or compute.
+_ADAPTER_SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "r": _is_rank,
+    "lora_alpha": lambda value: _is_number(value, 0, 1e6),
+    "lora_dropout": lambda value: _is_number(value, 0, 1),
+    "rank_pattern": lambda value: _are_patterns(value, _is_rank),
+    "alpha_pattern": lambda value: _are_patterns(value, lambda one: _is_number(one, 0, 1e6)),
+    "target_modules": lambda value: value == "all-linear" or _are_names(value),
+    "exclude_modules": _are_names,
+    "layers_to_transform": lambda value: all(_is_number(n, 0, 1e4) for n in _list(value)),
+    "layers_pattern": lambda value: _are_names(_list(value)),
+    "bias": lambda value: value in ("none", "all", "lora_only"),
+    "init_lora_weights": lambda value: value in (True, "gaussian"),
+    "task_type": lambda value: value == "CAUSAL_LM",
+    **dict.fromkeys(
+        ("fan_in_fan_out", "inference_mode", "use_dora", "use_rslora"), lambda value: value is True
+    ),
+    # without effect when an adapter is loaded
+    **dict.fromkeys(
+        (
+            "peft_type",
+            "base_model_name_or_path",
+            "revision",
+            "megatron_core",
+            "qalora_group_size",
+            "peft_version",
+        ),
+        lambda value: isinstance(value, str | int),
+    ),
+}
+
+
+def _list(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 @dataclass(frozen=True)
@@ -61,6 +121,12 @@ def inspect_model(folder: str | Path) -> ModelFolder:
     config = _json_object(folder / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise CourseError(f"{shown}/config.json 里没有 model_type，不是 Hugging Face 格式的模型。")
+    _check_attention(config, shown)
+    if (folder / "custom_generate").exists():
+        raise CourseError(
+            f"{shown} 里有 custom_generate：transformers 会把里面的 Python 当作生成的办法来运行，所以不加载。"
+            "请先删掉它。"
+        )
     weights, promised = _weight_files(folder)
     shapes = {}
     for file in weights:
@@ -96,11 +162,7 @@ def inspect_adapter(folder: str | Path, base: str | Path | ModelFolder | None = 
     config = _json_object(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise CourseError(f"{shown} 的 peft_type 是 {config.get('peft_type')}，这里只支持 LORA。")
-    if extras := [key for key in _ADAPTER_EXTRAS if config.get(key)]:
-        raise CourseError(
-            f"{shown}/adapter_config.json 里有 {'、'.join(extras)}：它们会让 PEFT 去读别的文件或模块，"
-            "所以不加载。课程训练出来的适配器没有这些设置。"
-        )
+    _check_settings(config, shown)
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
         _refuse_pickle(folder)
@@ -112,37 +174,26 @@ def inspect_adapter(folder: str | Path, base: str | Path | ModelFolder | None = 
     return adapter
 
 
-def needs_own_code(model: ModelFolder) -> bool:
-    """Say whether a model must run Python code that lies in its folder.
+def check_architecture(model: ModelFolder) -> None:
+    """Make sure that transformers has the model's architecture; no code of its folder is ever run.
 
-    Only the models of the catalogue may, as ``models.prepare`` fetched them at their pinned revision,
-    and what was merged from them, as long as its code is that of the prepared model byte for byte.
-    Raises CourseError for any other model that cannot do without code of its own.
+    ``auto_map`` and Python files are passed over, whoever they come from: a record beside a folder can
+    travel with it, and a hub's branch or a mirror can change. Raises CourseError for an architecture that
+    lives in its repository alone.
     """
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
 
-    known = models.recorded(model.path)
-    entry = models.CATALOGUE.get(known.get("base_model") or known.get("name"))
-    if entry is None or not entry.trust_remote_code:
-        if model.config["model_type"] in CONFIG_MAPPING_NAMES:
-            return False
+    from tianji_helpers.training import internlm2
+
+    internlm2.forbid_code()
+    kind = model.config["model_type"]
+    if kind == internlm2.MODEL_TYPE:
+        internlm2.register()
+    if kind not in CONFIG_MAPPING:
         raise CourseError(
-            f"{paths.told(model.path)} 是 {model.config['model_type']} 模型，要运行它自带的 Python 代码，"
-            "而它不是课程目录里的模型（tianji models），所以不加载。"
+            f"{paths.told(model.path)} 是 {kind} 模型，只有运行它自带的 Python 代码才能加载。那可能是任意"
+            "程序，课程从不运行。请换成课程目录里的模型（tianji models），或 transformers 自己认识的架构。"
         )
-    for file in sorted(model.path.rglob("*.py")):
-        original = entry.folder / file.relative_to(model.path)
-        if not (original.is_file() and original.read_bytes() == file.read_bytes()):
-            raise CourseError(
-                f"{paths.told(file)} 和课程准备的 {entry.name} 里的代码不一样，所以不运行。请先运行 "
-                f"tianji prepare-model {entry.name}，再把 {original.name} 换成它里面的那一份。"
-            )
-    for name in ("config.json", "tokenizer_config.json"):
-        file = model.path / name
-        # "repository--module.Class" would fetch the code from a hub
-        if file.is_file() and "--" in str(_json_object(file).get("auto_map")):
-            raise CourseError(f"{paths.told(file)} 的 auto_map 要从网上取代码，所以不加载。")
-    return True
 
 
 def _folder(folder: str | Path, what: str) -> Path:
@@ -158,6 +209,20 @@ def _json_object(file: Path) -> dict:
     if not isinstance(value, dict):
         raise CourseError(f"{paths.told(file)} 应当是一个 JSON 对象，却是 {type(value).__name__}。")
     return value
+
+
+def _check_attention(config: dict, shown: str) -> None:
+    """Refuse an attention that transformers would fetch as compiled code (``owner/kernel``)."""
+    for key, value in config.items():
+        if "attn_implementation" in key:
+            parts = value.values() if isinstance(value, dict) else [value]
+            if any(part not in _ATTENTIONS for part in parts):
+                raise CourseError(
+                    f"{shown}/config.json 里的 {key} 是 {value!r}，不加载：它可能要从网上取程序来运行。"
+                    f"请删去这一项，或改成 {'、'.join(filter(None, _ATTENTIONS))} 之一。"
+                )
+        elif isinstance(value, dict):  # of a part of the model
+            _check_attention(value, shown)
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], set[str]]:
@@ -203,8 +268,22 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
+def _check_settings(config: dict, shown: str) -> None:
+    if not _is_rank(config.get("r")):
+        raise CourseError(
+            f"{shown}/adapter_config.json 里的 r 是 {config.get('r')!r}，应当是 1 到 {MAX_RANK} 的整数。"
+        )
+    for name, value in config.items():
+        is_right = _ADAPTER_SETTINGS.get(name, lambda value: False)
+        if value not in (None, False, {}, [], "") and not is_right(value):
+            raise CourseError(
+                f"{shown}/adapter_config.json 里的 {name[:80]} 是 {reprlib.repr(value)}，所以不加载："
+                "课程训练的适配器不会这样设置，它会让 PEFT 去读别的文件、复制网络层或一直算下去。"
+            )
+
+
 def _check_ranks(adapter: AdapterFolder) -> None:
-    ranks = {adapter.config.get("r"), *adapter.config.get("rank_pattern", {}).values()}
+    ranks = {adapter.config["r"], *(adapter.config.get("rank_pattern") or {}).values()}
     for name, shape in adapter.shapes.items():
         rank = shape[0] if name.endswith(".lora_A.weight") else shape[-1]
         if name.endswith((".lora_A.weight", ".lora_B.weight")) and rank not in ranks:

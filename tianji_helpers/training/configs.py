@@ -25,7 +25,6 @@ _WHOLE = (lambda value: type(value) is int and value > 0, "正整数")
 _COUNT = (lambda value: type(value) is int and value >= 0, "0 或正整数")
 _AMOUNT = (lambda value: type(value) in (int, float) and 0 < value < math.inf, "大于 0 的数")
 _SHARE = (lambda value: type(value) in (int, float) and 0 <= value < 1, "0 到 1 之间的数（不到 1）")
-_BOOL = (lambda value: type(value) is bool, "true 或 false")
 _TEXT = (lambda value: isinstance(value, str), "文字")
 _PATH = (lambda value: isinstance(value, (str, Path)) and str(value) != "", "路径")
 _TEXTS = (
@@ -38,7 +37,6 @@ _DTYPE = (lambda value: value in ("bfloat16", "float32"), "bfloat16 或 float32"
 SETTINGS = {
     "model_dir": _PATH,
     "prompt_template": _TEXT,
-    "trust_remote_code": _BOOL,
     "data_path": _PATH,
     "validation_path": _PATH,
     "max_rows": _COUNT,
@@ -176,9 +174,8 @@ def _change_named(cfg, named: dict) -> None:
     if "model_dir" in named:
         named["pretrained_model_name_or_path"] = named["model_dir"]
     for model_part in _model_parts(cfg):
-        for key in ("pretrained_model_name_or_path", "trust_remote_code"):
-            if key in named:
-                model_part[key] = named[key]
+        if "model_dir" in named:
+            model_part.pretrained_model_name_or_path = named["model_dir"]
     chat_hook = next((hook for hook in cfg.get("custom_hooks", []) if "evaluation_inputs" in hook), None)
     if "prompt_template" in named:
         named["prompt_template"] = f"xtuner.utils.PROMPT_TEMPLATE.{named['prompt_template']}"

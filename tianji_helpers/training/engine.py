@@ -230,6 +230,7 @@ def plan_training(
             f"配置里的模型文件夹 {paths.told(model_dir)} 里没有 config.json。"
             f"请先运行 tianji prepare-model {model_dir.name}，或改配置里的 pretrained_model_name_or_path。"
         )
+    checkpoints.check_architecture(checkpoints.inspect_model(model_dir))
     rows = _look(cfg.train_dataloader)
     validation = _look(cfg.val_dataloader) if cfg.get("val_dataloader") else None
     count = batches(cfg, rows)
@@ -515,8 +516,7 @@ def merge(
     dtype = dtype if dtype in ("bfloat16", "float32") else "float32"
     arguments = ["--safe-serialization", "--device", device, "--dtype", dtype]
     arguments += ["--max-shard-size", max_shard_size]
-    if checkpoints.needs_own_code(base):
-        arguments.append("--trust-remote-code")
+    checkpoints.check_architecture(base)
 
     def make(target: Path, part: Path, log: Path) -> None:
         needed = sum(file.stat().st_size for file in base.weights) / 1e9

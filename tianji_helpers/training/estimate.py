@@ -145,6 +145,8 @@ def _skeleton(cfg):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from tianji_helpers.training import internlm2
+
     llm = cfg.model.llm
     folder = paths.resolve(llm.pretrained_model_name_or_path)
     if not (folder / "config.json").is_file():
@@ -152,9 +154,10 @@ def _skeleton(cfg):
             f"模型文件夹 {paths.told(folder)} 里没有 config.json，估算不了。"
             f"请先运行 tianji prepare-model {folder.name}。"
         )
-    remote = {"trust_remote_code": llm.get("trust_remote_code", False)}
+    internlm2.register()
+    plain = {"trust_remote_code": False}
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **remote), **remote)
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **plain), **plain)
 
 
 def _linears(model) -> tuple[Sequence, object]:

@@ -146,7 +146,6 @@ def measure(
     kind: str = "wishes",
     device: str = "cpu",
     max_new_tokens: int = 80,
-    trust_remote_code: bool = False,
     seed: int = 42,
 ) -> dict:
     """Load a model, measure it on test turns, and free its memory again.
@@ -155,9 +154,7 @@ def measure(
     ``figures`` (name → ``value``, ``low``, ``high``; see ``figures.of``), and ``rows`` as ``grade`` returns
     them.
     """
-    model, tokenizer = inference.load(
-        model_dir, adapter_dir, device=device, trust_remote_code=trust_remote_code
-    )
+    model, tokenizer = inference.load(model_dir, adapter_dir, device=device)
     loss = mean_loss(model, tokenizer, turns, prompt_template)
     requests = [turn["input"] for turn in turns]
     chats = [chat(turn) for turn in turns]

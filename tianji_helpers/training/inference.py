@@ -1,8 +1,11 @@
 """Load a model, perhaps with adapters, and let it answer: a whole batch at once, or token by token."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Event, Thread
@@ -34,18 +37,16 @@ def load(
     *,
     device: str = "cpu",
     dtype: str = "",
-    trust_remote_code: bool | None = None,
 ):
     """Load a Hugging Face folder, perhaps with adapters on top, and return (model, tokenizer).
 
     adapter: an adapter folder, or several by name; the first one answers until ``switch`` is called.
     device: ``cpu`` or ``cuda``. dtype: ``bfloat16`` or ``float32``; empty means what suits the
-    device. trust_remote_code: None asks the catalogue (see ``checkpoints.needs_own_code``). The model
-    is in eval mode. Raises CourseError if a folder is not what it should be, before weights are read.
+    device. The model is in eval mode. No code of a folder is run. Raises CourseError if a folder is not
+    what it should be, before weights are read.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     folder = checkpoints.inspect_model(model_dir)
     if isinstance(adapter, str | Path):
@@ -54,31 +55,94 @@ def load(
         if not name or "." in name:  # it becomes part of the layers' names
             raise CourseError(f"适配器的名字 {name!r} 不能用：不能空着，也不能有点号。")
     adapters = {name: checkpoints.inspect_adapter(path, folder) for name, path in (adapter or {}).items()}
-    if trust_remote_code is None:
-        trust_remote_code = checkpoints.needs_own_code(folder)
-    if trust_remote_code:
-        from tianji_helpers.training import xtuner_compat
-
-        xtuner_compat.restore_cache_get_max_length()
+    tokenizer = load_tokenizer(folder)
     dtype = dtype or (cpu_dtype() if device == "cpu" else "bfloat16")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
             folder.path,
             dtype=getattr(torch, dtype),
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=False,
             use_safetensors=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CourseError(f"模型 {paths.show(folder.path)} 加载失败：{error}") from error
+    except Exception as error:  # a config of a stranger can make any of transformers' lines fail
+        raise CourseError(
+            f"模型 {paths.show(folder.path)} 加载失败：{type(error).__name__}: {error}"
+        ) from error
+    if adapters:
+        model = _with_adapters(model, adapters)
+    return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(model_dir: str | Path | checkpoints.ModelFolder):
+    """Load the tokenizer of a model folder. Raises CourseError if there is none, or no chat template."""
+    from transformers import AutoTokenizer
+
+    folder = model_dir
+    if not isinstance(folder, checkpoints.ModelFolder):
+        folder = checkpoints.inspect_model(folder)
+    checkpoints.check_architecture(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+    except Exception as error:  # it reads many files; tokenizers raises plain Exceptions
+        raise CourseError(f"模型 {paths.show(folder.path)} 的分词器加载失败：{error}") from error
     if not tokenizer.chat_template:
         raise CourseError(
             f"模型 {paths.show(folder.path)} 没有对话模板（chat_template），不知道该怎样提问。"
             "请换成对话模型，或把训练时的模板放进它的 chat_template.jinja。"
         )
-    if adapters:
-        model = _with_adapters(model, adapters)
-    return model.to(device).eval(), tokenizer
+    templates = tokenizer.chat_template
+    for template in templates.values() if isinstance(templates, dict) else [templates]:
+        _check_template(template, paths.show(folder.path))
+    return tokenizer
+
+
+# Chats of several lengths, with and without a system prompt, in transformers' environment; what a template
+# refuses is said when one asks.
+_TRY_TEMPLATE = """
+import itertools, json, resource, sys
+from jinja2 import TemplateError, ext, sandbox
+resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+def refuse(message):
+    raise TemplateError(message)
+options = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [ext.loopcontrols]}
+made = sandbox.ImmutableSandboxedEnvironment(**options)
+made.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
+known = {"raise_exception": refuse, "strftime_now": lambda form: "2026", "add_generation_prompt": True}
+source = sys.stdin.read()
+for system, turns, length in itertools.product((0, 1), (1, 2, 9), (3, 2000)):
+    text, roles = "祝" * length, itertools.cycle(("user", "assistant"))
+    chat = [{"role": "system", "content": text}] * system
+    chat += [{"role": role, "content": text} for role, _ in zip(roles, range(turns))]
+    try:
+        prompt = made.from_string(source).render(messages=chat, bos_token="<s>", eos_token="</s>", **known)
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:
+        continue
+    if len(prompt) > 20_000 + 4 * length * len(chat):
+        sys.exit("它把一句话变成了很多倍")
+"""
+
+
+@cache
+def _check_template(template: str, shown: str) -> None:
+    """Try a chat template that the course does not know, where it can be stopped.
+
+    A template is a program: its sandbox (Jinja's) keeps it from the machine, not from looping for ever.
+    """
+    from tianji_helpers.training.embedded import CHAT_TEMPLATE
+
+    if template == CHAT_TEMPLATE:
+        return
+    command = [sys.executable, "-I", "-X", "utf8", "-c", _TRY_TEMPLATE]
+    done = subprocess.run(command, input=template, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["算了 5 秒还没有算完"])[-1][:200]
+        raise CourseError(
+            f"模型 {shown} 的对话模板（chat_template）用不了：{reason}。它是别人写的程序，不会在这里运行；"
+            "请换成底座模型原来的模板。"
+        )
 
 
 def _with_adapters(model, adapters: Mapping[str, checkpoints.AdapterFolder]):
@@ -181,11 +245,18 @@ def fit(model, tokenizer, chat: list[dict], max_new_tokens: int) -> list[dict]:
     while (
         len(turns) > 1
         and max_new_tokens
-        + len(tokenizer.apply_chat_template([*opening, *turns], add_generation_prompt=True))
+        + len(tokenizer(_prompt(tokenizer, [*opening, *turns]), add_special_tokens=False).input_ids)
         > window
     ):
         turns = turns[2:]
     return [*opening, *turns]
+
+
+def _prompt(tokenizer, chat: list[dict]) -> str:
+    try:
+        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # it is a program
+        raise CourseError(f"模型的对话模板不接受这样的对话：{error}") from error
 
 
 def _encode(tokenizer, chats: Sequence[list[dict]]):
@@ -193,7 +264,7 @@ def _encode(tokenizer, chats: Sequence[list[dict]]):
     for said in (message["content"] for chat in chats for message in chat):
         if forged := [token for token in tokenizer.all_special_tokens if token in said]:
             raise CourseError(f"这句话里有模型的控制词元 {forged[0]}，它会冒充对话的结构。请把它删掉。")
-    prompts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in chats]
+    prompts = [_prompt(tokenizer, chat) for chat in chats]
     return tokenizer(
         prompts, add_special_tokens=False, return_tensors="pt", padding=True, padding_side="left"
     )

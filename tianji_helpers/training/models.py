@@ -39,7 +39,6 @@ class BaseModel:
     huggingface_revision: str
     modelscope: str
     modelscope_revision: str
-    trust_remote_code: bool = False
     device: str = "GPU"
     chats: bool = True
 
@@ -71,7 +70,6 @@ def _internlm2(
         huggingface_revision=revision,
         modelscope=f"Shanghai_AI_Laboratory/{name}",
         modelscope_revision="v1.1.0" if chats else "master",
-        trust_remote_code=True,
         chats=chats,
     )
 
@@ -163,7 +161,6 @@ def table() -> str:
         lines.append(
             f"    ModelScope {model.modelscope}@{model.modelscope_revision}  "
             f"Hugging Face {model.huggingface}@{model.huggingface_revision[:12]}"
-            + ("  需要 trust_remote_code" if model.trust_remote_code else "")
         )
     return "\n".join(lines)
 
@@ -211,6 +208,7 @@ def prepare(
             origin = _unpack_embedded(part, report)
         else:
             origin = _download(model, source, endpoint, part, report)
+            _leave_code_out(model, part)
             if not model.chats:
                 _add_chat_template(part)
         if folder.exists():
@@ -246,6 +244,29 @@ def _download(
     repo, revision = getattr(model, source), getattr(model, f"{source}_revision")
     report(f"从 {source} 下载 {repo}@{revision}（约 {model.download_gb} GB，中断后再运行会续传）…")
     return hubs.fetch(source, repo, revision, part, endpoint=endpoint, needed=["config.json"])
+
+
+def _leave_code_out(model: BaseModel, part: Path) -> None:
+    """Remove the repository's Python files: the course never runs them, and passes none on.
+
+    Programs that want them, such as vLLM with ``--trust-remote-code``, are told where they come from.
+    """
+    for file in list(part.rglob("*.py")):
+        file.unlink()
+        if not any(file.parent.iterdir()):
+            file.parent.rmdir()
+
+    def at_home(name):
+        if isinstance(name, list):  # the slow and the fast tokenizer; one may be missing
+            return [at_home(one) for one in name]
+        return name if not name or "--" in name else f"{model.huggingface}--{name}"
+
+    for file in (part / "config.json", part / "tokenizer_config.json"):
+        settings = records.read_json(file) if file.is_file() else {}
+        if where := settings.get("auto_map"):
+            records.write_json(
+                file, settings | {"auto_map": {key: at_home(name) for key, name in where.items()}}
+            )
 
 
 def _add_chat_template(part: Path) -> None:

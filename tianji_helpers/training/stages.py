@@ -117,7 +117,6 @@ def make_config(
     base = configs.default_config(task, model)
     fixed |= {
         "prompt_template": models.find(model).template,
-        "trust_remote_code": models.find(model).trust_remote_code,
         "data_path": train_file(task, output_dir),
         "validation_path": rows if (rows := validation_file(task, output_dir)).is_file() else None,
     }

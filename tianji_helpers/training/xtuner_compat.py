@@ -33,7 +33,7 @@ from xtuner.engine.hooks import EvaluateChatHook as _EvaluateChatHook
 from xtuner.model import SupervisedFinetune as _SupervisedFinetune
 from xtuner.model.utils import find_all_linear_names
 
-from tianji_helpers.training import acceleration
+from tianji_helpers.training import acceleration, internlm2
 
 TOOLS = {
     "train": "xtuner.tools.train",
@@ -47,7 +47,8 @@ def apply() -> None:
     """Apply all work-arounds to the loaded libraries. Doing it twice changes nothing."""
     define_cpu_bf16_check()
     start_processes_without_gpu()
-    restore_cache_get_max_length()
+    internlm2.forbid_code()
+    internlm2.register()
     keep_4bit_weights_trainable()
 
 
@@ -70,24 +71,6 @@ def start_processes_without_gpu() -> None:
     if not torch.cuda.is_available():
         torch.cuda.set_device = lambda device: None
         torch.distributed.all_gather_into_tensor = torch.no_grad()(torch.distributed.all_gather_into_tensor)
-
-
-def restore_cache_get_max_length() -> None:
-    """Give transformers' ``Cache`` the method that InternLM2's remote code calls in ``generate``.
-
-    Source: transformers removed ``Cache.get_max_length`` in 4.50; it became
-    ``get_max_cache_shape``, which answers a negative number or None where there is no limit.
-    """
-    from transformers.cache_utils import Cache
-
-    if hasattr(Cache, "get_max_length"):
-        return
-
-    def get_max_length(self):
-        limit = self.get_max_cache_shape()
-        return None if limit is None or limit < 0 else limit
-
-    Cache.get_max_length = get_max_length
 
 
 def keep_4bit_weights_trainable() -> None:
@@ -190,7 +173,7 @@ class SupervisedFinetune(_SupervisedFinetune):
 
         Vocabulary scores are computed only at positions that some answer of the batch needs: for
         short answers behind a long prompt that is half of them. Models whose forward has no
-        ``logits_to_keep`` (InternLM2's remote code) take XTuner's way. All ways give the same loss.
+        ``logits_to_keep`` (InternLM2) take XTuner's way. All ways give the same loss.
         """
         if "logits_to_keep" not in inspect.signature(self._causal_lm().forward).parameters:
             return super().compute_loss(data, data_samples)["loss"]
@@ -344,8 +327,8 @@ def _pth_to_hf() -> None:
     pth_to_hf.main()
 
 
-def _merge(dtype: str, trust_remote_code: bool) -> None:
-    """Run XTuner's merge in ``dtype``, and run a model's own code only if that is allowed.
+def _merge(dtype: str) -> None:
+    """Run XTuner's merge in ``dtype``, and not with a model's own code.
 
     Source: ``torch_dtype=torch.float16``, in which Gemma's activations overflow, and
     ``trust_remote_code=True`` in xtuner/tools/model_converters/merge.py (0.2.0).
@@ -357,10 +340,10 @@ def _merge(dtype: str, trust_remote_code: bool) -> None:
             from_pretrained=lambda name, **_: auto_class.from_pretrained(name, **_ | fixed)
         )
 
-    merge.AutoTokenizer = loader(merge.AutoTokenizer, trust_remote_code=trust_remote_code)
+    merge.AutoTokenizer = loader(merge.AutoTokenizer, trust_remote_code=False)
     merge.AutoModelForCausalLM = loader(
         merge.AutoModelForCausalLM,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=False,
         torch_dtype=getattr(torch, dtype),
         use_safetensors=True,
     )
@@ -371,18 +354,17 @@ def _merge(dtype: str, trust_remote_code: bool) -> None:
 def main(arguments: list[str]) -> None:
     """Apply the work-arounds and run one of XTuner's programs: ``TOOL ARGS…``.
 
-    ``merge`` takes two options beside XTuner's: ``--dtype`` and ``--trust-remote-code``.
+    ``merge`` takes an option beside XTuner's: ``--dtype``.
     """
     tool, *rest = arguments
     apply()
     if tool == "merge":
         own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         own.add_argument("--dtype", default="bfloat16")
-        own.add_argument("--trust-remote-code", action="store_true")
         options, rest = own.parse_known_args(rest)
     sys.argv = [TOOLS[tool], *rest]
     if tool == "merge":
-        _merge(options.dtype, options.trust_remote_code)
+        _merge(options.dtype)
     elif tool == "pth_to_hf":
         _pth_to_hf()
     else:

@@ -35,8 +35,12 @@ def test_another_machine_finds_what_is_done(tmp_path, address, capsys):
         assert cli.main(["batch", str(plan_file), "--output", address, "--workers", "2"]) == 1
         system = fsspec.filesystem("memory")
         there = {path.removeprefix("/class/batch1/") for path in system.find("/class/batch1")}
-        own = {"status.json", "metrics.json", "run.json", "notebooks/toy.ipynb", "notebooks/toy.html"}
-        assert {f"runs/name=好/{name}" for name in own} | {"report.html", "batch.json"} <= there
+        own = {"status.json", "metrics.json", "run.json", "notebooks/toy.ipynb"}
+        assert {f"runs/name=好/{name}" for name in own} | {
+            "pages/name=好/toy.html",
+            "report.html",
+            "batch.json",
+        } <= there
         assert system.cat("/class/batch1/runs/name=好/04_ruozhiba/a.txt") == "好".encode()
     finally:
         shutil.rmtree(store.folder)

@@ -72,6 +72,47 @@ def test_bad_persona_names_the_field(field, value):
         self_cognition.Persona(**values)
 
 
+@pytest.mark.parametrize(
+    "token",
+    [
+        "<|im_end|>",
+        "<end_of_turn>",
+        "<start_of_turn>",
+        "</s>",
+        "<bos>",
+        "<pad>",
+        "<0x0A>",
+        "[INST]",
+        "[/INST]",
+        "<<SYS>>",
+        "[UNUSED_TOKEN_145]",
+        "[gMASK]",
+        "<think>",
+        "<｜end▁of▁sentence｜>",
+        "{{NAME}}",
+        "{% if",
+    ],
+)
+def test_tokens_of_any_template_are_refused(token):
+    with pytest.raises(CourseError, match="对话模板的记号"):
+        self_cognition.Persona(f"小明{token}", "小祝", "Gemma")
+
+
+@pytest.mark.parametrize(
+    "name", ["👨‍👩‍👧‍👦小家", "❤️", "🏳️‍🌈", "🇨🇳小明", "小明[VIP]", "a < b", "小明（1班）", "{小明}"]
+)
+def test_names_that_people_have_are_taken(name):
+    assert self_cognition.Persona(name, "小祝", "Gemma").owner == name
+
+
+@pytest.mark.parametrize(
+    "name", ["小\u200d明", "小\u202e明", "小\u200b明", "小\u3000明", "小\n明", "小\ud83d"]
+)
+def test_invisible_characters_are_still_refused(name):
+    with pytest.raises(CourseError, match="换行或控制字符"):
+        self_cognition.Persona(name, "小祝", "Gemma")
+
+
 def test_braces_in_a_name_are_only_text():
     assert self_cognition.Persona("{小明}", "a", "b").fill("我是{owner}的助手") == "我是{小明}的助手"
 

@@ -1,12 +1,22 @@
 """The chat: history, commands, limits, and the widget, on the real base model."""
 
+import codecs
+import contextlib
 import copy
+import fcntl
 import io
+import os
+import pty
 import re
+import select
 import shutil
+import struct
 import subprocess
 import sys
+import termios
+import time
 
+import parrots
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -61,7 +71,7 @@ def test_adapters_are_swapped_in_the_chat_each_with_its_system_prompt(base_dir, 
     assert answers[0] == answers[3] and len(set(answers)) == 3
     assert asked == [("你是wishes", []), ("你是persona", []), ("", []), ("你是wishes", [])]
     assert "没有叫 nobody 的适配器。已加载：wishes、persona" in said
-    assert said.count("USE 名字 换一个") == 2
+    assert said.count("/use 名字 换一个") == 2
 
 
 def test_the_style_joins_every_request(loaded):
@@ -200,3 +210,103 @@ def test_widget_sends_and_forgets(loaded):
     assert "请先输入一句话" in shown.value
     forget.click()
     assert shown.value == "" and chat.history == []
+
+
+@pytest.fixture(scope="module")
+def parrot(tmp_path_factory):
+    return parrots.teach(tmp_path_factory.mktemp("parrot") / "model", ("祝您", "平安"))
+
+
+class Terminal:
+    """``tianji chat`` in a terminal of its own; ``shown`` is all that it has shown."""
+
+    def __init__(self, model, locale="C.UTF-8"):
+        self.shown = ""
+        self._pid, self._fd = pty.fork()
+        if not self._pid:
+            environment = os.environ | {"LC_ALL": locale, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+            command = [sys.executable, "-m", "tianji_helpers.cli", "chat", str(model)]
+            os.execve(command[0], command, environment)
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+        self._read = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def wait(self, words, seconds=120):
+        """Read until ``words`` are shown; return what came, without the terminal's own signs."""
+        came, until = "", time.monotonic() + seconds
+        while words not in (plain := re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", came)):
+            assert time.monotonic() < until, self.shown
+            if select.select([self._fd], [], [], 1)[0]:
+                came += self._read.decode(os.read(self._fd, 65536))
+        self.shown += plain
+        return plain
+
+    def type(self, keys):
+        os.write(self._fd, keys if isinstance(keys, bytes) else keys.encode())
+
+    def close(self):
+        """Return the exit status; the end of the terminal is the end of the chat."""
+        with contextlib.suppress(OSError):
+            while os.read(self._fd, 65536):
+                pass
+        os.close(self._fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+
+ANSWER = "模型：祝您平安"
+
+
+def test_a_person_has_a_line_editor(parrot):
+    terminal = Terminal(parrot)
+    terminal.wait("你：")
+    terminal.type("能\x7f祝姐姐\x7f妹\x7f\x7f\x7f好\r")  # Backspace over Chinese
+    assert "好" in terminal.wait(ANSWER)
+    terminal.type("\x1b[A")  # the line before
+    assert "好" in terminal.wait("好")
+    terminal.type("\x01您\x1b[C\x1b[D\r")  # to its beginning, and the arrows
+    assert "^[" not in terminal.wait(ANSWER)
+    terminal.type("\x1b[200~第一行\n第二行\x1b[201~\r")  # pasted
+    assert "第一行" in terminal.wait(ANSWER)
+    terminal.type("祝姐姐生日".encode("gbk") + b"\r")
+    terminal.wait(ANSWER)
+    terminal.type(b"\xff\xfe\x80\r")
+    terminal.wait(ANSWER)
+    terminal.type("/help\r")
+    terminal.wait("/reset 清空历史")
+    terminal.type("/nothing\r")
+    terminal.wait("没有 /nothing 这个命令")
+    terminal.type("Quit\r")
+    terminal.wait("再见。")
+    assert terminal.close() == 0
+    assert terminal.shown.count(ANSWER) == 5 and "Traceback" not in terminal.shown
+
+
+def test_ctrl_d_ends_the_chat(parrot):
+    terminal = Terminal(parrot)
+    terminal.wait("你：")
+    terminal.type("\x04")
+    terminal.wait("再见。")
+    assert terminal.close() == 0
+
+
+@pytest.mark.parametrize("word", ["exit", "quit", "EXIT", "Quit", "/exit", "/quit"])
+def test_words_that_end_the_chat(loaded, base_dir, word, monkeypatch):
+    monkeypatch.setattr(inference, "load", lambda *a, **k: loaded)
+    sink = io.StringIO()
+    repl(base_dir, source=io.StringIO(f"{word}\n祝姐姐生日\n"), sink=sink)
+    assert sink.getvalue().endswith("你：再见。\n") and "模型：" not in sink.getvalue()
+
+
+def test_a_pipe_may_be_gbk_and_hold_anything(parrot):
+    command = [sys.executable, "-m", "tianji_helpers.cli", "chat", str(parrot)]
+    text = "祝姐姐生日\n".encode("gbk") + "祝大舅发财\n".encode() + b"\xff\xfe\x80\n\x1b[A\nexit\n"
+    done = subprocess.run(command, input=text, capture_output=True, cwd=paths.ROOT)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().count(ANSWER) == 4
+
+
+def test_an_answer_cannot_steer_the_terminal(tmp_path):
+    model = parrots.teach(tmp_path / "model", ("\x1b[2J\x1b]0;x\x07", "平安"))
+    sink = io.StringIO()
+    repl(model, source=io.StringIO("祝姐姐生日\n"), sink=sink)
+    assert "[2J" in sink.getvalue() and "平安" in sink.getvalue()
+    assert not {"\x1b", "\x07"} & set(sink.getvalue())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import gguf
+import httpx
 import numpy
 import openai
 import pytest
@@ -75,6 +76,15 @@ def test_the_server_cuts_and_frames_text_as_the_tokenizer_does(exported, merged,
     assert ids == tokenizer.apply_chat_template(chat, add_generation_prompt=True)
 
 
+def test_the_server_answers_no_web_site(exported):
+    ours, theirs = "http://localhost:8501", "http://evil.example"
+    with export.server(exported.gguf) as address:
+        for origin, allowed in ((ours, ours), (theirs, None), ("null", None)):
+            reply = httpx.get(f"{address}/v1/models", headers={"Origin": origin}, trust_env=False)
+            assert reply.headers.get("Access-Control-Allow-Origin") == allowed, origin
+            assert reply.headers.get("Access-Control-Allow-Credentials") != "true"
+
+
 def test_what_goes_along_with_the_file(exported, merged):
     folder = exported.gguf.parent
     names = {file.name for file in folder.iterdir()}
@@ -137,7 +147,6 @@ def test_qwen2_goes_the_same_way(tokenizer, tmp_path):
 def test_internlm2_goes_the_same_way(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
     folder = tiny_models.save_internlm2(tmp_path / "internlm2", tokenizer)
-    shutil.copytree(folder, tmp_path / "models" / "internlm2-chat-1_8b")  # as if prepared
     parameters = {"base_model": "internlm2-chat-1_8b"}
     records.write_provenance(folder, stage="06_merge_chat", parameters=parameters)
     files = export.export(folder, tmp_path / "out", "bf16", report=lambda line: None)

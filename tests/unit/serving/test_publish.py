@@ -117,16 +117,57 @@ def test_what_must_stay_at_home_is_named(name, content, message, merged, monkeyp
     assert "very-own-secret" not in str(error.value)
 
 
+def test_links_and_pipes_are_not_followed(merged, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("grades of the class")
+    (merged / "chat_template.jinja").symlink_to(netrc)
+    with pytest.raises(CourseError, match=r"chat_template\.jinja（符号链接）"):
+        publish.prepare(merged, "modelscope", REPO)
+    (merged / "chat_template.jinja").unlink()
+    os.mkfifo(merged / "NOTICE")
+    with pytest.raises(CourseError, match="不属于模型的东西：NOTICE"):
+        publish.prepare(merged, "modelscope", REPO)
+    (merged / "NOTICE").unlink()
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "modelscope").mkdir(parents=True)
+    merged.with_name("merged.publish").symlink_to(elsewhere)
+    with pytest.raises(CourseError, match="符号链接"):
+        publish.prepare(merged, "modelscope", REPO)
+    assert (elsewhere / "modelscope").is_dir()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LICENSE.zip",
+        "NOTICE.pkl",
+        "model-00003-of-00003.safetensors",  # which no index names: nobody looked into it
+        "adapter_model.safetensors",
+        "tokenization_x.py",
+        "config\u202e.json",
+        "LICENSE\n\x1b[31mred",
+        b"LICENSE\xff",
+        ".git",
+    ],
+)
+def test_only_what_a_model_consists_of_is_published(name, merged):
+    (merged / os.fsdecode(name)).write_text("x")
+    with pytest.raises(CourseError, match="不属于模型的东西") as caught:
+        publish.prepare(merged, "huggingface", REPO)
+    assert str(caught.value).replace("\n", "").isprintable()
+    str(caught.value).encode()
+
+
 def test_half_a_model_is_not_published(merged):
     (merged / SHARDS[1]).unlink()
     with pytest.raises(CourseError, match=SHARDS[1]):
         publish.prepare(merged, "huggingface", REPO)
 
 
-def test_a_strangers_code_is_not_published(merged):
+def test_code_is_not_published(merged):
     (merged / "config.json").write_text('{"model_type": "internlm2"}')
     (merged / "modeling_internlm2.py").write_text("import os")
-    with pytest.raises(CourseError, match="internlm2"):
+    with pytest.raises(CourseError, match=r"modeling_internlm2\.py"):
         publish.prepare(merged, "huggingface", REPO)
 
 
@@ -183,7 +224,9 @@ def test_an_adapter_names_its_base_as_the_hub_does(run):
     assert "| 学习率 | 0.002 |" in (plan.folder / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("repo", ["wishes", "a/b/c", "小明/wishes", "-x/y", "../x/y"])
+@pytest.mark.parametrize(
+    "repo", ["wishes", "a/b/c", "小明/wishes", "a/明", "-x/y", "../x/y", "a/b..c", "a/b.git", "a/b\n"]
+)
 def test_odd_repository_names_are_refused(repo, merged):
     with pytest.raises(CourseError, match="用户名/仓库名"):
         publish.prepare(merged, "huggingface", repo)

@@ -14,7 +14,7 @@ import urllib.parse
 import pytest
 from synthesis_teachers import FaultyTeacher
 
-from tianji_helpers import paths, wishes
+from tianji_helpers import paths, redaction, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prompts, providers
 from tianji_helpers.synthesis.providers import Refused, Retryable
@@ -94,6 +94,30 @@ def test_the_key_comes_from_the_environment_or_dotenv(monkeypatch, tmp_path):
 def test_bad_choices_are_explained(arguments, words):
     with pytest.raises(CourseError, match=words):
         providers.choose(*arguments)
+
+
+def test_a_password_in_the_address_is_neither_taken_nor_shown():
+    with pytest.raises(CourseError, match="不能带用户名、密码") as caught:
+        providers.choose("local", "m", "http://ming:geheim-123@127.0.0.1:8000/v1?key=geheim-456")
+    assert "geheim" not in str(caught.value)
+    with pytest.raises(CourseError) as caught:
+        providers.choose("local", "m", "ftp://ming:geheim-123@127.0.0.1:8000/v1")
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["deepseek", "zhipu"])
+def test_an_answer_that_repeats_the_key_is_kept_without_it(teacher, body, monkeypatch, name):
+    monkeypatch.setenv(providers.PROVIDERS[name].key_name, KEY)
+    coded = base64.b64encode(f"me:{KEY}".encode()).decode()
+    message = {"role": "assistant", "content": f"祝您 {KEY} {coded} 安康"}
+    teacher.answer = lambda _: (200, {}, {"choices": [{"message": message, "finish_reason": KEY}]})
+    reply = ask(providers.choose(name, "m", teacher.base_url), body)
+    assert reply.text.startswith("祝您 *** ") and reply.text.endswith(" 安康")
+    assert KEY[:8] not in reply.text + reply.finish_reason and coded[8:20] not in reply.text
+    teacher.answer = lambda _: (500, {}, {"error": {"message": f"Basic {coded}"}})
+    with pytest.raises(Retryable) as caught:
+        ask(providers.choose(name, "m", teacher.base_url), body)
+    assert coded not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["deepseek", "zhipu"])
@@ -386,7 +410,7 @@ def test_the_password_of_an_address_is_not_shown(body):
     assert "pass-word" not in str(caught.value) and "127.0.0.1:9" in str(caught.value)
 
 
-def test_a_text_without_the_key_is_left_as_it_is():
-    provider = providers.Provider("x", "", "", key=KEY)
+def test_a_text_without_the_key_is_left_as_it_is(monkeypatch):
+    monkeypatch.setenv("DEEPSEEK_API_KEY", KEY)
     text = "100% 祝福 %41 sk-0123 " + "祝" * 5000
-    assert provider.hide(text) == text
+    assert redaction.hide(text) == text

@@ -31,7 +31,7 @@ def build(request):
         llm = ConfigDict(
             type=AutoModelForCausalLM.from_pretrained,
             pretrained_model_name_or_path=str(folder),
-            trust_remote_code=True,
+            trust_remote_code=False,
             torch_dtype=dtype,
             device_map={"": device},
             quantization_config={"type": BitsAndBytesConfig, **quantization},

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import checkpoints, models
+from tianji_helpers.training import checkpoints
 
 
 @pytest.fixture
@@ -145,37 +145,55 @@ def test_an_adapter_does_not_go_onto_a_merged_model_or_another_of_the_catalogue(
     assert "这个模型是 qwen2.5-7b-instruct" in reason(checkpoints.inspect_adapter, adapter, model)
 
 
-@pytest.fixture
-def catalogue(internlm2_dir, tmp_path, monkeypatch):
-    """The tiny InternLM2 prepared as the catalogue's own, and a model merged from it."""
-    monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
-    name = "internlm2-chat-1_8b"
-    prepared = shutil.copytree(internlm2_dir, models.find(name).folder)
-    records.write_provenance(prepared, stage="prepare-model", parameters={"name": name})
-    merged = shutil.copytree(internlm2_dir, tmp_path / "merged")
-    records.write_provenance(merged, stage="06_merge_chat", parameters={"base_model": name})
-    return prepared, merged
+def test_no_attention_is_fetched(model):
+    before = (model / "config.json").read_text()
+    for settings in (
+        {"_attn_implementation": "stranger/kernel"},
+        {"attn_implementation": "kernels-community/flash-attn"},
+        {"text_config": {"_attn_implementation_internal": "stranger/kernel"}},
+        {"_attn_implementation": {"text_config": "stranger/kernel"}},
+    ):
+        change(model / "config.json", **settings)
+        assert "要从网上取程序来运行" in reason(checkpoints.inspect_model, model), settings
+        (model / "config.json").write_text(before)
 
 
-def needs_own_code(folder):
-    return checkpoints.needs_own_code(checkpoints.inspect_model(folder))
+def test_an_architecture_of_a_stranger_is_refused(model):
+    change(model / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Config"})
+    found = checkpoints.inspect_model(model)
+    assert "课程从不运行" in reason(checkpoints.check_architecture, found)
 
 
-def test_code_runs_only_for_the_catalogue_and_only_as_it_was_fetched(catalogue, tiny_dir):
-    prepared, merged = catalogue
-    assert needs_own_code(prepared) and needs_own_code(merged) and not needs_own_code(tiny_dir)
-    code = merged / "modeling_internlm2.py"
-    code.write_text(code.read_text() + "\nprint('from a stranger')\n")
-    assert "modeling_internlm2.py 和课程准备的 internlm2-chat-1_8b 里的代码不一样" in reason(
-        needs_own_code, merged
-    )
-
-
-def test_code_from_elsewhere_is_not_fetched(catalogue):
-    _, merged = catalogue
-    change(merged / "config.json", auto_map={"AutoModelForCausalLM": "stranger/model--modeling.Model"})
-    assert "要从网上取代码" in reason(needs_own_code, merged)
-
-
-def test_a_strangers_model_with_code_of_its_own_is_refused(internlm2_dir):
-    assert "不是课程目录里的模型" in reason(needs_own_code, internlm2_dir)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"r": [8]},
+        {"r": None},
+        {"r": 8.0},
+        {"r": 10**9, "rank_pattern": {"q_proj": 8}},
+        {"rank_pattern": [8]},
+        {"rank_pattern": {"q_proj": {"a": 1}}},
+        {"rank_pattern": {"(([a-z_.0-9]+)+)+!": 8}},
+        {"alpha_pattern": {"q_proj|v_proj": 8}},
+        {"target_modules": "(([a-z_.0-9]+)+)+!"},
+        {"target_modules": ["q_proj", "(x+)+!"]},
+        {"exclude_modules": "(x+)+!"},
+        {"layers_pattern": "(x+)+!"},
+        {"layer_replication": [[0, 2]] * 2000},
+        {"init_lora_weights": "eva"},
+        {"init_lora_weights": "loftq"},
+        {"modules_to_save": ["embed_tokens"]},
+        {"trainable_token_indices": [0, 1]},
+        {"lora_alpha": "nan"},
+        {"task_type": "EVIL"},
+        {"auto_mapping": {"base_model_class": "X", "parent_library": "os"}},
+        {"runtime_config": {"ephemeral_gpu_offload": True}},
+        {"of_a_stranger": "x" * 1_000_000},
+    ],
+)
+def test_an_adapter_sets_only_what_an_adapter_may(adapter, settings):
+    checkpoints.inspect_adapter(adapter)
+    change(adapter / "adapter_config.json", **settings)
+    message = reason(checkpoints.inspect_adapter, adapter)
+    assert next(iter(settings)) in message or "rank_pattern" in message
+    assert len(message) < 400

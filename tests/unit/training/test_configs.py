@@ -61,7 +61,7 @@ def test_config_of_a_model_of_the_catalogue_uses_its_folder_and_template(task, m
     cfg = configs.load_config(configs.default_config(task, model))
     known = models.find(model)
     assert cfg.pretrained_model_name_or_path == f"models/{model}"
-    assert cfg.model.llm.trust_remote_code == known.trust_remote_code
+    assert cfg.model.llm.trust_remote_code is cfg.tokenizer.trust_remote_code is False
     assert cfg.prompt_template == PROMPT_TEMPLATE[known.template]
 
 

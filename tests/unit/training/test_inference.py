@@ -1,5 +1,6 @@
 """Answers in batch and in pieces: equal, ending by themselves, without template tokens."""
 
+import json
 import shutil
 
 import pytest
@@ -112,3 +113,49 @@ def test_switching_to_an_adapter_that_was_not_loaded_lists_those_there_are(tiny_
     inference.switch(bare)
     with pytest.raises(CourseError, match="没有加载适配器"):
         inference.switch(bare, "甲")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hidden_size": "64"},
+        {"num_attention_heads": None},
+        {"num_attention_heads": 0},
+        {"rope_scaling": {"rope_type": "evil"}},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+    ],
+)
+def test_a_config_that_makes_no_sense_is_an_error_in_words(tiny_dir, tmp_path, settings):
+    folder = shutil.copytree(tiny_dir, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    with pytest.raises(CourseError, match="加载失败"):
+        inference.load(folder)
+
+
+HANGING = {
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "long text": "{{ 'a' * 10**10 }}",
+    "large number": "{{ 9**(9**9) }}",
+    "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "many times": "{% for a in range(9999) %}{{ messages[0].content * 100 }}{% endfor %}",
+    "doubling": "{% set n = namespace(x='ab') %}{% for m in messages %}{% for c in m.content %}"
+    "{% set n.x = n.x ~ n.x %}{% endfor %}{% endfor %}{{ n.x }}",
+}
+
+
+@pytest.mark.parametrize("name", HANGING)
+def test_a_template_that_does_not_end_is_refused(tiny_dir, tmp_path, name):
+    folder = shutil.copytree(tiny_dir, tmp_path / "model")
+    (folder / "chat_template.jinja").write_text(HANGING[name])
+    with pytest.raises(CourseError, match="对话模板（chat_template）用不了"):
+        inference.load_tokenizer(folder)
+
+
+def test_what_a_template_refuses_is_said_in_words(tiny_dir, tmp_path):
+    folder = shutil.copytree(tiny_dir, tmp_path / "model")
+    for text in ("{{ raise_exception('no system') }}", "{{ messages[0].nothing.more }}", "{% for"):
+        (folder / "chat_template.jinja").write_text(text)
+        tokenizer = inference.load_tokenizer(folder)
+        with pytest.raises(CourseError, match="对话模板不接受这样的对话"):
+            inference._prompt(tokenizer, chats("祝姐姐生日")[0])

@@ -81,12 +81,6 @@ def test_the_table_has_licence_sizes_and_origin_of_every_model():
         assert f"{model.huggingface}@{model.huggingface_revision[:12]}" in row
 
 
-def test_only_internlm2_runs_code_of_its_repository():
-    assert {name for name, model in models.CATALOGUE.items() if model.trust_remote_code} == {
-        name for name in models.CATALOGUE if name.startswith("internlm2")
-    }
-
-
 def test_huggingface_revisions_are_commits():
     for model in models.CATALOGUE.values():
         assert re.fullmatch("[0-9a-f]{40}", model.huggingface_revision), model.name
@@ -198,6 +192,26 @@ def test_a_base_model_gets_the_chat_template_that_it_will_be_taught(prepare, mod
     wanted = {"eos_token_id": [2, 9, 7], "pad_token_id": 2} if generation else {"eos_token_id": [2, 7]}
     assert json.loads(found.pop("generation_config.json")) == wanted
     assert found == {name: data for name, data in files.items() if name != "generation_config.json"}
+
+
+def test_a_repositorys_code_is_not_kept(prepare, models_dir):
+    model = models.find("internlm2-chat-1_8b")
+    names = {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", None], "AutoConfig": "c.C"}
+    files = FILES | {
+        "config.json": json.dumps({"model_type": "internlm2", "auto_map": {"AutoConfig": "c.C"}}).encode(),
+        "tokenizer_config.json": json.dumps({"auto_map": names}).encode(),
+        "c.py": b"import os",
+        "custom_generate/generate.py": b"import os",
+    }
+    with loopback_hub.starter(
+        files, WEIGHTS, model.huggingface, model.huggingface_revision, model.modelscope
+    ) as start:
+        done = prepare(start(), "modelscope", model.name)
+    assert done.returncode == 0, done.stderr
+    assert not list(model.folder.rglob("*.py")) and not (model.folder / "custom_generate").exists()
+    where = "internlm/internlm2-chat-1_8b--"
+    found = records.read_json(model.folder / "tokenizer_config.json")["auto_map"]
+    assert found == {"AutoTokenizer": [where + names["AutoTokenizer"][0], None], "AutoConfig": where + "c.C"}
 
 
 @pytest.mark.parametrize("source", hubs.SOURCES)

@@ -1,0 +1,202 @@
+"""The report of folders that somebody edited, and of notebooks that carry scripts."""
+
+import json
+import os
+import re
+from html.parser import HTMLParser
+
+import nbformat
+import pytest
+
+from tianji_helpers import cli
+from tianji_helpers.classroom import grading, report
+
+EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+STATUS = {"name": "seed=1", "status": "done", "minutes": 1.5, "peak_memory_gb": 1.0}
+TASK = {
+    "loss": {"before": 4.5, "after": 1.2},
+    "scores": {"没有硬伤": ["0%", "75%"]},
+    "curve": [[1, 4.0], [2, 2.0]],
+    "answers": [{"request": "祝姐姐生日", "before": "祝你", "after": "姐姐快乐"}],
+}
+
+
+def output(data, metadata=None):
+    return {"output_type": "display_data", "data": data, "metadata": metadata or {}}
+
+
+def write_notebook(folder, name="quick", outputs=(), **more):
+    cell = {
+        "cell_type": "code",
+        "metadata": {},
+        "source": "1",
+        "execution_count": 1,
+        "outputs": list(outputs),
+    }
+    book = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [cell | more]}
+    (folder / f"{name}.ipynb").write_text(json.dumps(book), encoding="utf-8")
+
+
+@pytest.fixture
+def batch(tmp_path):
+    """A batch's folder with one run, made by hand."""
+    run = tmp_path / "batch" / "runs" / "seed=1"
+    (run / "notebooks").mkdir(parents=True)
+    folder = run.parents[1]
+    (folder / "batch.json").write_text(
+        json.dumps({"title": "题目", "runs": [{"name": "seed=1", "chosen": {"seed": 1}}]})
+    )
+    (run / "status.json").write_text(json.dumps(STATUS))
+    (run / "metrics.json").write_text(json.dumps({"steps": [], "tasks": {"wishes": TASK}}))
+    write_notebook(run / "notebooks")
+    return folder
+
+
+def page_of(batch):
+    assert cli.main(["report", str(batch)]) == 0
+    return (batch / report.NAME).read_text(encoding="utf-8")
+
+
+def test_a_whole_folder_is_shown(batch):
+    text = page_of(batch)
+    assert "4.50 → 1.20" in text and "0% → 75%" in text and "姐姐快乐" in text
+    assert 'href="pages/seed%3D1/quick.html"' in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"title": "x"}',
+        '{"title": "x", "runs": "abc"}',
+        '{"title": "x", "runs": [{"name": "../../other", "chosen": {}}]}',
+        '{"title": "x", "runs": [{"name": "/etc", "chosen": {}}]}',
+        '{"title": "x", "runs": [{"name": "..", "chosen": {}}]}',
+        '{"title": "x", "runs": [{"name": 5}]}',
+        '{"a":' * 100_000,
+        "",
+    ],
+)
+def test_a_damaged_list_of_runs_is_an_error(content, batch, capsys):
+    (batch / "batch.json").write_text(content)
+    assert cli.main(["report", str(batch)]) == 1
+    assert "batch.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("status.json", STATUS | {"status": "evil"}),
+        ("status.json", STATUS | {"minutes": "x"}),
+        ("status.json", STATUS | {"status": "error", "cell": "x", "notebook": "quick"}),
+        ("status.json", STATUS | {"status": "error", "cell": -5, "notebook": "quick"}),
+        ("status.json", STATUS | {"status": "error", "cell": 0, "notebook": "quick"}),
+        ("status.json", STATUS | {"status": "error", "cell": 10**9, "notebook": "quick"}),
+        ("status.json", []),
+        ("metrics.json", []),
+        ("metrics.json", {"tasks": [1]}),
+        *(
+            ("metrics.json", {"tasks": {"wishes": TASK | change}})
+            for change in (
+                {"loss": {"before": None, "after": 1}},
+                {"loss": {}},
+                {"curve": [["a", "b"]]},
+                {"curve": [[1]]},
+                {"answers": [5]},
+                {"scores": 7},
+            )
+        ),
+        ("notebooks/quick.ipynb", {"cells": [{}], "nbformat": 4, "nbformat_minor": 4, "metadata": {}}),
+        ("notebooks/quick.ipynb", {"cells": 5}),
+        ("notebooks/quick.ipynb", []),
+    ],
+)
+def test_a_damaged_file_of_a_run_counts_as_not_there(name, content, batch):
+    (batch / "runs" / "seed=1" / name).write_text(json.dumps(content))
+    assert "题目" in page_of(batch)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a,b\nx\n", "a\0b\nx,1,2,y\n", "a,b,c,d\nx,1,2," + "y" * 200_000, "\udcff"]
+)
+def test_damaged_grades_are_passed_over(text, batch):
+    (batch / grading.TABLE).write_bytes(text.encode(errors="surrogateescape"))
+    page_of(batch)
+
+
+class Look(HTMLParser):
+    """What would run, or fetch something, in a page: (tag, attribute)."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            addressed = name in ("href", "src", "action") and re.match(
+                r"\s*(javascript:|data:text)", value or ""
+            )
+            if name.startswith("on") or addressed or "evil.invalid" in (value or ""):
+                self.found.append((tag, name))
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [output({"image/png": "QUJD"}, {"image/png": {"width": "1 onerror=alert(1)"}})],
+        [output({"image/jpeg": "x' onerror='alert(1)"})],
+        [output({"image/png": ["x' onerror='alert(1)"]})],
+        [output({"image/png": "QUJD"}, {"image/png": {"alt": "x' onerror='alert(1)"}})],
+        [output({"image/svg+xml": f"<svg onload=alert(1)>{EVIL}</svg>"})],
+        [output({"text/vnd.mermaid": f"graph TD; </pre>{EVIL}"})],
+        [
+            output(
+                {"text/html": EVIL + "<a href='javascript:alert(1)'>x</a><form action=javascript:alert(1)>"}
+            )
+        ],
+        [output({"text/markdown": EVIL, "text/latex": f"${EVIL}$"})],
+        [output({"application/javascript": "alert(1)", "application/pdf": "x' onerror='alert(1)"})],
+        [output({"text/plain": EVIL}), {"output_type": "stream", "name": "stdout", "text": EVIL}],
+        [{"output_type": "error", "ename": EVIL, "evalue": EVIL, "traceback": [EVIL]}],
+    ],
+)
+def test_a_converted_notebook_carries_no_script(outputs, batch):
+    place = batch / "runs" / "seed=1" / "notebooks"
+    tags = {"tags": ['x" onmouseover="alert(1)']}
+    write_notebook(place, "evil", outputs, source=f"</pre>{EVIL}", metadata=tags)
+    for kind in ("markdown", "raw"):
+        write_notebook(place, kind, source=f"# h {EVIL}\n[x](javascript:alert(1)) ![y](attachment:y.svg)")
+        book = json.loads((place / f"{kind}.ipynb").read_text())
+        book["cells"] = [{"cell_type": kind, "metadata": tags, "source": book["cells"][0]["source"]}]
+        book["metadata"] = {
+            "title": f"</title>{EVIL}",
+            "widgets": {"x": {"state": {"a": f"</script>{EVIL}"}}},
+        }
+        (place / f"{kind}.ipynb").write_text(json.dumps(book))
+    page_of(batch)
+    for name in ("evil", "markdown", "raw"):
+        text = (batch / "pages" / "seed=1" / f"{name}.html").read_text(encoding="utf-8")
+        look = Look()
+        look.feed(text)
+        assert look.found == [], name
+        assert "<script>alert" not in text
+        policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+        assert policy and policy.start() < text.index("<script") and "default-src 'none'" in policy[1]
+        assert "script-src" not in policy[1]
+
+
+def test_a_page_that_a_run_left_is_not_shown(batch):
+    place = batch / "runs" / "seed=1" / "notebooks"
+    (place / "quick.html").write_text(EVIL)
+    os.utime(place / "quick.html", (2e9, 2e9))
+    assert "notebooks/quick.html" not in page_of(batch)
+    assert EVIL not in (batch / "pages" / "seed=1" / "quick.html").read_text(encoding="utf-8")
+    made = (batch / "pages" / "seed=1" / "quick.html").stat().st_mtime_ns
+    page_of(batch)
+    assert (batch / "pages" / "seed=1" / "quick.html").stat().st_mtime_ns == made
+    assert nbformat.read(place / "quick.ipynb", as_version=4)
+
+
+def test_our_own_pages_forbid_scripts_too(batch):
+    assert "Content-Security-Policy" in page_of(batch)
+    assert "Content-Security-Policy" in grading.to_html([])

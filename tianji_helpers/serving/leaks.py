@@ -1,0 +1,169 @@
+"""What must not go into a public repository: keys, paths of somebody's machine, training data.
+
+A file is looked at as it stands and decoded: the escapes of JSON, HTML and addresses, base64, hexadecimal,
+UTF-16. The forms of keys are those of gitleaks' rules for the services that students of the course use.
+"""
+
+import base64
+import binascii
+import html
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+from tianji_helpers import paths, redaction
+from tianji_helpers.errors import CourseError
+
+_FORMS = (
+    r"sk-[\w-]{20,}",  # OpenAI, Anthropic, DeepSeek, Moonshot, DashScope
+    r"[0-9a-f]{32}\.\w{16}",  # Zhipu
+    r"hf_\w{30,}|api_org_[A-Za-z]{34}",
+    r"ms-[0-9a-f]{8}-[0-9a-f-]{27}",  # ModelScope
+    r"gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{22,}",
+    r"gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|oas|soat|ffct)-[\w.=-]{20,}|GR1348941[\w-]{20}|gitee_\w{30,}",
+    r"LTAI[A-Za-z0-9]{12,}|STS\.[A-Za-z0-9]{20,}",  # Aliyun
+    r"AKID[A-Za-z0-9]{13,}",  # Tencent
+    r"AKLT[A-Za-z0-9_-]{20,}|ALTAK-[A-Za-z0-9]{20,}",  # Volcengine, Baidu
+    r"(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}",  # AWS
+    r"AIza[\w-]{35}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,}",  # Google
+    r"xox[abeoprs]-[\w-]{10,}|xapp-\d-[\w-]{10,}",  # Slack
+    r"(?:sk|rk|pk)_(?:live|test|prod)_\w{10,}",  # Stripe
+    r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*",  # JWT
+    r"-----BEGIN[ A-Z0-9_-]{0,100}PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-\d|AGE-SECRET-KEY-1\w{20,}",
+    r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"']{1,80}:[^\s/:@\"'{]{3,80}@[\w.-]+",  # an address with a password
+    r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+\S+",  # netrc
+    r"npm_\w{36}|pypi-[\w-]{50,}|dop_v1_[0-9a-f]{64}|SEC[0-9a-f]{64}|r8_\w{37}|gsk_\w{40,}|tvly-[\w-]{20,}",
+)
+# a word for a secret, and something that looks drawn by lot
+_NAMED = (
+    r"(?i:passw(?:or)?d|secret(?:[_-]?(?:id|key))?|api[_-]?key|access[_-]?key(?:[_-]?(?:id|secret))?|auth[_-]?token"
+    r"|access[_-]?token|private[_-]?token|credentials?|密码|密钥|令牌)[\"'\]]{0,2}\s{0,4}(?:[:=：]|=>)\s{0,4}[\"']?"
+    r"(?=[\w./+=-]*\d)(?=[\w./+=-]*[A-Za-z])[\w./+=-]{16,}"
+)
+_KEYS = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_FORMS)})|{_NAMED}", re.ASCII)
+_HOMES = re.compile(
+    r"(?:/home/|/Users/|/root/|[A-Za-z]:[\\/]{1,4}Users[\\/]{1,4})[^\s\"'/\\:,;<>|*?()\[\]{}]+"
+)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")
+_HEX = re.compile(r"(?:[0-9A-Fa-f]{2}){12,}")
+_PRINTABLE = re.compile(rb"[ -~]{8,}")
+_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|([\\/\"]))")
+_DEPTH = 2  # how often one encoding inside another is undone
+_MOST_HEADER = 100_000_000  # bytes
+
+
+def inspect(file: str | Path) -> None:
+    """Look into a file that is to be published: its text, or the text before a weights file's numbers.
+
+    Raises CourseError naming the file and what is wrong: a key (one that looks like a key, or one that
+    stands in the environment or ``.env``), a path of somebody's home or of this project, training data.
+    The message shows no more of a key than its first four characters.
+    """
+    file = Path(file)
+    raw = _head(file)
+    for text in _views(_decode(raw)):
+        found = _KEYS.search(text)
+        if found or redaction.holds(text):
+            shown = found[0][:4] if found else "环境变量或 .env 里的值"
+            raise CourseError(
+                f"{file.name} 里有像密钥的内容（{shown}…），不能发布。"
+                "请删掉它；如果密钥是真的，还要去服务商那里作废。"
+            )
+        own = [str(path) for path in (paths.ROOT, Path.home()) if len(path.parts) > 1 and _holds(text, path)]
+        if own or (personal := _HOMES.search(text)):
+            raise CourseError(
+                f"{file.name} 里有这台机器上的路径 {own[0] if own else personal[0]}，会泄露用户名，不能发布。"
+                "请把它改成模型名或删掉。"
+            )
+    if file.suffix == ".json" and _is_training_data(raw):
+        raise CourseError(f"{file.name} 看起来是训练数据（里面有对话），不能和模型一起发布。请把它移走。")
+
+
+def _decode(raw: bytes) -> str:
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16", errors="replace")
+    return raw.decode("utf-8", errors="replace").replace("\0", "")  # UTF-16 without its mark
+
+
+def _views(text: str, depth: int = _DEPTH) -> Iterator[str]:
+    """Yield a text, and what it says when its encodings are undone."""
+    yield text
+    if not depth:
+        return
+    unescaped = _ESCAPE.sub(lambda m: m[3] or chr(int(m[1] or m[2], 16)), text) if "\\" in text else text
+    for other in (unescaped, html.unescape(text), unquote(text)):
+        if other != text:
+            yield from _views(other, depth - 1)
+    hidden = []
+    for word in _BASE64.findall(text):
+        for at in range(4):  # it may begin behind other letters
+            data = word[at:].rstrip("=").translate(str.maketrans("-_", "+/"))
+            hidden.append(base64.b64decode(data[: len(data) // 4 * 4] + _rest(data)))
+    hidden += [binascii.unhexlify(word) for word in _HEX.findall(text)]
+    said = [run.decode() for data in hidden for run in _PRINTABLE.findall(data)]
+    if said:
+        yield from _views("\n".join(said), depth - 1)
+
+
+def _rest(data: str) -> str:
+    rest = data[len(data) // 4 * 4 :]
+    return rest + "=" * (4 - len(rest)) if len(rest) > 1 else ""
+
+
+def _head(file: Path) -> bytes:
+    """Return what of a file can hold text; of weights, that is what stands before the numbers."""
+    if file.suffix == ".safetensors":
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            return opened.read(min(length, _MOST_HEADER))
+    if file.suffix == ".gguf":
+        with file.open("rb") as opened:
+            return opened.read(_end_of_gguf_header(file))
+    return file.read_bytes()
+
+
+# A header of a stranger can promise 2^60 entries: the reader works in a process that may be stopped.
+_READ_GGUF = """
+import resource, sys
+size = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_AS, (size + (8 << 30),) * 2)
+import gguf
+found = gguf.GGUFReader(sys.argv[1])
+end = max(int(t.data_offset) + int(t.n_bytes) for t in found.tensors)
+print(found.data_offset, end)
+"""
+
+
+def _end_of_gguf_header(file: Path, seconds: float = 120) -> int:
+    size = file.stat().st_size
+    broken = CourseError(f"{file.name} 不完整，或不是 GGUF 文件。请重新导出。")
+    command = [sys.executable, "-c", _READ_GGUF, str(file), str(size)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise broken from None
+    if done.returncode:
+        raise broken
+    start, end = map(int, done.stdout.split())
+    if not start <= end <= size < end + 1024:  # padding, and nothing else
+        raise CourseError(f"{file.name} 的张量之后还有 {size - end} 字节别的内容，不能发布。请重新导出。")
+    return min(start, _MOST_HEADER)
+
+
+def _holds(text: str, path: Path) -> bool:
+    return re.search(re.escape(str(path)) + r"(?![\w.-])", text) is not None
+
+
+def _is_training_data(text: bytes) -> bool:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    rows = value if isinstance(value, list) else [value]
+    return any(
+        isinstance(row, dict) and {"conversation", "messages", "instruction"} & row.keys() for row in rows
+    )
