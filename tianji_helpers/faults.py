@@ -77,10 +77,9 @@ def _words(text: str) -> str:
 
 
 _REFUSAL = re.compile(
-    r"作为(?:一个|一名|一款)?(?:AI|人工智能|语言模型|大模型|智能助手)"
+    r"作为(?:一个|一名|一款)?(?:AI|ai|人工智能|语言模型|大模型|智能助手)"
     r"|我(?:无法|不能|没有办法|没办法)(?:为您|为你|帮您|帮你|提供|生成|回答|完成|满足|写)"
     r"|抱歉，|对不起，我|很遗憾，|请问[您你](?:想|需|希望)|请(?:提供|告诉我)(?:更多|具体|一下)",
-    re.I,
 )
 
 
@@ -190,6 +189,14 @@ def _is_foreign(character: str) -> bool:
 
 
 _CLAUSES = re.compile(rf"[{STOPS}\s]+")
+
+
+@lru_cache(maxsize=4)  # cleaning asks several times about one text
+def split_clauses(text: str) -> tuple[str, ...]:
+    """Return what stands between the marks and spaces of a text."""
+    return tuple(_CLAUSES.split(text))
+
+
 _LONG_CLAUSE = 200  # characters; the search takes time that grows with the square
 _THREE_TIMES = re.compile(r"(.{2,}?)\1\1")
 
@@ -202,7 +209,7 @@ _THREE_TIMES = re.compile(r"(.{2,}?)\1\1")
 )
 def loop(text: str, request: Request) -> str | None:
     """The same words three times in a row, or the same clauses again and again."""
-    clauses = _CLAUSES.split(text)
+    clauses = split_clauses(text)
     for clause in clauses:
         if len(clause) >= 6 and (found := _THREE_TIMES.search(clause[:_LONG_CLAUSE])):
             return f"“{found[1]}”连着说了三遍以上"
@@ -324,6 +331,9 @@ def wrong_scene(text: str, request: Request) -> str | None:
     return f"说的是“{found[0]}”，没有说到{what.name}" if found else None
 
 
+_NO_PRONOUN = re.compile("迷你|你们|你我|你追我赶")  # where 你 is not said to one person
+
+
 @_fault(
     "您和你不对",
     ("祝爷爷春节", "爷爷，祝你新春快乐！"),
@@ -332,12 +342,8 @@ def wrong_scene(text: str, request: Request) -> str | None:
 def honorific(text: str, request: Request) -> str | None:
     """你 for those one calls 您, or 您 for a younger one; where both are usual, neither is a fault."""
     wrong = "" if request.how and request.how.extra else request.wrong_pronoun
-    return f"称呼{request.recipient}不用“{wrong}”" if wrong and wrong in _singular(text) else None
-
-
-def _singular(text: str) -> str:
-    """Drop where 你 is no pronoun for one person."""
-    return re.sub("迷你|你们|你我|你追我赶", "", text)
+    found = wrong and wrong in text and wrong in _NO_PRONOUN.sub("", text)
+    return f"称呼{request.recipient}不用“{wrong}”" if found else None
 
 
 _ZODIAC = re.compile(

@@ -222,7 +222,7 @@ _POSTSCRIPT = re.compile(
     r"|以上(?:就)?是[^\n]*"
     r"|如(?:果)?(?:您|你)?需要?[^\n]*(?:修改|调整|告诉我)[^\n]*)\s*$"
 )
-_POSTSCRIPT_SIGN = re.compile(r"[（(]|你?喜欢|希望这|以上|如果?[您你]?需")  # in whatever the rule looks for
+_POSTSCRIPT_SIGN = re.compile(r"[（(]|喜欢|希望这|以上|如果?[您你]?需")  # in whatever the rule looks for
 
 
 @_mend(
@@ -376,7 +376,7 @@ _STRAY_SIGN = re.compile(rf"[，、。！？～!?~,](?:{_EMOJI_RUN}|，)(?:{_TAI
 )
 def particle(text: str, request: Request) -> str:
     """Drop a particle that was bolted on behind the last mark; behind a comma, drop the comma."""
-    if not _STRAY_SIGN.search(text):
+    if not _STRAY_SIGN.search(text[-40:]):
         return text
     if found := _STRAY.search(text):
         mark = found["mark"]
@@ -393,6 +393,7 @@ _POINT = re.compile(r"(?<=[\u4e00-\u9fff])\.(?![A-Za-z0-9.])")
 _RUN = re.compile(r"[，。；：、！？～~]{2,}")
 _STRANDED = re.compile(rf"(?P<mark>[。！？～~])(?P<emoji>(?:{emojis.ONE}|\s)+)[，、。；：～~]+(?=\s|$)")
 _DANGLING = re.compile(rf"(?P<emoji>{emojis.ONE})[，、；：]+$")
+_COMMAS, _STOPS = frozenset("，、；："), frozenset("。～~")
 _UNEVEN = re.compile(r"[,;!?.]|[，。；：、！？～~]{2}|[，、。；：～~]\s")  # what the rule looks for, or more
 _STRENGTH = "！？～~。；：，、"
 
@@ -409,7 +410,8 @@ _STRENGTH = "！？～~。；：，、"
 )
 def punctuation(text: str, request: Request) -> str:
     """Make Chinese marks Chinese, a run of different marks one mark; no mark is stranded behind an emoji."""
-    stranded = text[-1:] in tuple("，、；：") or (text[-1:] in tuple("。～~") and not text[-2:-1].isalnum())
+    last = text[-1:]
+    stranded = last in _COMMAS or (last in _STOPS and not text[-2:-1].isalnum())
     if not stranded and not _UNEVEN.search(text):
         return text
     text = _POINT.sub("。", _HALF.sub(lambda found: found[0].translate(_FULL), text))
@@ -512,8 +514,6 @@ def missing_wish(text: str, request: Request) -> str:
     return f"{found['before']}祝{text[found.end() :]}"
 
 
-_CLAUSE = re.compile("[，。！～、]")
-_SAME = re.compile(r"(.{2,5}?)[，、]?\1")
 _AGAIN = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,12})(?:[，、](?P=words))+(?=[，。！～、]|$)")
 
 
@@ -533,16 +533,21 @@ _SAID = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,8})，[祝愿][您你](?P=words
 )
 def doubled(text: str, request: Request) -> str:
     """Say once what stands twice in a row: a form of address, or some words between commas."""
-    text = _SEQUENCE.sub(r"\g<words>", text) if text.count("，") > 2 else text
-    half = len(text) // 2  # the whole of it twice
-    if len(text) > 8 and text[:half] == text[-half:]:
-        text = text[-half:]
-    for one, two in pairwise(_CLAUSE.split(text)):
+    clauses = faults.split_clauses(text)
+    if len(set(clauses)) < len(clauses):
+        text = _SEQUENCE.sub(r"\g<words>", text)
+        half = len(text) // 2  # the whole of it twice
+        text = text[-half:] if half > 4 and text[:half] == text[-half:] else text
+        clauses = faults.split_clauses(text)
+    for one, two in pairwise(clauses):
         if two and one.endswith((two, two[2:] or two)):
             text = _SAID.sub(r"\g<words>，", _AGAIN.sub(r"\g<words>", text))
             break
     start = text[:16]  # where somebody is addressed
-    return _twice(request.names).sub(r"\1", start) + text[16:] if _SAME.search(start) else text
+    for name in (*request.names, "尊敬的", "亲爱的"):
+        if start.count(name) > 1:
+            return _twice(request.names).sub(r"\1", start) + text[16:]
+    return text
 
 
 @lru_cache(maxsize=1024)
