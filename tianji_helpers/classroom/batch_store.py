@@ -65,12 +65,13 @@ class Store:
             system.put_file(str(file), there)
 
 
-def open_store(output: str, name: str) -> Store:
+def open_store(output: str | Path, name: str) -> Store:
     """Return the store that an output names.
 
     output: a folder, an address, or empty for ``outputs/batches/<name>``; name: the plan's.
     Raises CourseError for an address that fsspec cannot open.
     """
+    output = str(output)
     if not _ADDRESS.match(output):
         return Store(paths.resolve(output or f"outputs/batches/{name}"))
     import fsspec.implementations.local
