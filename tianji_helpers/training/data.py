@@ -90,7 +90,7 @@ def look(dataset) -> Rows:
     from xtuner.registry import BUILDER
 
     path = paths.resolve(dataset.dataset.data_files.train)
-    tokenizer = BUILDER.build(dataset.tokenizer)
+    tokenizer = BUILDER.build(_from_here(dataset.tokenizer))
     maps = [_function(part) for key in ("dataset_map_fn", "template_map_fn") if (part := dataset.get(key))]
     rows = Rows(path, [], [], [], dataset.max_length)
     for number, row in enumerate(_loaded(dataset, path), 1):
@@ -116,6 +116,14 @@ def look(dataset) -> Rows:
     return rows
 
 
+def _from_here(tokenizer):
+    """Return a tokenizer's config whose folder is found from any current folder, as the training finds it."""
+    folder = paths.resolve(tokenizer.get("pretrained_model_name_or_path", ""))
+    if not folder.is_dir():
+        return tokenizer
+    return {**tokenizer, "pretrained_model_name_or_path": str(folder)}
+
+
 def _loaded(dataset, path: Path) -> Iterator[dict]:
     """Yield the rows as the config loads them; datasets' own cache may hold a file that has changed since."""
     import datasets
@@ -125,6 +133,7 @@ def _loaded(dataset, path: Path) -> Iterator[dict]:
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as cache:
         source = copy.deepcopy(dataset.dataset)
+        source.data_files.train = str(path)
         if "path" in source:
             source["cache_dir"] = cache
         try:
