@@ -107,10 +107,15 @@ def turns():
     ],
 )
 def test_shards_give_the_rows_of_one_machine(turns, off, threshold):
-    kept, rejects = in_shards(turns, off, threshold)
-    alone_kept, alone_rejects = on_one_machine(turns, off, threshold)
+    check_same(turns, off, threshold)
+
+
+def check_same(turns, off, threshold):
+    """Check that both ways give the same; of two earlier rows that are equally alike, either may be named."""
+    (kept, rejects), (alone_kept, alone_rejects) = (
+        way(turns, off, threshold) for way in (in_shards, on_one_machine)
+    )
     assert kept == alone_kept
-    # of two earlier rows that are equally alike, either may be named
     assert [(row, rule, reason[-4:]) for row, rule, reason in rejects] == [
         (row, rule, reason[-4:]) for row, rule, reason in alone_rejects
     ]
@@ -123,8 +128,7 @@ GRAMS = st.lists(st.sampled_from(["愿姐姐", "生日快乐", "岁岁", "平安
 @given(outputs=st.lists(GRAMS.map("".join), max_size=14), threshold=st.sampled_from([0.5, 0.7, 0.9]))
 def test_any_alike_rows(outputs, threshold):
     rows = [turn("祝姐姐生日", f"姐姐生日快乐{output}") for output in outputs]
-    off = ("loop", "doubled")
-    assert in_shards(rows, off, threshold) == on_one_machine(rows, off, threshold)
+    check_same(rows, ("loop", "doubled"), threshold)
 
 
 def test_the_wishes_hold_chains(turns):
