@@ -4,6 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+# what Qwen3's own template does, in short
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n\n</think>\n\n"
+    "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
 
 def save(folder: Path, tokenizer, model_type: str, **settings) -> Path:
     """Write a model of an architecture that transformers knows; ``settings`` go into its config."""
@@ -15,6 +22,33 @@ def save(folder: Path, tokenizer, model_type: str, **settings) -> Path:
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_qwen3(folder: Path, tokenizer) -> Path:
+    """Write Qwen3 as the hub lays it out, with a template that thinks, and prepare it as the course does."""
+    from tianji_helpers.training import models
+
+    save(folder, tokenizer, "qwen3", head_dim=16)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": THINKS}))
+    models._put_chat_template(folder)
+    return folder
+
+
+def qwen_tokenizer():
+    """Make a tokenizer of Qwen's kind: bytes, no token that begins a text, ``<think>`` in the vocabulary."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import Qwen2TokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    spelled = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
+    spelled.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    spelled.decoder = decoders.ByteLevel()
+    special = {"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}
+    tokenizer = Qwen2TokenizerFast(tokenizer_object=spelled, **special)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    return tokenizer
 
 
 def save_internlm2(folder: Path, tokenizer) -> Path:

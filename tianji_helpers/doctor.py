@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from tianji_helpers import paths, plots
+from tianji_helpers import packaged, paths, plots
 from tianji_helpers.errors import CourseError
 
 MEMORY_GB = 6.0  # training the embedded model, with the notebook's kernel and its server
@@ -206,6 +206,13 @@ def check_keys(root: Path = paths.ROOT) -> Check:
     return Check("API 密钥", OK, f"{states}（默认的 offline 教师不需要）")
 
 
+def check_teacher() -> Check:
+    """Is the small teacher here? None is fine: the default teacher needs no model."""
+    if packaged.gguf_file().is_file():
+        return Check("小老师", OK, f"{paths.show(packaged.gguf_file())}，可以用 provider=embedded")
+    return Check("小老师", OK, "没有：只有 provider=embedded 要用它（make teacher，下载 1.1 GB）")
+
+
 def resources(folder: Path) -> list[Check]:
     """What the course needs again before each start: memory, and disk under ``folder``."""
     return [check_memory(), check_disk(folder)]
@@ -224,6 +231,7 @@ def diagnose(folder: str | Path = "") -> list[Check]:
         check_font,
         check_kernel,
         check_keys,
+        check_teacher,
         lambda: check_disk(paths.models_dir()),
     ]
     return [check() for check in checks] + resources(paths.run_dir(folder))

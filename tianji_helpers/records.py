@@ -535,10 +535,13 @@ def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS
 
 
 def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:
-    """Write turns (``input``, ``output``, perhaps ``system``) as a file of conversations.
+    """Write turns (``input``, ``output``, perhaps ``system``) as conversations; return how many there were.
 
-    A turn may have a ``history``, as ``formats.read_turns`` returns it: the turns before it.
+    One JSON array, or lines if the file's name ends in ``.jsonl``. A turn may have a ``history``, as
+    ``formats.read_turns`` returns it: the turns before it.
     """
+    if Path(path).suffix.lower() == ".jsonl":
+        return write_jsonl(path, ({"conversation": conversation(turn)} for turn in turns))
     return _write_array(path, map(_conversation, turns))
 
 

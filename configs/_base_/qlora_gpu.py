@@ -51,6 +51,7 @@ tokenizer = dict(
     type=AutoTokenizer.from_pretrained,
     pretrained_model_name_or_path=pretrained_model_name_or_path,
     trust_remote_code=False,
+    fix_mistral_regex=False,  # see inference.NOT_MISTRAL
     padding_side="right",
 )
 model = dict(

@@ -5,6 +5,7 @@
     python tests/benchmarks/bench_synthesis.py overhead   # no latency: requests a second
     python tests/benchmarks/bench_synthesis.py memory     # peak memory, 2,000 and 200,000 requests
     python tests/benchmarks/bench_synthesis.py layers     # no latency: what each layer costs
+    python tests/benchmarks/bench_synthesis.py window     # servers that take 4, 32, 256: found against known
     python tests/benchmarks/bench_synthesis.py profile    # where the event loop's time goes
 
 Each run is a process of its own with a fresh journal on this disk; the time is that of ``synthesize``
@@ -18,6 +19,7 @@ import json
 import os
 import pstats
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -40,7 +42,7 @@ def main() -> None:
     """Print the tables that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "what", nargs="?", choices=["speed", "overhead", "layers", "memory", "profile", "one"]
+        "what", nargs="?", choices=["speed", "overhead", "layers", "memory", "window", "profile", "one"]
     )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--requests", type=int, help="of each run, instead of the benchmark's own number")
@@ -59,6 +61,8 @@ def main() -> None:
         layers(args.requests or 3_000, args.repeat)
     if args.what in ("memory", None):
         memory([2_000, args.requests or 200_000])
+    if args.what in ("window", None):
+        window(args.repeat)
     if args.what == "profile":
         profile(args.requests or 10_000)
 
@@ -82,6 +86,23 @@ def speed(requests: int, repeat: int) -> None:
                 f"{found['seconds']:9.2f}{found['seconds'] / bound:10.3f}"
                 f"{serial / found['seconds']:16.1f}{os.getloadavg()[0]:7.1f}"
             )
+
+
+def window(repeat: int) -> None:
+    """Compare the concurrency that a run finds by itself with the best fixed one, in turns."""
+    print("\n  takes at once   best fixed, s   found, s   ratio   refused   (medians)")
+    for capacity, requests in ((4, 600), (32, 3000), (256, 12_000)):
+        times: dict[int, list[float]] = {capacity: [], 0: []}
+        refused = []
+        for _ in range(repeat):
+            for concurrency, found in times.items():
+                with loopback.server(LATENCY, capacity) as (url, _):
+                    result = child(url, requests, concurrency)
+                found.append(result["seconds"])
+                if not concurrency:
+                    refused.append(result["sent"] - result["answered"])
+        fixed, own = (statistics.median(found) for found in times.values())
+        print(f"{capacity:15}{fixed:16.2f}{own:11.2f}{fixed / own:8.2f}{statistics.median(refused):10.0f}")
 
 
 def overhead(requests: int, repeat: int) -> None:
@@ -189,9 +210,10 @@ def serial_loop(url: str, requests: int) -> None:
         )
 
 
-def child(url: str, requests: int) -> dict:
+def child(url: str, requests: int, concurrency: int = CONCURRENCY) -> dict:
     """Run ``run`` in a fresh process and return what it found."""
     command = [sys.executable, __file__, "one", "--base-url", url, "--requests", str(requests)]
+    command += ["--concurrency", str(concurrency)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=600).stdout)
 
 
@@ -228,7 +250,14 @@ def run(url: str, requests: int, concurrency: int) -> dict:
     assert summary.answered == summary.prompts and not summary.failures
     quarters = [samples[len(samples) * part // 4] for part in (1, 2, 3)] if len(samples) > 3 else []
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"sent": summary.sent, "seconds": seconds, "cpu": cpu, "peak": peak, "quarters": quarters}
+    return {
+        "sent": summary.sent,
+        "answered": summary.answered,
+        "seconds": seconds,
+        "cpu": cpu,
+        "peak": peak,
+        "quarters": quarters,
+    }
 
 
 def _rss() -> float:

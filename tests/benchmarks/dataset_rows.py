@@ -4,10 +4,11 @@ import random
 import time
 from pathlib import Path
 
+from phrasebook import Phrasebook, dirt
+
 from tianji_helpers import records, wishes
 from tianji_helpers.dataset import duplicates
-from tianji_helpers.synthesis import dirt, prompts
-from tianji_helpers.synthesis.phrasebook import Phrasebook
+from tianji_helpers.synthesis import prompts
 
 DIRT = 0.18
 
@@ -48,7 +49,7 @@ def _row(book: Phrasebook, prompt: prompts.Prompt, rng: random.Random) -> dict:
                 "recipient": prompt.recipient,
                 "scene": prompt.scene,
                 "provider": "offline",
-                "model": "phrasebook-offline",
+                "model": "recorded-large",
                 "seed": prompt.seed,
                 "request": f"{rng.getrandbits(256):064x}",
                 "prompt_tokens": len(prompt.text),

@@ -28,13 +28,20 @@ _REPLY = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(_PAYLOAD)
 ) + _PAYLOAD
 
+_FULL = b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+
 
 @contextlib.contextmanager
-def server(latency: float) -> Iterator[tuple[str, "multiprocessing.sharedctypes.Synchronized"]]:
-    """Serve while the block lasts; yields the base URL and a counter of the requests that arrived."""
+def server(
+    latency: float, capacity: int = 10**9
+) -> Iterator[tuple[str, "multiprocessing.sharedctypes.Synchronized"]]:
+    """Serve while the block lasts; yields the base URL and a counter of the requests that arrived.
+
+    capacity: requests answered at once; those above it get a 429.
+    """
     context = multiprocessing.get_context("spawn")
     port, count = context.Value("i", 0), context.Value("q", 0)
-    process = context.Process(target=_serve, args=(latency, port, count), daemon=True)
+    process = context.Process(target=_serve, args=(latency, capacity, port, count), daemon=True)
     process.start()
     while not port.value:
         process.join(0.02)
@@ -47,17 +54,25 @@ def server(latency: float) -> Iterator[tuple[str, "multiprocessing.sharedctypes.
         process.join()
 
 
-def _serve(latency: float, port, count) -> None:
+def _serve(latency: float, capacity: int, port, count) -> None:
+    under_way = 0
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal under_way
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]
                 await reader.readexactly(int(length))
+                count.value += 1  # one thread writes it
+                if under_way >= capacity:
+                    writer.write(_FULL)
+                    continue
+                under_way += 1
                 if latency:
                     await asyncio.sleep(latency)
+                under_way -= 1
                 writer.write(_REPLY)
-                count.value += 1  # one thread writes it
         writer.close()
 
     async def run() -> None:

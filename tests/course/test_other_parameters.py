@@ -48,12 +48,13 @@ def test_every_lesson_ran_through(course):
         notebook = nbformat.read(course / "notebooks" / file.name, as_version=4)
         assert notebook.metadata["tianji"]["key"]
         (injected,) = [c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", [])]
-        assert "seed = 7" in injected.source
+        # the teacher's recordings have one seed, so the first lesson's is another parameter
+        assert ("styles = " if file.stem.startswith("01") else "seed = 7") in injected.source
 
 
 def test_only_the_styles_asked_for_were_made(course):
-    files = sorted(file.name.split("_")[1] for file in (course / "01_synthesis").glob("wishes_*-??.json"))
-    assert files == ["严肃", "小红书"]
+    files = {file.name.split("_")[1] for file in (course / "01_synthesis").glob("wishes_*-??.json")}
+    assert files == {"严肃", "小红书"}
     inputs = [row["input"] for row in rows(course / "02_merge_clean" / "wishes.json")]
     assert inputs and all(text.endswith(("小红书风格", "严肃风格")) for text in inputs)
 

@@ -4,6 +4,7 @@ import re
 
 import parrots
 import pytest
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
 
 from tianji_helpers import wishes
@@ -49,8 +50,17 @@ def send(page):
 
 
 def choose(page, label, option):
-    page.get_by_role("combobox", name=label).click()
-    page.get_by_role("option", name=option, exact=True).click()
+    """Pick an option; the list closes again if the page happens to be drawn anew meanwhile."""
+    wanted = page.get_by_role("option", name=option, exact=True)
+    for _ in range(20):
+        page.get_by_role("combobox", name=label).click()
+        try:
+            wanted.click(timeout=3_000)
+        except PlaywrightTimeout:
+            page.keyboard.press("Escape")
+        else:
+            return
+    raise AssertionError(f"the list of {label} does not stay open")
 
 
 def style(page, name):
@@ -194,6 +204,16 @@ def test_a_very_long_request_is_refused_in_words_and_odd_ones_are_answered(page,
         sound(page)
 
 
+def test_a_story_of_ones_own_goes_into_the_request(page, demo):
+    ready(page, demo)
+    choose(page, "送给谁", "姐姐")
+    page.get_by_role("textbox", name="还想说的事").fill(" 她刚考上研究生,30字以内 ")
+    send(page).click()
+    expect(page.locator(".asked").first).to_have_text("祝姐姐生日,她刚考上研究生,30字以内")
+    expect(page.get_by_role("button", name="复制")).to_be_visible()
+    sound(page)
+
+
 def test_adapters_are_picked_on_the_page(page, demo):
     ready(page, demo)
     page.get_by_role("radio", name="一个字").click()
@@ -254,6 +274,7 @@ def test_the_real_model_answers_before_and_after(page, serve, base_dir, learned)
         compare(page)
         send(page).click()
         expect(page.get_by_role("button", name="复制").nth(1)).to_be_visible()
+        expect(page.locator(".wish:not(.old)")).to_have_count(2)
         before, after = page.locator(".wish:not(.old)").all()
         expect(after).to_have_text(WISH)
         expect(before).to_contain_text("祝")

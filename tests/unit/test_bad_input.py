@@ -21,7 +21,6 @@ from tianji_helpers import formats, paths, records, wishes
 from tianji_helpers.dataset import clean, merge, rules, ruozhiba, self_cognition, splits
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prices
-from tianji_helpers.synthesis.phrasebook import Phrasebook
 from tianji_helpers.training import data, evaluation
 
 MATRIX = wishes.load()
@@ -74,7 +73,7 @@ def _matrix(path: Path, name: str):
     shutil.copytree(paths.DATA / "wishes", folder)
     (folder / name).unlink()
     shutil.move(path, folder / name)
-    return Phrasebook(wishes.load(folder), folder) if name == "phrasebook.yaml" else wishes.load(folder)
+    return wishes.load(folder)
 
 
 JSON_READERS = {
@@ -104,7 +103,7 @@ YAML_READERS = {
     "prices": partial(prices.find, "deepseek", "deepseek-chat"),
     **{
         name: partial(_matrix, name=f"{name}.yaml")
-        for name in ("recipients", "scenes", "styles", "requirements", "suitability", "phrasebook")
+        for name in ("recipients", "scenes", "styles", "requirements", "suitability")
     },
 }
 SUFFIX = dict.fromkeys(JSON_READERS, ".json") | dict.fromkeys(LINE_READERS, ".jsonl")
@@ -281,7 +280,7 @@ def test_a_message_shows_a_long_value_in_short(field, value, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in YAML_READERS if name not in ("read_yaml", "phrasebook", "prices")] + ["prices"]
+    "name", [name for name in YAML_READERS if name not in ("read_yaml", "prices")] + ["prices"]
 )
 @settings(max_examples=25)
 @given(data=st.data())

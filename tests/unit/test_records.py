@@ -231,3 +231,15 @@ def test_a_folder_is_replaced_only_if_all_in_it_is_ours(tmp_path):
     records.provenance_path(folder).unlink()
     assert make("six").name == "result.kept-3"
     assert (folder / "part" / "a.txt").read_text() == "six"
+
+
+def test_the_name_decides_whether_conversations_are_an_array_or_lines(tmp_path):
+    turns = [
+        {"system": "s", "input": "甲", "output": "乙", "history": [["a", "b"]]},
+        {"input": "c", "output": "d"},
+    ]
+    for name in ("all.json", "all.jsonl"):
+        assert records.write_conversations(tmp_path / name, iter(turns)) == 2
+    array = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
+    lines = (tmp_path / "all.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == array

@@ -40,6 +40,7 @@ class Duel:
     seed: int
     round: int = 1
     answer_chars: int = 40
+    schema = None  # judges of all kinds are asked in words
 
     @property
     def where(self) -> str:

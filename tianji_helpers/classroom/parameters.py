@@ -12,6 +12,7 @@ from typing import Any
 import nbformat
 import yaml
 
+from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 
 _KINDS = {
@@ -74,6 +75,18 @@ def convert(name: str, value: Any, default: Any) -> Any:
     if not fits:
         raise CourseError(f"参数 {name} 的值 {value!r} 不对，应当是{_KINDS[kind]}。")
     return value
+
+
+def checked(lesson: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a lesson's parameters in the types that they should have.
+
+    lesson: the number that its file's name begins with, such as ``05``. given: a namespace that holds them
+    all, as papermill or a student left them (``"2e-4"``, which YAML takes for text, becomes a number).
+    Raises CourseError naming parameter, value and the type expected.
+    """
+    (file,) = paths.NOTEBOOKS.glob(f"{lesson}_*.ipynb")
+    known = defaults(nbformat.read(file, as_version=4), file.name)
+    return {name: convert(name, given[name], default) for name, default in known.items()}
 
 
 def assign(given: Mapping[str, Any], notebooks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -3,14 +3,19 @@
 import argparse
 import sys
 
-from tianji_helpers.cli.parser import OUTPUT, READ, SEED, amount, whole
+from tianji_helpers.cli.parser import OUTPUT, READ, READ_FILE, SEED, amount, whole
+from tianji_helpers.errors import CourseError
 
 
 def synthesize(args: argparse.Namespace) -> int:
     """生成祝福语，每种风格每轮一个文件（第 1 课）"""
-    from tianji_helpers import synthesis
+    from tianji_helpers import records, synthesis
 
-    options = {"styles": args.style or None, **_asking(args)}
+    options = {"styles": args.style or None, "best_of": args.best_of, **_asking(args)}
+    if args.requests:
+        if args.style:
+            raise CourseError("--requests 里的每条请求自己带着风格，不要再写 --style。")
+        options["requests"] = records.read_text(args.requests).splitlines()
     if args.dry_run:
         plan = synthesis.preview(**options)
         print(f"{plan}\n不合适而跳过的组合 {plan.unsuitable} 对。第一条提示词：\n{plan.examples[0].text}")
@@ -39,6 +44,20 @@ def add(command) -> None:
         metavar="NAME",
         help="只生成这种风格，可以写多次（默认：正常、小红书、严肃）",
     )
+    sub.add_argument(
+        "--requests",
+        type=READ_FILE,
+        metavar="FILE",
+        help="不问矩阵，问这个文件里的请求：每行一条，用自己的话，可以带上故事和字数"
+        "（祝姐姐生日快乐,小红书风格,30字以内,她刚考上研究生）",
+    )
+    sub.add_argument(
+        "--best-of",
+        type=whole(1, 16),
+        default=1,
+        metavar="N",
+        help="每条问 N 次，去掉有硬伤的，留下质量最高的一个（费用也是 N 倍；默认 1）",
+    )
     _add_asking(sub, "每种风格每轮最多几条（默认全部）")
 
     sub = command("synthesize-qa", synthesize_qa)
@@ -50,7 +69,17 @@ def add(command) -> None:
 
 def _asking(args: argparse.Namespace) -> dict:
     """Return the options that both kinds of synthesis share; what is not given keeps its default."""
-    names = ("provider", "base_url", "model", "temperature", "max_tokens", "concurrency", "rpm", "tpm")
+    names = (
+        "provider",
+        "base_url",
+        "model",
+        "temperature",
+        "max_tokens",
+        "concurrency",
+        "timeout",
+        "rpm",
+        "tpm",
+    )
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     run = {"rounds": args.rounds, "seed": args.seed, "limit": args.limit, "output_dir": args.output}
     return given | run
@@ -75,7 +104,10 @@ def _report(summary) -> int:
 def _add_asking(sub: argparse.ArgumentParser, limit: str) -> None:
     """Add the options that both kinds of synthesis share."""
     sub.add_argument(
-        "--provider", default="offline", metavar="P", help="deepseek、zhipu、local 或 offline（默认）"
+        "--provider",
+        default="offline",
+        metavar="P",
+        help="deepseek、zhipu、local、embedded（本机上的小老师）或 offline（录音，默认）",
     )
     sub.add_argument("--base-url", metavar="U", help="接口地址（默认用服务商的；local 必填）")
     sub.add_argument("--model", metavar="M", help="模型名（默认用服务商的；local 必填）")
@@ -83,7 +115,15 @@ def _add_asking(sub: argparse.ArgumentParser, limit: str) -> None:
     sub.add_argument("--max-tokens", type=whole(1), metavar="N", help="一个回答最多几个词元")
     sub.add_argument("--rounds", type=whole(1), default=1, metavar="N", help="轮数（默认 %(default)s）")
     sub.add_argument("--seed", **SEED)
-    sub.add_argument("--concurrency", type=whole(1, 512), metavar="C", help="同时发几个请求（默认 8）")
+    sub.add_argument(
+        "--concurrency",
+        type=whole(0, 512),
+        metavar="C",
+        help="同时发几个请求（默认 0：自己找服务商容许几个）",
+    )
+    sub.add_argument(
+        "--timeout", type=amount(1), metavar="S", help="一个请求最多等几秒（默认按 provider 定）"
+    )
     sub.add_argument("--rpm", type=whole(), metavar="R", help="每分钟最多几个请求（默认不限）")
     sub.add_argument("--tpm", type=whole(), metavar="T", help="每分钟最多几个词元，按估算（默认不限）")
     sub.add_argument("--limit", type=whole(), metavar="N", help=limit)

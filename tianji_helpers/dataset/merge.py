@@ -94,10 +94,16 @@ def merge_rounds(
     cannot be used, and write it to ``rejects`` (JSON Lines: file, row from 1, reason, value; by default
     ``<output>_rejects.jsonl``); of a file that breaks off the rows before the break are kept.
     Returns a ``Merged``; provenance is left beside the output.
-    Raises CourseError naming file, row and field at the first bad one (unless ``skip_bad``), and if no row
-    is left (unless ``allow_empty``); then ``output`` is as it was before.
+    Raises CourseError naming file, row and field at the first bad one (unless ``skip_bad``), if no row is
+    left (unless ``allow_empty``), and for a name that promises another form than a JSON array;
+    then ``output`` is as it was before.
     """
     output = Path(output)
+    if output.suffix.lower() == ".jsonl":
+        raise CourseError(
+            f"合并写出的是一个 JSON 数组，{output.name} 却说它是 JSON Lines。请把名字改成 .json；"
+            "要 JSON Lines，合并以后用 tianji convert --to openai。"
+        )
     merged = Merged(round_files(folder, output))
     if skip_bad:
         merged.rejects = Path(rejects) if rejects else output.with_name(f"{output.stem}_rejects.jsonl")

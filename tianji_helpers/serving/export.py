@@ -10,19 +10,18 @@ reads (``sentencepiece_model``), the choice of a type for each tensor (``quantiz
 
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
+from tianji_helpers.llama import server
 from tianji_helpers.training import checkpoints, inference, models
 
 STAGE = "06_export"
@@ -177,59 +176,6 @@ def _stops(model_dir: Path, tokenizer) -> list[str]:
     listed = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
     ids = [tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])]
     return tokenizer.convert_ids_to_tokens(list(dict.fromkeys(i for i in ids if i is not None)))
-
-
-@contextmanager
-def server(
-    gguf_file: str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    context: int = 2048,
-    parallel: int = 2,
-    alias: str = "",
-) -> Iterator[str]:
-    """Run llama.cpp's server on a GGUF file and yield its address, such as ``http://127.0.0.1:8080``.
-
-    port: 0 takes a free one. context: tokens a conversation may have. parallel: how many answers are
-    written at once; more requests wait. alias: the model's name in the interface; empty means the
-    file's. The OpenAI-compatible interface is below ``/v1``.
-    Raises CourseError if the file is missing or llama.cpp cannot load it.
-    """
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise CourseError(
-            "没有安装 xllamacpp。请运行 make setup，或 pip install -r requirements.lock。"
-        ) from error
-
-    gguf_file = paths.resolve(gguf_file)
-    if not gguf_file.is_file():
-        raise CourseError(f"找不到 {gguf_file}。GGUF 文件由 tianji export 写出。")
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(gguf_file)
-    parameters.model_alias = {alias or gguf_file.stem}
-    parameters.hostnames = [host]
-    parameters.port = port
-    parameters.n_ctx = context * parallel
-    parameters.n_parallel = parallel
-    parameters.cpuparams.n_threads = len(os.sched_getaffinity(0))
-    parameters.verbosity = 0
-    parameters.warmup = False
-    # by default any web site may ask, and read the answer
-    parameters.cors_origins = "localhost"
-    parameters.cors_credentials = False
-    try:
-        running = xllamacpp.Server(parameters)
-    except RuntimeError as error:
-        raise CourseError(
-            f"llama.cpp 启动不了 {gguf_file.name}：{error}。文件可能不完整（请重新导出），"
-            f"或 {host}:{port} 已经被占用（请换一个 --port）。"
-        ) from error
-    try:
-        yield running.listening_address
-    finally:
-        del running  # its destructor stops the server
 
 
 def serve(gguf_file: str | Path, host: str = "127.0.0.1", port: int = 8080) -> None:

@@ -109,7 +109,12 @@ def ask(studio: web.Studio) -> tuple[web.Question | None, str, bool, int]:
                 required=True,
                 help=f"课程默认只用{'、'.join(matrix.usual_styles)}来训练；其余的风格，要先用那样的数据训练过才像。",
             )
-            text = matrix.request(recipient, scene, style)
+            told = st.text_input(
+                "还想说的事（可以不填）",
+                placeholder="例如：她刚考上研究生,30字以内,称呼她小满",
+                max_chars=200,
+            )
+            text = matrix.request(recipient, scene, style) + (f",{told.strip()}" if told.strip() else "")
         else:
             text = st.text_area(
                 f"想说的话（最多 {web.MAX_REQUEST} 个字）",

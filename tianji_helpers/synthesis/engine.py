@@ -1,7 +1,8 @@
 """Ask a provider for all answers, lose none, pay for none twice.
 
 Requests go through three stages. ``_missing`` leaves out what the journal already answers;
-``concurrency`` workers send the rest, within the limits a minute, and check what comes back;
+workers send the rest, as many at once as the ``window`` allows and within the limits a minute, and check
+what comes back;
 ``_commit`` writes good answers to the journal in groups (durable), and only then are they counted.
 Run again after a crash, a Ctrl-C or with other limits: it goes on where it was. Nothing holds more
 than a few hundred requests, however long the run is.
@@ -31,7 +32,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from tianji_helpers import paths, wishes
+from tianji_helpers import llama, packaged, paths
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prices, providers
 from tianji_helpers.synthesis.journal import Journal, key_of
@@ -39,10 +40,12 @@ from tianji_helpers.synthesis.limits import Pace
 from tianji_helpers.synthesis.prices import Price
 from tianji_helpers.synthesis.providers import Client, Provider, Refused, Reply, Retryable
 from tianji_helpers.synthesis.teacher import Teacher
+from tianji_helpers.synthesis.window import Window
 
 _BACK_OFF = (0.5, 30.0)  # seconds: the first wait, doubled each time, and the longest
 _LONGEST_PAUSE = 120.0  # seconds: more than that a server's Retry-After is not obeyed
 _GRACE = 10.0  # seconds that answers under way get when a run is stopped
+_PROMPT_ROOM = 1536  # tokens, for the prompt and the text that questions are asked about
 _BATCH = 64  # requests looked up at once, and answers waiting to be written
 _REFUSAL = re.compile(
     r"^\W*(?:(?:非常|很|十分)?(?:抱歉|对不起|不好意思|遗憾)[，,。！!\s]*)?"
@@ -58,7 +61,10 @@ _THOUGHT_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORE
 
 
 class Request(Protocol):
-    """What is asked. ``where`` names it in a failure; ``answer_chars`` is about how long answers are."""
+    """What is asked. ``where`` names it in a failure; ``answer_chars`` is about how long answers are.
+
+    schema: the JSON schema that the answer should follow, or None.
+    """
 
     round: int
     seed: int
@@ -69,16 +75,20 @@ class Request(Protocol):
     def where(self) -> str: ...
     @property
     def answer_chars(self) -> int: ...
+    @property
+    def schema(self) -> dict | None: ...
 
 
 @dataclass(frozen=True)
 class Settings:
     """Whom to ask, and how.
 
-    provider: deepseek, zhipu, local or offline (which starts the teacher by itself).
+    provider: deepseek, zhipu, local, embedded or offline (which start their teacher by themselves).
     model, base_url: instead of the provider's own. temperature: 0 to 2, a request parameter.
-    max_tokens: for one answer. concurrency: requests under way at once.
-    rpm, tpm: requests and tokens a minute; 0 is no limit. timeout: seconds for one request.
+    max_tokens: for one answer. concurrency: requests under way at once;
+    0 finds out how many the provider takes.
+    rpm, tpm: requests and tokens a minute; 0 is no limit. timeout: seconds for one request; 0 is what
+    suits the provider.
     tries: how often a request is sent before it is a failure. price: instead of data/prices.yaml's.
     Raises CourseError for a value out of bounds.
     """
@@ -88,22 +98,23 @@ class Settings:
     base_url: str = ""
     temperature: float = 1.0
     max_tokens: int = 512
-    concurrency: int = 8
+    concurrency: int = 0
     rpm: int = 0
     tpm: int = 0
-    timeout: float = 60.0
+    timeout: float = 0
     tries: int = 5
     price: Price | None = None
     progress: bool = True
 
     def __post_init__(self):
-        if type(self.concurrency) is not int or not 1 <= self.concurrency <= 512:
-            raise CourseError(f"concurrency={self.concurrency!r}，应当是 1 到 512 之间的整数。")
+        if type(self.concurrency) is not int or not 0 <= self.concurrency <= 512:
+            raise CourseError(f"concurrency={self.concurrency!r}，应当是 0（自己找）到 512 之间的整数。")
         if not isinstance(self.temperature, (int, float)) or not 0 <= self.temperature <= 2:
             raise CourseError(f"temperature={self.temperature!r}，应当是 0 到 2 之间的数。")
-        if self.tries < 1 or self.timeout <= 0 or self.max_tokens < 1:
+        if self.tries < 1 or self.timeout < 0 or self.max_tokens < 1:
             raise CourseError(
-                f"tries={self.tries}、timeout={self.timeout}、max_tokens={self.max_tokens} 都应当大于 0。"
+                f"tries={self.tries}、max_tokens={self.max_tokens} 都应当大于 0，"
+                f"timeout={self.timeout} 应当是秒数，或 0（按 provider 定）。"
             )
         for name in ("rpm", "tpm"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 0:
@@ -243,18 +254,27 @@ def estimate(settings: Settings, requests: Iterable[Request], output_dir: str | 
 
 
 @contextmanager
-def started(
-    settings: Settings, output_dir: str | Path = "", matrix: wishes.Matrix | None = None
-) -> Iterator["Engine"]:
+def started(settings: Settings, output_dir: str | Path = "") -> Iterator["Engine"]:
     """Open the run's journal and, for the offline provider, its teacher; yield the engine."""
     provider = settings.choose()
     folder = paths.stage_dir("01", output_dir)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(folder / "journal.sqlite"))
-        if provider.name == "offline" and not provider.base_url:
-            teacher = stack.enter_context(Teacher(matrix=matrix))
-            provider = replace(provider, base_url=teacher.base_url)
+        if not provider.base_url:
+            provider = replace(provider, base_url=stack.enter_context(_own_server(provider, settings)))
         yield Engine(provider, settings, journal, folder)
+
+
+@contextmanager
+def _own_server(provider: Provider, settings: Settings) -> Iterator[str]:
+    """Run the teacher that a provider without an address stands for; yield its address, with ``/v1``."""
+    if provider.name == "offline":
+        with Teacher() as teacher:
+            yield teacher.base_url
+    else:
+        options = {"parallel": settings.concurrency or provider.slots, "alias": provider.model}
+        with llama.started(packaged.locate(), context=settings.max_tokens + _PROMPT_ROOM, **options) as url:
+            yield f"{url}/v1"
 
 
 class Engine:
@@ -344,13 +364,14 @@ class Engine:
             loop.close()
 
     async def _run(self, requests: Iterator[Request]) -> None:
-        concurrency = self.settings.concurrency
+        self._window = Window(self.settings.concurrency or self.provider.slots)
         self._draw, self._answers = asyncio.Lock(), asyncio.Queue(maxsize=_BATCH)
-        client = providers.connect(self.provider, self.settings.timeout, concurrency)
+        timeout = self.settings.timeout or self.provider.timeout
+        client = providers.connect(self.provider, timeout, self._window.most)
         with futures.ThreadPoolExecutor(1, thread_name_prefix="journal") as self._disk:
             missing = self._missing(requests)
             committer = asyncio.create_task(self._commit())
-            workers = [asyncio.create_task(self._work(client, missing)) for _ in range(concurrency)]
+            workers = [asyncio.create_task(self._work(client, missing)) for _ in range(self._window.most)]
             work = asyncio.gather(*workers)
             stop = asyncio.create_task(self._stop.wait())
             try:
@@ -358,6 +379,7 @@ class Engine:
             finally:
                 # stopped early: answers under way are paid for, so they get a moment to arrive
                 self._stopping = True
+                self._window.close()
                 stop.cancel()
                 _, late = await asyncio.wait(workers, timeout=_GRACE)
                 for task in late:
@@ -418,15 +440,24 @@ class Engine:
         unusable = 0
         tokens = sum(_expected_tokens(request)) if self.settings.tpm else 0
         for attempt in range(1, self.settings.tries + 1):
-            await self._turn(tokens)
-            seed = request.seed + unusable
-            self.summary.sent += 1
+            seed, failure = request.seed + unusable, None
+            entered = await self._window.enter()
+            if entered is None:
+                raise _Stopped
             try:
+                await self._turn(tokens)
+                self.summary.sent += 1
                 reply = await client.ask(_body(self.provider, self.settings, request, seed))
+                self._window.answered(entered)
             except Retryable as error:
                 failure = error
+                if error.overload:
+                    self._window.refused()
+            finally:
+                self._window.leave()
+            if isinstance(failure, Retryable):
                 if attempt < self.settings.tries:
-                    await self._back_off(attempt, error)
+                    await self._back_off(attempt, failure)
                 continue
             self._count(reply, tokens)
             try:
@@ -457,7 +488,7 @@ class Engine:
         if failure.retry_after is not None:
             pause = max(pause, min(failure.retry_after, _LONGEST_PAUSE))
         again = time.monotonic() + pause
-        if failure.everyone:
+        if failure.overload and failure.retry_after is not None:
             self._resume_at = max(self._resume_at, again)
         await self._sleep_until(lambda: again)
 
@@ -534,6 +565,8 @@ def _body(provider: Provider, settings: Settings, request: Request, seed: int) -
     }
     if provider.sends_seed:
         body["seed"] = seed
+    if provider.keeps_schemas and request.schema:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": request.schema}}
     return body
 
 

@@ -1,18 +1,23 @@
 """The wishes of the matrix: one request a suitable pair, style and round; one file a style and round.
 
-How requests are sent, kept and counted is the ``engine``'s matter.
+Or those of a list of requests in people's own words. How requests are sent, kept and counted is the
+``engine``'s matter.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 
 from tianji_helpers import paths, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis import prompts, rounds
+from tianji_helpers.synthesis import prompts, recordings, rounds, selection
 from tianji_helpers.synthesis.engine import Engine, Estimate, Settings, Summary, estimate, started
 from tianji_helpers.synthesis.prompts import Prompt
+
+_REQUESTS = "请求"  # stands where a file's name has the style
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,19 @@ class Preview(Estimate):
 
     unsuitable: int
     examples: list[Prompt]
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One file to be: its prompts, those of this run (``asked``) and all that there are (``known``)."""
+
+    label: str
+    number: int
+    identity: dict
+    asked: Callable[[], Iterable[Prompt]]
+    known: Callable[[], Iterable[Prompt]]
+    size: int
+    unsuitable: int = 0
 
 
 def preview(
@@ -32,6 +50,8 @@ def preview(
     limit: int | None = None,
     examples: int = 1,
     matrix: wishes.Matrix | None = None,
+    requests: Iterable[str] | None = None,
+    best_of: int = 1,
     **options,
 ) -> Preview:
     """Show what ``synthesize`` would send and about what it costs, without sending or writing anything.
@@ -40,11 +60,12 @@ def preview(
     """
     settings = Settings(provider, **options)
     matrix = matrix or wishes.load()
-    styles = _check_parameters(matrix, styles, rounds, limit)
-    found = estimate(settings, _plan(matrix, styles, rounds, seed, limit), output_dir)
+    planned = _plan(matrix, styles, rounds, seed, limit, requests)
+    _check_best_of(settings, best_of)
+    found = estimate(settings, _prompts(planned, best_of), output_dir)
     step = max(1, found.prompts // max(1, examples))
-    chosen = islice(_plan(matrix, styles, rounds, seed, limit), 0, step * examples, step)
-    return Preview(**vars(found), unsuitable=_count_unsuitable(matrix), examples=list(chosen))
+    chosen = islice(_prompts(planned, best_of), 0, step * examples, step)
+    return Preview(**vars(found), unsuitable=planned[0].unsuitable, examples=list(chosen))
 
 
 def synthesize(
@@ -55,6 +76,8 @@ def synthesize(
     output_dir: str | Path = "",
     limit: int | None = None,
     matrix: wishes.Matrix | None = None,
+    requests: Iterable[str] | None = None,
+    best_of: int = 1,
     **options,
 ) -> Summary:
     """Generate the wishes of all suitable pairs, and write one file a style and round.
@@ -64,33 +87,34 @@ def synthesize(
     rounds: how often the whole matrix is asked.
     output_dir: the run's folder (see ``paths.run_dir``); files go to its ``01_synthesis``.
     limit: prompts a style and round, a seeded sample; None or 0 is all.
+    requests: instead of the matrix, requests in people's own words (any recipient and scene, details, a
+    length); one file a round, and ``limit`` counts from the beginning.
+    best_of: ask each prompt so often and keep the best answer (see ``selection``); all are paid for.
     Raises CourseError for bad parameters, a wrong key, model or address, a locked or damaged journal.
     Source: the synthesis step of the 送祝福 guide, whose script lost a whole round when it died.
     """
     settings = Settings(provider, **options)
     matrix = matrix or wishes.load()
-    styles = _check_parameters(matrix, styles, rounds, limit)
-    with started(settings, output_dir, matrix) as engine:
-        engine.summary.unsuitable = _count_unsuitable(matrix)
-        size = min(limit or len(matrix.pairs()), len(matrix.pairs()))
-        waiting = {(style, number): size for number in range(1, rounds + 1) for style in styles}
+    planned = _plan(matrix, styles, rounds, seed, limit, requests)
+    _check_best_of(settings, best_of)
+    with started(settings, output_dir) as engine:
+        engine.summary.unsuitable = planned[0].unsuitable
+        waiting = {(round.label, round.number): round.size * best_of for round in planned}
+        left = list(planned)
 
-        def answered(requests: list[Prompt]) -> None:
+        def answered(prompts: list[Prompt]) -> None:
             """Write the rounds that are complete, in order, while later ones are still asked."""
-            for request in requests:
-                waiting[request.style, request.round] -= 1
-            for style, number in list(waiting):
-                if waiting[style, number]:
-                    break
-                _write_round(engine, matrix, style, number, seed)
-                del waiting[style, number]
+            for prompt in prompts:
+                label = prompt.style if requests is None else _REQUESTS
+                waiting[label, prompt.round] -= 1
+            while left and not waiting[left[0].label, left[0].number]:
+                _write_round(engine, matrix, left.pop(0), best_of)
 
         try:
-            plan = _plan(matrix, styles, rounds, seed, limit)
-            engine.run(plan, size * len(waiting), "生成祝福", answered=answered)
+            engine.run(_prompts(planned, best_of), sum(waiting.values()), "生成祝福", answered=answered)
         finally:  # whatever stopped the run, what is answered goes into the files
-            for style, number in waiting:
-                _write_round(engine, matrix, style, number, seed)
+            for round in left:
+                _write_round(engine, matrix, round, best_of)
         return engine.summary
 
 
@@ -99,27 +123,17 @@ def round_files(output_dir: str | Path = "") -> list[Path]:
     return rounds.find(paths.stage_dir("01", output_dir))
 
 
-def ensure_rounds(output_dir: str | Path = "", seed: int = 42) -> list[Path]:
-    """Return the round files of a run; if there are none, make them offline and say so (printed)."""
+def ensure_rounds(output_dir: str | Path = "", model: str = "") -> list[Path]:
+    """Return the round files of a run; if there are none, make them offline and say so (printed).
+
+    model: which of the offline teachers; empty is the large one.
+    """
     files = round_files(output_dir)
     if not files:
-        print("没有找到第 1 课的轮次文件，先用离线短语本生成一轮。")
-        files = synthesize("offline", seed=seed, output_dir=output_dir).files
+        print("没有找到第 1 课的轮次文件，先请离线老师（录音）来写。")
+        count = recordings.ROUNDS[model or recordings.LARGE]
+        files = synthesize("offline", model=model, rounds=count, output_dir=output_dir).files
     return files
-
-
-def _check_parameters(matrix: wishes.Matrix, styles, rounds: int, limit: int | None) -> list[str]:
-    if isinstance(styles, str):
-        styles = [styles]
-    styles = matrix.usual_styles if styles is None else list(dict.fromkeys(styles))
-    unknown = [str(style) for style in styles if style not in matrix.styles]
-    if unknown or not styles:
-        raise CourseError(
-            f"styles 里有不认识的风格：{'、'.join(unknown) or '（一个也没有）'}。"
-            f"可用的有：{'、'.join(matrix.styles)}。"
-        )
-    check_amounts(rounds, limit)
-    return styles
 
 
 def check_amounts(rounds: int, limit: int | None) -> None:
@@ -131,43 +145,117 @@ def check_amounts(rounds: int, limit: int | None) -> None:
 
 
 def _plan(
-    matrix: wishes.Matrix, styles: list[str], rounds: int, seed: int, limit: int | None
-) -> Iterator[Prompt]:
-    for number in range(1, rounds + 1):
-        for style in styles:
-            yield from prompts.build_round(matrix, style, number, seed, limit)
+    matrix: wishes.Matrix,
+    styles: Iterable[str] | None,
+    rounds: int,
+    seed: int,
+    limit: int | None,
+    requests: Iterable[str] | None,
+) -> list[_Round]:
+    """Return the rounds in the order in which they are asked."""
+    check_amounts(rounds, limit)
+    numbers = range(1, rounds + 1)
+    if requests is not None:
+        asked = read_requests(matrix, requests)[: limit or None]
+        return [_requests_round(matrix, asked, number, seed) for number in numbers]
+    pairs = len(matrix.pairs())
+    styles = _check_styles(matrix, styles)
+    return [
+        _Round(
+            style,
+            number,
+            {"style": style, "round": number, "seed": seed},
+            partial(prompts.build_round, matrix, style, number, seed, limit),
+            partial(prompts.build_round, matrix, style, number, seed),
+            min(limit or pairs, pairs),
+            len(matrix.usual_recipients) * len(matrix.usual_scenes) - pairs,
+        )
+        for number in numbers
+        for style in styles
+    ]
 
 
-def _count_unsuitable(matrix: wishes.Matrix) -> int:
-    return len(matrix.usual_recipients) * len(matrix.usual_scenes) - len(matrix.pairs())
+def _requests_round(matrix: wishes.Matrix, texts: list[str], number: int, seed: int) -> _Round:
+    built = [prompts.build_asked(matrix, text, number, seed) for text in texts]
+    identity = {"requests": sha256("\n".join(texts).encode()).hexdigest(), "round": number, "seed": seed}
+    return _Round(_REQUESTS, number, identity, lambda: built, lambda: built, len(built))
 
 
-def _write_round(engine: Engine, matrix: wishes.Matrix, style: str, number: int, seed: int) -> None:
+def read_requests(matrix: wishes.Matrix, lines: Iterable[str]) -> list[str]:
+    """Return requests in people's own words, one a line, without empty lines and repetitions.
+
+    Raises CourseError, naming the line, for one that cannot be asked, and if there is none.
+    """
+    found = {}
+    for number, line in enumerate(lines, 1):
+        if text := line.strip():
+            try:
+                prompts.build_asked(matrix, text)
+            except CourseError as error:
+                raise CourseError(f"第 {number} 行：{error}") from None
+            found[text] = None
+    if not found:
+        raise CourseError("没有一条请求。每行写一条，例如：祝姐姐生日快乐,小红书风格,她刚考上研究生")
+    return list(found)
+
+
+def _check_styles(matrix: wishes.Matrix, styles: Iterable[str] | None) -> list[str]:
+    if isinstance(styles, str):
+        styles = [styles]
+    styles = matrix.usual_styles if styles is None else list(dict.fromkeys(styles))
+    unknown = [str(style) for style in styles if style not in matrix.styles]
+    if unknown or not styles:
+        raise CourseError(
+            f"styles 里有不认识的风格：{'、'.join(unknown) or '（一个也没有）'}。"
+            f"可用的有：{'、'.join(matrix.styles)}。"
+        )
+    return styles
+
+
+def _check_best_of(settings: Settings, best_of: int) -> None:
+    if type(best_of) is not int or not 1 <= best_of <= selection.MOST:
+        raise CourseError(f"best_of={best_of!r}，应当是 1 到 {selection.MOST} 之间的整数。")
+    if best_of > 1 and settings.provider == "offline" and not settings.base_url:
+        raise CourseError(
+            "离线老师的录音里，每一问只有一个回答，best_of 只能是 1。"
+            "要几个里挑一个，用 provider=embedded（先运行 make teacher），或者用密钥。"
+        )
+
+
+def _prompts(planned: list[_Round], best_of: int) -> Iterator[Prompt]:
+    """Yield all prompts of this run, within a round those that begin alike one after the other.
+
+    A server that keeps what it worked out for the last prompt then has most of the next one.
+    """
+    for round in planned:
+        for prompt in sorted(round.asked(), key=lambda prompt: prompt.text):
+            yield from selection.variants(prompt, best_of)
+
+
+def _write_round(engine: Engine, matrix: wishes.Matrix, round: _Round, best_of: int) -> None:
     """Write one round's file from the journal: all its answers, also those of earlier runs."""
     file = rounds.write(
         engine.folder,
         engine.journal,
-        style,
-        identity={"style": style, "round": number, "seed": seed, **engine.identity()},
-        rows=_rows(engine, matrix, style, number, seed),
-        counts={"suitable_pairs": len(matrix.pairs()), "unsuitable_pairs": _count_unsuitable(matrix)},
+        round.label,
+        identity=round.identity | engine.identity() | ({"best_of": best_of} if best_of > 1 else {}),
+        rows=_rows(engine, matrix, selection.choose(engine, matrix, round.known(), best_of)),
+        counts={"prompts": round.size, "unsuitable_pairs": round.unsuitable},
         inputs=sorted((paths.DATA / "wishes").glob("*.yaml")),
     )
     if file:
         engine.summary.files.append(file)
 
 
-def _rows(engine: Engine, matrix: wishes.Matrix, style: str, number: int, seed: int) -> Iterator[dict]:
-    for prompt in prompts.build_round(matrix, style, number, seed):
-        answer = engine.answer(prompt)
-        if answer is not None:
-            yield {
-                "system": matrix.system,
-                "src_input": prompt.text,
-                "style_name": style,
-                "input": prompt.input,
-                "output": answer["text"],
-                "recipient": prompt.recipient,
-                "scene": prompt.scene,
-                **engine.provenance(prompt, answer),
-            }
+def _rows(engine: Engine, matrix: wishes.Matrix, chosen: Iterable[tuple[Prompt, dict]]) -> Iterator[dict]:
+    for prompt, answer in chosen:
+        yield {
+            "system": matrix.system,
+            "src_input": prompt.text,
+            "style_name": prompt.style,
+            "input": prompt.input,
+            "output": answer["text"],
+            "recipient": prompt.recipient,
+            "scene": prompt.scene,
+            **engine.provenance(prompt, answer),
+        }

@@ -51,6 +51,26 @@ class Question:
         return self.pairs * _PAIR_CHARS
 
     @property
+    def schema(self) -> dict:
+        """The JSON schema of an answer."""
+        fields = {
+            name: {"type": "string", "minLength": 2, "maxLength": most} for name, most in _MOST_CHARS.items()
+        }
+        pair = {
+            "type": "object",
+            "properties": fields,
+            "required": list(fields),
+            "additionalProperties": False,
+        }
+        several = {"type": "array", "items": pair, "minItems": self.pairs, "maxItems": self.pairs}
+        return {
+            "type": "object",
+            "properties": {"qa": several},
+            "required": ["qa"],
+            "additionalProperties": False,
+        }
+
+    @property
     def text(self) -> str:
         """The user message (``src_input``)."""
         return (

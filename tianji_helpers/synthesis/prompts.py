@@ -1,15 +1,19 @@
-"""From a cell of the matrix to the prompt that a teacher model gets.
+"""From a cell of the matrix, or a request in somebody's own words, to the prompt that a teacher gets.
 
-A prompt names recipient, scene, style, one example sentence (few-shot; drawn at random, so that the
-teacher imitates a tone and not one sentence) and one random requirement. Everything is drawn from
-``(seed, round, recipient, scene, style)``: a prompt does not depend on which others are sent, so an
-interrupted run can go on. The temperature is a parameter of the request and has no place in here.
+A prompt names style, length, one example sentence (few-shot; drawn at random, so that the teacher
+imitates a tone and not one sentence), one random requirement, scene and recipient, and what else was
+asked for. What prompts share stands first, so that a server works it out once for all of them.
+Everything is drawn from ``(seed, round, recipient, scene, style)``: a prompt does not depend on which
+others are sent, so an interrupted run can go on. The temperature is a parameter of the request and has
+no place in here.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tianji_helpers.errors import CourseError
+from tianji_helpers.request import Request
 from tianji_helpers.wishes import Matrix
 
 SYSTEM = "你熟悉中国人的称呼、节日和场合的分寸，擅长替人写得体的祝福。只写祝福本身，不说别的话。"
@@ -35,6 +39,7 @@ class Prompt:
     input: str
     text: str
     answer_chars: int
+    schema = None  # a wish is no JSON
 
     @property
     def where(self) -> str:
@@ -53,32 +58,58 @@ def build(matrix: Matrix, recipient: str, scene: str, style: str, round: int = 1
     round, seed: another round or seed draws another example and requirement, and asks with another
     request seed. Raises CourseError for an unknown name.
     """
-    request = matrix.request(recipient, scene, style)
-    who, how = matrix.recipients[recipient], matrix.styles[style]
-    rng = random.Random(f"{seed}/{round}/{recipient}/{scene}/{style}")
+    request = Request(matrix.request(recipient, scene, style), recipient, scene, style, matrix=matrix)
+    return _build(request, f"{seed}/{round}/{recipient}/{scene}/{style}", round, matrix.requirements)
+
+
+def build_asked(matrix: Matrix, text: str, round: int = 1, seed: int = 42) -> Prompt:
+    """Build the prompt of a request in somebody's own words, which may carry details and a length.
+
+    Its own words make it differ from others, so no requirement is drawn.
+    Raises CourseError if it names no recipient or no scene, or a style that the matrix has not.
+    """
+    request = matrix.read(text)
+    missing = [what for what, name in zip(("对象", "场景"), request.pair, strict=True) if not name]
+    if missing:
+        raise CourseError(
+            f"请求“{text[:60]}”里看不出{'和'.join(missing)}。写法如：祝姐姐生日快乐,小红书风格。"
+        )
+    if request.how is None:
+        raise CourseError(
+            f"请求“{text[:60]}”里的风格“{request.style}”不认识。可用的有：{'、'.join(matrix.styles)}。"
+        )
+    return _build(request, f"{seed}/{round}/{text}", round, ("",))
+
+
+def _build(request: Request, draw: str, round: int, requirements: Sequence[str]) -> Prompt:
+    who, how = request.who, request.how
+    rng = random.Random(draw)
     example = rng.choice(how.examples) if how.examples else ""
-    requirement = rng.choice(matrix.requirements)
+    requirement = rng.choice(requirements)
+    most = request.max_chars or how.max_chars
+    least = how.min_chars if how.min_chars < most else 1
     lines = [
-        f"请写{how.form}祝福。",
-        f"对象：{recipient}（{_KINDS[who.kind]}，用“{who.honorific}”称呼）",
-        f"场景：{scene}",
-        f"风格：{style}。{how.template}",
+        f"请写{how.form}祝福。只写祝福本身：不要标题、引号、解释和换行。",
+        f"风格：{how.name}。{how.template}",
+        f"长度：{least} 到 {most} 个字。",
         f"参考句（只学语气，不要照抄）：{example}" if example else "",
-        f"长度：{how.min_chars} 到 {how.max_chars} 个字。",
         f"额外要求：{requirement}" if requirement else "",
-        "只写祝福本身：不要标题、引号、解释和换行。",
+        f"场景：{request.scene}",
+        f"对象：{request.recipient}" + (f"（{_KINDS[who.kind]}，用“{who.honorific}”称呼）" if who else ""),
+        f"当面叫：{request.address}" if request.address else "",
+        f"要写进去的事：{request.details}" if request.details else "",
     ]
     return Prompt(
-        recipient=recipient,
-        scene=scene,
-        style=style,
+        recipient=request.recipient,
+        scene=request.scene,
+        style=how.name,
         round=round,
         seed=rng.getrandbits(31),
         example=example,
         requirement=requirement,
-        input=request,
+        input=request.text,
         text="\n".join(line for line in lines if line),
-        answer_chars=(how.min_chars + how.max_chars) // 2,
+        answer_chars=(least + most) // 2,
     )
 
 

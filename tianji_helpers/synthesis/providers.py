@@ -1,10 +1,11 @@
-"""Who writes the wishes: a model behind an API, or the offline phrasebook.
+"""Who writes the wishes: a model behind an API, or recordings of one.
 
-``deepseek``, ``local`` (any OpenAI-compatible server: vLLM, LMDeploy, Ollama ...) and ``offline`` are
-asked through the asynchronous ``openai`` client, ``zhipu`` through the ``zhipuai`` client, which is
-synchronous and runs in threads. Their own retries are off: ``engine`` decides what is tried again,
-from the two exceptions here (``Retryable``, ``Refused``); what no second try can mend, such as a wrong
-key, is a CourseError and stops the run.
+``deepseek``, ``local`` (any OpenAI-compatible server: vLLM, LMDeploy, Ollama ...), ``embedded`` (a model
+on this machine, started by the ``engine``) and ``offline`` are asked through the asynchronous
+``openai`` client, ``zhipu`` through the ``zhipuai`` client, which is synchronous and runs in threads.
+Their own retries are off: ``engine`` decides what is tried again, from the two exceptions here
+(``Retryable``, ``Refused``); what no second try can mend, such as a wrong key, is a CourseError and
+stops the run.
 
 Keys come from the environment or ``.env`` and go nowhere else: not into a repr, a log, a file or a
 message (``redaction.hide`` takes them out of what a server says).
@@ -28,9 +29,9 @@ import httpx2
 import openai
 from dotenv import dotenv_values
 
-from tianji_helpers import hubs, paths, redaction
+from tianji_helpers import hubs, packaged, paths, redaction
 from tianji_helpers.errors import CourseError, HidesSecrets
-from tianji_helpers.synthesis.teacher import MODEL as OFFLINE_MODEL
+from tianji_helpers.synthesis import recordings
 
 _NO_KEY = "not-needed"
 _MOST_BYTES = 4 << 20  # of a reply's body: some hundred times the longest answer that is asked for
@@ -47,6 +48,9 @@ class Provider:
     key_name: str = ""
     key: str = field(default=_NO_KEY, repr=False)
     sends_seed: bool = True
+    timeout: float = 60.0  # seconds for one request
+    slots: int = 0  # answers that it is known to write at once; 0 is found out
+    keeps_schemas: bool = False  # the server lets the model write nothing but JSON of a given schema
     extra: dict = field(default_factory=dict)
 
 
@@ -65,7 +69,10 @@ PROVIDERS = {
         ),
         Provider("zhipu", "https://open.bigmodel.cn/api/paas/v4", "glm-4-flash-250414", "ZHIPUAI_API_KEY"),
         Provider("local", "", ""),
-        Provider("offline", "", OFFLINE_MODEL),
+        Provider(
+            "embedded", "", packaged.TEACHER, timeout=900.0, slots=8, keeps_schemas=True
+        ),  # two cores may share many answers
+        Provider("offline", "", recordings.LARGE),
     )
 }
 
@@ -121,12 +128,16 @@ class Reply:
 
 
 class Retryable(HidesSecrets):
-    """This try failed, another may not. ``retry_after``: seconds that the server asks to wait."""
+    """This try failed, another may not.
 
-    def __init__(self, message: str, retry_after: float | None = None, everyone: bool = False):
+    retry_after: seconds that the server asks to wait. overload: it cannot take as many as it gets; if it
+    says for how long, all requests wait.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None, overload: bool = False):
         super().__init__(message)
         self.retry_after = retry_after
-        self.everyone = everyone  # a rate limit: all requests should pause
+        self.overload = overload
 
 
 class Refused(HidesSecrets):
@@ -186,7 +197,7 @@ class _OpenAIClient:
                 text = await self._client.post(self._url, body=body, cast_to=str)
             self._reached = True
         except TimeoutError:
-            raise Retryable("超时没有回答") from None
+            raise Retryable("超时没有回答", overload=True) from None
         except Exception as error:
             raise _translate(self._provider, self._reached, error) from None  # the cause may quote the key
         return read(text)
@@ -222,7 +233,7 @@ class _ZhipuClient:
             with anyio.fail_after(self._timeout):
                 return await call
         except TimeoutError:
-            raise Retryable("超时没有回答") from None
+            raise Retryable("超时没有回答", overload=True) from None
 
     def _send(self, body: dict) -> Reply:
         try:
@@ -362,7 +373,7 @@ def _translate(provider: Provider, reached: bool, error: Exception) -> Exception
         return CourseError(f"发不出请求（{what}）。请检查 base_url（{provider.base_url}）和密钥。")
     # openai's aiohttp transport also calls a broken connection a time-out
     if "TimeoutException" in kinds and "ClientError" not in kinds:
-        return Retryable("超时没有回答")
+        return Retryable("超时没有回答", overload=True)
     return Retryable(f"连接中断或回答不完整（{what}）")
 
 
@@ -389,7 +400,7 @@ def _explain(provider: Provider, status: int, text: str, headers: Mapping[str, s
     if status == 422:
         return CourseError(f"{provider.name} 不接受请求的参数。{answer}。请检查 temperature 和 max_tokens。")
     if status in (408, 409, 429) or status >= 500:
-        return Retryable(answer, _retry_after(headers), everyone=status in (429, 503))
+        return Retryable(answer, _retry_after(headers), overload=status in (429, 503))
     return Refused(answer)
 
 

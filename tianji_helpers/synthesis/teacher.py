@@ -1,53 +1,39 @@
-"""The offline teacher: an OpenAI-compatible HTTP server on loopback over the phrasebook.
+"""The offline teacher: an OpenAI-compatible HTTP server on loopback that replays recorded answers.
 
-It is NOT a language model, and it says so: model id ``phrasebook-offline``, the ``Server`` header and
-``system_fingerprint``. It exists so that the course's real clients, time-outs and retries have a real
-server to talk to where there is no network and no key.
+It computes nothing: what a real model once answered to exactly this prompt (``recordings``) is sent
+again. So the course's real clients, time-outs and retries have a real server to talk to, and the
+students real answers to look at, where there is no network and no key. What was never recorded is
+refused, with the two ways out.
 
 ``POST /v1/chat/completions`` (also without ``/v1``, as the zhipuai client asks) and ``GET /v1/models``.
-It reads recipient, scene and style from the last message (the lines that ``prompts`` writes), or the
-text that ``knowledge`` wants questions about. The answer depends on the request's ``seed`` and messages
-alone; without a seed it differs each time, and at temperature 0 the seed does not matter, as with a real
-model. ``usage`` counts characters.
+``usage`` counts characters.
 """
 
 import json
-import random
-import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tianji_helpers import records, wishes
+from tianji_helpers import records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis import dirt, quiz
-from tianji_helpers.synthesis.phrasebook import Phrasebook
+from tianji_helpers.synthesis import recordings
 
-MODEL = "phrasebook-offline"
-FINGERPRINT = "phrasebook, not a language model"
-_FIELDS = {
-    "recipient": re.compile(r"^对象：([^（\n]+)", re.M),
-    "scene": re.compile(r"^场景：(.+)$", re.M),
-    "style": re.compile(r"^风格：([^。\n]+)", re.M),
-}
-_QUIZ = re.compile(r"^请根据下面的资料出 (\d+) 道问答题。.*?^资料：\n(.+)", re.M | re.S)
-_REQUIREMENT = re.compile(r"^额外要求：(.+)$", re.M)
 _MAX_BODY = 1 << 20  # bytes
 
 
 class Teacher:
     """Run the teacher while the ``with`` block lasts.
 
-    dirt_share: how many of the answers are spoilt (see ``dirt``), 0 to 1.
     latency: seconds that each answer takes, to imitate a real model.
     ``base_url`` is what an OpenAI client wants.
     """
 
-    def __init__(self, dirt_share: float = 0.18, latency: float = 0.0, matrix: wishes.Matrix | None = None):
-        self.dirt_share = dirt_share
+    models = tuple(recordings.TEACHERS)
+    fingerprint = "recorded answers"
+
+    def __init__(self, latency: float = 0.0):
         self.latency = latency
-        self._book = Phrasebook(matrix or wishes.load())
         self._server: _Server | None = None
 
     def __enter__(self) -> "Teacher":
@@ -65,24 +51,32 @@ class Teacher:
         """The address, with ``/v1``."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
+    def answer(self, body: dict) -> str:
+        """Return what is said to the messages of a chat request; raises CourseError if it is nothing."""
+        found = recordings.load(body["model"]).get((recordings.digest(body["messages"]), body.get("seed")))
+        if found is None:
+            raise CourseError(
+                "没有录下这一问的回答：录音里只有课程自带的对象、场景、风格和例句，随机种子 42，"
+                "常用的三种风格两轮（小老师一轮）。要问别的，用 provider=embedded"
+                "（本机上的小老师，先运行 make teacher），或者用密钥请 deepseek、zhipu。"
+            )
+        return found.text
+
     def respond(self, body: dict) -> tuple[int, dict[str, str], Any]:
         """Answer the body of one chat request: status, extra headers, what is sent as JSON."""
         time.sleep(self.latency)
         messages = body.get("messages")
-        if body.get("model") != MODEL:
-            return _error(404, f"没有模型 {body.get('model')!r}，这里只有 {MODEL}。", "model_not_found")
+        if body.get("model") not in self.models:
+            known = "、".join(self.models)
+            return _error(404, f"没有模型 {body.get('model')!r}，这里只有 {known}。", "model_not_found")
         if body.get("stream"):
-            return _error(400, "短语本不支持 stream。", "unsupported")
-        if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+            return _error(400, "离线老师不支持 stream。", "unsupported")
+        if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
             return _error(400, "messages 应当是非空的消息列表。", "invalid_messages")
-        text = str(messages[-1].get("content", ""))
-        seed = None if body.get("temperature") == 0 else body.get("seed", random.getrandbits(31))
-        rng = random.Random(json.dumps([seed, messages], ensure_ascii=False))
         try:
-            quiz_wanted = _QUIZ.search(text)
-            answer = self._quiz(quiz_wanted, rng) if quiz_wanted else self._wish(text, rng)
+            answer = self.answer(body)
         except CourseError as error:
-            return _error(400, str(error), "not_in_the_book")
+            return _error(400, str(error), "not_recorded")
         limit = body.get("max_tokens")
         cut = limit is not None and len(answer) > limit
         answer = answer[:limit] if cut else answer
@@ -91,11 +85,11 @@ class Teacher:
             200,
             {},
             {
-                "id": f"wish-{rng.getrandbits(64):016x}",
+                "id": f"wish-{time.monotonic_ns():016x}",
                 "object": "chat.completion",
                 "created": int(time.time()),
-                "model": MODEL,
-                "system_fingerprint": FINGERPRINT,
+                "model": body["model"],
+                "system_fingerprint": self.fingerprint,
                 "choices": [
                     {
                         "index": 0,
@@ -111,28 +105,6 @@ class Teacher:
             },
         )
 
-    def _wish(self, text: str, rng: random.Random) -> str:
-        found = {name: pattern.search(text) for name, pattern in _FIELDS.items()}
-        if not all(found.values()):
-            raise CourseError("短语本只会写祝福和出题：消息里要有“对象：”“场景：”“风格：”三行。")
-        recipient, scene, style = (match[1].strip() for match in found.values())
-        requirement = _REQUIREMENT.search(text)
-
-        def compose() -> str:
-            return self._book.compose(recipient, scene, style, requirement[1] if requirement else "", rng)
-
-        wish = compose()
-        if rng.random() >= self.dirt_share:
-            return wish
-        return dirt.soil(rng.choice(dirt.KINDS), wish, recipient, scene, compose, rng)
-
-    def _quiz(self, wanted: re.Match, rng: random.Random) -> str:
-        pairs = quiz.compose(wanted[2], int(wanted[1]), rng)
-        if not pairs:
-            raise CourseError("短语本在这段资料里找不到能出题的句子（10 到 160 个字）。")
-        kind = rng.choice(dirt.JSON_KINDS) if rng.random() < self.dirt_share else ""
-        return dirt.soil_json(kind, pairs, rng)
-
 
 def _error(status: int, message: str, code: str) -> tuple[int, dict[str, str], Any]:
     return status, {}, {"error": {"message": message, "type": "invalid_request_error", "code": code}}
@@ -146,15 +118,18 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keep connections open
-    server_version = "tianji-phrasebook"
+    server_version = "tianji-offline"
     disable_nagle_algorithm = True
     wbufsize = -1  # head and body in one segment
     timeout = 120  # seconds that an idle connection may stay
 
     def do_GET(self) -> None:
         if self.path.removeprefix("/v1") == "/models":
-            model = {"id": MODEL, "object": "model", "owned_by": FINGERPRINT}
-            self._send(200, {}, {"object": "list", "data": [model]})
+            owner = self.server.teacher.fingerprint
+            models = [
+                {"id": name, "object": "model", "owned_by": owner} for name in self.server.teacher.models
+            ]
+            self._send(200, {}, {"object": "list", "data": models})
         else:
             self._send(*_error(404, f"没有 {self.path} 这个地址。", "not_found"))
 

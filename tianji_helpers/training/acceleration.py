@@ -46,8 +46,8 @@ def accelerate(llm: nn.Module, causal_lm: nn.Module, recompute_share: float = 0.
     use_liger = on_gpu and importlib.util.find_spec("liger_kernel") is not None
     if name == "InternLM2ForCausalLM":
         _accelerate_internlm2(causal_lm, packing, use_liger)
-    elif name == "Qwen2ForCausalLM":
-        _accelerate_qwen2(causal_lm, use_liger)
+    elif name in ("Qwen2ForCausalLM", "Qwen3ForCausalLM"):
+        _accelerate_qwen(causal_lm, use_liger)
     elif name == "Gemma3ForCausalLM":
         _accelerate_gemma3(causal_lm)
     else:
@@ -199,12 +199,13 @@ def _accelerate_internlm2(causal_lm: nn.Module, packing: Packing, use_liger: boo
                 module.forward = MethodType(feed_forward, module)
 
 
-def _accelerate_qwen2(causal_lm: nn.Module, use_liger: bool) -> None:
+def _accelerate_qwen(causal_lm: nn.Module, use_liger: bool) -> None:
     _attend_within_samples(causal_lm)
     if use_liger:
-        from liger_kernel.transformers import apply_liger_kernel_to_qwen2
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
-        apply_liger_kernel_to_qwen2(fused_linear_cross_entropy=False, model=causal_lm)
+        apply = MODEL_TYPE_TO_APPLY_LIGER_FN[causal_lm.config.model_type]
+        apply(fused_linear_cross_entropy=False, model=causal_lm)
 
 
 def _attend_within_samples(causal_lm: nn.Module) -> None:

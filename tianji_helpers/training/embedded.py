@@ -61,7 +61,11 @@ class Vocabulary:
         """Read the vocabulary from a GGUF file."""
         import gguf
 
-        fields = gguf.GGUFReader(gguf_file).fields
+        return cls.of(gguf.GGUFReader(gguf_file).fields)
+
+    @classmethod
+    def of(cls, fields) -> "Vocabulary":
+        """Take the vocabulary from the fields of a ``gguf.GGUFReader``, which is slow to make."""
         return cls(
             tuple(fields["tokenizer.ggml.tokens"].contents()),
             tuple(fields["tokenizer.ggml.token_type"].contents()),

@@ -2,7 +2,7 @@
 
 The model is built without weights, so its parameters are counted, not guessed; what it keeps for the
 backward pass is counted tensor by tensor for a decoder layer of the Llama family (InternLM2, Qwen2,
-Gemma 3 differ little). Every token counts; where the samples of a batch begin alike, less is needed,
+Qwen3, Gemma 3 differ little). Every token counts; where the samples of a batch begin alike, less is needed,
 for that is computed once (``packed_attention``), but how much less only the data can tell. Speed and memory
 do not depend on the values of weights, so the benchmark ``tests/benchmarks/bench_gpu.py`` holds this up
 against measured peaks.
@@ -212,6 +212,8 @@ def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool)
     # two residual states and two norms' results; rotated queries, keys, values, attention's result;
     # gate, up, and their product
     elements = 4 * hidden + 2 * queries + 2 * keys + 3 * inner
+    if hf.model_type in ("gemma3_text", "qwen3"):  # what their norms of queries and keys were given
+        elements += queries + keys
     rank = cfg.model.lora.r if cfg.model.get("lora") else 0
     elements += rank * len(linears) / layers
     size = 2 if fused else 6  # float32 beside bfloat16

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tianji_helpers import faults, formats, records, wishes
+from tianji_helpers import details, faults, formats, records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import figures, inference, quality
 from tianji_helpers.training.inference import Answer
@@ -107,12 +107,13 @@ def grade(
     device: str = "cpu",
     report: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Look at each answer in two ways that know nothing of each other: hard faults, and quality.
+    """Look at each answer in ways that know nothing of each other: hard faults, quality, details.
 
     requests: in any wording; answers: in the same order. kind: ``stages.kind`` of the task; where it is
     not ``wishes``, only the faults of any answer count (``ANY_ANSWER``). device, report: as
     ``quality.rate`` takes them. Returns rows of ``request``, ``answer``, ``stopped``, ``faults`` (name →
-    reason in Chinese; empty if there is none) and ``quality`` (0 to 1).
+    reason in Chinese; empty if there is none), ``quality`` (0 to 1) and ``details`` (whether the answer takes
+    up what the request tells; None if it tells nothing).
     """
     matrix = matrix or wishes.load()
     scores = quality.rate(
@@ -122,7 +123,8 @@ def grade(
     )
     rows = []
     for request, answer, score in zip(requests, answers, scores, strict=True):
-        found = faults.find(matrix.read(request), answer.text, answer.stopped)
+        asked = matrix.read(request)
+        found = faults.find(asked, answer.text, answer.stopped)
         if kind != "wishes":
             found = {name: reason for name, reason in found.items() if name in ANY_ANSWER}
         rows.append(
@@ -132,6 +134,7 @@ def grade(
                 "stopped": answer.stopped,
                 "faults": found,
                 "quality": score,
+                "details": details.kept(asked, answer.text),
             }
         )
     return rows

@@ -3,7 +3,8 @@
 Three things are told apart. *Hard faults* (``tianji_helpers.faults``) are what no good answer has: the
 share of answers without one, and the share that has each. *Quality* (``training.quality``) ranks answers,
 and is the mean over those without a hard fault, so that neither figure hides the other. *Diversity*
-(``training.diversity``) says how different the answers are from each other.
+(``training.diversity``) says how different the answers are from each other. Where requests tell something
+of the person, *details* is the share of their answers that take it up (``tianji_helpers.details``).
 
 An interval is the percentile bootstrap over rows (95 %): how far the figure would move with other rows
 of the same kind. It says nothing about other seeds. Diversity has none: drawing rows again repeats
@@ -22,6 +23,7 @@ TITLES = {
     "loss": "测试损失",
     "faultless": "没有硬伤",
     "quality": "质量",
+    "details": "写进了说的事",
     "knows_itself": "认得自己",
     "leak": "串味",
     "general_loss": "通用问答损失",
@@ -46,6 +48,7 @@ def of(rows: Sequence[dict], met: Iterable[str] | None = None) -> dict:
     texts = [row["answer"] for row in rows]
     found = {name for row in rows for name in row["faults"]} if met is None else set(met)
     quality = [(row["quality"], 1) if not row["faults"] else (0, 0) for row in rows]
+    told = [(bool(row["details"]), row["details"] is not None) for row in rows if "details" in row]
     return {
         "faultless": shares(not row["faults"] for row in rows),
         **{
@@ -54,6 +57,7 @@ def of(rows: Sequence[dict], met: Iterable[str] | None = None) -> dict:
             if name in found
         },
         "quality": np.array(quality, dtype=float),
+        **({"details": np.array(told, dtype=float)} if any(one for _, one in told) else {}),
         "distinct_1": diversity.distinct_n(texts, 1),
         "distinct_2": diversity.distinct_n(texts, 2),
         "self_bleu": diversity.self_bleu(texts),

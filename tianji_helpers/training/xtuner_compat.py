@@ -33,7 +33,7 @@ from xtuner.engine.hooks import EvaluateChatHook as _EvaluateChatHook
 from xtuner.model import SupervisedFinetune as _SupervisedFinetune
 from xtuner.model.utils import find_all_linear_names
 
-from tianji_helpers.training import acceleration, internlm2
+from tianji_helpers.training import acceleration, inference, internlm2
 
 TOOLS = {
     "train": "xtuner.tools.train",
@@ -340,7 +340,7 @@ def _merge(dtype: str) -> None:
             from_pretrained=lambda name, **_: auto_class.from_pretrained(name, **_ | fixed)
         )
 
-    merge.AutoTokenizer = loader(merge.AutoTokenizer, trust_remote_code=False)
+    merge.AutoTokenizer = loader(merge.AutoTokenizer, trust_remote_code=False, **inference.NOT_MISTRAL)
     merge.AutoModelForCausalLM = loader(
         merge.AutoModelForCausalLM,
         trust_remote_code=False,

@@ -7,12 +7,11 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from phrasebook import Phrasebook, dirt
 
 from tianji_helpers import faults, records, wishes
 from tianji_helpers.dataset import clean, decisions, openings
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis import dirt
-from tianji_helpers.synthesis.phrasebook import Phrasebook
 
 MATRIX = wishes.load()
 

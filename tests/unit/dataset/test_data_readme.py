@@ -10,6 +10,8 @@ from tianji_helpers import paths, records
 def count(file) -> int:
     if file.suffix == ".jsonl":
         return len(records.read_jsonl(file))
+    if file.name == "requests.txt":
+        return len(records.read_text(file).splitlines())
     if file.suffix == ".txt":
         return len(records.read_text(file).split("\n\n"))
     content = yaml.safe_load(records.read_text(file))
@@ -18,7 +20,7 @@ def count(file) -> int:
     if file.name == "persona.yaml":
         parts = ("questions", "validation", "test")
         return sum(len(kind[part]) for kind in content.values() for part in parts)
-    return len(content["scenes"] if file.name == "phrasebook.yaml" else content)
+    return len(content)
 
 
 def test_rows():

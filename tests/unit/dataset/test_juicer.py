@@ -9,13 +9,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from phrasebook import Phrasebook, dirt
 
 from tianji_helpers import records, wishes
 from tianji_helpers.dataset import clean, duplicates, juicer
 from tianji_helpers.errors import CourseError
 from tianji_helpers.paths import CONFIGS, ROOT
-from tianji_helpers.synthesis import dirt
-from tianji_helpers.synthesis.phrasebook import Phrasebook
 
 MATRIX = wishes.load()
 RECIPE = CONFIGS / "data_juicer" / "clean_wishes.yaml"

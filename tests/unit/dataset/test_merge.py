@@ -145,3 +145,9 @@ def test_no_rounds(tmp_path):
         merge.merge_rounds(tmp_path, tmp_path / "merged.json")
     with pytest.raises(CourseError, match="找不到文件夹"):
         merge.merge_rounds(tmp_path / "absent", tmp_path / "merged.json")
+
+
+def test_a_name_of_json_lines_is_refused(rounds, tmp_path):
+    with pytest.raises(CourseError, match=r"all\.jsonl.*改成 \.json"):
+        merge.merge_rounds(rounds, tmp_path / "all.jsonl")
+    assert not (tmp_path / "all.jsonl").exists()

@@ -5,12 +5,12 @@ import json
 
 import nbformat
 import pytest
+from phrasebook import Phrasebook
 
 from tianji_helpers import formats, paths, records, wishes
 from tianji_helpers.classroom.parameters import defaults
 from tianji_helpers.dataset import decisions, ruozhiba, self_cognition, splits, stages
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis.phrasebook import Phrasebook
 
 
 def test_wishes_are_made_once_from_the_rounds(tmp_path):

@@ -3,12 +3,12 @@
 import shutil
 
 import pytest
+from phrasebook import Phrasebook
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from tianji_helpers import formats, paths, records, wishes
 from tianji_helpers.dataset import ruozhiba, self_cognition, splits
-from tianji_helpers.synthesis.phrasebook import Phrasebook
 from tianji_helpers.wishes import SYSTEM
 
 IGNORED = -100

@@ -40,7 +40,7 @@ def run(tmp_path, monkeypatch):
     records.write_provenance(data, stage="02_merge_clean", parameters={}, counts={"train": 1123, "test": 95})
     rounds = folder / "01_synthesis" / "wishes_正常_2026-01-01-00-00-00.json"
     records.write_json(rounds, [])
-    records.write_provenance(rounds, stage="01_synthesis", parameters={"model": "phrasebook-offline"})
+    records.write_provenance(rounds, stage="01_synthesis", parameters={"model": "recorded-large"})
     trained = folder / "05_training" / "wishes"
     trained.mkdir(parents=True)
     records.write_json(

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import gguf
 import httpx
@@ -129,11 +130,15 @@ def test_the_circle_closes(exported, tmp_path):
     assert len(turns) == 2 and all(turn["output"] for turn in turns)
 
 
-def test_qwen2_goes_the_same_way(tokenizer, tmp_path):
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_qwen_goes_the_same_way(kind, tokenizer, tmp_path):
     """Its weights, that is: what stands for its tokenizer here is not the one that it has."""
-    folder = tiny_models.save(tmp_path / "qwen2", tokenizer, "qwen2")
+    save = {"qwen2": partial(tiny_models.save, model_type=kind), "qwen3": tiny_models.save_qwen3}[kind]
+    folder = save(tmp_path / kind, tokenizer)
     files = export.export(folder, tmp_path / "out", "bf16", report=lambda line: None)
-    assert gguf.GGUFReader(files.gguf).fields["general.architecture"].contents() == "qwen2"
+    fields = gguf.GGUFReader(files.gguf).fields
+    assert fields["general.architecture"].contents() == kind
+    assert "<think>" not in fields["tokenizer.chat_template"].contents() + files.modelfile.read_text()
     ids = tokenizer(TEXTS[0]).input_ids
     model, _ = inference.load(folder, dtype="float32")
     expected = model.generate(

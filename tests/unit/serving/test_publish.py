@@ -37,7 +37,7 @@ def test_the_card_is_made_of_what_was_recorded(merged):
     assert head["library_name"] == "transformers"
     for expected in (
         "Gemma Terms of Use",
-        "由 phrasebook-offline 生成",
+        "由 recorded-large 生成",
         "训练 1123 条",
         "| 学习率 | 0.002 |",
         "| LoRA 秩 r | 64 |",

@@ -6,9 +6,11 @@ import threading
 import time
 from collections import Counter
 
+from phrasebook.server import PhrasebookTeacher
+
 from tianji_helpers.synthesis import synthesize
 from tianji_helpers.synthesis.journal import key_of
-from tianji_helpers.synthesis.teacher import Teacher, _Handler
+from tianji_helpers.synthesis.teacher import _Handler
 
 FAULTS = (
     *("429", "500", "503", "drop", "stall", "truncate", "no_choices", "length", "empty"),
@@ -23,7 +25,7 @@ def run_child(folder, base_url, limit, styles=("正常",)) -> None:
     )
 
 
-class RecordingTeacher(Teacher):
+class RecordingTeacher(PhrasebookTeacher):
     """Keeps the bodies and headers it saw; ``respond`` may be overridden."""
 
     def __init__(self, **options):
@@ -49,9 +51,9 @@ class RecordingTeacher(Teacher):
         with self._lock:
             self.bodies.append(body)
             self._asked[key_of("offline", 1, body)] += 1
-        return self.answer(body)
+        return self.reply(body)
 
-    def answer(self, body):
+    def reply(self, body):
         return super().respond(body)
 
 
@@ -63,7 +65,7 @@ class FaultyTeacher(RecordingTeacher):
         self.share, self.stall = share, stall
         self.done: Counter = Counter()
 
-    def answer(self, body):
+    def reply(self, body):
         key = key_of("offline", 1, body)
         rng = random.Random(f"{key}{self._asked[key]}")
         fault = rng.choice(FAULTS) if rng.random() < self.share else ""
@@ -72,7 +74,7 @@ class FaultyTeacher(RecordingTeacher):
         if fault.isdigit():
             headers = {"Retry-After": "0.05"} if fault == "429" else {}
             return int(fault), headers, {"error": {"message": "injected", "code": fault}}
-        status, headers, payload = super().answer(body)
+        status, headers, payload = super().reply(body)
         if fault == "stall":
             time.sleep(self.stall)
         elif fault == "no_choices":

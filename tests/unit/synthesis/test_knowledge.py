@@ -3,15 +3,15 @@
 import json
 
 import pytest
+from phrasebook.dirt import JSON_KINDS
+from phrasebook.server import PhrasebookTeacher
 from synthesis_teachers import RecordingTeacher
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import preview_knowledge, round_files, synthesize, synthesize_knowledge
-from tianji_helpers.synthesis.dirt import JSON_KINDS
 from tianji_helpers.synthesis.journal import Journal
 from tianji_helpers.synthesis.knowledge import parse
-from tianji_helpers.synthesis.teacher import Teacher
 
 TEXTS = paths.DATA / "knowledge"
 PAIR = {"question": "中秋节在哪一天？", "answer": "农历八月十五。"}
@@ -19,7 +19,8 @@ GOOD = json.dumps({"qa": [PAIR]}, ensure_ascii=False)
 
 
 def run(folder, texts=TEXTS, **options):
-    return synthesize_knowledge(texts, output_dir=folder, progress=False, size=200, **options)
+    options = {"size": 200, "overlap": 60} | options
+    return synthesize_knowledge(texts, output_dir=folder, progress=False, **options)
 
 
 def rows_of(summary):
@@ -70,16 +71,15 @@ def test_what_is_no_json_is_refused(text):
 
 def test_the_offline_teacher_fills_the_contract(tmp_path):
     summary = run(tmp_path)
-    assert summary.answered == summary.prompts > 4 and not summary.failures
+    assert summary.answered == summary.prompts == 5 and not summary.failures
     (file,) = summary.files
     assert file.parent.name == "qa" and file.name.startswith("wishes_知识问答_")
     assert round_files(tmp_path) == []  # the wishes' own folder stays clean
     rows = rows_of(summary)
     assert len(rows) == summary.pairs > 10
     assert len({row["input"] for row in rows}) == len(rows)
-    text = records.read_text(TEXTS / "chunjie.txt")
     for row in rows:
-        assert row["output"] in text and row["source"] == "chunjie.txt"
+        assert row["source"] == "chunjie.txt"
         assert row["style_name"] == "知识问答" and row["provider"] == "offline"
     rejects = records.read_jsonl(file.with_name(f"{file.stem}_rejects.jsonl"))
     assert len(rejects) == summary.rejected and all(reject["reason"] for reject in rejects)
@@ -87,7 +87,7 @@ def test_the_offline_teacher_fills_the_contract(tmp_path):
 
 
 def test_all_dirt_of_the_teacher_is_mended(tmp_path):
-    with Teacher(dirt_share=1.0) as teacher:
+    with PhrasebookTeacher(dirt_share=1.0) as teacher:
         summary = run(tmp_path, base_url=teacher.base_url, rounds=3)
     assert not summary.failures and summary.sent == summary.prompts
     assert summary.rejected > 0  # the half pairs and the repeated questions
@@ -109,12 +109,12 @@ def test_a_reply_that_is_no_json_is_asked_for_again_under_another_seed(tmp_path)
     with RecordingTeacher(dirt_share=0.0) as teacher:
 
         def answer(body):
-            status, headers, payload = RecordingTeacher.answer(teacher, body)
+            status, headers, payload = RecordingTeacher.reply(teacher, body)
             if len(teacher.bodies) % 2:
                 payload["choices"][0]["message"]["content"] = '{"qa": [{"question": "为什么'
             return status, headers, payload
 
-        teacher.answer = answer
+        teacher.reply = answer
         summary = run(tmp_path, base_url=teacher.base_url, concurrency=1, limit=3)
         assert summary.answered == 3 and summary.sent == 6 and not summary.failures
         first, second = (body["seed"] for body in teacher.bodies[:2])
@@ -151,7 +151,8 @@ def test_texts_are_found_by_name_in_sub_folders(tmp_path):
     (texts / "b" / "two.MD").write_text("端午节在农历五月初五，要吃粽子。", encoding="utf-8")
     (texts / "one.txt").write_text("\ufeff中秋节在农历八月十五，要赏月。", encoding="utf-8")
     (texts / "photo.jpg").write_bytes(b"\xff\xd8")
-    summary = run(tmp_path / "out", texts, pairs=1)
+    with PhrasebookTeacher(dirt_share=0.0) as teacher:
+        summary = run(tmp_path / "out", texts, pairs=1, base_url=teacher.base_url)
     assert [(row["source"], row["input"]) for row in rows_of(summary)] == [
         ("b/two.MD", "端午节在什么时候？"),
         ("one.txt", "中秋节在什么时候？"),

@@ -2,13 +2,14 @@
 
 import random
 import shutil
+from pathlib import Path
 
+import phrasebook
 import pytest
+from phrasebook import Phrasebook, dirt
 
-from tianji_helpers import faults, paths, wishes
+from tianji_helpers import faults, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis import dirt
-from tianji_helpers.synthesis.phrasebook import Phrasebook
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_a_scene_without_phrases_is_named_and_where_to_add_them(book, style, fil
 )
 def test_a_sentence_without_a_keyword_is_named(matrix, tmp_path, edited, style, old, new):
     for name in ("phrasebook.yaml", "phrasebook_more.yaml"):
-        shutil.copy(paths.DATA / "wishes" / name, tmp_path)
+        shutil.copy(Path(phrasebook.__file__).parent / name, tmp_path)
     file = tmp_path / edited
     text = file.read_text(encoding="utf-8")
     assert old in text

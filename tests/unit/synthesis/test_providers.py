@@ -52,7 +52,7 @@ def ask(provider, body, timeout=5.0):
 def test_temperature_and_seed_are_request_parameters_on_the_wire(teacher, body, monkeypatch, name):
     monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
     monkeypatch.setenv("DEEPSEEK_API_KEY", KEY)
-    provider = providers.choose(name, model="phrasebook-offline", base_url=teacher.base_url)
+    provider = providers.choose(name, model="recorded-large", base_url=teacher.base_url)
     reply = ask(provider, body)
     assert reply.finish_reason == "stop" and "生日" in reply.text
     assert reply.completion_tokens == len(reply.text) and reply.prompt_tokens > 0
@@ -66,7 +66,7 @@ def test_temperature_and_seed_are_request_parameters_on_the_wire(teacher, body, 
 
 
 def test_the_catalogue_of_providers():
-    assert list(providers.PROVIDERS) == ["deepseek", "zhipu", "local", "offline"]
+    assert list(providers.PROVIDERS) == ["deepseek", "zhipu", "local", "embedded", "offline"]
     assert providers.PROVIDERS["deepseek"].base_url == "https://api.deepseek.com/v1"
 
 
@@ -85,7 +85,7 @@ def test_the_key_comes_from_the_environment_or_dotenv(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("openai",), "可用的有：deepseek、zhipu、local、offline"),
+        (("openai",), "可用的有：deepseek、zhipu、local、embedded、offline"),
         (("local",), "需要 base_url 和 model"),
         (("local", "m"), "需要 base_url 和 model"),
         (("local", "m", "127.0.0.1:8000"), "http:// 或 https:// 开头"),
@@ -110,11 +110,11 @@ def test_an_answer_that_repeats_the_key_is_kept_without_it(teacher, body, monkey
     monkeypatch.setenv(providers.PROVIDERS[name].key_name, KEY)
     coded = base64.b64encode(f"me:{KEY}".encode()).decode()
     message = {"role": "assistant", "content": f"祝您 {KEY} {coded} 安康"}
-    teacher.answer = lambda _: (200, {}, {"choices": [{"message": message, "finish_reason": KEY}]})
+    teacher.reply = lambda _: (200, {}, {"choices": [{"message": message, "finish_reason": KEY}]})
     reply = ask(providers.choose(name, "m", teacher.base_url), body)
     assert reply.text.startswith("祝您 *** ") and reply.text.endswith(" 安康")
     assert KEY[:8] not in reply.text + reply.finish_reason and coded[8:20] not in reply.text
-    teacher.answer = lambda _: (500, {}, {"error": {"message": f"Basic {coded}"}})
+    teacher.reply = lambda _: (500, {}, {"error": {"message": f"Basic {coded}"}})
     with pytest.raises(Retryable) as caught:
         ask(providers.choose(name, "m", teacher.base_url), body)
     assert coded not in str(caught.value)
@@ -140,7 +140,7 @@ def test_an_answer_that_repeats_the_key_is_kept_without_it(teacher, body, monkey
 def test_what_a_status_means(teacher, body, monkeypatch, caplog, name, status, message, kind, words):
     provider = providers.PROVIDERS[name]
     monkeypatch.setenv(provider.key_name, KEY)
-    teacher.answer = lambda _: (status, {"Retry-After": "7"}, {"error": {"message": message, "code": "x"}})
+    teacher.reply = lambda _: (status, {"Retry-After": "7"}, {"error": {"message": message, "code": "x"}})
     provider = providers.choose(name, "the-model", teacher.base_url)
     with caplog.at_level(logging.INFO), pytest.raises(kind) as caught:
         ask(provider, body)
@@ -148,7 +148,7 @@ def test_what_a_status_means(teacher, body, monkeypatch, caplog, name, status, m
     assert len(teacher.bodies) == 1  # the clients' own retries are off
     if kind is Retryable:
         assert caught.value.retry_after == 7.0
-        assert caught.value.everyone == (status in (429, 503))
+        assert caught.value.overload == (status in (429, 503))
     shown = f"{caught.value!r} {caught.value.__cause__!r} {provider!r} {caplog.text}"
     assert KEY not in shown
 
@@ -165,7 +165,7 @@ def test_nobody_there(body, monkeypatch, name):
 def test_a_stalled_reply_may_be_tried_again(teacher, body, monkeypatch, name):
     monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
     teacher.latency = 1.0
-    provider = providers.choose(name, "phrasebook-offline", teacher.base_url)
+    provider = providers.choose(name, "recorded-large", teacher.base_url)
     with pytest.raises(Retryable, match="超时"):
         ask(provider, body, timeout=0.2)
 
@@ -175,9 +175,9 @@ def test_a_stalled_reply_may_be_tried_again(teacher, body, monkeypatch, name):
 def test_a_broken_connection_is_no_time_out(body, monkeypatch, name, fault, words):
     monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
     with FaultyTeacher(share=0.0, stall=0.0) as teacher:
-        teacher.answer = lambda _: (200, {}, fault)
+        teacher.reply = lambda _: (200, {}, fault)
         with pytest.raises(Retryable, match=words):
-            ask(providers.choose(name, "phrasebook-offline", teacher.base_url), body)
+            ask(providers.choose(name, "recorded-large", teacher.base_url), body)
 
 
 def test_the_time_out_is_for_the_whole_reply(body):
@@ -215,7 +215,7 @@ def test_a_proxy_of_the_environment_does_not_stand_before_loopback(teacher, body
 
 
 def test_a_date_is_understood_as_retry_after(teacher, body):
-    teacher.answer = lambda _: (429, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, {})
+    teacher.reply = lambda _: (429, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, {})
     with pytest.raises(Retryable) as caught:
         ask(providers.choose("offline", base_url=teacher.base_url), body)
     assert caught.value.retry_after == 0.0
@@ -242,7 +242,7 @@ def completion(**changes):
 )
 def test_a_reply_without_a_message_may_be_tried_again(teacher, body, monkeypatch, name, payload):
     monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
-    teacher.answer = lambda _: (200, {}, payload)
+    teacher.reply = lambda _: (200, {}, payload)
     with pytest.raises(Retryable, match=r"没有 choices|content 不是文字"):
         ask(providers.choose(name, "m", teacher.base_url), body)
 
@@ -270,14 +270,14 @@ def test_json_that_no_parser_takes_may_be_tried_again(text):
 )
 def test_usage_that_is_no_number_of_tokens_costs_no_answer(teacher, body, monkeypatch, name, usage):
     monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
-    teacher.answer = lambda _: (200, {}, completion() | {"usage": usage})
+    teacher.reply = lambda _: (200, {}, completion() | {"usage": usage})
     reply = ask(providers.choose(name, "m", teacher.base_url), body)
     assert (reply.text, reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == (WISH, 0, 0, 0)
 
 
 def test_no_more_is_cached_than_was_sent(teacher, body):
     usage = USAGE | {"prompt_cache_hit_tokens": 64}
-    teacher.answer = lambda _: (200, {}, completion() | {"usage": usage})
+    teacher.reply = lambda _: (200, {}, completion() | {"usage": usage})
     assert ask(providers.choose("offline", base_url=teacher.base_url), body).cached_tokens == 10
 
 
@@ -290,12 +290,12 @@ def test_content_in_parts_is_joined_and_a_thought_is_none_of_them(teacher, body,
         {"type": "text", "text": WISH[3:]},
         None,
     ]
-    teacher.answer = lambda _: (200, {}, completion(message={"content": parts}))
+    teacher.reply = lambda _: (200, {}, completion(message={"content": parts}))
     assert ask(providers.choose(name, "m", teacher.base_url), body).text == WISH
 
 
 def test_an_odd_finish_reason_is_text(teacher, body):
-    teacher.answer = lambda _: (200, {}, completion(finish_reason={"a": "x" * 1000}))
+    teacher.reply = lambda _: (200, {}, completion(finish_reason={"a": "x" * 1000}))
     reply = ask(providers.choose("offline", base_url=teacher.base_url), body)
     assert reply.finish_reason.startswith("{'a'") and len(reply.finish_reason) == 40
 
@@ -341,7 +341,7 @@ def test_a_packed_body_is_not_unpacked(body, monkeypatch, name):
 @pytest.mark.parametrize("name", ["offline", "zhipu"])
 def test_a_server_is_asked_for_plain_bodies(teacher, body, monkeypatch, name):
     monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
-    ask(providers.choose(name, "phrasebook-offline", teacher.base_url), body)
+    ask(providers.choose(name, "recorded-large", teacher.base_url), body)
     assert teacher.headers[0]["accept-encoding"] == "identity"
 
 
@@ -388,7 +388,7 @@ def test_no_key_comes_back_in_whatever_a_server_says(teacher, body, monkeypatch,
             if where == "answer"
             else completion(finish_reason=echo)
         )
-    teacher.answer = lambda _: (status, {}, payload)
+    teacher.reply = lambda _: (status, {}, payload)
     try:
         said = repr(ask(providers.choose(name, "m", teacher.base_url), body))
     except (CourseError, Retryable) as error:

@@ -20,7 +20,7 @@ def test_it_writes_files_and_says_what_it_did(tmp_path, capsys, command):
 @pytest.mark.parametrize("command", [WISHES, TEXTS])
 def test_a_failed_row_makes_the_exit_status_1(tmp_path, capsys, command):
     with RecordingTeacher() as teacher:
-        teacher.answer = lambda body: (400, {}, {"error": {"message": "Content Exists Risk"}})
+        teacher.reply = lambda body: (400, {}, {"error": {"message": "Content Exists Risk"}})
         assert cli.main([*command, "--output", str(tmp_path), "--base-url", teacher.base_url]) == 1
     shown = capsys.readouterr()
     assert "Content Exists Risk" in shown.err and "只会补上失败的那些" in shown.err

@@ -13,13 +13,13 @@ import threading
 import time
 
 import pytest
+from phrasebook.server import PhrasebookTeacher
 from synthesis_teachers import FAULTS, FaultyTeacher, RecordingTeacher, run_child
 
 from tianji_helpers import faults, paths, records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import (
     Price,
-    Teacher,
     engine,
     ensure_rounds,
     preview,
@@ -75,7 +75,7 @@ def test_a_full_round_follows_the_data_contract(tmp_path):
     row = rows[0]
     assert row["system"] == wishes.SYSTEM and row["style_name"] == "小红书"
     assert row["input"] == "祝赵老师生日,小红书风格" and "对象：赵老师" in row["src_input"]
-    assert (row["provider"], row["model"]) == ("offline", "phrasebook-offline")
+    assert (row["provider"], row["model"]) == ("offline", "recorded-large")
     assert row["completion_tokens"] == len(row["output"]) and row["prompt_tokens"] > 0
     assert len({row["request"] for row in rows}) == len(rows)
     assert file.read_text(encoding="utf-8") == json.dumps(
@@ -87,7 +87,8 @@ def test_a_full_round_follows_the_data_contract(tmp_path):
 
 
 def test_a_second_line_of_an_answer_is_kept(tmp_path):
-    (file,) = synthesize(styles=["正常"], output_dir=tmp_path, progress=False).files
+    with PhrasebookTeacher() as teacher:
+        (file,) = run(teacher, tmp_path, limit=None).files
     assert any("\n" in row["output"].strip() for row in records.read_conversations(file))
 
 
@@ -120,11 +121,9 @@ def test_rounds_and_parameters_have_files_of_their_own(tmp_path, teacher):
     assert len(round_files(tmp_path)) == 5
 
 
-def test_another_seed_gives_other_wishes_and_the_same_seed_the_same(tmp_path):
+def test_another_seed_gives_other_wishes_and_the_same_seed_the_same(tmp_path, teacher):
     def outputs(name, seed):
-        files = synthesize(
-            styles=["正常"], limit=30, seed=seed, output_dir=tmp_path / name, progress=False
-        ).files
+        files = run(teacher, tmp_path / name, seed=seed).files
         return [row["output"] for row in records.read_conversations(files[0])]
 
     first = outputs("a", 1)
@@ -177,9 +176,9 @@ def test_a_refused_prompt_fails_alone(tmp_path, teacher):
     def answer(body):
         if "对象：爷爷" in body["messages"][1]["content"]:
             return 400, {}, {"error": {"message": "Content Exists Risk"}}
-        return RecordingTeacher.answer(teacher, body)
+        return RecordingTeacher.reply(teacher, body)
 
-    teacher.answer = answer
+    teacher.reply = answer
     summary = run(teacher, tmp_path, limit=0)
     assert {failure.where.split(" × ")[0] for failure in summary.failures} == {"爷爷"}
     assert summary.sent == summary.prompts  # each sent once
@@ -191,10 +190,10 @@ def spoilt(teacher, change, every=7):
     count = itertools.count(1)
 
     def answer(body):
-        status, headers, payload = RecordingTeacher.answer(teacher, body)
+        status, headers, payload = RecordingTeacher.reply(teacher, body)
         return status, headers, payload if next(count) % every else change(payload)
 
-    teacher.answer = answer
+    teacher.reply = answer
     return teacher
 
 
@@ -213,7 +212,7 @@ def test_an_answer_that_cannot_be_kept_fails_alone(tmp_path, teacher, content, w
     summary = run(spoilt(teacher, change), tmp_path, limit=100, concurrency=32, tries=1)
     assert len(summary.failures) == 14 and summary.answered == 86 == len(stored(tmp_path))
     assert all(words in failure.error for failure in summary.failures)
-    teacher.answer = lambda body: RecordingTeacher.answer(teacher, body)
+    teacher.reply = lambda body: RecordingTeacher.reply(teacher, body)
     again = run(teacher, tmp_path, limit=100)
     assert again.reused == 86 and again.done == 100
 
@@ -246,12 +245,12 @@ def test_a_thought_is_known_by_its_marks(text, left):
 
 def test_some_failures_are_tolerated_and_said_and_many_are_not(tmp_path, teacher, capsys):
     def answer(body):
-        status, headers, payload = RecordingTeacher.answer(teacher, body)
+        status, headers, payload = RecordingTeacher.reply(teacher, body)
         if "对象：爷爷" in body["messages"][1]["content"]:
             payload["choices"][0]["finish_reason"] = "content_filter"
         return status, headers, payload
 
-    teacher.answer = answer
+    teacher.reply = answer
     summary = run(teacher, tmp_path, limit=0, tries=1)
     summary.tolerate(0.1)
     shown = capsys.readouterr().out
@@ -268,9 +267,9 @@ def test_a_rate_limit_pauses_everyone_for_as_long_as_asked(tmp_path, teacher):
         times.append(time.monotonic())
         if len(times) == 1:
             return 429, {"Retry-After": "1"}, {"error": {"message": "slow down"}}
-        return RecordingTeacher.answer(teacher, body)
+        return RecordingTeacher.reply(teacher, body)
 
-    teacher.answer, teacher.latency = answer, 0.02
+    teacher.reply, teacher.latency = answer, 0.02
     assert run(teacher, tmp_path, limit=40, concurrency=4).answered == 40
     quiet = max(later - earlier for earlier, later in itertools.pairwise(times))
     assert quiet > 0.8
@@ -278,7 +277,7 @@ def test_a_rate_limit_pauses_everyone_for_as_long_as_asked(tmp_path, teacher):
 
 @pytest.mark.parametrize(("status", "words"), [(401, "密钥"), (404, "base_url"), (402, "余额")])
 def test_what_no_second_try_mends_stops_at_once(tmp_path, teacher, status, words):
-    teacher.answer = lambda _: (status, {}, {"error": {"message": "no"}})
+    teacher.reply = lambda _: (status, {}, {"error": {"message": "no"}})
     with pytest.raises(CourseError, match=words):
         run(teacher, tmp_path, limit=0, concurrency=4)
     assert len(teacher.bodies) <= 4
@@ -310,9 +309,9 @@ def test_the_answers_before_a_stop_are_in_the_round_file(tmp_path, teacher):
     def answer(body):
         if len(teacher.bodies) > 30:
             return 401, {}, {"error": {"message": "expired"}}
-        return RecordingTeacher.answer(teacher, body)
+        return RecordingTeacher.reply(teacher, body)
 
-    teacher.answer = answer
+    teacher.reply = answer
     with pytest.raises(CourseError):
         run(teacher, tmp_path, limit=0, concurrency=4)
     (file,) = round_files(tmp_path)
@@ -427,7 +426,7 @@ def test_a_second_process_on_the_same_folder_is_refused(tmp_path, teacher):
 
 def test_the_limit_of_requests_a_minute_is_kept(tmp_path, teacher):
     times = []
-    teacher.answer = lambda body: times.append(time.monotonic()) or RecordingTeacher.answer(teacher, body)
+    teacher.reply = lambda body: times.append(time.monotonic()) or RecordingTeacher.reply(teacher, body)
     assert run(teacher, tmp_path, limit=8, rpm=600).answered == 8  # one in 0.1 s
     assert times[-1] - times[0] > 0.65
     assert max(sum(0 <= later - first < 0.5 for later in times) for first in times) <= 6
@@ -454,11 +453,11 @@ def test_refused_and_filtered_answers_are_paid_for_but_never_stored(tmp_path, mo
 
 
 def test_no_good_wish_is_taken_for_a_refusal():
-    matrix, teacher = wishes.load(), Teacher()
+    matrix, teacher = wishes.load(), PhrasebookTeacher()
     for style in matrix.styles:
         for prompt in prompts.build_round(matrix, style):
             _, _, payload = teacher.respond(
-                {"model": "phrasebook-offline", "messages": prompt.messages, "seed": prompt.seed}
+                {"model": "recorded-large", "messages": prompt.messages, "seed": prompt.seed}
             )
             assert not engine._REFUSAL.search(payload["choices"][0]["message"]["content"])
 
@@ -483,9 +482,9 @@ def test_the_progress_line_tells_failures_and_cost(tmp_path, teacher, capfd):
     def answer(body):
         if len(teacher.bodies) % 4 == 0:
             return 400, {}, {"error": {"message": "Content Exists Risk"}}
-        return RecordingTeacher.answer(teacher, body)
+        return RecordingTeacher.reply(teacher, body)
 
-    teacher.answer = answer
+    teacher.reply = answer
     run(teacher, tmp_path, limit=20, progress=True, price=Price(0, 0, 1000))
     run(teacher, tmp_path, limit=20, progress=True)
     first, second = (line for line in capfd.readouterr().err.split("\n") if line)
@@ -495,11 +494,11 @@ def test_the_progress_line_tells_failures_and_cost(tmp_path, teacher, capfd):
 
 def test_the_usage_is_what_the_server_counted(tmp_path, teacher):
     def answer(body):
-        status, headers, payload = RecordingTeacher.answer(teacher, body)
+        status, headers, payload = RecordingTeacher.reply(teacher, body)
         payload["usage"] = {"prompt_tokens": 100, "completion_tokens": 7, "prompt_cache_hit_tokens": 64}
         return status, headers, payload
 
-    teacher.answer = answer
+    teacher.reply = answer
     summary = run(teacher, tmp_path, limit=10, price=Price(input=2, cached=0.5, output=8))
     assert (summary.prompt_tokens, summary.cached_tokens, summary.completion_tokens) == (1000, 640, 70)
     assert summary.cost == pytest.approx((360 * 2 + 640 * 0.5 + 70 * 8) / 1e6)
@@ -515,9 +514,9 @@ def test_a_broken_connection_later_on_is_tried_again(tmp_path, monkeypatch):
             if len(teacher.bodies) == 5:
                 threading.Thread(target=teacher.__exit__).start()
                 time.sleep(0.2)
-            return RecordingTeacher.answer(teacher, body)
+            return RecordingTeacher.reply(teacher, body)
 
-        teacher.answer = answer
+        teacher.reply = answer
         monkeypatch.setattr(type(teacher), "__exit__", lambda *_: teacher._server.server_close())
         summary = run(teacher, tmp_path, limit=20, concurrency=1, tries=2, timeout=5)
     assert summary.answered >= 4 and not [f for f in summary.failures if "连不上" in f.error]
@@ -533,16 +532,16 @@ def test_no_key_in_any_file(tmp_path, teacher, monkeypatch, capfd, name):
         calls.append(body)
         if len(calls) % 3 == 0:
             return 500, {}, {"error": {"message": f"no luck with {KEY}"}}
-        return RecordingTeacher.answer(teacher, body)
+        return RecordingTeacher.reply(teacher, body)
 
-    teacher.answer = answer
+    teacher.reply = answer
     summary = synthesize(
         name,
         styles=["正常"],
         limit=30,
         tries=2,
         output_dir=tmp_path,
-        model="phrasebook-offline",
+        model="recorded-large",
         base_url=teacher.base_url,
     )
     assert summary.answered and any(KEY in header["authorization"] for header in teacher.headers)
@@ -556,7 +555,7 @@ def test_deepseek_is_told_not_to_think_and_gets_no_seed(tmp_path, teacher, monke
     """Thinking is paid for, eats up max_tokens, and switches the temperature off."""
     monkeypatch.setenv("DEEPSEEK_API_KEY", KEY)
     options = {"limit": 2, "output_dir": tmp_path, "base_url": teacher.base_url, "progress": False}
-    synthesize("deepseek", model="phrasebook-offline", **options)
+    synthesize("deepseek", model="recorded-large", **options)
     for body in teacher.bodies:
         assert body["thinking"] == {"type": "disabled"} and "seed" not in body and body["temperature"] == 1.0
 
@@ -570,7 +569,7 @@ def test_deepseek_is_told_not_to_think_and_gets_no_seed(tmp_path, teacher, monke
         ({"limit": -1}, "limit=-1"),
         ({"limit": "5"}, "limit='5'"),
         ({"temperature": "1"}, "temperature='1'"),
-        ({"concurrency": 0}, "concurrency=0"),
+        ({"concurrency": -1}, "concurrency=-1"),
         ({"rpm": -1}, "rpm=-1"),
         ({"tpm": 1.5}, "tpm=1.5"),
         ({"temperature": 3.0}, "temperature=3.0"),
@@ -628,7 +627,7 @@ def test_the_extra_styles_are_made_when_they_are_named(tmp_path):
 
 def test_ensure_rounds_makes_what_is_missing_and_says_so(tmp_path, capsys):
     files = ensure_rounds(tmp_path)
-    assert "先用离线短语本生成一轮" in capsys.readouterr().out
+    assert "先请离线老师（录音）来写" in capsys.readouterr().out
     assert {file.name.split("_")[1] for file in files} == {"正常", "小红书", "严肃"}
     assert ensure_rounds(tmp_path) == sorted(files)
     assert capsys.readouterr().out == ""
@@ -638,3 +637,82 @@ def test_the_client_is_used_by_every_answer(tmp_path, teacher):
     """The journal's keys are the hashes of what really went over the wire."""
     run(teacher, tmp_path)
     assert stored(tmp_path) == {key_of("offline", 1, body) for body in teacher.bodies}
+
+
+def test_requests_in_somebodys_own_words_are_asked_as_they_are(tmp_path):
+    asked = (paths.DATA / "wishes" / "requests.txt").read_text(encoding="utf-8").splitlines()[:12]
+    summary = synthesize(requests=["", *asked, asked[0]], output_dir=tmp_path, progress=False)
+    assert (summary.prompts, summary.answered, summary.failures) == (12, 12, [])
+    (file,) = summary.files
+    assert file.name.startswith("wishes_请求_")
+    rows = records.read_conversations(file, records.RAW_FIELDS)
+    assert [row["input"] for row in rows] == asked
+    for row in rows:
+        request = wishes.load().read(row["input"])
+        assert (row["recipient"], row["scene"], row["style_name"]) == (*request.pair, request.style)
+        assert request.details in row["src_input"] and request.address in row["src_input"]
+        if request.max_chars:
+            assert f"到 {request.max_chars} 个字" in row["src_input"]
+    assert not synthesize(requests=asked, output_dir=tmp_path, progress=False).sent
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["祝姐姐生日快乐", "你好"], "第 2 行.*看不出对象和场景"),
+        (["祝姐姐生日快乐,朋克风格"], "第 1 行.*朋克.*小红书"),
+        (["", " "], "没有一条请求"),
+    ],
+)
+def test_a_request_that_cannot_be_asked_is_named_with_its_line(tmp_path, lines, words):
+    with pytest.raises(CourseError, match=words):
+        synthesize(requests=lines, output_dir=tmp_path, progress=False)
+    assert not list(tmp_path.rglob("journal.sqlite"))
+
+
+def test_a_story_of_ten_thousand_characters_goes_out_whole(tmp_path, teacher):
+    story = "她养了一只<b>猫</b>" * 1000
+    summary = run(teacher, tmp_path, styles=None, limit=None, requests=[f"祝姐姐生日快乐,{story}"])
+    assert not summary.failures and story in teacher.bodies[0]["messages"][-1]["content"]
+
+
+def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher, base_dir):
+    stub = "当前祝福语如下"
+    summary = run(teacher, tmp_path / "one", limit=6)
+    plain = [row["output"] for row in records.read_conversations(summary.files[0])]
+
+    def answer(body):
+        """Spoil the first answer to every prompt: the second one must be taken."""
+        status, headers, payload = RecordingTeacher.reply(teacher, body)
+        text = payload["choices"][0]["message"]["content"]
+        payload["choices"][0]["message"]["content"] = stub if text in plain else text
+        return status, headers, payload
+
+    teacher.reply = answer
+    summary = run(teacher, tmp_path / "two", limit=6, best_of=3)
+    assert (summary.prompts, summary.answered) == (18, 18)
+    (file,) = summary.files
+    kept = [row["output"] for row in records.read_conversations(file)]
+    assert len(kept) == 6 and stub not in kept
+    assert records.read_json(records.provenance_path(file))["parameters"]["best_of"] == 3
+    with Journal(paths.stage_dir("01", tmp_path / "two") / "journal.sqlite") as journal:
+        stored = [json.loads(row[0]) for row in journal._base.execute("SELECT answer FROM answers")]
+    choices = [row for row in stored if "best" in row]
+    assert len(stored) == 18 + 6 and {row["text"] for row in choices} == set(kept)
+    for choice in choices:
+        assert choice["faults"][choice["best"]] == [] and any(choice["faults"])
+        clean = [one for one, wrong in zip(choice["quality"], choice["faults"], strict=True) if not wrong]
+        assert choice["quality"][choice["best"]] == max(clean)
+    again = run(teacher, tmp_path / "two", limit=6, best_of=3)
+    assert (again.sent, again.files) == (0, summary.files)
+
+
+@pytest.mark.parametrize("best_of", [0, 17, 1.5, True])
+def test_best_of_has_bounds(tmp_path, best_of):
+    with pytest.raises(CourseError, match=r"best_of.*1 到 16"):
+        synthesize("local", base_url="http://127.0.0.1:9/v1", model="m", best_of=best_of, output_dir=tmp_path)
+
+
+def test_the_recordings_have_one_answer_each(tmp_path):
+    with pytest.raises(CourseError, match=r"只有一个回答.*embedded"):
+        synthesize(best_of=2, output_dir=tmp_path)

@@ -61,6 +61,19 @@ def qwen2_dir(tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def qwen3_dir(tokenizer, tmp_path_factory):
+    return tiny_models.save_qwen3(tmp_path_factory.mktemp("tiny") / "tiny-qwen3", tokenizer)
+
+
+@pytest.fixture(scope="session")
+def qwen3_bytes_dir(tmp_path_factory):
+    """The same with a tokenizer of Qwen's own kind, which needs many tokens for little."""
+    return tiny_models.save_qwen3(
+        tmp_path_factory.mktemp("tiny") / "tiny-qwen3-bytes", tiny_models.qwen_tokenizer()
+    )
+
+
+@pytest.fixture(scope="session")
 def rows_file(tmp_path_factory):
     """Sixteen training rows, four different ones."""
     matrix = wishes.load()

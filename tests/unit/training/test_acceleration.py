@@ -7,13 +7,14 @@ from peft import LoraConfig
 from peft.tuners.lora.bnb import Linear4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.qwen2 import modeling_qwen2
+from transformers.models.qwen3 import modeling_qwen3
 
 from tianji_helpers.training import operations, packed_attention, xtuner_compat
 
 LENGTHS = (5, 9, 4, 14, 6)
 
 
-@pytest.fixture(params=["internlm2_dir", "qwen2_dir", "tiny_dir"])
+@pytest.fixture(params=["internlm2_dir", "qwen2_dir", "qwen3_dir", "tiny_dir"])
 def build(request):
     """A function that builds the model of a config: 4-bit, LoRA with B that is not zero.
 
@@ -54,9 +55,11 @@ def build(request):
                 torch.nn.init.normal_(parameter, std=0.0 if ".output." in name else 0.1)
         return model.train()
 
-    kept = dict(vars(modeling_qwen2))  # liger-kernel puts its GPU functions there, for every later model
+    # liger-kernel puts its GPU functions there, for every later model
+    kept = [(vars(module), dict(vars(module))) for module in (modeling_qwen2, modeling_qwen3)]
     yield make
-    vars(modeling_qwen2).update(kept)
+    for names, before in kept:
+        names.update(before)
 
 
 def samples(device="cpu", alike=0):

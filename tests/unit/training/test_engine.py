@@ -402,6 +402,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_names_it(trained, tmp_path):
     [
         ("internlm2_dir", "internlm2-chat-7b", "configs/wishes_internlm2_chat_7b.py"),
         ("qwen2_dir", "qwen2.5-0.5b-instruct", "configs/wishes_qwen2_5_0_5b_instruct.py"),
+        ("qwen3_dir", "qwen3-8b", "configs/wishes_qwen3_8b.py"),
     ],
 )
 def test_gpu_config_goes_the_whole_way(
@@ -440,6 +441,7 @@ def test_gpu_config_goes_the_whole_way(
     merged = engine.merge(model_dir, adapter, tmp_path / "merged", dtype="float32", device=device)
     assert json.loads((merged / "config.json").read_text())["dtype"] == "float32"
     model, tokenizer = inference.load(merged, device=device)
+    assert "<think>" not in tokenizer.chat_template
     chat = inference.messages("祝姐姐生日")
     (answer,) = inference.answer_all(model, tokenizer, [chat], max_new_tokens=6)
     assert answer.text == "".join(inference.stream(model, tokenizer, chat, max_new_tokens=6)).strip() != ""

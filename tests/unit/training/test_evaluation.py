@@ -5,18 +5,22 @@ import random
 import numpy as np
 import pytest
 import torch
+from phrasebook import Phrasebook
 
 from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis.phrasebook import Phrasebook
 from tianji_helpers.training import evaluation, figures, inference
 from tianji_helpers.training.inference import Answer
 
 TURN = {"system": "你是大师", "input": "祝姐姐生日", "output": "姐姐，祝你生日快乐，万事如意！"}
 
 
-def test_chat_template_gives_the_ids_of_training(tokenizer):
-    example = evaluation.encode(tokenizer, TURN, "internlm2_chat")
+@pytest.mark.parametrize(
+    ("folder", "template"), [("tiny_dir", "internlm2_chat"), ("qwen3_bytes_dir", "qwen_chat")]
+)
+def test_chat_template_gives_the_ids_of_training(folder, template, request):
+    tokenizer = inference.load_tokenizer(request.getfixturevalue(folder))
+    example = evaluation.encode(tokenizer, TURN, template)
     prompt = tokenizer.apply_chat_template(
         inference.messages(TURN["input"], TURN["system"]), add_generation_prompt=True
     )

@@ -12,10 +12,11 @@ import time
 
 import loopback_hub
 import pytest
+import tiny_models
 
-from tianji_helpers import hubs, paths, records
+from tianji_helpers import hubs, packaged, paths, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import models
+from tianji_helpers.training import embedded, models
 
 NAME = "qwen2.5-0.5b-instruct"
 MODEL = models.find(NAME)
@@ -76,7 +77,7 @@ def test_the_table_has_licence_sizes_and_origin_of_every_model():
     for model in models.CATALOGUE.values():
         (row,) = re.findall(rf"^{re.escape(model.name)} .*\n.*$", table, re.MULTILINE)
         assert model.licence in row
-        assert f"{model.download_gb:.1f} GB" in row
+        assert f"{model.package_gb or model.download_gb:.1f} GB" in row
         assert f"{model.modelscope}@{model.modelscope_revision}" in row
         assert f"{model.huggingface}@{model.huggingface_revision[:12]}" in row
 
@@ -178,7 +179,7 @@ def test_a_base_model_gets_the_chat_template_that_it_will_be_taught(prepare, mod
     known = {"0": {"content": "<unk>"}, "7": {"content": "<|im_end|>"}}
     files = FILES | {
         "config.json": b'{"model_type": "internlm2", "eos_token_id": 2}',
-        "tokenizer_config.json": json.dumps({"added_tokens_decoder": known}).encode(),
+        "tokenizer_config.json": json.dumps({"bos_token": "<s>", "added_tokens_decoder": known}).encode(),
     }
     if generation:
         files["generation_config.json"] = json.dumps(generation).encode()
@@ -188,10 +189,28 @@ def test_a_base_model_gets_the_chat_template_that_it_will_be_taught(prepare, mod
         done = prepare(start(), "modelscope", model.name)
     assert done.returncode == 0, done.stderr
     found = contents(models_dir / model.name)
-    assert "<|im_start|>assistant" in found.pop("chat_template.jinja").decode()
+    assert found.pop("chat_template.jinja").decode() == embedded.CHAT_TEMPLATE
     wanted = {"eos_token_id": [2, 9, 7], "pad_token_id": 2} if generation else {"eos_token_id": [2, 7]}
     assert json.loads(found.pop("generation_config.json")) == wanted
     assert found == {name: data for name, data in files.items() if name != "generation_config.json"}
+
+
+def test_a_model_that_thinks_gets_a_chat_template_that_does_not(prepare, models_dir):
+    model = models.find("qwen3-0.6b")
+    settings = {"bos_token": None, "added_tokens_decoder": {"7": {"content": "<|im_end|>"}}}
+    thinking = json.dumps(settings | {"chat_template": tiny_models.THINKS}).encode()
+    with loopback_hub.starter(
+        FILES | {"tokenizer_config.json": thinking},
+        WEIGHTS,
+        model.huggingface,
+        model.huggingface_revision,
+        model.modelscope,
+    ) as start:
+        done = prepare(start(), "huggingface", model.name)
+    assert done.returncode == 0, done.stderr
+    found = contents(models_dir / model.name)
+    assert json.loads(found["tokenizer_config.json"]) == settings
+    assert found["chat_template.jinja"].decode() == embedded.CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
 
 
 def test_a_repositorys_code_is_not_kept(prepare, models_dir):
@@ -256,6 +275,26 @@ def test_an_offline_client_is_told_which_variable(variable, start_hub, prepare, 
     assert "请先 unset HF_HUB_OFFLINE TRANSFORMERS_OFFLINE" in done.stderr
     assert hub.log == []
     assert not (models_dir / NAME).exists()
+
+
+def test_the_teacher_needs_room_for_both_its_forms(models_dir, monkeypatch):
+    usage = shutil.disk_usage(paths.ROOT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=3_000_000_000))
+    with pytest.raises(CourseError, match=r"还需要 4\.4 GB.*只剩 3\.0 GB"):
+        models.prepare(packaged.TEACHER)
+    packaged.gguf_file().touch()
+    with pytest.raises(CourseError, match=r"还需要 3\.3 GB.*只剩 3\.0 GB"):
+        models.prepare(packaged.TEACHER)
+
+
+def test_the_teacher_may_come_from_a_hub_as_well(models_dir, prepare):
+    model = models.find(packaged.TEACHER)
+    with loopback_hub.starter(
+        FILES, WEIGHTS, model.huggingface, model.huggingface_revision, model.modelscope
+    ) as start:
+        done = prepare(start(), "huggingface", model.name)
+    assert done.returncode == 0, done.stderr
+    assert contents(model.folder) == FILES and not packaged.gguf_file().exists()
 
 
 def test_embedded_model_is_not_downloaded():

@@ -1,6 +1,6 @@
-"""Wishes put together from phrases: what the offline teacher knows.
+"""Wishes put together from phrases.
 
-``data/wishes/phrasebook.yaml`` holds, for every scene and usual style, sentences that name the scene,
+``phrasebook.yaml`` holds, for every scene and usual style, sentences that name the scene,
 short follow-ups and emoji, and general blessings by the kind of recipient; ``phrasebook_more.yaml`` the
 same for the extra styles, whose wishes all have one shape (lead, scene, follow-ups). ``compose`` draws
 from them with the random generator it is given, so the same seed gives the same wish. This is no
@@ -10,7 +10,7 @@ language model: it knows the scenes of its files and nothing else.
 import random
 from pathlib import Path
 
-from tianji_helpers import paths, records
+from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.wishes import Matrix, Recipient, Style
 
@@ -29,7 +29,7 @@ class Phrasebook:
 
     def __init__(self, matrix: Matrix, folder: str | Path | None = None):
         self.matrix = matrix
-        folder = paths.DATA / "wishes" if folder is None else Path(folder)
+        folder = Path(folder or Path(__file__).parent)
         self.file, self._more_file = folder / "phrasebook.yaml", folder / "phrasebook_more.yaml"
         book, self._more = records.read_yaml(self.file), records.read_yaml(self._more_file)
         try:
@@ -58,7 +58,7 @@ class Phrasebook:
         if who is None or how is None or scene not in self._sentences(style):
             file = self.file if style in TARGET_CHARS else self._more_file
             raise CourseError(
-                f"短语本里没有“{recipient} × {scene} × {style}”。请在 {paths.show(file)} 里补上短语，"
+                f"短语本里没有“{recipient} × {scene} × {style}”。请在 {file} 里补上短语，"
                 "或换一个真正的大模型（provider）。"
             )
         if "不必" in requirement:

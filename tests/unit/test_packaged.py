@@ -1,0 +1,151 @@
+"""The small teacher's file, joined from packages: small ones of the same make, as pip installs them."""
+
+import hashlib
+import random
+import shutil
+
+import pytest
+
+from tianji_helpers import packaged
+from tianji_helpers.errors import CourseError
+
+PARTS = [random.Random(number).randbytes(1000 + number) for number in (1, 2, 3)]
+WHOLE = b"".join(PARTS)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder on Python's path with the packages, and the module told to expect those."""
+    folder = tmp_path / "site"
+    for number, data in enumerate(PARTS, start=1):
+        module = folder / f"made_up_model_part{number}"
+        (module / "data").mkdir(parents=True)
+        (module / "__init__.py").write_text("raise ImportError('nothing of a package is to be run')")
+        (module / "data" / f"part{number:02}.bin").write_bytes(data)
+        described = folder / f"made_up_model_part{number}-0.2.0.dist-info"
+        described.mkdir()
+        (described / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: made-up-model-part{number}\nVersion: 0.2.0\n"
+        )
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("TIANJI_MODELS_DIR", str(tmp_path / "models"))
+    monkeypatch.setattr(packaged, "_NAME", "made-up-model-part")
+    monkeypatch.setattr(packaged, "_PARTS", len(PARTS))
+    monkeypatch.setattr(packaged, "_BLOCK", 100)
+    monkeypatch.setattr(packaged, "SIZE", len(WHOLE))
+    monkeypatch.setattr(packaged, "SHA256", hashlib.sha256(WHOLE).hexdigest())
+    return folder
+
+
+def refusal(lines=None):
+    with pytest.raises(CourseError) as caught:
+        packaged.assemble(report=(lines if lines is not None else []).append)
+    return str(caught.value)
+
+
+def left():
+    """Return the names of what lies beside the file, locks apart."""
+    folder = packaged.gguf_file().parent
+    return {file.name for file in folder.iterdir() if not file.name.endswith(".lock")}
+
+
+def test_the_slices_are_joined_once(site):
+    lines = []
+    assert packaged.assemble(report=lines.append).read_bytes() == WHOLE
+    assert packaged.locate() == packaged.gguf_file()
+    assert left() == {packaged.gguf_file().name}
+    assert "3 个软件包" in lines[0] and "已准备好" in lines[1] and len(lines) == 2
+    shutil.rmtree(site)  # and the packages are not needed any more
+    assert packaged.assemble(report=lines.append).read_bytes() == WHOLE
+    assert len(lines) == 2
+
+
+def test_without_the_file_the_command_is_named(site):
+    with pytest.raises(CourseError, match=r"make teacher.*provider=offline"):
+        packaged.locate()
+
+
+def test_a_missing_package_is_named(site):
+    shutil.rmtree(site / "made_up_model_part2-0.2.0.dist-info")
+    assert "没有安装软件包 made-up-model-part2（共要 3 个）。请运行 make teacher" in refusal()
+    assert not packaged.gguf_file().parent.exists()
+
+
+def test_a_package_of_another_version_is_named(site):
+    file = site / "made_up_model_part3-0.2.0.dist-info" / "METADATA"
+    file.write_text(file.read_text().replace("0.2.0", "0.3.0"))
+    assert "made-up-model-part3 的版本是 0.3.0，应当是 0.2.0" in refusal()
+
+
+def test_a_package_without_its_slice_is_named(site):
+    (site / "made_up_model_part1" / "data" / "part01.bin").unlink()
+    assert "made-up-model-part1 里没有 part01.bin" in refusal()
+
+
+def test_a_slice_that_was_cut_is_noticed(site):
+    file = site / "made_up_model_part2" / "data" / "part02.bin"
+    file.write_bytes(PARTS[1][:-1])
+    assert "共 3,005 字节，应当是 3,006" in refusal()
+    assert left() == set()
+    file.write_bytes(PARTS[1])
+    assert packaged.assemble(report=[].append).read_bytes() == WHOLE
+
+
+def test_another_content_is_thrown_away(site):
+    file = site / "made_up_model_part2" / "data" / "part02.bin"
+    file.write_bytes(bytes(len(PARTS[1])))
+    assert f"应当是 {packaged.SHA256[:12]}…：已经丢弃" in refusal()
+    assert left() == set()
+
+
+@pytest.mark.parametrize("blocks", [1, 5, 11, 13, 29, 31])
+def test_what_was_cut_off_goes_on(site, monkeypatch, blocks):
+    class Bar:
+        written = 0
+
+        def __init__(self, total, initial, **_):
+            self.initial, self.left = initial, blocks
+            bars.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def update(self, size):
+            self.written += size
+            self.left -= 1
+            if not self.left and len(bars) == 1:
+                raise KeyboardInterrupt
+
+    bars = []
+    monkeypatch.setattr(packaged, "tqdm", Bar)
+    with pytest.raises(KeyboardInterrupt):
+        packaged.assemble(report=[].append)
+    assert not packaged.gguf_file().exists()
+    assert packaged.assemble(report=[].append).read_bytes() == WHOLE
+    assert 0 < bars[0].written == bars[1].initial
+    assert bars[1].initial + bars[1].written == len(WHOLE)
+    assert left() == {packaged.gguf_file().name}
+
+
+def test_too_little_disk_is_refused_before_anything_is_written(site, monkeypatch):
+    monkeypatch.setattr(packaged, "SIZE", 1_100_000_000)
+    usage = shutil.disk_usage(site)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000_000_000))
+    message = refusal(lines := [])
+    assert "还需要 1.1 GB" in message and "只剩 1.0 GB" in message and "TIANJI_MODELS_DIR" in message
+    assert lines == [] and left() == set()
+    # what an interrupted run has joined counts
+    with packaged.gguf_file().with_name(f".{packaged.gguf_file().name}.part").open("wb") as file:
+        file.truncate(500_000_000)  # sparse: takes no room
+    assert "3,006 字节" in refusal()
+
+
+def test_the_list_for_pip_is_what_the_module_expects():
+    from tianji_helpers.paths import ROOT
+
+    lines = (ROOT / "requirements-teacher.txt").read_text(encoding="utf-8").splitlines()
+    wanted = [f"{packaged._NAME}{number}=={packaged._VERSION}" for number in range(1, packaged._PARTS + 1)]
+    assert [line for line in lines if not line.startswith("#")] == wanted

@@ -1,0 +1,118 @@
+"""How many requests may be under way at once, found by trying.
+
+Providers rarely say it, and it differs by a factor of a hundred. So the window begins small and tries a
+double size as long as that brings clearly more answers a second (size / time of an answer: a server that
+only queues what it gets takes as much longer); later it tries a quarter more, less and less often if that
+was in vain. When the server refuses (429, 503, a time-out), what is still under way
+is what it takes; that becomes the size. TCP finds the capacity of a line in much the same way.
+"""
+
+import asyncio
+from collections import deque
+
+FIRST, MOST = 4, 256
+_WORTH = 0.3  # of the growth of the window must come back as growth of the rate, or it was in vain
+_EPOCH = 1  # a size is judged by so many times its answers, all asked for at this size
+_LONGEST = 64  # epochs between two tries
+
+
+class Window:
+    """The requests under way. fixed: always so many; 0 finds out. ``size`` is how many may be, now."""
+
+    def __init__(self, fixed: int = 0):
+        self.size = fixed or FIRST
+        self._fixed = bool(fixed)
+        self._under_way = 0
+        self._waiting: deque[asyncio.Future] = deque()
+        self._closed = False
+        self._doubling, self._patience = True, 1
+        self._known: tuple[int, float] | None = None  # size and rate before the try that goes on now
+        self._bout = 0  # requests under way when the server began to refuse, that have not come back
+        self._least = 1  # how far such a bout may shrink the window
+        self._epochs = 0
+        self._answers, self._seconds, self._began = 0, 0.0, 0.0
+
+    @property
+    def most(self) -> int:
+        """How many requests can ever be under way."""
+        return self.size if self._fixed else MOST
+
+    async def enter(self) -> float | None:
+        """Wait for room; return the moment at which there was, or None if the window was closed meanwhile."""
+        if self._under_way < self.size and not self._closed:
+            self._under_way += 1
+        elif self._closed or not await self._turn():
+            return None
+        return _now()
+
+    async def _turn(self) -> bool:
+        """Wait until room is handed over; False if the window was closed instead."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        return await turn
+
+    def leave(self) -> None:
+        """Give one's room back."""
+        self._under_way -= 1
+        self._bout = max(0, self._bout - 1)
+        self._wake()
+
+    def close(self) -> None:
+        """Let nobody in any more, and whoever waits go."""
+        self._closed = True
+        self._wake()
+
+    def answered(self, entered: float) -> None:
+        """An answer came to what ``enter`` let in; after enough of them the size is judged."""
+        if self._fixed or entered < self._began:
+            return
+        self._answers += 1
+        self._seconds += _now() - entered
+        if self._answers < _EPOCH * self.size:
+            return
+        if self._waiting:  # else it was not used to the full
+            self._judge(self.size * self._answers / max(self._seconds, 1e-6))
+        self._begin()
+        self._wake()
+
+    def _judge(self, rate: float) -> None:
+        if self._known:
+            (size, before), self._known = self._known, None
+            if rate < before * (1 + _WORTH * (self.size / size - 1)):
+                self.size = size
+                self._in_vain()
+                return
+        self._epochs += 1
+        if self._doubling or self._epochs >= self._patience:
+            self._known, self._epochs = (self.size, rate), 0
+            self.size = min(MOST, 2 * self.size if self._doubling else self.size + max(1, self.size // 4))
+
+    def refused(self) -> None:
+        """The server does not take as many; call it while the refused request still counts."""
+        if self._fixed:
+            return
+        if not self._bout:
+            self._bout, self._least = self._under_way, max(1, self.size // 2)
+            self._in_vain()
+        self._known = None
+        self.size = max(self._least, min(self.size, self._under_way - 1))
+        self._begin()
+
+    def _in_vain(self) -> None:
+        self._doubling, self._epochs = False, 0
+        self._patience = min(_LONGEST, 2 * self._patience)
+
+    def _begin(self) -> None:
+        self._answers, self._seconds, self._began = 0, 0.0, _now()
+
+    def _wake(self) -> None:
+        """Hand room over to those who wait, the first ones first."""
+        while self._waiting and (self._closed or self._under_way < self.size):
+            turn = self._waiting.popleft()
+            if not turn.done():  # cancelled meanwhile
+                self._under_way += not self._closed
+                turn.set_result(not self._closed)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
