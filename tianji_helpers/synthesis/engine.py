@@ -441,14 +441,14 @@ class Engine:
         tokens = sum(_expected_tokens(request)) if self.settings.tpm else 0
         for attempt in range(1, self.settings.tries + 1):
             seed, failure = request.seed + unusable, None
-            entered = await self._window.enter()
-            if entered is None:
+            if not await self._window.enter():
                 raise _Stopped
             try:
                 await self._turn(tokens)
+                sent = asyncio.get_running_loop().time()
                 self.summary.sent += 1
                 reply = await client.ask(_body(self.provider, self.settings, request, seed))
-                self._window.answered(entered)
+                self._window.answered(sent)
             except Retryable as error:
                 failure = error
                 if error.overload:

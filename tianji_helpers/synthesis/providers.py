@@ -69,9 +69,8 @@ PROVIDERS = {
         ),
         Provider("zhipu", "https://open.bigmodel.cn/api/paas/v4", "glm-4-flash-250414", "ZHIPUAI_API_KEY"),
         Provider("local", "", ""),
-        Provider(
-            "embedded", "", packaged.TEACHER, timeout=900.0, slots=8, keeps_schemas=True
-        ),  # two cores may share many answers
+        # eight answers share the processor: one may take minutes
+        Provider("embedded", "", packaged.TEACHER, timeout=900.0, slots=8, keeps_schemas=True),
         Provider("offline", "", recordings.LARGE),
     )
 }

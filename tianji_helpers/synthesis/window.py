@@ -37,16 +37,13 @@ class Window:
         """How many requests can ever be under way."""
         return self.size if self._fixed else MOST
 
-    async def enter(self) -> float | None:
-        """Wait for room; return the moment at which there was, or None if the window was closed meanwhile."""
-        if self._under_way < self.size and not self._closed:
+    async def enter(self) -> bool:
+        """Wait for room; False if the window was closed meanwhile."""
+        if self._closed:
+            return False
+        if self._under_way < self.size:
             self._under_way += 1
-        elif self._closed or not await self._turn():
-            return None
-        return _now()
-
-    async def _turn(self) -> bool:
-        """Wait until room is handed over; False if the window was closed instead."""
+            return True
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         return await turn
@@ -62,12 +59,12 @@ class Window:
         self._closed = True
         self._wake()
 
-    def answered(self, entered: float) -> None:
-        """An answer came to what ``enter`` let in; after enough of them the size is judged."""
-        if self._fixed or entered < self._began:
+    def answered(self, sent: float) -> None:
+        """An answer came; after enough of them the size is judged. sent: when, by the loop's clock."""
+        if self._fixed or sent < self._began:
             return
         self._answers += 1
-        self._seconds += _now() - entered
+        self._seconds += _now() - sent
         if self._answers < _EPOCH * self.size:
             return
         if self._waiting:  # else it was not used to the full

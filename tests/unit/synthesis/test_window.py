@@ -40,9 +40,9 @@ class Server:
         self.sizes = []
 
     async def ask(self, window):
-        entered = await window.enter()
-        if entered is None:
+        if not await window.enter():
             return False
+        sent = asyncio.get_running_loop().time()
         refused = self.under_way >= self.capacity
         if refused:
             self.refusals += 1
@@ -52,7 +52,7 @@ class Server:
             await asyncio.sleep(0.2)
             self.under_way -= 1
             self.answers += 1
-            window.answered(entered)
+            window.answered(sent)
         self.sizes.append(window.size)
         window.leave()
         if refused:
@@ -92,13 +92,13 @@ def test_a_server_that_only_queues_is_not_flooded():
 
     class Queue(Server):
         async def ask(self, window):
-            entered = await window.enter()
-            if entered is None:
+            if not await window.enter():
                 return False
+            sent = asyncio.get_running_loop().time()
             async with gate:
                 await asyncio.sleep(0.004)
             self.answers += 1
-            window.answered(entered)
+            window.answered(sent)
             self.sizes.append(window.size)
             window.leave()
             return True
@@ -117,11 +117,11 @@ def test_a_fixed_window_stays():
 def test_a_closed_window_lets_nobody_in_and_all_go():
     async def close():
         window = Window(1)
-        assert await window.enter() is not None
+        assert await window.enter()
         waiting = [asyncio.create_task(window.enter()) for _ in range(3)]
         await asyncio.sleep(0)
         window.close()
-        assert await asyncio.gather(*waiting) == [None] * 3
-        assert await window.enter() is None
+        assert await asyncio.gather(*waiting) == [False] * 3
+        assert not await window.enter()
 
     run(close())
