@@ -65,7 +65,7 @@ doctor: $(READY)  ## 检查环境
 
 notebooks: export HF_HUB_OFFLINE = 1
 notebooks: $(READY)  ## 依次重跑六课，把输出存回 notebooks/（给维护者）
-	$(BIN)/python -m tianji_helpers.classroom.refresh
+	$(BIN)/python -m tianji_toolbox.classroom.refresh
 
 site: $(SITE)/.ready  ## 把课程做成网页（带着存下的输出，不用联网就能看）
 	@$(SITE)/bin/python configs/site/build.py build/html

@@ -32,7 +32,7 @@ def clean_environment(home):
 def run_client(home, *command, **environment):
     """Run a ``tianji`` command in such an environment, with ``environment`` added."""
     return subprocess.run(
-        [sys.executable, "-m", "tianji_helpers.cli", *command],
+        [sys.executable, "-m", "tianji_toolbox.cli", *command],
         env=clean_environment(home) | environment,
         cwd=paths.ROOT,
         capture_output=True,

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 CONFIGS = ROOT / "configs"
 NOTEBOOKS = ROOT / "notebooks"
+HELPERS = ROOT / "tianji_helpers"
+TOOLBOX = ROOT / "tianji_toolbox"
 
 STAGES = (
     "01_synthesis",

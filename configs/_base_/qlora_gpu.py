@@ -5,7 +5,7 @@ Changed against the original, and why:
 * variable-length attention: the wishes that share a row of 2,048 tokens don't see each other;
 * 4 rows at a time and 4 such batches an update instead of 1 and 16: the same 16 rows an update, but the
   GPU does not wait for Python;
-* ``fused``: the fast paths of ``tianji_helpers/training/acceleration.py``; they have no LoRA dropout,
+* ``fused``: the fast paths of ``tianji_helpers/training/fast/acceleration.py``; they have no LoRA dropout,
   and one epoch needs none;
 * of three quarters of the layers the activations are computed again, not of all: that is what fits
   24 GB with a 7B model (0.5, where all samples have one system prompt: it is computed once a batch).

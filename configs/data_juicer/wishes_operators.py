@@ -2,7 +2,7 @@
 
 data-juicer's own near-duplicate operators split a text at spaces, of which Chinese has none, so they
 find nothing or take everything for the same. These call the course's rules and compare characters.
-What they compute stands in ``tianji_helpers.dataset.juicer``, which every machine must be able to import.
+What they compute stands in ``tianji_toolbox.dataset.juicer``, which every machine must be able to import.
 """
 
 from collections import Counter, defaultdict
@@ -14,8 +14,9 @@ import ray
 from data_juicer.ops.base_op import OPERATORS, Deduplicator, Mapper
 
 from tianji_helpers import wishes
-from tianji_helpers.dataset import clean, juicer
+from tianji_helpers.dataset import clean
 from tianji_helpers.errors import CourseError
+from tianji_toolbox.dataset import juicer
 
 CANDIDATES = pa.schema([("bucket", pa.binary()), ("row", pa.int64()), ("output", pa.string())])
 COUNTS = pa.schema([("opening", pa.string()), ("number", pa.int64())])

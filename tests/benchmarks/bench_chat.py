@@ -106,7 +106,7 @@ def main():
             end_of_line="\n\n",
         ),
         "tianji chat": Program(
-            "tianji_helpers.cli",
+            "tianji_toolbox.cli",
             ["chat", str(args.model), "--system", system, "--max-new-tokens", str(args.tokens)],
             ready="你：",
             before_answer="模型：",

@@ -22,7 +22,7 @@ import torch
 from bench_gpu import computed_share, read_examples, write_rows
 
 from tianji_helpers import paths
-from tianji_helpers.training import configs, engine, estimate, inference
+from tianji_helpers.training import configs, estimate, inference, launch
 
 CONFIG = paths.CONFIGS / "wishes_gemma3_270m_cpu.py"
 
@@ -64,7 +64,7 @@ def main() -> None:
     before = matmul_rate(dtype)
     used = os.times()
     options = {"custom_hooks.1.max_new_tokens": 1}
-    result = engine.train(
+    result = launch.train(
         config, args.folder / "work", cfg_options=options, device="cpu", report=lambda _: None
     )
     cpu = os.times().children_user + os.times().children_system - used.children_user - used.children_system

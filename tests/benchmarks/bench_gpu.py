@@ -31,7 +31,8 @@ from torch.nn import functional as F
 
 from tianji_helpers import paths, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, engine, estimate, evaluation, inference, packed_attention
+from tianji_helpers.training import configs, estimate, evaluation, inference, launch
+from tianji_helpers.training.fast import packed_attention
 
 ROWS = 16  # of 2,048 tokens an update, in both
 INTERNLM2 = {
@@ -190,7 +191,7 @@ def train(config: Path, work_dir: Path, limit_gb: float, deepspeed: str | None) 
     else:
         os.environ.pop("PYTORCH_CUDA_ALLOC_CONF", None)
     try:
-        engine.train(config, work_dir, deepspeed=deepspeed, report=lambda line: None)
+        launch.train(config, work_dir, deepspeed=deepspeed, report=lambda line: None)
     except CourseError as error:
         if "iter_*.pth" not in str(error):  # the benchmark saves none
             raise

@@ -184,7 +184,7 @@ def memory(sizes: list[int]) -> None:
 
 def profile(requests: int) -> None:
     """Print where the event loop's thread spends its time."""
-    from tianji_helpers.synthesis.engine import Engine
+    from tianji_helpers.synthesis.client import Engine
 
     profiler, original = cProfile.Profile(), Engine._run
 

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from tianji_helpers import paths
-from tianji_helpers.classroom.course import find_notebooks
+from tianji_toolbox.classroom.course import find_notebooks
 
 pytestmark = pytest.mark.course
 

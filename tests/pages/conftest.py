@@ -58,7 +58,7 @@ def serve():
 
 @contextmanager
 def _serve(*arguments: object):
-    command = [sys.executable, "-m", "tianji_helpers.cli", *map(str, arguments), "--port", "0"]
+    command = [sys.executable, "-m", "tianji_toolbox.cli", *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

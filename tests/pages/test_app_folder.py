@@ -16,9 +16,10 @@ import pytest
 import toml
 from playwright.sync_api import expect
 
-from tianji_helpers import cli, paths, records
+from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.serving import app_folder
+from tianji_toolbox import cli
+from tianji_toolbox.shipping import app_folder
 
 PIECES = ("祝您", "平安")
 

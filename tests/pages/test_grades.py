@@ -2,14 +2,15 @@
 
 import pytest
 
-from tianji_helpers.classroom import checks, grading
+from tianji_helpers import exercises
+from tianji_toolbox.classroom import grading
 
 EVIL = """<img src=x onerror="document.title='hit'"><script>document.title='hit'</script>"""
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    right = {number: [] for number in checks.exercises()}
+    right = {number: [] for number in exercises.EXERCISES}
     grades = [
         grading.Grade("韩梅梅", dict(right)),
         grading.Grade(EVIL, right | {"01-1": [EVIL, "W" * 300]}, [f"01.ipynb：{EVIL}"]),
@@ -22,7 +23,7 @@ def test_it_shows_marks_and_what_is_missing(page, table):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(table.as_uri())
-    every = len(checks.exercises())
+    every = len(exercises.EXERCISES)
     rows = [row.split() for row in page.locator("tbody tr").all_inner_texts()]
     assert rows[0] == ["韩梅梅", str(every), "/", str(every), *["✓"] * every]
     assert rows[2] == ["李雷", "1", "/", str(every), "·", "✓", *["·"] * (every - 2)]

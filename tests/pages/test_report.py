@@ -5,9 +5,9 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tianji_helpers import cli
-from tianji_helpers.classroom import grading, report
 from tianji_helpers.errors import CourseError
+from tianji_toolbox import cli
+from tianji_toolbox.classroom import grading, report
 
 EVIL = """<img src=x onerror="document.title='hit'"><script>document.title='hit'</script>"""
 LESSON = """

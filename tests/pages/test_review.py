@@ -76,7 +76,7 @@ def test_what_is_decided_on_the_page_is_what_cleaning_does(page, serve, source):
         assert "已弃用" in card(page, 2).inner_text()
 
     output, rejects = source.with_name("wishes.json"), source.with_name("rejects.jsonl")
-    command = [sys.executable, "-m", "tianji_helpers.cli", "clean", source, "--output", output]
+    command = [sys.executable, "-m", "tianji_toolbox.cli", "clean", source, "--output", output]
     command += ["--rejects", rejects, "--report", source.with_name("report.json"), "--decisions", path]
     subprocess.run(command, check=True)
     kept = [(turn["input"], turn["output"]) for turn in records.read_conversations(output)]
@@ -159,7 +159,7 @@ def too_wide(page):
 
 @pytest.mark.parametrize("option", [["--source"], []])
 def test_a_missing_file_is_named_before_a_page_is_served(option, tmp_path):
-    command = [sys.executable, "-m", "tianji_helpers.cli", "review", *option, tmp_path / "nowhere"]
+    command = [sys.executable, "-m", "tianji_toolbox.cli", "review", *option, tmp_path / "nowhere"]
     done = subprocess.run([*command, "--port", "0"], capture_output=True, text=True)
     assert done.returncode == (2 if option else 1)
     assert "nowhere" in done.stderr and "第 2 课" in done.stderr

@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
-from tianji_helpers.classroom.course import find_notebooks
 from tianji_helpers.paths import CONFIGS, ROOT
+from tianji_toolbox.classroom.course import find_notebooks
 
 PYTHON = ROOT / "build" / "site" / "bin" / "python"
 pytestmark = pytest.mark.skipif(not PYTHON.is_file(), reason="没有 build/site：网页的环境由 make site 准备")

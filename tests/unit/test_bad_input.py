@@ -488,7 +488,7 @@ def test_a_folder_that_may_not_be_written(tmp_path):
     target.mkdir()
     (target / "merged.json").write_text("old")
     target.chmod(0o555)
-    command = [sys.executable, "-m", "tianji_helpers.cli", "merge", str(rounds), str(target / "merged.json")]
+    command = [sys.executable, "-m", "tianji_toolbox.cli", "merge", str(rounds), str(target / "merged.json")]
     done = subprocess.run([*powerless, *command], capture_output=True, text=True, cwd=paths.ROOT)
     target.chmod(0o755)
     assert (done.returncode, done.stdout) == (1, "")

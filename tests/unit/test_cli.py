@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tianji_helpers import __version__, cli, formats, records, wishes
-from tianji_helpers.cli import parser
+from tianji_helpers import __version__, formats, records, wishes
 from tianji_helpers.dataset import self_cognition, splits
 from tianji_helpers.errors import CourseError
+from tianji_toolbox import cli
+from tianji_toolbox.cli import parser
 
 PARSER = cli.build_parser()
 (COMMANDS,) = [a.choices for a in PARSER._actions if isinstance(a, argparse._SubParsersAction)]
@@ -98,7 +99,7 @@ def test_ctrl_c_exits_130(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tianji_helpers.doctor.diagnose", interrupted)
+    monkeypatch.setattr("tianji_toolbox.doctor.diagnose", interrupted)
     assert cli.main(["doctor"]) == 130
     assert "已中断" in capsys.readouterr().err
 
@@ -107,7 +108,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     def broken(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("tianji_helpers.doctor.diagnose", broken)
+    monkeypatch.setattr("tianji_toolbox.doctor.diagnose", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main(["doctor"])
 

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from tianji_helpers import cli, formats, records, wishes
-from tianji_helpers.dataset import review
+from tianji_helpers import formats, records, wishes
 from tianji_helpers.training import data
+from tianji_toolbox import cli
+from tianji_toolbox.classroom import review
 
 MATRIX = wishes.load()
 DISHES = ("馒头", "油条", "饺子", "米粥", "豆浆", "烧饼", "面条", "汤圆", "煎饼", "包子", "花卷", "春卷")

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from tianji_helpers import cli, records
-from tianji_helpers.cli.parser import Place
+from tianji_helpers import records
+from tianji_toolbox import cli
+from tianji_toolbox.cli.parser import Place
 
 (COMMANDS,) = [a.choices for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
 ACTIONS = [
@@ -27,7 +28,7 @@ def label(value):
 
 
 def tianji(*arguments, **options):
-    command = [sys.executable, "-m", "tianji_helpers.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "tianji_toolbox.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, **options)
 
 
@@ -217,7 +218,7 @@ def test_what_is_written_goes_below_the_current_folder(folder, capsys):
 
 @pytest.mark.parametrize("line", ["--help", "models", "synthesize --style 小红书 --dry-run"])
 def test_a_reader_that_goes_away_is_no_error(line):
-    command = f"{sys.executable} -m tianji_helpers.cli {line} | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m tianji_toolbox.cli {line} | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == "" and done.returncode in (0, 141)
 

@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
-from tianji_helpers import doctor, paths, plots
-from tianji_helpers.doctor import FAIL, OK, WARN
+from tianji_helpers import paths, plots
 from tianji_helpers.errors import CourseError
+from tianji_toolbox import doctor
+from tianji_toolbox.doctor import FAIL, OK, WARN
 
 
 def test_this_machine_passes_and_every_problem_would_name_its_fix(tmp_path, capsys):

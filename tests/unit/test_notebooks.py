@@ -8,9 +8,9 @@ import nbformat
 import papermill
 import pytest
 
-from tianji_helpers.classroom import refresh
-from tianji_helpers.classroom.parameters import defaults
+from tianji_helpers.parameters import defaults
 from tianji_helpers.paths import NOTEBOOKS, ROOT
+from tianji_toolbox.classroom import refresh
 
 NAMES = (
     "01_synthesize_wishes",

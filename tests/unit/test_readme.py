@@ -8,10 +8,10 @@ from importlib.util import find_spec
 import nbformat
 import pytest
 
-from tianji_helpers import cli
-from tianji_helpers.classroom.course import find_notebooks
-from tianji_helpers.classroom.parameters import defaults
+from tianji_helpers.parameters import defaults
 from tianji_helpers.paths import ROOT
+from tianji_toolbox import cli
+from tianji_toolbox.classroom.course import find_notebooks
 
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
 

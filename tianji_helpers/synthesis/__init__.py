@@ -5,7 +5,7 @@ needs no network, ``journal`` keeps every answer, ``engine`` sends, limits, chec
 ``generate`` (wishes) and ``knowledge`` (questions and answers from texts) put them together.
 """
 
-from tianji_helpers.synthesis.engine import Settings
+from tianji_helpers.synthesis.client import Settings
 from tianji_helpers.synthesis.generate import ensure_rounds, preview, round_files, synthesize
 from tianji_helpers.synthesis.knowledge import preview_knowledge, synthesize_knowledge
 from tianji_helpers.synthesis.prices import Price

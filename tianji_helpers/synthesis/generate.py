@@ -14,7 +14,7 @@ from pathlib import Path
 from tianji_helpers import paths, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prompts, recordings, rounds, selection
-from tianji_helpers.synthesis.engine import Engine, Estimate, Settings, Summary, estimate, started
+from tianji_helpers.synthesis.client import Engine, Estimate, Settings, Summary, estimate, started
 from tianji_helpers.synthesis.prompts import Prompt
 
 _REQUESTS = "请求"  # stands where a file's name has the style

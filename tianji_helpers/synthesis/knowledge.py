@@ -20,7 +20,7 @@ from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import rounds as round_store
 from tianji_helpers.synthesis.chunks import Chunk, cut
-from tianji_helpers.synthesis.engine import Engine, Estimate, Settings, Summary, estimate, started
+from tianji_helpers.synthesis.client import Engine, Estimate, Settings, Summary, estimate, started
 from tianji_helpers.synthesis.generate import check_amounts
 
 STYLE = "知识问答"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from tianji_helpers import faults, wishes
-from tianji_helpers.synthesis.engine import Engine
+from tianji_helpers.synthesis.client import Engine
 from tianji_helpers.synthesis.journal import key_of
 from tianji_helpers.synthesis.prompts import Prompt
 

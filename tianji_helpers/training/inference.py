@@ -12,7 +12,7 @@ from threading import Event, Thread
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import checkpoints
+from tianji_helpers.training import inspection
 
 # transformers 4.57.3 to 4.57.6 takes a tokenizer of more than 100,000 tokens for Mistral's in every folder
 # that it wrote itself, and warns of wrong token ids (_patch_mistral_regex in tokenization_utils_base.py).
@@ -53,13 +53,13 @@ def load(
     import torch
     from transformers import AutoModelForCausalLM
 
-    folder = checkpoints.inspect_model(model_dir)
+    folder = inspection.inspect_model(model_dir)
     if isinstance(adapter, str | Path):
         adapter = {"default": adapter}
     for name in adapter or {}:
         if not name or "." in name:  # it becomes part of the layers' names
             raise CourseError(f"适配器的名字 {name!r} 不能用：不能空着，也不能有点号。")
-    adapters = {name: checkpoints.inspect_adapter(path, folder) for name, path in (adapter or {}).items()}
+    adapters = {name: inspection.inspect_adapter(path, folder) for name, path in (adapter or {}).items()}
     tokenizer = load_tokenizer(folder)
     dtype = dtype or (cpu_dtype() if device == "cpu" else "bfloat16")
     try:
@@ -78,14 +78,14 @@ def load(
     return model.to(device).eval(), tokenizer
 
 
-def load_tokenizer(model_dir: str | Path | checkpoints.ModelFolder):
+def load_tokenizer(model_dir: str | Path | inspection.ModelFolder):
     """Load the tokenizer of a model folder. Raises CourseError if there is none, or no chat template."""
     from transformers import AutoTokenizer
 
     folder = model_dir
-    if not isinstance(folder, checkpoints.ModelFolder):
-        folder = checkpoints.inspect_model(folder)
-    checkpoints.check_architecture(folder)
+    if not isinstance(folder, inspection.ModelFolder):
+        folder = inspection.inspect_model(folder)
+    inspection.check_architecture(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, **NOT_MISTRAL)
     except Exception as error:  # it reads many files; tokenizers raises plain Exceptions
@@ -150,7 +150,7 @@ def _check_template(template: str, shown: str) -> None:
         )
 
 
-def _with_adapters(model, adapters: Mapping[str, checkpoints.AdapterFolder]):
+def _with_adapters(model, adapters: Mapping[str, inspection.AdapterFolder]):
     from peft import PeftModel
 
     (first, start), *others = adapters.items()

@@ -33,7 +33,8 @@ from xtuner.engine.hooks import EvaluateChatHook as _EvaluateChatHook
 from xtuner.model import SupervisedFinetune as _SupervisedFinetune
 from xtuner.model.utils import find_all_linear_names
 
-from tianji_helpers.training import acceleration, inference, internlm2
+from tianji_helpers.training import inference, internlm2
+from tianji_helpers.training.fast import acceleration
 
 TOOLS = {
     "train": "xtuner.tools.train",

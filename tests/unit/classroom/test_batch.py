@@ -12,10 +12,10 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tianji_helpers import cli, doctor
-from tianji_helpers.classroom import batch, batch_plan, landlock
-from tianji_helpers.classroom.batch_store import Store
 from tianji_helpers.errors import CourseError
+from tianji_toolbox import cli, doctor
+from tianji_toolbox.classroom import batch, batch_plan, landlock
+from tianji_toolbox.classroom.batch_store import Store
 
 
 class Class:
@@ -40,7 +40,7 @@ class Class:
         command = [
             sys.executable,
             "-m",
-            "tianji_helpers.cli",
+            "tianji_toolbox.cli",
             "batch",
             str(self.file),
             "--output",

@@ -6,8 +6,8 @@ import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
 from tianji_helpers import paths
-from tianji_helpers.classroom import batch_plan
 from tianji_helpers.errors import CourseError
+from tianji_toolbox.classroom import batch_plan
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
 from tianji_helpers import paths
-from tianji_helpers.classroom import batch_ray
+from tianji_toolbox.classroom import batch_ray
 
 WAIT = """
 import os, time
@@ -45,7 +45,7 @@ def test_a_run_whose_worker_is_killed_is_done_again(tmp_path):
     plan = {"notebooks": ["toy"], "grid": {"name": ["好", "坏"]}, "memory_gb": 0.5}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "tianji_helpers.cli", "batch", str(tmp_path / "plan.yaml")]
+    command = [sys.executable, "-m", "tianji_toolbox.cli", "batch", str(tmp_path / "plan.yaml")]
     batch = subprocess.Popen(
         [*command, "--output", str(out), "--ray", batch_ray.LOCAL, "--workers", "2"],
         stdout=subprocess.PIPE,

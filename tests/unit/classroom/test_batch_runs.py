@@ -8,10 +8,10 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tianji_helpers.classroom import batch_run, landlock
-from tianji_helpers.classroom.batch_plan import Run
-from tianji_helpers.classroom.runs import Limits, run_notebook
 from tianji_helpers.errors import CourseError
+from tianji_toolbox.classroom import batch_run, landlock
+from tianji_toolbox.classroom.batch_plan import Run
+from tianji_toolbox.classroom.runs import Limits, run_notebook
 
 SLEEPER = (
     "import subprocess\n"

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tianji_helpers import cli
-from tianji_helpers.classroom import batch, batch_plan
-from tianji_helpers.classroom.batch_store import Store, open_store
 from tianji_helpers.errors import CourseError
+from tianji_toolbox import cli
+from tianji_toolbox.classroom import batch, batch_plan
+from tianji_toolbox.classroom.batch_store import Store, open_store
 
 
 @pytest.fixture

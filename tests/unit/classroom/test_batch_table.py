@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from tianji_helpers.classroom import batch_table
-from tianji_helpers.classroom.batch import Progress
-from tianji_helpers.classroom.batch_plan import Run
-from tianji_helpers.classroom.batch_run import RUNNING, Status
+from tianji_toolbox.classroom import batch_table
+from tianji_toolbox.classroom.batch import Progress
+from tianji_toolbox.classroom.batch_plan import Run
+from tianji_toolbox.classroom.batch_run import RUNNING, Status
 
 
 def progress(name, **status):

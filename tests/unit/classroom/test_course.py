@@ -11,9 +11,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tianji_helpers import doctor, paths
-from tianji_helpers.classroom.course import run_course
+from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
+from tianji_toolbox import doctor
+from tianji_toolbox.classroom.course import run_course
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -196,7 +197,7 @@ def test_an_interrupted_course_leaves_no_kernel_behind_and_goes_on(course):
     code = (
         "import sys; from pathlib import Path; from tianji_helpers import paths\n"
         f"paths.NOTEBOOKS = Path({str(course.folder)!r})\n"
-        "from tianji_helpers.cli import main; sys.exit(main(sys.argv[1:]))"
+        "from tianji_toolbox.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "course", "--output", str(course.run)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

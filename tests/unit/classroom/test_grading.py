@@ -17,10 +17,11 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from tianji_helpers import cli, paths
-from tianji_helpers.classroom import grading, jail, landlock
-from tianji_helpers.classroom.sandbox import Sandbox, Stopped
+from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
+from tianji_toolbox import cli
+from tianji_toolbox.classroom import grading, jail, landlock
+from tianji_toolbox.classroom.sandbox import Sandbox, Stopped
 
 RIGHT = "import re\n\n\ndef squeeze(text):\n    return re.sub('([！～])\\\\1+', '\\\\1', text)\n\n\n"
 RIGHT += 'check("02-2", squeeze)'
@@ -115,7 +116,7 @@ doors = [
 OPEN
 """,
     "forges": """
-import tianji_helpers.classroom.checks as theirs
+import tianji_helpers.exercises.answers as theirs
 theirs.hints = lambda *_: []
 theirs.Answer.call = theirs.Answer.value = lambda *_: True
 theirs.EXERCISES.clear()
@@ -322,14 +323,14 @@ def test_ctrl_c_ends_what_is_running(lockable, tmp_path):
     tianji = [
         sys.executable,
         "-m",
-        "tianji_helpers.cli",
+        "tianji_toolbox.cli",
         "grade",
         str(tmp_path),
         "--output",
         str(tmp_path / "out"),
     ]
     grader = psutil.Popen(tianji, stderr=subprocess.PIPE, text=True)
-    while "tianji_helpers.classroom.pupil" not in str([p.cmdline() for p in grader.children(recursive=True)]):
+    while "tianji_toolbox.classroom.pupil" not in str([p.cmdline() for p in grader.children(recursive=True)]):
         time.sleep(0.1)
     started = grader.children(recursive=True)
     grader.send_signal(signal.SIGINT)

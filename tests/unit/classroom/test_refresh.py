@@ -6,8 +6,8 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
 from tianji_helpers import paths
-from tianji_helpers.classroom import refresh
 from tianji_helpers.errors import CourseError
+from tianji_toolbox.classroom import refresh
 
 PROGRESS = (
     "import sys\nfrom tqdm import tqdm\nfor _ in tqdm(range(3)):\n    pass\nprint('done', file=sys.stdout)"

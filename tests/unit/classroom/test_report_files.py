@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import nbformat
 import pytest
 
-from tianji_helpers import cli
-from tianji_helpers.classroom import grading, report
+from tianji_toolbox import cli
+from tianji_toolbox.classroom import grading, report
 
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 STATUS = {"name": "seed=1", "status": "done", "minutes": 1.5, "peak_memory_gb": 1.0}

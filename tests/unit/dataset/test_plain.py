@@ -3,8 +3,9 @@
 import pytest
 
 from tianji_helpers import formats, records, wishes
-from tianji_helpers.dataset import clean, plain, review
+from tianji_helpers.dataset import clean, plain
 from tianji_helpers.errors import CourseError
+from tianji_toolbox.classroom import review
 
 MATRIX = wishes.load()
 ANSWERS = ["先把面团揉到不粘手，再醒半小时。", "火要小，锅要热，油温到了再下锅。", "水开以后再煮三分钟就好。"]

@@ -3,7 +3,8 @@
 import pytest
 from synthesis_teachers import RecordingTeacher
 
-from tianji_helpers import cli, paths
+from tianji_helpers import paths
+from tianji_toolbox import cli
 
 WISHES = ["synthesize", "--style", "正常", "--limit", "6", "--tpm", "1000000", "--rpm", "60000"]
 TEXTS = ["synthesize-qa", "--input", str(paths.DATA / "knowledge")]

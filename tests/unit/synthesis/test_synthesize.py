@@ -20,7 +20,7 @@ from tianji_helpers import faults, paths, records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import (
     Price,
-    engine,
+    client,
     ensure_rounds,
     preview,
     prompts,
@@ -146,7 +146,7 @@ def test_the_temperature_is_on_the_wire_and_not_in_a_message(tmp_path, teacher):
 
 
 def test_all_rows_come_right_through_thirty_percent_faults(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_BACK_OFF", (0.01, 0.05))
+    monkeypatch.setattr(client, "_BACK_OFF", (0.01, 0.05))
     with FaultyTeacher(0.3, stall=0.6, dirt_share=0.0) as teacher:
         summary = run(teacher, tmp_path, limit=150, timeout=0.5, tries=12, concurrency=16)
     assert not summary.failures and summary.answered == 150
@@ -161,7 +161,7 @@ def test_all_rows_come_right_through_thirty_percent_faults(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("fault", ["500", "length", "empty", "no_choices", "truncate", "drop"])
 def test_a_failure_is_reported_not_stored_and_tried_again_later(tmp_path, monkeypatch, fault):
-    monkeypatch.setattr(engine, "_BACK_OFF", (0.01, 0.05))
+    monkeypatch.setattr(client, "_BACK_OFF", (0.01, 0.05))
     with FaultyTeacher(1.0, stall=0, dirt_share=0.0) as teacher:
         monkeypatch.setattr("synthesis_teachers.FAULTS", (fault,))
         bad = run(teacher, tmp_path, limit=3, tries=2)
@@ -240,7 +240,7 @@ def test_thoughts_are_taken_off_and_told(tmp_path, teacher):
     ],
 )
 def test_a_thought_is_known_by_its_marks(text, left):
-    assert engine._without_thoughts(text) == left
+    assert client._without_thoughts(text) == left
 
 
 def test_some_failures_are_tolerated_and_said_and_many_are_not(tmp_path, teacher, capsys):
@@ -459,7 +459,7 @@ def test_no_good_wish_is_taken_for_a_refusal():
             _, _, payload = teacher.respond(
                 {"model": "recorded-large", "messages": prompt.messages, "seed": prompt.seed}
             )
-            assert not engine._REFUSAL.search(payload["choices"][0]["message"]["content"])
+            assert not client._REFUSAL.search(payload["choices"][0]["message"]["content"])
 
 
 @pytest.mark.parametrize(
@@ -475,7 +475,7 @@ def test_no_good_wish_is_taken_for_a_refusal():
     ],
 )
 def test_a_refusal_is_known_by_its_words(text):
-    assert engine._REFUSAL.search(text)
+    assert client._REFUSAL.search(text)
 
 
 def test_the_progress_line_tells_failures_and_cost(tmp_path, teacher, capfd):
@@ -507,7 +507,7 @@ def test_the_usage_is_what_the_server_counted(tmp_path, teacher):
 
 def test_a_broken_connection_later_on_is_tried_again(tmp_path, monkeypatch):
     """Only a server that never answered is a wrong address."""
-    monkeypatch.setattr(engine, "_BACK_OFF", (0.01, 0.05))
+    monkeypatch.setattr(client, "_BACK_OFF", (0.01, 0.05))
     with RecordingTeacher(dirt_share=0.0) as teacher:
 
         def answer(body):
@@ -524,7 +524,7 @@ def test_a_broken_connection_later_on_is_tried_again(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["zhipu", "deepseek"])
 def test_no_key_in_any_file(tmp_path, teacher, monkeypatch, capfd, name):
-    monkeypatch.setattr(engine, "_BACK_OFF", (0.01, 0.05))
+    monkeypatch.setattr(client, "_BACK_OFF", (0.01, 0.05))
     monkeypatch.setenv(providers.PROVIDERS[name].key_name, KEY)
     calls = []
 
@@ -592,7 +592,7 @@ def test_preview_counts_without_sending(tmp_path, monkeypatch):
     assert shown.unsuitable == len(matrix.usual_recipients) * len(matrix.usual_scenes) - pairs
     assert shown.prompts == 4 * pairs and shown.reused == 0
     assert len(shown.examples) == 3 and not (tmp_path / "never").exists()
-    price = engine.prices.find("deepseek", "deepseek-flash")
+    price = client.prices.find("deepseek", "deepseek-flash")
     assert shown.cost == price.cost(shown.prompt_tokens, shown.completion_tokens) > 0
     assert preview(limit=7).prompts == 21 and preview("deepseek", model="new").cost is None
 

@@ -5,7 +5,7 @@ import tiny_models
 import torch
 
 from tianji_helpers import records, wishes
-from tianji_helpers.training import configs, engine
+from tianji_helpers.training import configs, launch
 
 ROWS = [("姐姐", "生日"), ("赵老师", "春节"), ("妹妹", "谈判顺利"), ("领导", "元宵节")] * 4
 
@@ -106,7 +106,7 @@ def trained(tiny_dir, rows_file, tmp_path_factory):
         lora_r=8,
     )
     lines = []
-    result = engine.train(config, folder / "work", report=lines.append)
+    result = launch.train(config, folder / "work", report=lines.append)
     return result, lines
 
 
@@ -115,11 +115,11 @@ def adapter_dir(trained, tmp_path_factory):
     """The adapter of that training."""
     result, _ = trained
     folder = tmp_path_factory.mktemp("adapter") / "adapter"
-    return engine.pth_to_hf(result.config, result.checkpoint, folder, about={"seed": 7})
+    return launch.pth_to_hf(result.config, result.checkpoint, folder, about={"seed": 7})
 
 
 @pytest.fixture(scope="session")
 def merged_dir(tiny_dir, adapter_dir, tmp_path_factory):
     """The tiny model with that adapter merged into it, in several files."""
     folder = tmp_path_factory.mktemp("merged") / "merged"
-    return engine.merge(tiny_dir, adapter_dir, folder, max_shard_size="2MB")
+    return launch.merge(tiny_dir, adapter_dir, folder, max_shard_size="2MB")

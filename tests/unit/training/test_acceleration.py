@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
 
-from tianji_helpers.training import operations, packed_attention, xtuner_compat
+from tianji_helpers.training import xtuner_compat
+from tianji_helpers.training.fast import operations, packed_attention
 
 LENGTHS = (5, 9, 4, 14, 6)
 

@@ -6,7 +6,7 @@ import pytest
 
 from tianji_helpers import formats, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, data, engine, evaluation
+from tianji_helpers.training import configs, data, evaluation, launch
 
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
 TALK = [
@@ -45,7 +45,7 @@ def written(tiny_dir, tmp_path):
 @pytest.mark.parametrize("base", [CONFIG, "configs/ruozhiba_gemma3_270m_cpu.py"])
 def test_any_shape_trains_with_any_config(written, tokenizer, shape, base):
     config = written([formats.from_turns(turns, shape) for turns in (TALK, SHORT)], base=base)
-    rows = engine.check_config(config)
+    rows = launch.check_config(config)
     encoded = [evaluation.encode(tokenizer, turn, "internlm2_chat") for turn in formats.read_turns(rows.path)]
     assert rows.lengths == [len(row["input_ids"]) for row in encoded]
     assert rows.answers == rows.seen == [sum(label >= 0 for label in row["labels"]) for row in encoded]
@@ -65,14 +65,14 @@ def test_the_loss_sees_every_answer_of_a_long_talk_and_nothing_else(written, tok
 
 def test_rows_beyond_the_limit_are_counted_before_the_training(written):
     config = written([formats.from_turns(turns, "xtuner") for turns in (SHORT, LONG, SHORT)], max_length=64)
-    rows = engine.check_config(config)
+    rows = launch.check_config(config)
     assert (rows.too_long, rows.unlearnt, max(rows.lengths) > 400) == (1, 0, True)
     assert "有 1 条超过上限 64，后面的会截掉（答案的 9" in str(rows) and "max_length 调大" in str(rows)
     assert "都不超过上限 2048" in str(
-        engine.check_config(written(map(json.loads, ['{"input": "a", "output": "b"}'] * 9), max_length=2048))
+        launch.check_config(written(map(json.loads, ['{"input": "a", "output": "b"}'] * 9), max_length=2048))
     )
     with pytest.raises(CourseError, match=r"3 条里，没有一个词元能算损失.*上限 2 个词元"):
-        engine.check_config(
+        launch.check_config(
             written([formats.from_turns(turns, "xtuner") for turns in (SHORT, LONG, SHORT)], max_length=2)
         )
 
@@ -102,7 +102,7 @@ def test_a_row_that_a_map_function_cannot_take_is_named(written, mapped, bad, wo
     lines = [line.format(mapped) for line in XTUNERS_OWN]
     good = messages("user", "assistant") if mapped == "openai_map_fn" else bad
     with pytest.raises(CourseError) as caught:
-        engine.check_config(written([good, bad], *lines, name="rows.jsonl"))
+        launch.check_config(written([good, bad], *lines, name="rows.jsonl"))
     assert all(word in str(caught.value) for word in ("tianji convert", *words)), caught.value
 
 
@@ -113,7 +113,7 @@ def test_columns_that_datasets_cannot_put_together_are_named(written):
         {"instruction": ["a"], "input": 3, "output": {}},
     ]
     with pytest.raises(CourseError, match=r"rows\.jsonl.*tianji convert"):
-        engine.check_config(written(rows, *lines, name="rows.jsonl"))
+        launch.check_config(written(rows, *lines, name="rows.jsonl"))
 
 
 def test_rows_of_xtuners_own_config_are_counted_as_it_counts_them(written):
@@ -122,13 +122,13 @@ def test_rows_of_xtuners_own_config_are_counted_as_it_counts_them(written):
     silent["messages"][1]["loss"] = False
     loud = messages("user", "assistant")
     loud["messages"][1]["loss"] = True
-    rows = engine.check_config(written([loud, silent, loud], *lines, name="rows.jsonl"))
+    rows = launch.check_config(written([loud, silent, loud], *lines, name="rows.jsonl"))
     assert (
         rows.unlearnt == 1
-        and engine.batches(configs.load_config(rows.path.with_name("config.py")), rows) == 1
+        and launch.batches(configs.load_config(rows.path.with_name("config.py")), rows) == 1
     )
     with pytest.raises(CourseError, match="没有一个词元能算损失"):
-        engine.check_config(written([silent], *lines, name="rows.jsonl"))
+        launch.check_config(written([silent], *lines, name="rows.jsonl"))
 
 
 def test_a_config_that_hides_its_data_is_told_where_to_name_them(written):
@@ -137,7 +137,7 @@ def test_a_config_that_hides_its_data_is_told_where_to_name_them(written):
         "train_dataloader['dataset']['dataset']['data_files'] = 'x.json'",
     )
     with pytest.raises(CourseError, match=r"data_files\.train.*load_rows"):
-        engine.check_config(config)
+        launch.check_config(config)
 
 
 def test_a_bad_row_among_thousands(tmp_path):

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.serving import export
-from tianji_helpers.training import engine, inference, internlm2, xtuner_compat
+from tianji_helpers.training import inference, internlm2, launch, xtuner_compat
+from tianji_toolbox.shipping import export
 
 TEXTS = [
     "祝姐姐生日快乐，万事如意！",
@@ -118,7 +118,7 @@ def test_a_merge_passes_no_code_on(archive, tmp_path):
     config = LoraConfig(r=2, target_modules=["wqkv"], init_lora_weights=False)
     get_peft_model(inference.load(folder)[0], config).save_pretrained(adapter)
     records.provenance_path(folder).unlink()
-    merged = engine.merge(folder, adapter, tmp_path / "merged", dtype="float32")
+    merged = launch.merge(folder, adapter, tmp_path / "merged", dtype="float32")
     assert not mark.exists() and not list(merged.rglob("*.py"))
     inference.load(merged)
 

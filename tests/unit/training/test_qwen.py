@@ -10,7 +10,7 @@ import torch
 
 from tianji_helpers import llama, packaged
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import checkpoints, inference, models, qwen
+from tianji_helpers.training import inference, inspection, models, qwen
 from tianji_helpers.training.embedded import CONTROL, NORMAL, USER_DEFINED, Vocabulary
 
 UNUSED = 5
@@ -157,7 +157,7 @@ def test_a_small_file_becomes_a_folder_that_answers_like_it(gguf_file, tmp_path)
     assert model.config.eos_token_id == tokenizer.eos_token_id
     stops = [tokenizer.convert_tokens_to_ids(name) for name in (qwen.END, qwen.PAD)]
     assert model.generation_config.eos_token_id == stops
-    assert checkpoints.inspect_model(folder).path == folder
+    assert inspection.inspect_model(folder).path == folder
 
 
 def test_preparing_it_leaves_nothing_half_done(gguf_file, tmp_path, monkeypatch):
@@ -235,7 +235,7 @@ def test_the_prepared_folder_is_tied_and_ends_where_the_model_ends(monkeypatch):
     model = models.find(packaged.TEACHER)
     if not model.is_prepared:
         pytest.skip(f"not prepared: tianji prepare-model {model.name}")
-    folder = checkpoints.inspect_model(model.folder)
+    folder = inspection.inspect_model(model.folder)
     assert folder.config["tie_word_embeddings"] is True
     monkeypatch.setattr(tokenization_utils_base.logger, "warning", lambda text: pytest.fail(text))
     assert inference.load_tokenizer(folder).eos_token == "<|im_end|>"

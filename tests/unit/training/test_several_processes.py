@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tianji_helpers.errors import CourseError
 from tianji_helpers.paths import ROOT
-from tianji_helpers.training import configs, engine
+from tianji_helpers.training import configs, launch
 
 DEEPSPEED = ROOT / "build" / "deepspeed"
 DEVICE = "cuda" if torch.cuda.device_count() > 1 else "cpu"
@@ -22,7 +22,7 @@ def test_two_processes_learn_what_one_learns(trained, tmp_path, monkeypatch):
     alone, _ = trained
     config = configs.write_config(alone.config, tmp_path / "config.py", batch_size=2)  # 4 together
     monkeypatch.setenv("NPROC_PER_NODE", "2")
-    result = engine.train(config, tmp_path / "work", report=lambda line: None)
+    result = launch.train(config, tmp_path / "work", report=lambda line: None)
     assert result.checkpoint.name == alone.checkpoint.name == "iter_20.pth"
     assert len(result.samples) == len(alone.samples)  # one process writes
     ours, theirs = (torch.load(item.checkpoint, weights_only=False)["state_dict"] for item in (result, alone))
@@ -56,7 +56,7 @@ def write_config(base, folder, model_dir, rows_file):
 
 def train(config, work_dir, stage, resume=False):
     settings, lines = {"deepspeed": f"deepspeed_zero{stage}", "device": DEVICE}, []
-    result = engine.train(config, work_dir, resume=resume, report=lines.append, **settings)
+    result = launch.train(config, work_dir, resume=resume, report=lines.append, **settings)
     assert any(" 6/18 步" in line for line in lines) != resume  # it went on, and not from the beginning
     assert result.curve[-1]["loss"] < result.curve[0]["loss"]
     assert len(list(result.checkpoint.glob("*_optim_states.pt"))) == 2  # each process its half
@@ -68,40 +68,40 @@ def test_zero_2_trains_adapters_and_goes_on_after_a_stop(internlm2_dir, rows_fil
     result = train(config, tmp_path / "work", stage=2)
     stopped = shutil.copytree(result.work_dir, tmp_path / "stopped")
     shutil.rmtree(stopped / result.checkpoint.name)
-    assert engine.last_checkpoint(stopped).name == "iter_12.pth"
+    assert launch.last_checkpoint(stopped).name == "iter_12.pth"
     again = train(config, stopped, stage=2, resume=True)
     assert again.checkpoint.name == result.checkpoint.name == "iter_18.pth"
     for rank in range(2):  # the weights in 32 bit and the optimizer's moments
         name = f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
         assert (again.checkpoint / name).read_bytes() == (result.checkpoint / name).read_bytes()
-    adapter = engine.pth_to_hf(config, again.checkpoint, tmp_path / "adapter")
+    adapter = launch.pth_to_hf(config, again.checkpoint, tmp_path / "adapter")
     assert all(part.any() for part in load_file(adapter / "adapter_model.safetensors").values())
 
 
 def test_zero_3_shares_the_weights_of_a_full_fine_tuning(internlm2_dir, rows_file, tmp_path, deepspeed):
     config = write_config(FULL, tmp_path, internlm2_dir, rows_file)
     result = train(config, tmp_path / "work", stage=3)
-    model_dir = engine.pth_to_hf(config, result.checkpoint, tmp_path / "model")
+    model_dir = launch.pth_to_hf(config, result.checkpoint, tmp_path / "model")
     weights, base = (load_file(path / "model.safetensors") for path in (model_dir, internlm2_dir))
     assert weights.keys() == base.keys()
     assert all((weights[name].float() != base[name].float()).any() for name in weights)
 
 
 def test_zero_3_with_4_bit_weights_is_refused(internlm2_dir, rows_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: name)
     config = write_config(QLORA, tmp_path, internlm2_dir, rows_file)
     with pytest.raises(CourseError, match=r"deepspeed_zero3 不能切分 4 位权重.*deepspeed_zero2"):
-        engine.check_config(config, deepspeed="deepspeed_zero3")
+        launch.check_config(config, deepspeed="deepspeed_zero3")
 
 
 def test_a_missing_deepspeed_is_named(trained, monkeypatch):
-    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CourseError, match="没有安装 DeepSpeed"):
-        engine.check_config(trained[0].config, deepspeed="deepspeed_zero2")
+        launch.check_config(trained[0].config, deepspeed="deepspeed_zero2")
 
 
 def test_the_steps_of_several_processes_are_planned(trained, monkeypatch):
-    alone = engine.plan_training(trained[0].config)
+    alone = launch.plan_training(trained[0].config)
     monkeypatch.setenv("NPROC_PER_NODE", "4")
-    shared = engine.plan_training(trained[0].config)
+    shared = launch.plan_training(trained[0].config)
     assert shared.steps < alone.steps and shared.warmup == 2  # less than two would not warm up at all

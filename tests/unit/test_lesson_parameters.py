@@ -1,0 +1,78 @@
+"""What papermill or a student leaves in a lesson's parameters is looked at before the lesson begins."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from tianji_helpers import parameters, paths
+from tianji_helpers.errors import CourseError
+from tianji_toolbox.classroom.course import find_notebooks
+
+
+def known(lesson):
+    (file,) = (file for file in find_notebooks() if file.stem.startswith(lesson))
+
+    return parameters.defaults(nbformat.read(file, as_version=4), file.name)
+
+
+@pytest.mark.parametrize("lesson", ["01", "02", "03", "04", "05", "06"])
+def test_the_defaults_are_as_they_should_be(lesson):
+    assert parameters.checked(lesson, known(lesson) | {"unrelated": object()}) == known(lesson)
+
+
+@pytest.mark.parametrize(
+    ("lesson", "name", "given", "expected"),
+    [
+        ("05", "lr", "2e-4", 2e-4),
+        ("05", "lora_r", "8", 8),
+        ("04", "train_ratio", 1, 1.0),
+        ("04", "shuffle", "true", True),
+    ],
+)
+def test_text_that_yaml_made_of_a_number_becomes_one(lesson, name, given, expected):
+    found = parameters.checked(lesson, known(lesson) | {name: given})[name]
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("lesson", "name", "value", "words"),
+    [
+        ("05", "lr", "fast", "lr.*'fast'.*1e-4"),
+        ("05", "lr", [1], "lr.*小数"),
+        ("05", "max_rows", "ten", "max_rows.*整数"),
+        ("05", "max_rows", 1.5, "max_rows.*1.5"),
+        ("01", "styles", "正常", "styles.*列表"),
+        ("02", "data", 3, "data.*文字"),
+        ("04", "shuffle", 1, "shuffle.*true"),
+        ("06", "chat_temperature", float("nan"), "chat_temperature"),
+    ],
+)
+def test_what_is_of_another_kind_is_named(lesson, name, value, words):
+    with pytest.raises(CourseError, match=words):
+        parameters.checked(lesson, known(lesson) | {name: value})
+
+
+def test_papermill_shows_it_in_the_first_cell(tmp_path):
+    (tmp_path / "given.yaml").write_text("train_ratio: much\n", encoding="utf-8")
+    (file,) = paths.NOTEBOOKS.glob("04_*.ipynb")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "papermill",
+            file,
+            tmp_path / "out.ipynb",
+            "-f",
+            tmp_path / "given.yaml",
+            "-k",
+            "python3",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "train_ratio 的值 'much' 不对" in done.stderr
+    cells = json.loads((tmp_path / "out.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert sum(1 for cell in cells if cell.get("execution_count")) == 3

@@ -1,0 +1,98 @@
+"""Exercises of lesson 4: formats, leaks, and a split that keeps alike questions together."""
+
+from collections.abc import Iterator
+
+from tianji_helpers.exercises.answers import Answer, Wrong, brief, exercise
+
+
+@exercise("04-1", "别丢 input")
+def to_messages(answer: Answer) -> Iterator[str]:
+    """``to_messages(record)`` turns a COIG-CQIA record into OpenAI messages."""
+    cases = {
+        "input 是空的": ({"instruction": "鱼会渴吗？", "input": "", "output": "不会。"}, "鱼会渴吗？"),
+        "input 不空": (
+            {"instruction": "这句话错在哪里？", "input": "先有彩虹，后有雨。", "output": "次序反了。"},
+            "这句话错在哪里？\n先有彩虹，后有雨。",
+        ),
+    }
+    for when, (record, content) in cases.items():
+        made = answer.call(record)
+        rows = made.get("messages") if isinstance(made, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise Wrong(f"要一个字典，里面的 messages 是消息的列表；得到 {brief(made)}。")
+        roles = [row.get("role") for row in rows]
+        if roles != ["user", "assistant"]:
+            yield f"{when}时：角色应该先是问的人，再是答的人，得到 {brief(roles)}。"
+            return
+        if rows[0].get("content") != content:
+            yield f"{when}时：问题的文字不对，得到 {brief(rows[0].get('content'))}。"
+        if rows[1].get("content") != record["output"]:
+            yield f"{when}时：答案的文字不对，得到 {brief(rows[1].get('content'))}。"
+
+
+@exercise("04-2", "换一个盒子")
+def from_sharegpt(answer: Answer) -> Iterator[str]:
+    """``from_sharegpt(record)`` turns a ShareGPT conversation into OpenAI messages."""
+    roles = {"system": "system", "human": "user", "gpt": "assistant"}
+    said = [("human", "鱼会渴吗？"), ("gpt", "不会。")]
+    longer = [*said, ("human", "那猫呢？"), ("gpt", "会，记得添水。")]
+    cases = {"一问一答": said, "两问两答": longer, "带系统提示": [("system", "你爱开玩笑"), *said]}
+    for name, turns in cases.items():
+        made = answer.call({"conversations": [{"from": who, "value": text} for who, text in turns]})
+        wanted = [{"role": roles[who], "content": text} for who, text in turns]
+        rows = made.get("messages") if isinstance(made, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise Wrong(f"要一个字典，里面的 messages 是消息的列表；得到 {brief(made)}。")
+        if len(rows) != len(wanted):
+            yield f"{name}：有 {len(wanted)} 条消息，换完剩 {len(rows)} 条。"
+        elif [row.get("role") for row in rows] != [row["role"] for row in wanted]:
+            yield f"{name}：角色不对，得到 {brief([row.get('role') for row in rows])}。"
+        elif rows != wanted:
+            yield f"{name}：文字或键的名字不对，得到 {brief(rows)}。"
+
+
+@exercise("04-3", "抓漏题")
+def leaked(answer: Answer) -> Iterator[str]:
+    """``leaked(train, test)`` lists the test questions that training knows, but for punctuation."""
+    train = ["鱼会渴吗？", "影子有影子吗？", "wifi 累不累？"]
+    cases = {
+        "一字不差的": (["影子有影子吗？", "云重不重？"], ["影子有影子吗？"]),
+        "只差标点的": (["鱼会渴吗", "云重不重？"], ["鱼会渴吗"]),
+        "标点夹在中间的": (["影子，有影子吗？！"], ["影子，有影子吗？！"]),
+        "大小写和空格不同的": (["WiFi累不累"], ["WiFi累不累"]),
+        "没有见过的": (["云重不重？", "鱼会渴死吗？"], []),
+    }
+    for what, (test, wanted) in cases.items():
+        got = answer.call(train, test)
+        if not isinstance(got, list):
+            raise Wrong(f"应该返回一个列表，里面是漏掉的测试题；得到 {brief(got)}。")
+        if sorted(map(str, got)) != sorted(wanted):
+            should = "应该抓出来" if wanted else "不该抓"
+            yield f"{what}题{should}（照测试题原来的样子）：测试 {test}，得到 {brief(got)}。"
+
+
+@exercise("04-4", "公平地切（开放）")
+def fair_split(answer: Answer) -> Iterator[str]:
+    """``fair_split(rows, ratio)`` returns train and test; a group is never on both sides."""
+    sizes = [3, 1, 2, 1, 4, 1, 2, 1, 1, 3, 1]
+    rows = [
+        {"question": f"第 {group} 组的第 {number} 种问法", "group": group}
+        for number in range(max(sizes))
+        for group, size in enumerate(sizes)
+        if number < size
+    ]
+    for ratio in (0.5, 0.7, 0.8):
+        made = answer.call(rows, ratio)
+        if not isinstance(made, list) or len(made) != 2 or not all(isinstance(part, list) for part in made):
+            raise Wrong(f"要返回两份：训练和测试，都是列表；得到 {brief(made)}。")
+        train, test = made
+        if sorted(map(str, train + test)) != sorted(map(str, rows)):
+            yield f"比例 {ratio}：两份合起来（{len(train) + len(test)} 条）不是原来的 {len(rows)} 条。"
+            continue
+        both = {row["group"] for row in train} & {row["group"] for row in test}
+        if both:
+            yield f"比例 {ratio}：有 {len(both)} 组的题两边都有，考题漏了。"
+        if not train or not test:
+            yield f"比例 {ratio}：有一边是空的。"
+        elif abs(len(train) / len(rows) - ratio) > 0.15 + 1e-9:
+            yield f"比例 {ratio}：训练集占了 {len(train) / len(rows):.0%}，差得太远（允许差 15 个百分点）。"

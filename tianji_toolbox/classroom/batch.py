@@ -1,0 +1,223 @@
+"""Many runs of notebooks: a plan carried out in parallel, within what the machine has.
+
+Each run works in ``<batch>/runs/<name>`` (see ``batch_run``). A run begins only if the memory that it is
+expected to need is free, beside what those at work may still take: the largest peak of the runs that
+ended, and the plan's ``memory_gb`` as long as none has. The cores are divided among the workers.
+
+What is done, by its key, is not done again; what failed or was cut off is. One batch at a time works in
+a folder.
+"""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tianji_helpers import records
+from tianji_helpers.errors import CourseError
+from tianji_toolbox import doctor
+from tianji_toolbox.classroom import batch_ray, batch_run, course, runs
+from tianji_toolbox.classroom.batch_plan import Plan, Run
+from tianji_toolbox.classroom.batch_run import Status
+from tianji_toolbox.classroom.batch_store import Store
+
+DISK_GB = 2.0  # free space below which no run begins; one run of lessons 3, 5 and 6 takes 1
+_SPARE = 1.1  # of the largest peak so far
+
+
+@dataclass
+class Progress:
+    """A run as the live table shows it: its status, and what it said last."""
+
+    run: Run
+    status: Status
+    cells: int = 0
+    text: str = ""
+    memory_gb: float = 0.0
+    began: float | None = None  # time.monotonic()
+    fresh: bool = True  # to be done in this batch
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def note(self, said: dict) -> None:
+        """Take a note of ``batch_run.execute``."""
+        if "notebook" in said:
+            self.status = replace(self.status, notebook=said["notebook"], cell=None)
+        self.status = replace(self.status, cell=said.get("cell", self.status.cell))
+        self.cells = said.get("cells", self.cells)
+        self.text = said.get("text", self.text)
+        self.memory_gb = said.get("memory_gb", self.memory_gb)
+
+
+Show = Callable[[list[Progress]], None]
+Execute = Callable[[Progress], Status]
+
+
+def run_batch(
+    plan: Plan,
+    store: Store,
+    *,
+    workers: int | None = None,
+    only_failed: bool = False,
+    ray: str = "",
+    show: Show = lambda rows: None,
+) -> list[Status]:
+    """Carry out a plan and return the status of every run, in the plan's order.
+
+    store: where the results go (see ``batch_store.open_store``). workers: how many runs at a time, at most;
+    by default one for every two cores. only_failed: what was never begun stays so. ray: have a Ray
+    cluster do the runs, see ``batch_ray.cluster``. show: called with all runs, some times a second.
+
+    Raises CourseError before the first run for another batch in the folder, or too little memory or disk for
+    one run. An interrupt stops the runs at work, which then count as not done.
+    """
+    folder = store.folder
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = workers or max(1, cores // 2)
+    with course.alone(folder, ".batch.lock", "批次"), _terminated_as_interrupted():
+        rows = survey(plan, store, only_failed)
+        todo = [row for row in rows if row.fresh]
+        if ray in ("", batch_ray.LOCAL):
+            course.require(doctor.check_disk(folder, DISK_GB), doctor.check_memory(_need(plan, rows)))
+        runs_of_plan = [{"name": run.name, "chosen": run.chosen} for run in plan.runs]
+        records.write_json(folder / "batch.json", {"title": plan.title, "runs": runs_of_plan})
+        if todo:
+            _prepare_models(plan)
+        threads = max(1, cores // min(workers, max(1, len(todo))))
+        if ray:
+            log = folder / "ray.log"
+            with batch_ray.cluster(ray, workers, threads, plan.limits.memory_gb, log) as do:
+                _work(plan, folder, rows, len(rows), _on_cluster(do, plan, store, threads), show, admit=False)
+        else:
+            _work(plan, folder, rows, workers, _here(plan, store, threads), show)
+    return [row.status for row in rows]
+
+
+def _here(plan: Plan, store: Store, threads: int) -> Execute:
+    """Return the function that does a run on this machine."""
+
+    def execute(row: Progress) -> Status:
+        place = store.run_dir(row.run.name)
+        options = {"threads": threads, "on_note": row.note, "stop": row.stop}
+        try:
+            status = batch_run.execute(row.run, place, plan.limits, **options)
+        except (CourseError, OSError) as error:  # this run's; a full disk stops the next line too
+            return _write_end(store.folder, row, runs.ERROR, str(error))
+        store.push_run(row.run.name)
+        return status
+
+    return execute
+
+
+def _on_cluster(do: Callable, plan: Plan, store: Store, threads: int) -> Execute:
+    """Return the function that has a Ray cluster do a run."""
+
+    def execute(row: Progress) -> Status:
+        answer = do(batch_run.request(row.run, store, plan.limits, threads), row.stop)
+        if "error" in answer:
+            how = runs.STOPPED if row.stop.is_set() else runs.DIED
+            return _write_end(store.folder, row, how, answer["error"])
+        status = Status(**answer["status"])
+        if batch_run.read_status(store.run_dir(row.run.name)) != status:  # done on another machine
+            shutil.rmtree(store.run_dir(row.run.name), ignore_errors=True)
+            store.pull_run(row.run.name)
+        return status
+
+    return execute
+
+
+def survey(plan: Plan, store: Store, only_failed: bool = False) -> list[Progress]:
+    """Return where each run of a plan is, and which are to be done (``fresh``)."""
+    rows = []
+    for run in plan.runs:
+        store.pull_run(run.name)
+        status = batch_run.read_status(store.run_dir(run.name))
+        is_done = status.status == runs.DONE and status.key == run.key
+        fresh = status.has_failed if only_failed else not is_done
+        rows.append(Progress(run, Status(run.name) if fresh else status, fresh=fresh))
+    return rows
+
+
+def _work(
+    plan: Plan,
+    folder: Path,
+    rows: list[Progress],
+    workers: int,
+    execute: Execute,
+    show: Show,
+    admit: bool = True,
+) -> None:
+    """Do the fresh runs, as many at a time as there are workers and (``admit``) memory for."""
+    waiting = [row for row in rows if row.fresh]
+    active: dict[Future, Progress] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while waiting or active:
+                while waiting and len(active) < workers and (not admit or _fits(plan, folder, rows, active)):
+                    row = waiting.pop(0)
+                    row.began = time.monotonic()
+                    row.status = Status(row.run.name, batch_run.RUNNING)
+                    active[pool.submit(execute, row)] = row
+                if not active and (short := _shortage(plan, folder, rows)):  # not even one run alone
+                    row = waiting.pop(0)
+                    row.status = _write_end(folder, row, runs.MEMORY, f"没有开始，{short}")
+                done, _ = wait(active, timeout=0.5, return_when=FIRST_COMPLETED)
+                for future in done:
+                    active.pop(future).status = future.result()
+                show(rows)
+        finally:
+            for row in active.values():
+                row.stop.set()
+    show(rows)
+
+
+def _need(plan: Plan, rows: list[Progress]) -> float:
+    """Return how many GB the next run is expected to take."""
+    peaks = [row.status.peak_memory_gb for row in rows if row.status.status == runs.DONE]
+    return min(max(peaks) * _SPARE, plan.limits.memory_gb) if peaks else plan.limits.memory_gb
+
+
+def _fits(plan: Plan, folder: Path, rows: list[Progress], active: dict[Future, Progress]) -> bool:
+    """Is there memory for one more run, when those at work take all that they are expected to?"""
+    need = _need(plan, rows)
+    promised = sum(max(0.0, need - row.memory_gb) for row in active.values())
+    free, _ = doctor.free_memory()
+    return free - promised >= need and shutil.disk_usage(folder).free / 1e9 >= DISK_GB
+
+
+def _shortage(plan: Plan, folder: Path, rows: list[Progress]) -> str:
+    """Return what the machine lacks for one run alone; empty if it has all."""
+    checks = (doctor.check_memory(_need(plan, rows)), doctor.check_disk(folder, DISK_GB))
+    return "；".join(f"{check.name}：{check.message}" for check in checks if check.status == doctor.FAIL)
+
+
+def _write_end(folder: Path, row: Progress, status: str, reason: str) -> Status:
+    """Write down how a run ended that did not do so itself."""
+    ended = Status(row.run.name, status, reason, key=row.run.key)
+    return batch_run.write_status(folder / "runs" / row.run.name, ended)
+
+
+def _prepare_models(plan: Plan) -> None:
+    """Have the base models ready: runs cannot write there, and would all wait for the first."""
+    from tianji_helpers.training import models
+
+    for name in sorted(plan.models):
+        models.prepare(name)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let a termination (SIGTERM) do what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,120 @@
+"""What a batch is doing, on the terminal: a live table, or plain lines where nobody watches."""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tianji_toolbox.classroom import batch_run, runs
+from tianji_toolbox.classroom.batch import Progress
+from tianji_toolbox.classroom.batch_run import Status
+
+WORDS = {
+    batch_run.WAITING: "等待",
+    batch_run.RUNNING: "运行中",
+    runs.DONE: "完成",
+    runs.ERROR: "出错",
+    runs.DIED: "中途结束",
+    runs.TIME: "超时",
+    runs.MEMORY: "内存超限",
+    runs.OUTPUT: "输出超限",
+    runs.STOPPED: "被中断",
+}
+_COLOURS = {batch_run.RUNNING: "cyan", runs.DONE: "green", batch_run.WAITING: "dim", runs.STOPPED: "yellow"}
+# as the training says it, see training.engine
+_LOSS, _ETA = re.compile(r"损失 (\d+\.\d+)"), re.compile(r"预计还要 (\S+(?: \S+)?)")
+
+
+@contextmanager
+def watch(stream=None) -> Iterator[Callable[[list[Progress]], None]]:
+    """Give a function that shows the runs: as a table on a terminal, else a line for each change."""
+    stream = stream or sys.stdout
+    if not stream.isatty():
+        yield _Lines(stream)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(file=stream), refresh_per_second=4) as live:
+        yield lambda rows: live.update(table(rows))
+
+
+def table(rows: list[Progress]):
+    """Return the runs as a rich table."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE, caption=summary(rows), caption_justify="left")
+    for title in ("运行", "状态", "到哪里了", "损失", "分钟", "内存 GB", "还要"):
+        made.add_column(title, justify="left" if title in ("运行", "状态", "到哪里了") else "right")
+    for row in rows:
+        status = row.status
+        runs_now = status.status == batch_run.RUNNING
+        loss, eta = _LOSS.search(row.text), _ETA.search(row.text)
+        minutes = (time.monotonic() - row.began) / 60 if runs_now and row.began else status.minutes
+        memory = row.memory_gb if runs_now else status.peak_memory_gb
+        colour = _COLOURS.get(status.status, "red")
+        made.add_row(
+            escape(row.run.name),
+            f"[{colour}]{WORDS[status.status]}[/]",
+            escape(_place(row)),
+            loss[1] if runs_now and loss else "",
+            f"{minutes:.1f}" if minutes else "",
+            f"{memory:.1f}" if memory else "",
+            eta[1] if runs_now and eta else "",
+        )
+    return made
+
+
+def summary(rows: list[Progress]) -> str:
+    """Return how far all is, and for how long it will go on, in one line."""
+    fresh = [row for row in rows if row.fresh]
+    over = [row for row in fresh if row.status.is_over]
+    line = f"完成 {sum(row.status.status == runs.DONE for row in rows)} / {len(rows)}"
+    if failed := sum(row.status.has_failed for row in rows):
+        line += f"，失败 {failed}"
+    active = sum(row.status.status == batch_run.RUNNING for row in rows)
+    left = len(fresh) - len(over)
+    if left and over:
+        usual = sum(row.status.minutes for row in over) / len(over)
+        line += f"，大约还要 {usual * left / max(1, active):.0f} 分钟"
+    return line
+
+
+def _place(row: Progress) -> str:
+    """Return the notebook and cell where a run is, or why it failed there."""
+    status = row.status
+    place = status.notebook
+    if status.cell:
+        of = f"/{row.cells}" if row.cells and status.status == batch_run.RUNNING else ""
+        place += f" [{status.cell}{of}]"
+    if status.has_failed:
+        place += f"：{status.reason.splitlines()[0]}"
+    return place if len(place) <= 60 else place[:59] + "…"
+
+
+class _Lines:
+    """Prints a line when a run begins a notebook or ends."""
+
+    def __init__(self, stream):
+        self._stream = stream
+        self._said: dict[str, tuple[str, str]] = {}
+
+    def __call__(self, rows: list[Progress]) -> None:
+        for row in rows:
+            now = (row.status.status, "" if row.status.is_over else row.status.notebook)
+            if row.fresh and row.status.status != batch_run.WAITING and self._said.get(row.run.name) != now:
+                self._said[row.run.name] = now
+                print(f"{row.run.name}：{line(row)}", file=self._stream, flush=True)
+
+
+def line(row: Progress) -> str:
+    """Return a run's state in words."""
+    status: Status = row.status
+    words = WORDS[status.status]
+    if status.is_over:
+        words += f"，{status.minutes:.1f} 分钟，内存峰值 {status.peak_memory_gb:.1f} GB"
+    place = _place(row)
+    return f"{words}，{place}" if place else words

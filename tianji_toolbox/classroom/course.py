@@ -1,0 +1,298 @@
+"""Run the course: the notebooks in order through papermill, each with the parameters it knows.
+
+Executed copies stand in ``<run>/notebooks/``. A copy that ran through carries a key: the hash of
+the notebook's code, its parameters, the package with its data and configs, and the keys of the
+notebooks before it. When the course is run again, a notebook whose key still holds and whose files
+are still there is passed over, so a course that stopped goes on from where it stopped.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from tianji_helpers import paths, threads
+from tianji_helpers.errors import CourseError
+from tianji_helpers.parameters import assign, defaults
+from tianji_helpers.records import atomic_writer, sha256
+from tianji_toolbox import doctor
+
+KERNEL = "python3"
+UNREADABLE = (OSError, ValueError, nbformat.ValidationError)  # what nbformat.read raises
+# the kernel process warns that loopback is not encrypted, and of being stopped; what goes wrong in a
+# cell arrives as a message all the same
+KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A notebook of the course, the parameters somebody set for it, and its executed copy."""
+
+    path: Path
+    notebook: nbformat.NotebookNode
+    given: dict[str, Any]
+    copy: Path
+
+    @property
+    def name(self) -> str:
+        """The file name without its ending."""
+        return self.path.stem
+
+
+def run_course(
+    only: str | None = None,
+    start: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    output_dir: str | Path = "",
+    folder: Path = paths.NOTEBOOKS,
+) -> list[str]:
+    """Execute the notebooks of the course and return the names of those that were executed.
+
+    only, start: a notebook's number (``"05"``): run just that one, or that one and all after it,
+    even where they are done. parameters: values by name, as text or typed; each of these notebooks
+    gets those that it has. output_dir: the run's folder (see ``paths.run_dir``). folder: where the
+    notebooks lie.
+
+    Raises CourseError before any work for an unknown notebook, parameter or value, for too little
+    disk or memory, and where another course is at work in the same folder; later, when a notebook
+    fails.
+    """
+    run = paths.run_dir(output_dir)
+    files = find_notebooks(folder)
+    chosen = _choose(files, only, start)
+    lessons = _lessons(chosen, parameters or {}, run)
+    require(*doctor.resources(run))
+    executed = []
+
+    def key(lesson: Lesson) -> str:
+        earlier = files[: files.index(lesson.path)]
+        return _key(lesson, [_record(_copy(file, run)).get("key") for file in earlier])
+
+    def is_done(lesson: Lesson) -> bool:
+        record = _record(lesson.copy)
+        if only or start or record.get("key") != key(lesson):
+            return False
+        return all((run / file).exists() for file in record["files"])
+
+    with alone(run, ".course.lock", "课程"), _surroundings():
+        (run / "notebooks").mkdir(exist_ok=True)
+        for lesson in lessons:
+            if not is_done(lesson):
+                _try_parameters(lesson, run)
+        for lesson in lessons:
+            label = f"[{files.index(lesson.path) + 1}/{len(files)}] {lesson.name}"
+            if is_done(lesson):
+                print(f"{label}：之前已经完成，跳过", flush=True)
+                continue
+            began, made_from = time.monotonic(), key(lesson)
+            _execute(lesson, lesson.notebook, run, lesson.copy, label)
+            _write_record(lesson, made_from, run)
+            executed.append(lesson.name)
+            print(f"{label}：完成，{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
+    print(f"全部完成。带输出的笔记本在 {_display(run / 'notebooks')}", flush=True)
+    return executed
+
+
+def find_notebooks(folder: Path = paths.NOTEBOOKS) -> list[Path]:
+    """Return the notebooks of the course in order. Raises CourseError if there are none."""
+    files = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not files:
+        raise CourseError(f"{folder} 里没有课程的笔记本（形如 01_….ipynb）。请在完整的课程文件夹里运行。")
+    return files
+
+
+def _choose(files: list[Path], only: str | None, start: str | None) -> list[Path]:
+    wanted = only or start
+    if not wanted:
+        return files
+    for index, file in enumerate(files):
+        if wanted.zfill(2) in (file.stem[:2], file.stem):
+            return [file] if only else files[index:]
+    numbers = "、".join(file.stem[:2] for file in files)
+    raise CourseError(f"没有编号为 {wanted} 的课。可选：{numbers}。")
+
+
+def _lessons(files: list[Path], parameters: Mapping[str, Any], run: Path) -> list[Lesson]:
+    if "output_dir" in parameters:
+        raise CourseError("结果文件夹请用 --output 指定，不用 -p output_dir=…")
+    notebooks = {}
+    for file in files:
+        try:
+            notebooks[file] = nbformat.read(file, as_version=4)
+        except UNREADABLE as error:
+            raise CourseError(
+                f"读不了笔记本 {file}：{error}。可用 git checkout -- {file.name} 恢复。"
+            ) from error
+    known = {file.stem: defaults(notebook, file.name) for file, notebook in notebooks.items()}
+    takes_folder = [name for name, values in known.items() if values.pop("output_dir", None) is not None]
+    given = assign(parameters, known)
+    for values in given.values():
+        if values.get("data"):  # the kernels have another current folder
+            values["data"] = str(Path(values["data"]).expanduser().absolute())
+    for name in takes_folder:
+        given[name]["output_dir"] = str(run)
+    return [
+        Lesson(file, notebook, given[file.stem], _copy(file, run)) for file, notebook in notebooks.items()
+    ]
+
+
+def _copy(file: Path, run: Path) -> Path:
+    return run / "notebooks" / file.name
+
+
+def require(*checks: doctor.Check) -> None:
+    """Raise CourseError if one of the checks failed."""
+    failed = [check for check in checks if check.status == doctor.FAIL]
+    if failed:
+        raise CourseError("；".join(f"{check.name}：{check.message}。{check.fix}" for check in failed) + "。")
+
+
+@contextmanager
+def alone(folder: Path, lock: str, what: str) -> Iterator[None]:
+    """Hold a folder, which is made, so that two of the same kind don't write over each other.
+
+    lock: the name of a file in it. what: the kind, in Chinese. Raises CourseError if another holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / lock, timeout=0):
+            yield
+    except Timeout:
+        raise CourseError(
+            f"另一个{what}正在 {_display(folder)} 里运行。等它结束，或用 --output 换一个文件夹。"
+        ) from None
+
+
+@contextmanager
+def _surroundings() -> Iterator[None]:
+    """What the kernels inherit, for the time of the course."""
+    before = dict(os.environ)
+    os.environ.update(threads.with_defaults())
+    papermill = logging.getLogger("papermill")
+    level = papermill.level
+    papermill.setLevel(logging.ERROR)  # it warns of parameters that its own inspection overlooks
+    try:
+        yield
+    finally:
+        papermill.setLevel(level)
+        for name in threads.ENVIRONMENT.keys() - before.keys():
+            del os.environ[name]
+
+
+def _try_parameters(lesson: Lesson, run: Path) -> None:
+    """Run a notebook up to the cell that validates its parameters, if somebody set any.
+
+    So a value that lesson 5 refuses is refused before lesson 1 has worked.
+    """
+    if not lesson.given.keys() - {"output_dir"}:
+        return
+    cells = lesson.notebook.cells
+    first = next(i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    code = [i for i, cell in enumerate(cells) if cell.cell_type == "code" and i > first]
+    head = nbformat.from_dict({**lesson.notebook, "cells": cells[: code[0] + 1] if code else cells})
+    _execute(lesson, head, run, None, f"{lesson.name} 检查参数")
+
+
+def _execute(
+    lesson: Lesson, notebook: nbformat.NotebookNode, run: Path, output: Path | None, label: str
+) -> None:
+    """Execute a notebook into ``output``. Raises CourseError with what stopped it, in short."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    # papermill fills {names} into paths
+    target = None if output is None else str(output).replace("{", "{{").replace("}", "}}")
+    bar = {"desc": label, "leave": False} if sys.stderr.isatty() else False
+    again = ""
+    if output:
+        again = (
+            f"\n完整记录：{_display(output)}"
+            "\n前面的结果都留着；处理好之后，再运行一次 tianji course 就从这一课接着走。"
+        )
+    try:
+        papermill.execute_notebook(
+            notebook,
+            target,
+            parameters=lesson.given,
+            kernel_name=KERNEL,
+            progress_bar=bar,
+            cwd=paths.ROOT,
+            start_timeout=300,
+            extra_arguments=KERNEL_ARGUMENTS,
+        )
+    except PapermillExecutionError as error:
+        raise CourseError(f"{label}：停在代码格 [{error.exec_count}]。\n{reason(error)}{again}") from error
+    except DeadKernelError as error:
+        raise CourseError(
+            f"{label}：笔记本的内核被系统结束了，多半是内存不够"
+            f"（现在{doctor.check_memory().message}）。关掉别的程序，或把训练量调小。{again}"
+        ) from error
+
+
+def reason(error) -> str:
+    """Return what a person needs of a papermill error: our own words, or the line and what it raised."""
+    from papermill.exceptions import strip_color
+
+    if error.ename == "CourseError":
+        return error.evalue.strip()
+    lines = strip_color("\n".join(error.traceback)).splitlines()
+    place = [line.strip() for line in lines if re.match(r"-+> \d", line)][:1]
+    return "\n".join([f"{error.ename}: {error.evalue}".strip(), *place])
+
+
+def _key(lesson: Lesson, earlier: list[str | None]) -> str:
+    given = {name: value for name, value in lesson.given.items() if name != "output_dir"}
+    sources = [cell.source for cell in lesson.notebook.cells if cell.cell_type == "code"]
+    data = Path(given.get("data", ""))
+    digest = sha256(data) if data.is_file() else ""
+    text = json.dumps([sources, given, digest, package_hash(), earlier], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def package_hash() -> str:
+    """Return the hash of everything of ours that a notebook may use."""
+    digest = hashlib.sha256()
+    for top in (paths.HELPERS, paths.DATA, paths.CONFIGS):
+        for file in sorted(top.rglob("*")):
+            if file.is_file() and file.suffix != ".pyc":
+                digest.update(str(file.relative_to(top)).encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _record(copy: Path) -> dict:
+    """Return what ``_write_record`` left in an executed copy; nothing where it did not run through."""
+    try:
+        return nbformat.read(copy, as_version=4).metadata.get("tianji", {})
+    except UNREADABLE:
+        return {}
+
+
+def _write_record(lesson: Lesson, key: str, run: Path) -> None:
+    notebook = nbformat.read(lesson.copy, as_version=4)
+    files = [
+        file.relative_to(run).as_posix()
+        for stage in sorted(run.glob(f"{lesson.name[:2]}_*"))
+        for file in sorted(stage.rglob("*"))
+        if file.is_file()
+    ]
+    notebook.metadata["tianji"] = {"key": key, "files": files}
+    with atomic_writer(lesson.copy) as file:
+        nbformat.write(notebook, file)
+
+
+def _display(path: Path) -> Path:
+    return path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path

@@ -1,0 +1,279 @@
+"""The report of a batch: one HTML page that needs nothing but itself, and reads well on a phone.
+
+All comes from the batch's folder, so it can be made again at any time (``tianji report``). Executed
+notebooks become HTML pages in ``pages/``, where no run can write, and the report links to them. Grades that
+lie in the folder (``tianji grade --output``) are shown too.
+
+What models, notebooks and students said is text here: the template escapes it; of a notebook only texts and
+pictures are converted, nbconvert takes scripts out, and each page forbids the browser to run any. What
+cannot be read (a run that was killed, a folder that somebody edited) counts as not there.
+"""
+
+import base64
+import csv
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import nbformat
+
+from tianji_helpers import paths, plots, records
+from tianji_helpers.errors import CourseError
+from tianji_toolbox.classroom import batch_table, grading, runs
+from tianji_toolbox.classroom.batch_run import Status
+
+NAME = "report.html"
+PAGES = "pages"
+# no script, and nothing from elsewhere; the same stands in the templates
+_POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+    "style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'\">"
+)
+_TEXTS = ("text/plain", "text/html", "text/markdown", "text/latex")
+_PICTURES = ("image/png", "image/jpeg")
+_ATTACHED = re.compile(r"attachment:([^\s)\"'>]*)")
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
+_LEGEND = 16  # runs that a figure's legend names
+
+
+class _Run(msgspec.Struct):
+    name: str
+    chosen: dict[str, Any] = {}
+
+
+class _Batch(msgspec.Struct):
+    title: str
+    runs: list[_Run]
+
+
+class _Change(msgspec.Struct):
+    before: float
+    after: float
+
+
+class _Answer(msgspec.Struct):
+    request: str
+    before: str
+    after: str
+
+
+class _Task(msgspec.Struct):
+    """As ``batch_metrics.gather`` gives it."""
+
+    loss: _Change
+    scores: dict[str, tuple[str, str]] = {}
+    curve: list[tuple[float, float]] = []
+    answers: list[_Answer] = []
+
+
+class _Metrics(msgspec.Struct):
+    tasks: dict[str, _Task] = {}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run in the report. chosen: what sets it apart."""
+
+    status: Status
+    chosen: dict[str, Any]
+    tasks: dict[str, _Task]
+    notebooks: list[tuple[str, str]]  # name, address relative to the report
+    failed_cell: str  # its source
+
+    @property
+    def word(self) -> str:
+        return batch_table.WORDS[self.status.status]
+
+
+def write(folder: str | Path) -> Path:
+    """Write ``report.html`` into a batch's folder and return it. Raises CourseError if it is none."""
+    import jinja2
+
+    folder = paths.resolve(folder)
+    batch = _read_batch(folder)
+    lines = [_line(folder, run) for run in batch.runs]
+    tasks = sorted({task for line in lines for task in line.tasks})
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=batch.title,
+        lines=lines,
+        done=sum(line.status.status == runs.DONE for line in lines),
+        failures=[line for line in lines if line.status.has_failed],
+        minutes=sum(line.status.minutes for line in lines),
+        peak=max((line.status.peak_memory_gb for line in lines), default=0.0),
+        scores=list(
+            dict.fromkeys(name for line in lines for one in line.tasks.values() for name in one.scores)
+        ),
+        figures={task: _curves(task, lines) for task in tasks},
+        answers={task: _answers(task, lines) for task in tasks},
+        grades=_grades(folder),
+        grades_page=grading.PAGE,
+    )
+    with records.atomic_writer(folder / NAME) as file:
+        file.write(page)
+    return folder / NAME
+
+
+def _read_batch(folder: Path) -> _Batch:
+    batch = _read(folder / "batch.json", _Batch)
+    if batch is None:
+        raise CourseError(
+            f"{folder} 不是批次的文件夹（没有可读的 batch.json）。请写 tianji batch 的 --output 文件夹。"
+        )
+    for run in batch.runs:
+        if Path(run.name).name != run.name or run.name == ".." or not run.name.isprintable():
+            raise CourseError(
+                f"{folder / 'batch.json'} 里的运行 {run.name!r} 不是文件夹名，这个文件被改坏了。"
+            )
+    return batch
+
+
+def _read(file: Path, kind: Any) -> Any:
+    """Return a JSON file as ``kind``; None where it cannot be read or is something else."""
+    try:
+        return msgspec.convert(json.loads(file.read_text(encoding="utf-8")), kind)
+    except (OSError, ValueError, RecursionError, msgspec.ValidationError):
+        return None
+
+
+def _grades(folder: Path) -> list[tuple[str, str, str, str]]:
+    """Return student, passed, exercises and notes of the folder's grade table; none if there is none."""
+    try:
+        text = (folder / grading.TABLE).read_text(encoding="utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text)))[1:]
+    except (OSError, ValueError, csv.Error):
+        return []
+    return [(*row[:3], row[-1]) for row in rows if len(row) > 3]
+
+
+def _line(folder: Path, run: _Run) -> Line:
+    place = folder / "runs" / run.name
+    status = _read(place / "status.json", Status)
+    if status is None or status.status not in batch_table.WORDS:
+        status = Status(run.name)
+    metrics = _read(place / "metrics.json", _Metrics) or _Metrics()
+    notebooks, failed_cell = [], ""
+    for executed in sorted((place / "notebooks").glob("*.ipynb")):
+        try:
+            notebook = nbformat.read(executed, as_version=4)
+            page = _convert(notebook, executed)
+            if status.has_failed and status.cell and executed.stem == status.notebook:
+                failed_cell = _source(notebook, status.cell)
+        except CourseError:  # the disk is full, say
+            raise
+        except Exception:  # cut off by a crash of the machine, or another thing under that name
+            continue
+        notebooks.append((executed.stem, quote(page.relative_to(folder).as_posix())))
+    return Line(status, run.chosen, metrics.tasks, notebooks, failed_cell)
+
+
+def _source(notebook: nbformat.NotebookNode, number: int) -> str:
+    """Return the source of a code cell, counted from 1."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return code[number - 1] if 1 <= number <= len(code) else ""
+
+
+def _convert(notebook: nbformat.NotebookNode, executed: Path) -> Path:
+    """Return the HTML page of an executed notebook; made if there is none, or an older one."""
+    folder, run = executed.parents[3], executed.parents[1]
+    page = folder / PAGES / run.name / f"{executed.stem}.html"
+    if page.is_file() and page.stat().st_mtime >= executed.stat().st_mtime:
+        return page
+    from nbconvert import HTMLExporter
+
+    # without the scripts that it would fetch from elsewhere
+    exporter = HTMLExporter(
+        sanitize_html=True, mathjax_url="", require_js_url="", mermaid_js_url="", language_code="zh"
+    )
+    text, _ = exporter.from_notebook_node(_plain(notebook), resources={"metadata": {"name": executed.stem}})
+    with records.atomic_writer(page) as file:
+        file.write(text.replace("<head>", f"<head>{_POLICY}", 1))
+    return page
+
+
+def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a notebook with nothing but its cells, their texts and their pictures.
+
+    nbconvert puts metadata (the width of a picture, tags) into the page as it stands, and diagrams as well.
+    """
+    cells = []
+    for cell in notebook.cells:
+        kept = {"cell_type": cell.cell_type, "metadata": {}, "source": cell.source}
+        if cell.cell_type == "code":
+            outputs = [_plain_output(output) for output in cell.outputs]
+            kept |= {"execution_count": cell.execution_count, "outputs": outputs}
+        elif cell.cell_type == "markdown":
+            attached = {name: _shown(data) for name, data in cell.get("attachments", {}).items()}
+            kept["attachments"] = attached = {name: data for name, data in attached.items() if data}
+            # nbconvert gives up where one is missing
+            kept["source"] = _ATTACHED.sub(
+                lambda m, known=attached: m[0] if m[1] in known else "#", cell.source
+            )
+        cells.append(kept)
+    return nbformat.from_dict(
+        {
+            "cells": cells,
+            "metadata": {"language_info": {"name": "python"}},
+            "nbformat": 4,
+            "nbformat_minor": 4,
+        }
+    )
+
+
+def _plain_output(output: nbformat.NotebookNode) -> dict[str, Any]:
+    return output | {"metadata": {}, "data": _shown(output.data)} if "data" in output else output
+
+
+def _shown(data: dict[str, Any]) -> dict[str, Any]:
+    """Return of an output what is text or a picture."""
+    texts = {kind: data[kind] for kind in _TEXTS if isinstance(data.get(kind), str)}
+    pictures = {kind: data[kind] for kind in _PICTURES if isinstance(data.get(kind), str)}
+    return texts | {kind: text for kind, text in pictures.items() if _BASE64.fullmatch(text)}
+
+
+def _curves(task: str, lines: list[Line]) -> str:
+    """Return the training curves of all runs as the address of a picture; empty if there is none."""
+    import matplotlib
+
+    curves = [(line.status.name, line.tasks[task].curve) for line in lines if task in line.tasks]
+    curves = [(name, curve) for name, curve in curves if curve]
+    if not curves:
+        return ""
+    from matplotlib.figure import Figure
+
+    plots.setup()
+    with matplotlib.rc_context({"svg.hashsalt": "tianji"}):
+        figure = Figure(figsize=(5.2, 3.4))
+        axis = figure.subplots()
+        colours = matplotlib.colormaps["viridis"].resampled(len(curves))
+        for number, (name, curve) in enumerate(curves):
+            colour = plots.COLORS[number] if len(curves) <= len(plots.COLORS) else colours(number)
+            steps, losses = zip(*curve, strict=True)
+            axis.plot(steps, losses, color=colour, linewidth=1.2, label=name)
+        axis.set(xlabel="步", ylabel="训练损失（nat/词元）", title=task, ylim=(0, None))
+        if len(curves) <= _LEGEND:
+            figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+        target = io.BytesIO()
+        figure.savefig(target, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(target.getvalue()).decode()
+
+
+def _answers(task: str, lines: list[Line]) -> list[dict[str, Any]]:
+    """Return what was asked: each with the base model's answers and the runs' (name, answer)."""
+    asked: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        for row in line.tasks[task].answers if task in line.tasks else []:
+            one = asked.setdefault(row.request, {"request": row.request, "before": [], "after": []})
+            if row.before not in one["before"]:
+                one["before"].append(row.before)
+            one["after"].append((line.status.name, row.after))
+    return sorted(asked.values(), key=lambda one: -len(one["after"]))

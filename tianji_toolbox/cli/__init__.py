@@ -1,0 +1,76 @@
+"""``tianji …``: the functions of the course from a shell, a module for each part of the course.
+
+Every command imports what it needs when it runs, so that ``--help`` answers at once. What cannot be done is
+one message on standard error. Status 2: the command line cannot be understood, or names a place that is not
+there or is of the wrong kind. Status 1: it failed, or what it found is not good. Ctrl-C ends with 130, a
+reader that went away (``| head``) quietly with 141.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from tianji_helpers.errors import CourseError
+from tianji_toolbox.cli import classroom, course, dataset, shipping, synthesis, training
+from tianji_toolbox.cli.parser import Parser, check_apart, check_words, places
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; each sets ``run``, the function that does the work."""
+    parser = Parser(prog="tianji", description="送祝福大模型课程：从数据合成到能对话的微调模型。")
+    parser.set_defaults(parser=parser)
+    parser.add_argument("--version", action="store_true", help="显示版本")
+    commands = parser.add_subparsers(title="命令", metavar="命令", dest="command")
+
+    def command(name: str, run) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__ + "。")
+        sub.set_defaults(run=run, parser=sub)
+        return sub
+
+    for room in (course, synthesis, dataset, training, shipping, classroom):
+        room.add(command)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal of GBK or ASCII gets what it lacks in escapes
+            stream.reconfigure(errors="backslashreplace")
+    parser, args = build_parser(), argparse.Namespace()
+    try:
+        try:
+            parser.parse_args(arguments, args)
+            return _run(parser, args)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would write what is left when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except argparse.ArgumentTypeError as error:  # of a path within another argument
+        print(f"错误：{error}", file=sys.stderr)
+        return 2
+    except CourseError as error:
+        print(f"错误：{error}", file=sys.stderr)
+    except OSError as error:
+        print(f"错误：{error.filename or '系统'}：{error.strerror or error}。", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\n已中断。", file=sys.stderr)
+        return 130
+    return 2 if any(place.is_wrong(path) for _, place, path in places(args)) else 1
+
+
+def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    if args.version:
+        from tianji_helpers import __version__
+
+        print(__version__)
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return 0
+    check_words(args)
+    check_apart(args)
+    return args.run(args) or 0

@@ -1,0 +1,1 @@
+"""After the course: export, publishing, the demo page, and the same page on a platform."""
