@@ -17,6 +17,7 @@ from tianji_helpers.synthesis import prompts, recordings, rounds, selection
 from tianji_helpers.synthesis.client import Engine, Estimate, Settings, Summary, estimate, started
 from tianji_helpers.synthesis.prompts import Prompt
 
+SMALL_RUN = "small_teacher"  # in a run: the run of the small teacher
 _REQUESTS = "请求"  # stands where a file's name has the style
 
 
@@ -134,6 +135,17 @@ def ensure_rounds(output_dir: str | Path = "", model: str = "") -> list[Path]:
         count = recordings.ROUNDS[model or recordings.LARGE]
         files = synthesize("offline", model=model, rounds=count, output_dir=output_dir).files
     return files
+
+
+def ensure_teachers(output_dir: str | Path = "") -> dict[str, Path]:
+    """Return the folders with the rounds of the two teachers, ``large`` and ``small``; see ``ensure_rounds``."""
+    runs = {
+        "large": (paths.run_dir(output_dir), ""),
+        "small": (paths.run_dir(output_dir) / SMALL_RUN, recordings.SMALL),
+    }
+    for run, model in runs.values():
+        ensure_rounds(run, model)
+    return {who: paths.stage_dir("01", run) for who, (run, _) in runs.items()}
 
 
 def check_amounts(rounds: int, limit: int | None) -> None:
