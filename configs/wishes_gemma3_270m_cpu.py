@@ -1,7 +1,7 @@
 """Wishes on the embedded 270M model, on a CPU: the default of notebook 05.
 
-Two epochs at half of the base's rate: a second look at the small teacher's thousand rows helps, and 1e-3 leaves
-fewer answers that go in circles than 2e-3 (``notebooks/choices.md``).
+Two epochs at half of the base's rate: a second look at the small teacher's thousand rows helps, and 1e-3
+leaves fewer answers that go in circles than 2e-3 (``notebooks/choices.md``).
 """
 
 from mmengine.config import read_base

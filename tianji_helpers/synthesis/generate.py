@@ -138,14 +138,14 @@ def ensure_rounds(output_dir: str | Path = "", model: str = "") -> list[Path]:
 
 
 def ensure_teachers(output_dir: str | Path = "") -> dict[str, Path]:
-    """Return the folders with the rounds of the two teachers, ``large`` and ``small``; see ``ensure_rounds``."""
-    runs = {
-        "large": (paths.run_dir(output_dir), ""),
-        "small": (paths.run_dir(output_dir) / SMALL_RUN, recordings.SMALL),
-    }
-    for run, model in runs.values():
-        ensure_rounds(run, model)
-    return {who: paths.stage_dir("01", run) for who, (run, _) in runs.items()}
+    """Return the folders with the rounds of the two teachers, ``large`` and ``small``.
+
+    Rounds that are missing are made as by ``ensure_rounds``.
+    """
+    run = paths.run_dir(output_dir)
+    ensure_rounds(run)
+    ensure_rounds(run / SMALL_RUN, recordings.SMALL)
+    return {"large": paths.stage_dir("01", run), "small": paths.stage_dir("01", run / SMALL_RUN)}
 
 
 def check_amounts(rounds: int, limit: int | None) -> None:
