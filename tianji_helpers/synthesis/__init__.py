@@ -1,8 +1,9 @@
 """Notebook 01: wishes from a teacher model.
 
 ``prompts`` turns the matrix into prompts, ``providers`` knows whom to ask, ``teacher`` is the one that
-needs no network, ``journal`` keeps every answer, ``engine`` sends, limits, checks and counts;
+needs no network, ``journal`` keeps every answer, ``client`` sends, limits, checks and counts;
 ``generate`` (wishes) and ``knowledge`` (questions and answers from texts) put them together.
+Not here: cleaning; what a teacher said is stored as it was said.
 """
 
 from tianji_helpers.synthesis.client import Settings

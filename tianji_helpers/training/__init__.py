@@ -1,4 +1,8 @@
-"""Notebook 05: base models, XTuner's configs and engine, inference and evaluation."""
+"""Notebooks 05 and 06: base models, XTuner's configs and programs, inference and evaluation.
+
+``tasks`` does the whole of it in one call; ``xtuner_compat`` alone knows XTuner's quirks.
+Not here: how rows are made; a training gets files.
+"""
 
 import logging
 
