@@ -81,7 +81,7 @@ lock:  ## 由 requirements.in 重算 requirements.lock（给维护者）
 	@$(find-python); "$$python" -m venv build/lock
 	build/lock/bin/python -m pip install --quiet uv
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links requirements.in -o requirements.lock
+		--no-emit-index-url --no-emit-find-links --generate-hashes requirements.in -o requirements.lock
 
 clean:  ## 删除环境和缓存（outputs/ 里的结果和 models/ 里的模型不动）
 	rm -rf $(VENV) build outputs/test-nbval outputs/test-course .pytest_cache .ruff_cache .mypy_cache *.egg-info
