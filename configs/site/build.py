@@ -15,7 +15,10 @@ from sphinx.cmd.build import main as sphinx
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-TOP = ("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "LICENSE", "NOTICE", "tianji_helpers/README.md")
+TOP = (
+    *("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "NOTICE"),
+    "tianji_helpers/README.md",
+)
 FOLDERS = ("notebooks", "data", "configs", "tests/pages/screenshots")
 
 
