@@ -17,8 +17,6 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tianji_helpers import paths
 from tianji_toolbox.classroom import batch_ray
 
-pytestmark = pytest.mark.slow
-
 WAIT = """
 import os, time
 from tianji_helpers import paths

@@ -13,8 +13,6 @@ from tianji_toolbox import cli
 from tianji_toolbox.classroom import batch, batch_plan
 from tianji_toolbox.classroom.batch_store import Store, open_store
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def address():
