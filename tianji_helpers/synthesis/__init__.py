@@ -7,7 +7,14 @@ Not here: cleaning; what a teacher said is stored as it was said.
 """
 
 from tianji_helpers.synthesis.client import Settings
-from tianji_helpers.synthesis.generate import ensure_rounds, preview, round_files, synthesize
+from tianji_helpers.synthesis.generate import (
+    SMALL_RUN,
+    ensure_rounds,
+    ensure_teachers,
+    preview,
+    round_files,
+    synthesize,
+)
 from tianji_helpers.synthesis.knowledge import preview_knowledge, synthesize_knowledge
 from tianji_helpers.synthesis.prices import Price
 from tianji_helpers.synthesis.prompts import build
@@ -15,12 +22,14 @@ from tianji_helpers.synthesis.providers import choose
 from tianji_helpers.synthesis.teacher import Teacher
 
 __all__ = [
+    "SMALL_RUN",
     "Price",
     "Settings",
     "Teacher",
     "build",
     "choose",
     "ensure_rounds",
+    "ensure_teachers",
     "preview",
     "preview_knowledge",
     "round_files",
