@@ -8,14 +8,11 @@ from one to another loads nothing.
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TextIO
 
 from tianji_helpers import wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference, models
-
-if TYPE_CHECKING:
-    import ipywidgets
 
 RESET, EXIT, USE, HELP = "RESET", "EXIT", "USE", "HELP"
 _WORDS = {"reset": RESET, "exit": EXIT, "quit": EXIT, "help": HELP}  # of themselves, in any case
@@ -35,8 +32,8 @@ class Chat:
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model,
+        tokenizer,
         *,
         system: str = "",
         style: str = wishes.DEFAULT_STYLE,
@@ -91,7 +88,7 @@ class Chat:
         inference.speak(self.model, self.tokenizer, talk, take, **self._settings())
         self.history.append((request, "".join(pieces).strip()))
 
-    def _prepare(self, request: str) -> tuple[str, list[dict[str, str]]]:
+    def _prepare(self, request: str) -> tuple[str, list[dict]]:
         """Return the request with its style, and the chat that the model is to go on with."""
         request = request.strip()
         if not request:
@@ -103,7 +100,7 @@ class Chat:
         talk = inference.messages(request, self.system, self.history)
         return request, inference.fit(self.model, self.tokenizer, talk, self.max_new_tokens)
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict:
         return {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
 
 
@@ -198,7 +195,7 @@ def _typed() -> Iterator[str]:
     """Yield what a person types, line by line; a pasted text is one, however many it has."""
     from prompt_toolkit import PromptSession
 
-    session: PromptSession[str] = PromptSession()
+    session = PromptSession()
     while True:
         try:
             line = session.prompt("你：")
@@ -222,7 +219,7 @@ def _decode(line: bytes) -> str:
         return line.decode("gb18030", errors="replace")
 
 
-def widget(chat: Chat) -> "ipywidgets.VBox":
+def widget(chat: Chat):
     """Return an ipywidgets chat for a notebook: a line to type in, a button, the conversation.
 
     Where widgets cannot be drawn (a static page), its text says so; ``Chat.say`` does the same from a
@@ -230,7 +227,7 @@ def widget(chat: Chat) -> "ipywidgets.VBox":
     """
     import ipywidgets
 
-    class Window(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
+    class Window(ipywidgets.VBox):
         def __repr__(self) -> str:
             return "（聊天窗口：这里显示不了，请在 JupyterLab 里运行这一格。）"
 
@@ -239,7 +236,7 @@ def widget(chat: Chat) -> "ipywidgets.VBox":
     forget = ipywidgets.Button(description="清空")
     shown = ipywidgets.Textarea(disabled=True, layout={"width": "90%", "height": "12em"})
 
-    def on_send(_: "ipywidgets.Button") -> None:
+    def on_send(_) -> None:
         request, line.value, send.disabled = line.value, "", True
         before = shown.value
         try:
@@ -252,7 +249,7 @@ def widget(chat: Chat) -> "ipywidgets.VBox":
         finally:
             send.disabled = False
 
-    def on_forget(_: "ipywidgets.Button") -> None:
+    def on_forget(_) -> None:
         chat.reset()
         shown.value = ""
 
