@@ -132,6 +132,23 @@ def test_lessons_and_configs_import_the_helpers_only(source):
     assert not [name for name in imports(ast.parse(source)) if not name.startswith("tianji_helpers")]
 
 
+def test_the_helpers_hold_what_lessons_and_configs_reach_and_no_more():
+    reached, left = (
+        set(),
+        [name for text in (LESSONS | RECIPES).values() for name in imports(ast.parse(text))],
+    )
+    while left:
+        name = left.pop()
+        parts = name.split(".")
+        for inner in (".".join(parts[:length]) for length in range(1, len(parts) + 1)):
+            if inner not in reached:  # a package runs before what is in it
+                reached.add(inner)
+                left += EDGES[inner]
+    apart = {name for name in MODULES if name.startswith("tianji_helpers")} - reached
+    # they serve the toolbox alone and should move there
+    assert apart <= {"tianji_helpers.pages", "tianji_helpers.training.estimate"}
+
+
 def test_every_room_says_in_its_first_lines_what_lives_there():
     folders = {file.parent for package in (HELPERS, TOOLBOX) for file in package.rglob("*.py")}
     for folder in folders:
