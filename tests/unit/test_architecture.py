@@ -114,7 +114,7 @@ def test_an_import_inside_a_function_counts_and_one_for_types_does_not():
 
 
 LESSONS = {
-    file.name: "\n".join(
+    file.relative_to(ROOT).as_posix(): "\n".join(
         cell.source for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"
     )
     for file in [*find_notebooks(), *sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))]
