@@ -9,9 +9,13 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tianji_helpers import records, redaction
 from tianji_helpers.errors import CourseError
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
 SOURCES = ("modelscope", "huggingface")
 
@@ -96,10 +100,10 @@ def _fetch_huggingface(
         if only is None or file.rfilename in only:
             _check(folder / file.rfilename, file)
     shutil.rmtree(folder / ".cache")  # the client's notes about the download
-    return {"commit": info.sha}
+    return {"commit": str(info.sha)}
 
 
-def _check(path: Path, listed) -> None:
+def _check(path: Path, listed: "RepoSibling") -> None:
     """Compare a file with what Hugging Face lists: the SHA-256 of a large one, the git id of a small one."""
     if not path.is_file():
         raise ValueError(f"{listed.rfilename} 没有下载下来")

@@ -99,6 +99,7 @@ def started(
         env=threads.for_long_run(),
         start_new_session=True,  # Ctrl-C is for us: answers under way are still wanted
     )
+    assert child.stdin and child.stdout  # pipes
     try:
         said = child.stdout.readline()
         if not said.startswith("{"):

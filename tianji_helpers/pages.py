@@ -48,7 +48,7 @@ def serve(script: str | Path, arguments: Sequence[str], host: str = "127.0.0.1",
         command += [f"--server.allowedHosts={name}" for name in names(host)]
     sys.stderr.flush()
     with Path(os.devnull).open("w") as nowhere:  # Streamlit's own greeting
-        os.dup2(nowhere.fileno(), sys.__stdout__.fileno())
+        os.dup2(nowhere.fileno(), 1)
     os.execv(sys.executable, [*command, "--", *map(str, arguments)])
 
 
@@ -72,7 +72,7 @@ def _free(host: str, port: int) -> int:
         with socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         ) as server:
-            return server.getsockname()[1]
+            return int(server.getsockname()[1])
     except (OSError, OverflowError) as error:
         raise CourseError(
             f"不能在 {host}:{port} 上开网页（{error}）。请换一个端口（如 --port 8601），或停下占用它的程序。"

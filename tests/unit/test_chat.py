@@ -255,6 +255,7 @@ class Terminal:
 ANSWER = "模型：祝您平安"
 
 
+@pytest.mark.slow
 def test_a_person_has_a_line_editor(parrot):
     terminal = Terminal(parrot)
     terminal.wait("你：")
@@ -280,6 +281,7 @@ def test_a_person_has_a_line_editor(parrot):
     assert terminal.shown.count(ANSWER) == 5 and "Traceback" not in terminal.shown
 
 
+@pytest.mark.slow
 def test_ctrl_d_ends_the_chat(parrot):
     terminal = Terminal(parrot)
     terminal.wait("你：")
@@ -296,6 +298,7 @@ def test_words_that_end_the_chat(loaded, base_dir, word, monkeypatch):
     assert sink.getvalue().endswith("你：再见。\n") and "模型：" not in sink.getvalue()
 
 
+@pytest.mark.slow
 def test_a_pipe_may_be_gbk_and_hold_anything(parrot):
     command = [sys.executable, "-m", "tianji_toolbox.cli", "chat", str(parrot)]
     text = "祝姐姐生日\n".encode("gbk") + "祝大舅发财\n".encode() + b"\xff\xfe\x80\n\x1b[A\nexit\n"

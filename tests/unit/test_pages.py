@@ -14,6 +14,8 @@ import pytest
 from tianji_helpers import pages
 from tianji_helpers.errors import CourseError
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_taken_port_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -4,6 +4,7 @@ Every command imports what it needs when it runs, so that ``--help`` answers at 
 one message on standard error. Status 2: the command line cannot be understood, or names a place that is not
 there or is of the wrong kind. Status 1: it failed, or what it found is not good. Ctrl-C ends with 130, a
 reader that went away (``| head``) quietly with 141.
+Not here: work; a command reads its words, calls one function, and shows what came of it.
 """
 
 import argparse

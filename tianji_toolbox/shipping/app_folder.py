@@ -180,13 +180,15 @@ def _config() -> str:
 
 
 def requirements(names: Iterable[str] = NEEDS) -> list[str]:
-    """Return the lines of requirements.lock for these packages and all that they need on Linux."""
+    """Return the pins of requirements.lock for these packages and all that they need on Linux."""
     from packaging.markers import default_environment
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
     lock: dict[str, list[str]] = {}
-    for line in records.read_text(paths.ROOT / "requirements.lock").splitlines():
+    for line in re.findall(
+        r"^\w.*?(?= *\\?$)", records.read_text(paths.ROOT / "requirements.lock"), re.MULTILINE
+    ):
         lock.setdefault(canonicalize_name(re.split(r"[=\[; ]", line)[0]), []).append(line)
     linux = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
     places = [

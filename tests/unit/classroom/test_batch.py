@@ -17,6 +17,8 @@ from tianji_toolbox import cli, doctor
 from tianji_toolbox.classroom import batch, batch_plan, landlock
 from tianji_toolbox.classroom.batch_store import Store
 
+pytestmark = pytest.mark.slow
+
 
 class Class:
     """A folder with a plan, its notebook and its outputs."""

@@ -13,6 +13,8 @@ from tianji_toolbox.classroom import batch_run, landlock
 from tianji_toolbox.classroom.batch_plan import Run
 from tianji_toolbox.classroom.runs import Limits, run_notebook
 
+pytestmark = pytest.mark.slow
+
 SLEEPER = (
     "import subprocess\n"
     "child = subprocess.Popen(['sleep', '99'], start_new_session=True)\n"

@@ -23,6 +23,8 @@ from tianji_toolbox import cli
 from tianji_toolbox.classroom import grading, jail, landlock
 from tianji_toolbox.classroom.sandbox import Sandbox, Stopped
 
+pytestmark = pytest.mark.slow
+
 RIGHT = "import re\n\n\ndef squeeze(text):\n    return re.sub('([！～])\\\\1+', '\\\\1', text)\n\n\n"
 RIGHT += 'check("02-2", squeeze)'
 WRONG = 'def strip_quotes(text):\n    return text.strip("“”「」")\n\n\ncheck("02-1", strip_quotes)'

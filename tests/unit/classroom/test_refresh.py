@@ -9,6 +9,8 @@ from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import refresh
 
+pytestmark = pytest.mark.slow
+
 PROGRESS = (
     "import sys\nfrom tqdm import tqdm\nfor _ in tqdm(range(3)):\n    pass\nprint('done', file=sys.stdout)"
 )

@@ -11,6 +11,8 @@ import pytest
 from tianji_toolbox import cli
 from tianji_toolbox.classroom import grading, report
 
+pytestmark = pytest.mark.slow
+
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 STATUS = {"name": "seed=1", "status": "done", "minutes": 1.5, "peak_memory_gb": 1.0}
 TASK = {

@@ -88,6 +88,7 @@ def test_a_fault_behind_many_blocks_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "out.json").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_clean_a_file_as_one_does(tmp_path, monkeypatch):
     monkeypatch.setattr(clean, "_BLOCK", 2000)
     monkeypatch.setattr(clean, "_PARALLEL_ROWS", clean._PART)

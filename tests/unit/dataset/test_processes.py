@@ -14,6 +14,8 @@ import pytest
 
 from tianji_helpers.dataset import processes
 
+pytestmark = pytest.mark.slow
+
 
 def told(number: int) -> tuple[int, int]:
     """Return the number and who was asked."""

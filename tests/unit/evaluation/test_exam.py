@@ -13,6 +13,8 @@ from tianji_helpers.training import models, tasks
 from tianji_toolbox import cli
 from tianji_toolbox.evaluation import exam, judge
 
+pytestmark = pytest.mark.slow
+
 CHATTER = ("今天天气真好，", "咱们是好邻居。")
 WISH = ("姐姐，", "祝你生日快乐，", "天天开心，", "事事顺心！")
 SAID = "".join(WISH)

@@ -24,6 +24,8 @@ from tianji_helpers.training import inference
 from tianji_toolbox import cli
 from tianji_toolbox.shipping import export, ollama, publish, quantize, sentencepiece_model
 
+pytestmark = pytest.mark.slow
+
 SYSTEM = "你是送祝福大师"
 TEXTS = [
     "祝姐姐生日快乐，小红书风格🌟",

@@ -407,6 +407,7 @@ def tianji_publish(merged, platform, url, token=TOKEN):
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", HUBS)
 def test_an_upload_that_broke_goes_on(platform, merged, start):
     hub = start(accepts=1)

@@ -15,6 +15,8 @@ from tianji_helpers.errors import CourseError
 from tianji_toolbox import cli
 from tianji_toolbox.shipping import web, web_page
 
+pytestmark = pytest.mark.slow
+
 PIECES = ("祝您", "平安", "喜乐", "！！")
 SAID = "".join(PIECES)
 ODD = (

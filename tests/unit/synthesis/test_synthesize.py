@@ -244,6 +244,7 @@ def test_a_thought_is_known_by_its_marks(text, left):
     assert client._without_thoughts(text) == left
 
 
+@pytest.mark.slow
 def test_some_failures_are_tolerated_and_said_and_many_are_not(tmp_path, teacher, capsys):
     def answer(body):
         status, headers, payload = RecordingTeacher.reply(teacher, body)
@@ -319,6 +320,7 @@ def test_the_answers_before_a_stop_are_in_the_round_file(tmp_path, teacher):
     assert len(records.read_conversations(file)) == 30
 
 
+@pytest.mark.slow
 def test_twenty_kills_then_resume(tmp_path):
     """Killed at any moment: while it starts, asks, writes; then one run completes it."""
     rng, finished = random.Random(0), set()
@@ -349,6 +351,7 @@ def test_twenty_kills_then_resume(tmp_path):
         assert len(round_files(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_complete_round_has_its_file_while_the_next_is_asked(tmp_path):
     with RecordingTeacher(dirt_share=0.0, latency=0.05) as teacher:
         child = start(tmp_path, teacher, limit=40, styles=["正常", "严肃"])
@@ -361,6 +364,7 @@ def test_a_complete_round_has_its_file_while_the_next_is_asked(tmp_path):
     assert file.name.startswith("wishes_正常_")
 
 
+@pytest.mark.slow
 def test_ctrl_c_waits_for_what_is_paid_and_then_stops(tmp_path):
     with RecordingTeacher(dirt_share=0.0, latency=0.3) as teacher:
         child = start(tmp_path, teacher)
@@ -626,6 +630,7 @@ def test_the_extra_styles_are_made_when_they_are_named(tmp_path):
         assert f"{style.min_chars} 到 {style.max_chars} 个字" in row["src_input"]
 
 
+@pytest.mark.slow
 def test_ensure_rounds_makes_what_is_missing_and_says_so(tmp_path, capsys):
     files = ensure_rounds(tmp_path)
     assert "先请离线老师（录音）来写" in capsys.readouterr().out
@@ -679,6 +684,7 @@ def test_a_story_of_ten_thousand_characters_goes_out_whole(tmp_path, teacher):
     assert not summary.failures and story in teacher.bodies[0]["messages"][-1]["content"]
 
 
+@pytest.mark.slow
 def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher, base_dir):
     stub = "当前祝福语如下"
     summary = run(teacher, tmp_path / "one", limit=6)

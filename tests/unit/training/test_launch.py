@@ -20,6 +20,8 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.training import configs, curves, evaluation, inference, launch, models
 from tianji_toolbox import cli
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
 
 

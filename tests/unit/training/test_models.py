@@ -18,6 +18,8 @@ from tianji_helpers import hubs, packaged, paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import embedded, models
 
+pytestmark = pytest.mark.slow
+
 NAME = "qwen2.5-0.5b-instruct"
 MODEL = models.find(NAME)
 WEIGHTS = "model.safetensors"

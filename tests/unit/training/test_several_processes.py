@@ -12,6 +12,8 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.paths import ROOT
 from tianji_helpers.training import configs, launch
 
+pytestmark = pytest.mark.slow
+
 DEEPSPEED = ROOT / "build" / "deepspeed"
 DEVICE = "cuda" if torch.cuda.device_count() > 1 else "cpu"
 QLORA = "configs/wishes_internlm2_chat_7b.py"
