@@ -66,30 +66,6 @@ class Chat:
         Raises CourseError for an empty or too long request, or one that holds template tokens,
         before anything is generated.
         """
-        request, talk = self._prepare(request)
-        pieces = []
-        for piece in inference.stream(self.model, self.tokenizer, talk, **self._settings()):
-            pieces.append(piece)
-            yield piece
-        self.history.append((request, "".join(pieces).strip()))
-
-    def say_to(self, request: str, on_piece: Callable[[str], None]) -> None:
-        """Do as ``say`` does, but hand the pieces to ``on_piece``: the first comes a little sooner.
-
-        No thread stands between the model and ``on_piece``, and nothing else goes on meanwhile.
-        """
-        request, talk = self._prepare(request)
-        pieces = []
-
-        def take(piece: str) -> None:
-            on_piece(piece)
-            pieces.append(piece)
-
-        inference.speak(self.model, self.tokenizer, talk, take, **self._settings())
-        self.history.append((request, "".join(pieces).strip()))
-
-    def _prepare(self, request: str) -> tuple[str, list[dict]]:
-        """Return the request with its style, and the chat that the model is to go on with."""
         request = request.strip()
         if not request:
             raise CourseError("请先输入一句话。")
@@ -98,10 +74,13 @@ class Chat:
         if self.style != wishes.DEFAULT_STYLE:
             request += f",{self.style}风格"
         talk = inference.messages(request, self.system, self.history)
-        return request, inference.fit(self.model, self.tokenizer, talk, self.max_new_tokens)
-
-    def _settings(self) -> dict:
-        return {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
+        talk = inference.fit(self.model, self.tokenizer, talk, self.max_new_tokens)
+        settings = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
+        said = ""
+        for piece in inference.stream(self.model, self.tokenizer, talk, **settings):
+            said += piece
+            yield piece
+        self.history.append((request, said.strip()))
 
 
 def repl(
@@ -170,7 +149,8 @@ def repl(
                 tell(f"（没有 {request.split()[0]} 这个命令。{commands}。）")
             elif request:
                 tell("模型：", end="")
-                chat.say_to(request, lambda piece: tell(piece, end=""))
+                for piece in chat.say(request):
+                    tell(piece, end="")
                 tell("")
         except CourseError as error:
             tell(f"（{error}）")

@@ -3,11 +3,11 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from queue import Empty, Queue
+from queue import Empty
 from threading import Event, Thread
 
 from tianji_helpers import paths
@@ -275,34 +275,30 @@ def _encode(tokenizer, chats: Sequence[list[dict]]):
     )
 
 
-def speak(
+def stream(
     model,
     tokenizer,
     chat: list[dict],
-    on_piece: Callable[[str], None],
     *,
     max_new_tokens: int = 200,
     temperature: float = 0.0,
     top_p: float = 0.9,
-    stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Answer one chat; ``on_piece`` gets the text in pieces as it comes, before the next is computed.
+    timeout: float = 120.0,
+) -> Iterator[str]:
+    """Answer one chat in a thread, and yield the text in pieces as they come.
 
-    temperature: 0 takes the likeliest token each time; above, tokens are drawn. stop: asked after each
-    token whether to end here. Raises CourseError for a chat that holds template tokens, or if the
-    generation fails.
+    temperature: 0 takes the likeliest token each time; above, tokens are drawn. timeout: seconds to wait for a
+    piece. Leaving the iterator early stops the generation. Raises CourseError for a chat that holds template
+    tokens, if the generation fails, or if nothing comes for ``timeout`` seconds.
     """
     import torch
-    from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
+    from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-    class Stop(StoppingCriteria):
+    cancelled, failures = Event(), []
+
+    class Cancelled(StoppingCriteria):
         def __call__(self, input_ids, scores, **kwargs):
-            return stop()
-
-    class Pieces(TextStreamer):
-        def on_finalized_text(self, text, stream_end=False):
-            if text:
-                on_piece(text)
+            return cancelled.is_set()
 
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
@@ -310,44 +306,28 @@ def speak(
         else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     )
     prompt = _encode(tokenizer, [chat]).to(model.device)
-    try:
-        with torch.inference_mode():
-            model.generate(
-                **prompt,
-                **sampling,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=stop_ids(model, tokenizer),
-                pad_token_id=tokenizer.pad_token_id,
-                streamer=Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True),
-                stopping_criteria=StoppingCriteriaList([Stop()]),
-            )
-    except Exception as error:
-        raise CourseError(f"生成失败：{type(error).__name__}: {error}") from error
-
-
-def stream(model, tokenizer, chat: list[dict], *, timeout: float = 120.0, **settings) -> Iterator[str]:
-    """Answer one chat as ``speak`` does, with its settings, in a thread, and yield the pieces.
-
-    timeout: seconds to wait for a piece. Leaving the iterator early stops the generation.
-    Raises CourseError as ``speak`` does, or if nothing comes for ``timeout`` seconds.
-    """
-    pieces: Queue[str | BaseException | None] = Queue()  # None: that was all
-    cancelled = Event()
+    pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=timeout, skip_special_tokens=True)
 
     def generate() -> None:
         try:
-            speak(model, tokenizer, chat, pieces.put, stop=cancelled.is_set, **settings)
-            pieces.put(None)
-        except BaseException as error:  # handed to the reader
-            pieces.put(error)
+            with torch.inference_mode():
+                model.generate(
+                    **prompt,
+                    **sampling,
+                    max_new_tokens=max_new_tokens,
+                    eos_token_id=stop_ids(model, tokenizer),
+                    pad_token_id=tokenizer.pad_token_id,
+                    streamer=pieces,
+                    stopping_criteria=StoppingCriteriaList([Cancelled()]),
+                )
+        except Exception as error:  # handed to the reader
+            failures.append(error)
+            pieces.end()
 
     thread = Thread(target=generate, daemon=True)
     thread.start()
     try:
-        while (piece := pieces.get(timeout=timeout)) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
+        yield from filter(None, pieces)
     except Empty as error:
         raise CourseError(
             f"模型 {timeout:.0f} 秒没有说出新的内容，已停止。机器可能太忙，请再试一次。"
@@ -355,3 +335,5 @@ def stream(model, tokenizer, chat: list[dict], *, timeout: float = 120.0, **sett
     finally:
         cancelled.set()
         thread.join(timeout)  # a thread inside torch must not outlive the interpreter
+    if failures:
+        raise CourseError(f"生成失败：{type(failures[0]).__name__}: {failures[0]}") from failures[0]

@@ -6,10 +6,8 @@ leaves as well as by its exit code.
 """
 
 import importlib.util
-import json
 import math
 import os
-import re
 import resource
 import shutil
 import subprocess
@@ -17,7 +15,6 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,16 +22,11 @@ from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, data, inspection, models, work_folder
+from tianji_helpers.training import configs, data, inspection, models, progress, work_folder
 from tianji_helpers.training.configs import load_config, part
 
-_PROGRESS = re.compile(
-    r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+"
-    r"time: (?P<time>\S+).*?loss: (?P<loss>\S+)(?:\s+tokens: (?P<tokens>\S+))?"
-)
-_VALIDATION = re.compile(r"Iter\(val\).*validation_loss: (\S+)")
-_STOPPED = "the monitored metric did not improve"  # mmengine's EarlyStoppingHook
 _TAIL_LINES = 25
+_TICK = 0.3  # seconds between two looks at how far a program is
 _LEAST_STEPS, _LEAST_WARMUP = 4, 2  # with fewer, the learning rate stays near 0
 _CAUSES = {
     "is non-finite": "损失或梯度变成了 NaN 或无穷大，训练已停下，权重没有被它改坏。多半是学习率太大："
@@ -54,7 +46,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """What a training is going to use, worked out before anything is loaded; as text, a table.
 
     config: the whole config, with all changes. rows, validation: of its files. batches: of one epoch.
@@ -97,8 +89,8 @@ class TrainResult:
     """What a training left behind.
 
     checkpoint: the last ``iter_N.pth``, to go on from. chosen: the one to use, see ``choose_checkpoint``.
-    curve: see ``read_curve``. samples: lines of ``samples.jsonl``. seconds: wall time of the whole process.
-    peak_memory_gb: its largest resident size.
+    curve, samples: see ``progress``. seconds: wall time of the whole process. peak_memory_gb: its largest
+    resident size.
     """
 
     work_dir: Path
@@ -127,7 +119,8 @@ def train(
     resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
     name of a DeepSpeed config, such as ``deepspeed_zero2``; the environment's ``NPROC_PER_NODE`` is the
     number of GPUs to train on, or of processes on a CPU. device: ``cpu`` hides the GPUs; empty or
-    ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
+    ``cuda`` lets XTuner take the first one it sees. report: called with a line of text as it goes on
+    (``progress`` has the figures).
 
     An earlier training in ``work_dir`` goes when this one has come to its end, and not before; if this one
     fails without a checkpoint, the earlier one is in its place again (see ``work_folder``).
@@ -157,17 +150,14 @@ def train(
         about = {"config": str(config), "cfg_options": str(cfg_options or "")}
         work_folder.begin(work_dir, config.name, about)
 
-    def on_line(line: str) -> None:
-        if match := _PROGRESS.search(line):
-            speed = float(match["tokens"] or "nan") / float(match["time"])
-            report(
-                f"第 {match['step']:>4}/{match['total']} 步  损失 {float(match['loss']):.3f}  "
-                f"学习率 {float(match['lr']):.1e}  {speed:.0f} 词元/秒  预计还要 {match['eta']}"
-            )
-        elif match := _VALIDATION.search(line):
-            report(f"验证集（没训练过的题）的损失：{float(match[1]):.3f}")
-        elif _STOPPED in line:
-            report("验证损失连着几次不见好，训练提前停下。")
+    told = len(progress.read_points(work_dir))
+
+    def tell() -> None:
+        nonlocal told
+        points = progress.read_points(work_dir)[told:]
+        told += len(points)
+        for text in filter(None, map(progress.describe, points)):
+            report(text)
 
     started = time.monotonic()
     log = work_dir / "train.log"
@@ -175,9 +165,11 @@ def train(
         with tempfile.TemporaryDirectory() as folder:
             # XTuner's own --cfg-options changes only the place that is named, and drops spaces
             whole = Path(folder) / config.name
+            ours = {"type": "tianji_helpers.training.xtuner_compat.ProgressHook"}
+            plan.config.custom_hooks = [*(plan.config.get("custom_hooks") or []), ours]
             plan.config.dump(str(whole))
             arguments = [str(whole), *arguments]
-            run_tool("train", arguments, log=log, on_line=on_line, device=device, processes=processes)
+            run_tool("train", arguments, log=log, watch=tell, device=device, processes=processes)
     except BaseException as error:
         advice = _advice(str(error), work_dir)
         if not _has_checkpoint(work_dir) and work_folder.put_back(work_dir, config.name):
@@ -195,8 +187,8 @@ def train(
         config=config,
         checkpoint=checkpoint,
         chosen=choose_checkpoint(work_dir),
-        curve=read_curve(work_dir),
-        samples=read_samples(work_dir),
+        curve=progress.read_curve(work_dir),
+        samples=progress.read_samples(work_dir),
         seconds=seconds,
         peak_memory_gb=peak,
     )
@@ -211,7 +203,7 @@ def check_config(
 
 def plan_training(
     config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
-) -> Plan:
+) -> TrainingPlan:
     """Return what a training is going to use, every row of it looked at (see ``data.look``).
 
     A warm-up of less than two steps, after which the learning rate stays near 0, becomes one of two.
@@ -235,7 +227,7 @@ def plan_training(
     validation = _look(cfg.val_dataloader) if cfg.get("val_dataloader") else None
     count = batches(cfg, rows)
     steps, asked, warmup = _set_warmup(cfg, rows)
-    return Plan(cfg, rows, validation, model_dir, count, steps, warmup, asked)
+    return TrainingPlan(cfg, rows, validation, model_dir, count, steps, warmup, asked)
 
 
 def _look(dataloader) -> data.Rows:
@@ -371,7 +363,7 @@ def choose_checkpoint(work_dir: str | Path) -> Checkpoint:
 
     Where none was measured it is the last one. Raises CourseError if there is no whole checkpoint.
     """
-    measured = {p["step"]: p["loss"] for p in read_validation(work_dir) if math.isfinite(p["loss"])}
+    measured = {p["step"]: p["loss"] for p in progress.read_validation(work_dir) if math.isfinite(p["loss"])}
     found = [*Path(work_dir).glob("best_*_iter_*.pth"), *Path(work_dir).glob("iter_*.pth")]
     scored = {path: measured[_step(path)] for path in found if _step(path) in measured and _is_whole(path)}
     if not scored:
@@ -389,46 +381,6 @@ def _is_whole(checkpoint: Path) -> bool:
     """Whether all of it was written: PyTorch's files are zip archives, whose directory comes last."""
     files = list(checkpoint.glob("*.pt")) if checkpoint.is_dir() else [checkpoint]  # DeepSpeed's folder
     return bool(files) and all(zipfile.is_zipfile(file) for file in files)
-
-
-def read_curve(work_dir: str | Path) -> list[dict]:
-    """Return the logged points of a training, in order, one for each logged interval.
-
-    A point has ``step``, ``loss``, ``lr`` and ``time`` (seconds an iteration), and ``tokens_per_second`` (of
-    one GPU, padding not counted) and ``memory_gb`` if they were logged; all but ``lr`` and memory are means
-    over the interval.
-    """
-    points = {}
-    for point in _points(work_dir):
-        if "loss" in point:
-            points[point["step"]] = {key: point[key] for key in ("step", "loss", "lr", "time")}
-            if "tokens" in point:
-                speed = point["tokens"] / point["time"]
-                points[point["step"]] |= {"tokens_per_second": speed, "memory_gb": point["memory_gb"]}
-    return [points[step] for step in sorted(points)]
-
-
-def read_validation(work_dir: str | Path) -> list[dict]:
-    """Return the validation losses measured during a training, in order: ``step``, ``loss``."""
-    name = "validation_loss"
-    found = {point["step"]: point[name] for point in _points(work_dir) if name in point}
-    return [{"step": step, "loss": found[step]} for step in sorted(found)]
-
-
-def _points(work_dir: str | Path) -> list[dict]:
-    files = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
-    lines = (line for file in files for line in records.read_text(file).splitlines())
-    points = []
-    for line in lines:
-        with suppress(ValueError):  # a kill cuts the last one short
-            points.append(json.loads(line))
-    return [point for point in points if isinstance(point, dict) and "step" in point]
-
-
-def read_samples(work_dir: str | Path) -> list[dict]:
-    """Return the answers sampled during a training: ``iter``, ``input``, ``output``."""
-    file = Path(work_dir) / "samples.jsonl"
-    return records.read_jsonl(file) if file.is_file() else []
 
 
 def pth_to_hf(
@@ -568,23 +520,22 @@ def run_tool(
     arguments: Sequence[str],
     *,
     log: Path,
-    on_line: Callable[[str], None] = lambda line: None,
+    watch: Callable[[], None] = lambda: None,
     device: str = "",
     processes: int = 0,
 ) -> None:
     """Run one of XTuner's programs (see ``xtuner_compat``) and wait for it.
 
-    log: gets all that the program prints. on_line: called with each line as it comes. device: ``cpu``
-    hides the GPUs from it. processes: how many of it work together, one a GPU; 0 starts it
-    without a launcher.
+    log: gets all that the program prints. watch: called while it runs, some times a second, and once when
+    it has ended. device: ``cpu`` hides the GPUs from it. processes: how many of it work together, one a
+    GPU; 0 starts it without a launcher.
     Raises CourseError with the exit code and the end of the log if it fails; an interrupt of the
     notebook stops the program too.
     """
     together = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     launcher = together if processes else []
     command = [sys.executable, "-m", *launcher, "tianji_helpers.training.xtuner_compat", tool, *arguments]
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    with tempfile.TemporaryDirectory() as cache, log.open("w", encoding="utf-8", buffering=1) as log_file:
+    with tempfile.TemporaryDirectory() as cache, log.open("wb") as log_file:
         # a cache of its own: datasets' global one may hold rows of a file that has changed since
         environment = threads.for_long_run() if tool == "train" else threads.with_defaults()
         environment |= {"HF_DATASETS_CACHE": cache, "PYTHONUNBUFFERED": "1"}
@@ -595,17 +546,14 @@ def run_tool(
             cwd=paths.ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=log_file,
             stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
         ) as process:
             try:
-                for line in process.stdout:
-                    log_file.write(line)
-                    tail.append(line)
-                    on_line(line)
+                while process.poll() is None:
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(_TICK)
+                    watch()
             except BaseException:
                 process.terminate()
                 raise
@@ -613,7 +561,7 @@ def run_tool(
         reason = (
             "被系统杀掉了，多半是内存不够" if process.returncode == -9 else f"退出码 {process.returncode}"
         )
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
         raise CourseError(
-            f"XTuner 的 {tool} 失败了（{reason}）。完整日志：{log}\n"
-            f"日志的最后几行：\n{''.join(tail).rstrip()}"
+            f"XTuner 的 {tool} 失败了（{reason}）。完整日志：{log}\n日志的最后几行：\n" + "\n".join(tail)
         )

@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import torch
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper as _OptimWrapper
 from mmengine.runner import load_checkpoint
 from peft import get_peft_model
@@ -258,6 +259,17 @@ class ValidationLoss(BaseMetric):
     def compute_metrics(self, results):
         tokens = sum(result["tokens"] for result in results)
         return {"validation_loss": sum(result["loss"] * result["tokens"] for result in results) / tokens}
+
+
+class ProgressHook(Hook):
+    """Adds to mmengine's lines of JSON how many steps there will be, and whether the training ended early."""
+
+    def before_train(self, runner):
+        runner.visualizer.add_scalars({"total_steps": runner.max_iters}, step=runner.iter)
+
+    def after_train(self, runner):
+        early = {"stopped_early": runner.train_loop.stop_training}
+        runner.visualizer.add_scalars(early, step=runner.iter)
 
 
 class EvaluateChatHook(_EvaluateChatHook):

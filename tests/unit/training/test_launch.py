@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, curves, evaluation, inference, launch, models
+from tianji_helpers.training import configs, curves, evaluation, inference, launch, models, progress
 from tianji_toolbox import cli
 
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
@@ -36,7 +36,7 @@ def test_training_leaves_checkpoint_curve_and_samples(trained):
 
 def test_validation_loss_is_measured_and_its_best_checkpoint_kept(trained, tiny_dir, rows_file):
     result, _ = trained
-    measured = launch.read_validation(result.work_dir)
+    measured = progress.read_validation(result.work_dir)
     assert [point["step"] for point in measured] == [10, 20]
     assert measured[-1]["loss"] < measured[0]["loss"]
     log = (result.work_dir / "train.log").read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def test_validation_loss_is_measured_and_its_best_checkpoint_kept(trained, tiny_
 def test_validation_loss_is_that_of_the_evaluation(trained, adapter_dir, tiny_dir, rows_file):
     model, tokenizer = inference.load(tiny_dir, adapter_dir, dtype="float32")
     expected = evaluation.mean_loss(model, tokenizer, evaluation.read_turns(rows_file), "internlm2_chat")
-    found = launch.read_validation(trained[0].work_dir)[-1]["loss"]
+    found = progress.read_validation(trained[0].work_dir)[-1]["loss"]
     assert found == pytest.approx(expected, rel=0.01)  # measured in bfloat16
 
 
@@ -69,7 +69,7 @@ def overfitted(trained, tmp_path_factory):
 
 def test_training_ends_when_the_validation_loss_no_longer_falls(overfitted):
     result, lines = overfitted
-    losses = [point["loss"] for point in launch.read_validation(result.work_dir)]
+    losses = [point["loss"] for point in progress.read_validation(result.work_dir)]
     assert len(losses) == 4 and min(losses) > losses[0] - 0.01
     assert result.checkpoint.name == "iter_8.pth" and "提前停下" in lines[-1]
     said = [float(line.split("：")[1]) for line in lines if "的损失：" in line]
@@ -99,7 +99,7 @@ def test_a_best_checkpoint_that_was_cut_short_is_passed_over(overfitted, tmp_pat
     work_dir = shutil.copytree(result.work_dir, tmp_path / "work")
     best = work_dir / result.chosen.path.name
     best.write_bytes(best.read_bytes()[:-1000])
-    measured = {point["step"]: point["loss"] for point in launch.read_validation(work_dir)}
+    measured = {point["step"]: point["loss"] for point in progress.read_validation(work_dir)}
     step = min((4, 6, 8), key=measured.get)  # the last three are kept
     assert launch.choose_checkpoint(work_dir).path.name == f"iter_{step}.pth"
 
