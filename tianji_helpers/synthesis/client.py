@@ -367,7 +367,7 @@ class Engine:
         self._window = Window(self.settings.concurrency or self.provider.slots)
         self._draw, self._answers = asyncio.Lock(), asyncio.Queue(maxsize=_BATCH)
         timeout = self.settings.timeout or self.provider.timeout
-        client = providers.connect(self.provider, timeout, self._window.most)
+        client = Client(self.provider, timeout)
         with futures.ThreadPoolExecutor(1, thread_name_prefix="journal") as self._disk:
             missing = self._missing(requests)
             committer = asyncio.create_task(self._commit())

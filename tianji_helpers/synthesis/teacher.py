@@ -5,8 +5,7 @@ again. So the course's real clients, time-outs and retries have a real server to
 students real answers to look at, where there is no network and no key. What was never recorded is
 refused, with the two ways out.
 
-``POST /v1/chat/completions`` (also without ``/v1``, as the zhipuai client asks) and ``GET /v1/models``.
-``usage`` counts characters.
+``POST /v1/chat/completions`` and ``GET /v1/models``; ``usage`` counts characters.
 """
 
 import json

@@ -287,9 +287,9 @@ def stream(
 ) -> Iterator[str]:
     """Answer one chat in a thread, and yield the text in pieces as they come.
 
-    temperature: 0 takes the likeliest token each time; above, tokens are drawn. timeout: seconds to wait for a
-    piece. Leaving the iterator early stops the generation. Raises CourseError for a chat that holds template
-    tokens, if the generation fails, or if nothing comes for ``timeout`` seconds.
+    temperature: 0 takes the likeliest token each time; above, tokens are drawn. timeout: seconds to wait for
+    a piece. Leaving the iterator early stops the generation. Raises CourseError for a chat that holds
+    template tokens, if the generation fails, or if nothing comes for ``timeout`` seconds.
     """
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
