@@ -60,7 +60,7 @@ _THOUGHT_END = re.compile(r"^.*</(?:think|thinking|thought|reasoning)>\s*", re.I
 _THOUGHT_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 
 
-class Request(Protocol):
+class Query(Protocol):
     """What is asked. ``where`` names it in a failure; ``answer_chars`` is about how long answers are.
 
     schema: the JSON schema that the answer should follow, or None.
@@ -208,7 +208,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What a run would send and cost; ``reused`` of the ``prompts`` are in the journal already."""
 
     model: str
@@ -233,7 +233,7 @@ class Estimate:
         )
 
 
-def estimate(settings: Settings, requests: Iterable[Request], output_dir: str | Path = "") -> Estimate:
+def estimate(settings: Settings, requests: Iterable[Query], output_dir: str | Path = "") -> CostEstimate:
     """Count what ``Engine.run`` would send, and about what it would cost; nothing is sent or written."""
     provider = settings.choose(with_key=False)
     file = paths.run_dir(output_dir) / paths.STAGES[0] / "journal.sqlite"
@@ -248,7 +248,7 @@ def estimate(settings: Settings, requests: Iterable[Request], output_dir: str | 
                 asked, answered = _expected_tokens(request)
                 prompt_tokens += asked
                 completion_tokens += answered
-    return Estimate(
+    return CostEstimate(
         provider.model, total, reused, prompt_tokens, completion_tokens, settings.price_of(provider)
     )
 
@@ -286,11 +286,11 @@ class Engine:
         self._pace = Pace(settings.rpm, settings.tpm)
         self._resume_at = 0.0  # monotonic seconds; a rate limit holds all workers until then
 
-    def key(self, request: Request) -> str:
+    def key(self, request: Query) -> str:
         """Return the journal's key of a request."""
         return _key(self.provider, self.settings, request)
 
-    def answer(self, request: Request) -> dict | None:
+    def answer(self, request: Query) -> dict | None:
         """Return the stored answer of a request (``text``, ``seed``, tokens) with its key, or None."""
         key = self.key(request)
         answer = self.journal.get(key)
@@ -305,7 +305,7 @@ class Engine:
             "max_tokens": self.settings.max_tokens,
         }
 
-    def provenance(self, request: Request, answer: dict) -> dict:
+    def provenance(self, request: Query, answer: dict) -> dict:
         """Return the fields that tell where a row comes from."""
         return {
             "provider": self.provider.name,
@@ -318,11 +318,11 @@ class Engine:
 
     def run(
         self,
-        requests: Iterable[Request],
+        requests: Iterable[Query],
         total: int,
         what: str,
         check: Callable[[str], object] = bool,
-        answered: Callable[[list[Request]], object] = bool,
+        answered: Callable[[list[Query]], object] = bool,
     ) -> None:
         """Get an answer for every request into the journal; ``summary`` tells how it went.
 
@@ -363,7 +363,7 @@ class Engine:
             thread.join()
             loop.close()
 
-    async def _run(self, requests: Iterator[Request]) -> None:
+    async def _run(self, requests: Iterator[Query]) -> None:
         self._window = Window(self.settings.concurrency or self.provider.slots)
         self._draw, self._answers = asyncio.Lock(), asyncio.Queue(maxsize=_BATCH)
         timeout = self.settings.timeout or self.provider.timeout
@@ -392,7 +392,7 @@ class Engine:
             await committer
             await work
 
-    async def _missing(self, requests: Iterator[Request]) -> AsyncIterator[tuple[str, Request]]:
+    async def _missing(self, requests: Iterator[Query]) -> AsyncIterator[tuple[str, Query]]:
         """Yield the requests that the journal does not answer, with their keys."""
         ahead = asyncio.ensure_future(self._look_up(requests))
         try:
@@ -409,7 +409,7 @@ class Engine:
         finally:
             ahead.cancel()
 
-    async def _look_up(self, requests: Iterator[Request]) -> tuple[dict[str, Request], set[str]]:
+    async def _look_up(self, requests: Iterator[Query]) -> tuple[dict[str, Query], set[str]]:
         """Return the next requests by key, and which of the keys the journal answers."""
         batch = {}
         for request in islice(requests, _BATCH):
@@ -418,7 +418,7 @@ class Engine:
                 await asyncio.sleep(0)  # replies wait for no more than 8 prompts to be built
         return batch, await self._on_disk(self.journal.known, list(batch))
 
-    async def _work(self, client: Client, missing: AsyncIterator[tuple[str, Request]]) -> None:
+    async def _work(self, client: Client, missing: AsyncIterator[tuple[str, Query]]) -> None:
         while not self._stopping:
             async with self._draw:  # all workers draw from one generator
                 drawn = await anext(missing, None)
@@ -435,7 +435,7 @@ class Engine:
             else:
                 await self._answers.put((key, answer, request))
 
-    async def _ask(self, client: Client, request: Request) -> dict:
+    async def _ask(self, client: Client, request: Query) -> dict:
         """Return a good answer; raises Retryable when the tries are used up."""
         unusable = 0
         tokens = sum(_expected_tokens(request)) if self.settings.tpm else 0
@@ -533,7 +533,7 @@ class Engine:
         if failure:
             raise failure
 
-    def _store(self, batch: list[tuple[str, dict, Request]]) -> None:
+    def _store(self, batch: list[tuple[str, dict, Query]]) -> None:
         self.journal.add((key, answer) for key, answer, _ in batch)
         self._answered([request for *_, request in batch])
 
@@ -554,7 +554,7 @@ class _Stopped(Exception):
     """The run is being stopped; this request was not sent."""
 
 
-def _body(provider: Provider, settings: Settings, request: Request, seed: int) -> dict:
+def _body(provider: Provider, settings: Settings, request: Query, seed: int) -> dict:
     """Return the body of a request, as it goes over the wire."""
     body = {
         "model": provider.model,
@@ -570,13 +570,13 @@ def _body(provider: Provider, settings: Settings, request: Request, seed: int) -
     return body
 
 
-def _key(provider: Provider, settings: Settings, request: Request) -> str:
+def _key(provider: Provider, settings: Settings, request: Query) -> str:
     """Return the journal's key; the seed counts even where the provider takes none."""
     body = _body(provider, settings, request, request.seed) | {"seed": request.seed}
     return key_of(provider.name, request.round, body)
 
 
-def _expected_tokens(request: Request) -> tuple[int, int]:
+def _expected_tokens(request: Query) -> tuple[int, int]:
     """Return about how many tokens a request and its answer are."""
     asked = sum(prices.estimate_tokens(message["content"]) + 4 for message in request.messages)
     return asked, prices.estimate_tokens("祝" * request.answer_chars)
