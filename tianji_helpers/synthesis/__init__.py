@@ -1,8 +1,8 @@
-"""Notebook 01: wishes from a teacher model.
+"""Notebook 01: raw rounds of wishes, or of questions and answers, from a teacher model.
 
-``prompts`` turns the matrix into prompts, ``providers`` knows whom to ask, ``teacher`` is the one that
-needs no network, ``journal`` keeps every answer, ``engine`` sends, limits, checks and counts;
-``generate`` (wishes) and ``knowledge`` (questions and answers from texts) put them together.
+Here live prompts, whom one may ask (``providers``, ``teacher``), how all is asked and none lost (``client``,
+``window``, ``limits``, ``journal``), and what becomes of the answers (``generate``, ``knowledge``). What mends or
+rejects an answer later belongs to ``dataset``, what scores one is handed in: no model is loaded here.
 """
 
 from tianji_helpers.synthesis.client import Settings

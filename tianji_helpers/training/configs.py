@@ -57,8 +57,9 @@ SETTINGS = {
 PATHS = tuple(name for name, kind in SETTINGS.items() if kind is _PATH)
 # where a setting stands in a config; whoever names that place means the setting
 _DATA = "train_dataloader.dataset"
+DATA_FILE = f"{_DATA}.dataset.data_files.train"
 PLACES = {
-    f"{_DATA}.dataset.data_files.train": "data_path",
+    DATA_FILE: "data_path",
     f"{_DATA}.max_dataset_length": "max_rows",
     f"{_DATA}.max_length": "max_length",
     "train_dataloader.batch_size": "batch_size",
@@ -71,8 +72,14 @@ PLACES = {
     "pretrained_model_name_or_path": "model_dir",
     "randomness.seed": "seed",
 }
-# XTuner's names of DeepSpeed's settings
-DEEPSPEED = tuple(f"deepspeed_zero{stage}" for stage in ("1", "2", "2_offload", "3", "3_offload"))
+# XTuner's names of DeepSpeed's settings, and the stage of each
+DEEPSPEED = {
+    "deepspeed_zero1": 1,
+    "deepspeed_zero2": 2,
+    "deepspeed_zero2_offload": 2,
+    "deepspeed_zero3": 3,
+    "deepspeed_zero3_offload": 3,
+}
 # what mmengine's runner reads of a config; any other name at its top was for the file itself
 _READ = (
     *("model", "train_dataloader", "val_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"),
@@ -100,17 +107,23 @@ def default_config(task: str, model: str) -> Path:
     return path
 
 
-def load_config(path: str | Path):
-    """Read an XTuner config file. Raises CourseError if it is missing or does not parse."""
+def load_config(path: str | Path, changes: Mapping[str, object] | None = None):
+    """Read an XTuner config file; changes: as ``change`` takes them.
+
+    Raises CourseError if it is missing or does not parse, and as ``change`` does.
+    """
     from mmengine.config import Config
 
     path = paths.resolve(path)
     if not path.is_file():
         raise CourseError(f"找不到配置文件 {path}。configs/ 里有现成的配置。")
     try:
-        return Config.fromfile(str(path))
+        cfg = Config.fromfile(str(path))
     except Exception as error:  # a config is a program: anything can go wrong in it
         raise CourseError(f"配置文件 {path} 读不进来：{type(error).__name__}: {error}") from error
+    if changes:
+        change(cfg, changes)
+    return cfg
 
 
 def write_config(base: str | Path, target: str | Path, **settings) -> Path:
@@ -129,8 +142,7 @@ def write_config(base: str | Path, target: str | Path, **settings) -> Path:
     """
     if unknown := [name for name in settings if name not in SETTINGS]:
         raise CourseError(f"没有叫 {unknown[0]} 的设置。可用的有：{'、'.join(SETTINGS)}。")
-    cfg = load_config(base).copy()
-    change(cfg, {name: value for name, value in settings.items() if value is not None})
+    cfg = load_config(base, {name: value for name, value in settings.items() if value is not None})
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(str(target))
@@ -176,7 +188,7 @@ def _change_named(cfg, named: dict) -> None:
     for model_part in _model_parts(cfg):
         if "model_dir" in named:
             model_part.pretrained_model_name_or_path = named["model_dir"]
-    chat_hook = next((hook for hook in cfg.get("custom_hooks", []) if "evaluation_inputs" in hook), None)
+    chat_hook = find_chat_hook(cfg)
     if "prompt_template" in named:
         named["prompt_template"] = f"xtuner.utils.PROMPT_TEMPLATE.{named['prompt_template']}"
         dataset.template_map_fn.template = named["prompt_template"]
@@ -251,11 +263,27 @@ def part(cfg, place: str, key: str = ""):
     return value
 
 
+def find_model(cfg) -> Path:
+    """Return the folder of a config's model. Raises CourseError if there is no ``config.json`` in it."""
+    folder = paths.resolve(part(cfg, "model.llm.pretrained_model_name_or_path"))
+    if not (folder / "config.json").is_file():
+        raise CourseError(
+            f"配置里的模型文件夹 {paths.told(folder)} 里没有 config.json。"
+            f"请先运行 tianji prepare-model {folder.name}，或改配置里的 pretrained_model_name_or_path。"
+        )
+    return folder
+
+
+def find_chat_hook(cfg) -> dict | None:
+    """Return the hook of a config that samples answers (``EvaluateChatHook``); None if it has none."""
+    return next((hook for hook in cfg.get("custom_hooks") or [] if "evaluation_inputs" in hook), None)
+
+
 def check_deepspeed(name: str) -> int:
     """Return the ZeRO stage of XTuner's name of a DeepSpeed config; raises CourseError for another name."""
     if name not in DEEPSPEED:
         raise CourseError(f"没有叫 {brief(name)} 的 DeepSpeed 策略。可用的有：{'、'.join(DEEPSPEED)}。")
-    return int(name[len("deepspeed_zero")])
+    return DEEPSPEED[name]
 
 
 def _check_place(cfg, place: str, value: object) -> None:

@@ -211,17 +211,11 @@ def plan_training(
     a GPU config, 4-bit weights under ZeRO-3, a missing model or data file, a row that the config cannot
     use, or so few steps that the learning rate never rises.
     """
-    cfg = load_config(config).copy()
-    configs.change(cfg, cfg_options or {})
+    cfg = load_config(config, cfg_options)
     _check_gpu(cfg)
     if deepspeed:
         _check_deepspeed(cfg, deepspeed)
-    model_dir = paths.resolve(part(cfg, "model.llm.pretrained_model_name_or_path"))
-    if not (model_dir / "config.json").is_file():
-        raise CourseError(
-            f"配置里的模型文件夹 {paths.told(model_dir)} 里没有 config.json。"
-            f"请先运行 tianji prepare-model {model_dir.name}，或改配置里的 pretrained_model_name_or_path。"
-        )
+    model_dir = configs.find_model(cfg)
     inspection.check_architecture(inspection.inspect_model(model_dir))
     rows = _look(cfg.train_dataloader)
     validation = _look(cfg.val_dataloader) if cfg.get("val_dataloader") else None
@@ -231,13 +225,7 @@ def plan_training(
 
 
 def _look(dataloader) -> data.Rows:
-    try:
-        path = paths.resolve(dataloader.dataset.dataset.data_files.train)
-    except (AttributeError, TypeError) as error:
-        raise CourseError(
-            "配置里没有 train_dataloader.dataset.dataset.data_files.train，不知道数据在哪里。"
-            "请照 configs/_base_/qlora_gpu.py 写 dataset=dict(type=load_rows, data_files=dict(train=文件))。"
-        ) from error
+    path = paths.resolve(part(dataloader, "dataset.dataset.data_files.train"))
     if not path.is_file():
         raise CourseError(f"配置里的训练数据 {paths.told(path)} 不存在。请先运行生成它的那一课。")
     return data.look(dataloader.dataset)
@@ -252,14 +240,14 @@ def _processes() -> int:
 
 
 def _check_deepspeed(cfg, deepspeed: str) -> None:
-    configs.check_deepspeed(deepspeed)
+    stage = configs.check_deepspeed(deepspeed)
     if importlib.util.find_spec("deepspeed") is None:
         raise CourseError(
             "没有安装 DeepSpeed。请先运行 pip install -r configs/deepspeed/requirements.txt，"
             "或去掉 --deepspeed：只设 NPROC_PER_NODE 也能用多张卡。"
         )
     # DeepSpeed 0.18.9 stops in the first gathering of weights: "all params must have the same dtype"
-    if "zero3" in deepspeed and "quantization_config" in cfg.model.llm:
+    if stage == 3 and "quantization_config" in cfg.model.llm:
         raise CourseError(
             f"{deepspeed} 不能切分 4 位权重和它的适配器。QLoRA 请用 deepspeed_zero2"
             "（4 位的 7B 每张卡只占 4 GB）；deepspeed_zero3 留给全量微调，见 configs/ 里名字带 _full 的配置。"

@@ -79,7 +79,7 @@ def choose_device(device: str, model: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise CourseError(
             f"模型 {model} 要在 GPU 上训练，但 PyTorch 没有找到 GPU。请用 tianji doctor 检查驱动，"
-            f"或把参数 model 改成 {models.EMBEDDED}（CPU 就能训练）。"
+            f"或把参数 base_model 改成 {models.EMBEDDED}（CPU 就能训练）。"
         )
     return wanted
 
@@ -150,8 +150,7 @@ def _fitted(cfg, settings: dict) -> dict:
 
 def data_file(config: str | Path) -> Path:
     """Return the rows that a config trains on."""
-    place = "train_dataloader.dataset.dataset.data_files.train"
-    return paths.resolve(configs.part(configs.load_config(config), place))
+    return paths.resolve(configs.part(configs.load_config(config), configs.DATA_FILE))
 
 
 def ensure_trained(
