@@ -1,8 +1,9 @@
 """Notebook 01: raw rounds of wishes, or of questions and answers, from a teacher model.
 
 Here live prompts, whom one may ask (``providers``, ``teacher``), how all is asked and none lost (``client``,
-``window``, ``limits``, ``journal``), and what becomes of the answers (``generate``, ``knowledge``). What mends or
-rejects an answer later belongs to ``dataset``, what scores one is handed in: no model is loaded here.
+``window``, ``limits``, ``journal``), and what becomes of the answers (``generate``, ``knowledge``). What
+mends or rejects an answer later belongs to ``dataset``, what scores one is handed in: no model is loaded
+here.
 """
 
 from tianji_helpers.synthesis.client import Settings
