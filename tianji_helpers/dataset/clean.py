@@ -55,10 +55,10 @@ _SAMPLES = 5
 class Cleaned:
     """What cleaning made of the rows.
 
-    kept: the clean turns. rejects: ``{"row", "rule", "reason", "input", "before", "after"}`` (row
-    from 1 in the input; after: the text as the rule saw it), and ``twin``, the row that it repeats. mended: ``{"row", "input", "before",
-    "after", "rules"}`` of the kept rows that changed. report: counts and samples per rule. A row's place
-    in its source is what leads back to all of it (``decisions.key_of``).
+    kept: the clean turns. rejects: ``{"row", "rule", "reason", "input", "before", "after"}`` (row from 1 in
+    the input; after: the text as the rule saw it), and ``twin``, the row that it repeats. mended: ``{"row",
+    "input", "before", "after", "rules"}`` of the kept rows that changed. report: counts and samples per
+    rule. A row's place in its source is what leads back to all of it (``decisions.key_of``).
     """
 
     kept: list[dict] = field(default_factory=list)
