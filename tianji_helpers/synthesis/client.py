@@ -1,26 +1,24 @@
 """Ask a provider for all answers, lose none, pay for none twice.
 
-Requests go through three stages. ``_missing`` leaves out what the journal already answers;
-workers send the rest, as many at once as the ``window`` allows and within the limits a minute, and check
-what comes back;
-``_commit`` writes good answers to the journal in groups (durable), and only then are they counted.
-Run again after a crash, a Ctrl-C or with other limits: it goes on where it was. Nothing holds more
-than a few hundred requests, however long the run is.
+Requests go through three stages. ``_missing`` leaves out what the journal already answers; workers send the
+rest, as many at once as the ``window`` allows and within the limits a minute, and check what comes back;
+``_commit`` writes good answers to the journal in groups (durable), and only then are they counted. Run again
+after a crash, a Ctrl-C or with other limits: it goes on where it was. Nothing holds more than a few hundred
+requests, however long the run is.
 
-An answer that is empty, cut, filtered, refused or of the wrong form is asked for again, under the next
-seed, because the same seed may bring the same answer; a row that gets no good answer in ``tries``
-tries is a failure, which is reported and never stored. What a model thinks aloud before its answer is
-taken off, and counted. A limit of the server (429, 503) holds all
-workers, for as long as it asks. What no second try mends stops the run.
+An answer that is empty, cut, filtered, refused or of the wrong form is asked for again, under the next seed,
+because the same seed may bring the same answer; a row that gets no good answer in ``tries`` tries is a
+failure, which is reported and never stored. What a model thinks aloud before its answer is taken off, and
+counted. A limit of the server (429, 503) holds all workers, for as long as it asks. What no second try mends
+stops the run.
 
-The event loop has a thread of its own, so that a run also works inside Jupyter, whose main thread
-already runs one.
+The event loop has a thread of its own, so that a run also works inside Jupyter, whose main thread already
+runs one.
 """
 
 import asyncio
 import random
 import re
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent import futures
@@ -30,6 +28,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
 
 from tianji_helpers import llama, packaged, paths
@@ -61,9 +60,8 @@ _THOUGHT_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORE
 
 
 class Query(Protocol):
-    """What is asked. ``where`` names it in a failure; ``answer_chars`` is about how long answers are.
-
-    schema: the JSON schema that the answer should follow, or None.
+    """What is asked. ``where`` names it in a failure; ``answer_chars`` is about how long answers are;
+    ``schema`` is the JSON schema that the answer should follow, or None.
     """
 
     round: int
@@ -83,14 +81,11 @@ class Query(Protocol):
 class Settings:
     """Whom to ask, and how.
 
-    provider: deepseek, zhipu, local, embedded or offline (which start their teacher by themselves).
-    model, base_url: instead of the provider's own. temperature: 0 to 2, a request parameter.
-    max_tokens: for one answer. concurrency: requests under way at once;
-    0 finds out how many the provider takes.
-    rpm, tpm: requests and tokens a minute; 0 is no limit. timeout: seconds for one request; 0 is what
-    suits the provider.
-    tries: how often a request is sent before it is a failure. price: instead of data/prices.yaml's.
-    Raises CourseError for a value out of bounds.
+    provider: a name of ``providers.PROVIDERS``. model, base_url: instead of the provider's own. temperature:
+    0 to 2, a request parameter. max_tokens: for one answer. concurrency: requests under way at once; 0 finds
+    out how many the provider takes. rpm, tpm: requests and tokens a minute; 0 is no limit. timeout: seconds
+    for one request; 0 is what suits the provider. tries: how often a request is sent before it is a failure.
+    price: instead of data/prices.yaml's. Raises CourseError for a value out of bounds.
     """
 
     provider: str = "offline"
@@ -139,14 +134,12 @@ class Failure:
 
 @dataclass
 class Summary:
-    """What a run did.
+    """What a run did: of all ``prompts``, ``done`` = ``reused`` (from the journal) + ``answered`` (new).
 
-    prompts: requests of this run, ``done`` = ``reused`` (already in the journal) + ``answered`` (new).
-    sent: HTTP requests, tries included. unsuitable: pairs of the matrix that are skipped.
-    thoughtful: new answers from which the model's thoughts were taken off. distrusted: answers of the
-    journal that somebody has changed, and that were asked for again.
-    prompt_tokens, cached_tokens (a part of them), completion_tokens: as the server counted them, of
-    all replies, good or not. files: the round files. price: None if it is not known.
+    sent: HTTP requests, tries included. unsuitable: pairs of the matrix that are skipped. thoughtful: new
+    answers from which the model's thoughts were taken off. distrusted: answers of the journal that somebody
+    has changed, and that were asked for again. prompt_tokens, cached_tokens (a part of them),
+    completion_tokens: as the server counted them, of all replies, good or not. files: the round files.
     """
 
     prompts: int = 0
@@ -343,25 +336,19 @@ class Engine:
         with bar:
             self._bar, self._check, self._answered = bar, check, answered
             self._stopping, self._stop = False, asyncio.Event()
-            self._in_thread(self._run(iter(requests)))
+            self._in_thread(iter(requests))
         self.summary.distrusted = len(self.journal.distrusted)
 
-    def _in_thread(self, work) -> None:
+    def _in_thread(self, requests: Iterator[Query]) -> None:
         """Run the event loop in a thread; Ctrl-C lets it come to a clean stop."""
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, daemon=True)
-        thread.start()
-        future = asyncio.run_coroutine_threadsafe(work, loop)
-        try:
-            future.result()
-        except KeyboardInterrupt:
-            loop.call_soon_threadsafe(self._stop.set)
-            futures.wait([future])
-            raise
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+        with start_blocking_portal() as portal:
+            future = portal.start_task_soon(self._run, requests)
+            try:
+                future.result()
+            except KeyboardInterrupt:
+                portal.call(self._stop.set)
+                futures.wait([future])
+                raise
 
     async def _run(self, requests: Iterator[Query]) -> None:
         self._window = Window(self.settings.concurrency or self.provider.slots)

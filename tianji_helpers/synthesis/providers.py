@@ -285,12 +285,8 @@ def _translate(provider: Provider, reached: bool, error: Exception) -> Exception
             "请检查 base_url、网络和代理设置；"
             "本地服务器（vLLM、LMDeploy、Ollama）要先启动。"
         )
-    bad_value = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
-    if bad_value or kinds & {"LocalProtocolError", "InvalidURL", "UnsupportedProtocol"}:
+    if isinstance(error, ValueError) or kinds & {"LocalProtocolError", "InvalidURL", "UnsupportedProtocol"}:
         return CourseError(f"发不出请求（{what}）。请检查 base_url（{provider.base_url}）和密钥。")
-    # openai's aiohttp transport also calls a broken connection a time-out
-    if "TimeoutException" in kinds and "ClientError" not in kinds:
-        return Retryable("超时没有回答", overload=True)
     return Retryable(f"连接中断或回答不完整（{what}）")
 
 

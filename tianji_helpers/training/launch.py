@@ -49,9 +49,8 @@ class Checkpoint:
 class TrainingPlan:
     """What a training is going to use, worked out before anything is loaded; as text, a table.
 
-    config: the whole config, with all changes. rows, validation: of its files. batches: of one epoch.
-    steps: of the whole training. warmup: steps of them in which the learning rate rises; asked_warmup: what
-    the config says, which may be too few to rise at all.
+    config: with all changes. batches: of one epoch. steps: of the whole training. warmup: those in which the
+    learning rate rises; asked_warmup: those that the config says, which may be too few to rise at all.
     """
 
     config: object
@@ -64,33 +63,34 @@ class TrainingPlan:
     asked_warmup: float
 
     def __str__(self) -> str:
-        cfg, lines = self.config, {}
-        lines["训练数据"] = f"{self.rows}每轮用 {_used(cfg, self.rows)}。"
-        lines["验证数据"] = paths.told(self.validation.path) if self.validation else "没有"
-        lines["基座模型"] = paths.told(self.model_dir)
-        length = cfg.train_cfg.get("max_epochs")
+        cfg = self.config
+        epochs, lora = cfg.train_cfg.get("max_epochs"), cfg.model.get("lora")
         accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
-        lines["步数"] = f"{self.steps}" + (f"（{length:g} 轮，每轮 {self.batches} 批）" if length else "")
-        lines["每批"] = f"{cfg.train_dataloader.batch_size}" + (
-            f"，攒 {accumulated} 批更新一次" if accumulated > 1 else ""
-        )
-        lines["热身"] = f"{self.warmup} 步"
-        if self.warmup > self.asked_warmup >= 0:
-            lines["热身"] += f"（配置里只有 {self.asked_warmup:.2f} 步，学习率会升不起来，所以改了）"
-        lines["学习率"] = f"{part(cfg, 'optim_wrapper.optimizer.lr'):g}"
-        if lora := cfg.model.get("lora"):
-            lines["LoRA"] = f"r={lora.r}，alpha={lora.lora_alpha}"
-        lines["种子"] = f"{cfg.get('randomness', {}).get('seed')}"
-        return "\n".join(["这次训练真正会用的：", *(f"  {name}：{text}" for name, text in lines.items())])
+        lines = {
+            "训练数据": f"{self.rows}每轮用 {_used(cfg, self.rows)}。",
+            "验证数据": paths.told(self.validation.path) if self.validation else "没有",
+            "基座模型": paths.told(self.model_dir),
+            "步数": f"{self.steps}" + (f"（{epochs:g} 轮，每轮 {self.batches} 批）" if epochs else ""),
+            "每批": f"{cfg.train_dataloader.batch_size}"
+            + (f"，攒 {accumulated} 批更新一次" if accumulated > 1 else ""),
+            "热身": f"{self.warmup} 步"
+            + (
+                f"（配置里只有 {self.asked_warmup:.2f} 步，学习率会升不起来，所以改了）"
+                if self.warmup > self.asked_warmup >= 0
+                else ""
+            ),
+            "学习率": f"{part(cfg, 'optim_wrapper.optimizer.lr'):g}",
+            "LoRA": f"r={lora.r}，alpha={lora.lora_alpha}" if lora else "",
+            "种子": f"{cfg.get('randomness', {}).get('seed')}",
+        }
+        return "\n".join(["这次训练真正会用的：", *(f"  {n}：{text}" for n, text in lines.items() if text)])
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training left behind.
+    """What a training left behind; ``checkpoint`` is the last one, to go on from, ``chosen`` the one to use.
 
-    checkpoint: the last ``iter_N.pth``, to go on from. chosen: the one to use, see ``choose_checkpoint``.
-    curve, samples: see ``progress``. seconds: wall time of the whole process. peak_memory_gb: its largest
-    resident size.
+    curve, samples: see ``progress``. seconds: wall time. peak_memory_gb: the largest resident size.
     """
 
     work_dir: Path
@@ -115,20 +115,15 @@ def train(
 ) -> TrainResult:
     """Train with XTuner and return what it left in ``work_dir``.
 
-    config: an XTuner config file. cfg_options: settings to change, as ``configs.change`` takes them.
-    resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
-    name of a DeepSpeed config, such as ``deepspeed_zero2``; the environment's ``NPROC_PER_NODE`` is the
-    number of GPUs to train on, or of processes on a CPU. device: ``cpu`` hides the GPUs; empty or
-    ``cuda`` lets XTuner take the first one it sees. report: called with a line of text as it goes on
-    (``progress`` has the figures).
+    cfg_options: settings to change, as ``configs.change`` takes them. resume: go on from the last checkpoint
+    there. deepspeed: XTuner's name of a DeepSpeed config, such as ``deepspeed_zero2``. ``NPROC_PER_NODE`` in
+    the environment is the number of GPUs, or of processes on a CPU. device: ``cpu`` hides the GPUs. report:
+    called with a line of text as it goes on (``progress`` has the figures).
 
-    An earlier training in ``work_dir`` goes when this one has come to its end, and not before; if this one
-    fails without a checkpoint, the earlier one is in its place again (see ``work_folder``).
-
-    Raises CourseError before anything is loaded if the config names a missing file or model, or a
-    learning rate that would never rise, and for a ``work_dir`` in which something lies that would be
-    overwritten; and when the training fails, with the cause if it is a known one
-    (NaN, full disk), the last whole checkpoint, and the end of the log.
+    An earlier training there goes when this one has come to its end, and not before (see ``work_folder``).
+    Raises CourseError before anything is loaded as ``plan_training`` does, and for a ``work_dir`` in which
+    something would be overwritten; and when the training fails, with the cause if it is known (NaN, full
+    disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
     plan = plan_training(config, cfg_options, deepspeed=deepspeed)
@@ -255,7 +250,7 @@ def _check_deepspeed(cfg, deepspeed: str) -> None:
 
 
 def batches(cfg, rows: data.Rows) -> int:
-    """Return how many batches an epoch has. rows: those of the config, as ``check_config`` returns them."""
+    """Return how many batches an epoch of the config has; rows: as ``check_config`` returns them."""
     return -(-_count(cfg, rows) // (cfg.train_dataloader.batch_size * _processes()))
 
 
@@ -329,10 +324,7 @@ def _advice(failure: str, work_dir: Path) -> str:
 
 
 def last_checkpoint(work_dir: str | Path) -> Path:
-    """Return the newest whole ``iter_N.pth`` of a training.
-
-    One that a kill or a full disk cut short is passed over. Raises CourseError if there is none.
-    """
+    """Return the newest ``iter_N.pth`` that no kill or full disk cut short; raises CourseError if none."""
     work_dir = Path(work_dir)
     found = sorted(work_dir.glob("iter_*.pth"), key=_step)
     whole = [path for path in found if _is_whole(path)]
@@ -377,14 +369,12 @@ def pth_to_hf(
     """Convert a checkpoint of XTuner to a Hugging Face (PEFT) adapter folder and return it.
 
     After full fine-tuning (a config without ``lora``) the folder is a model, with its tokenizer.
+    checkpoint: an ``iter_N.pth``, which DeepSpeed makes a folder; or the work folder, of which
+    ``choose_checkpoint`` takes one. about: more to keep in the provenance, beside the checkpoint with the
+    reason for it, the base model and the system prompt.
 
-    config: the config that it was trained with. checkpoint: an ``iter_N.pth``, which is a file, or
-    a folder after a training with DeepSpeed; or the whole work folder, of which ``choose_checkpoint`` takes
-    one. about: more to keep in the provenance beside the checkpoint with the reason for it, and the base
-    model and the system prompt, which come from the config.
-
-    The base model's weights are not needed and not read. The folder appears only when it is
-    complete; an earlier adapter of ours is replaced. Raises CourseError if there is something else.
+    The base model's weights are not read. The folder appears only when it is complete; an earlier adapter of
+    ours is replaced. Raises CourseError if there is something else.
     """
     config, checkpoint, adapter_dir = (paths.resolve(path) for path in (config, checkpoint, adapter_dir))
     cfg = load_config(config)
@@ -434,12 +424,10 @@ def merge(
 ) -> Path:
     """Merge an adapter into the unquantized base model and return the new model's folder.
 
-    device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16`` or ``float32``; empty means that of the
-    base model, and ``float32`` for one in half precision. max_shard_size: of one safetensors file.
-
-    The folder appears only when it is complete; what the adapter's provenance says goes with it.
-    Raises CourseError for folders that don't fit, a quantized base, too little disk, or a target
-    that holds something else.
+    device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16`` or ``float32``; empty means that of the base
+    model, and ``float32`` for one in half precision. max_shard_size: of one safetensors file. The folder
+    appears only when it is complete; what the adapter's provenance says goes with it. Raises CourseError for
+    folders that don't fit, a quantized base, too little disk, or a target that holds something else.
     """
     merged_dir = paths.resolve(merged_dir)
     base = inspection.inspect_model(model_dir)
@@ -454,15 +442,15 @@ def merge(
             raise CourseError(f"不能合并到 {paths.told(merged_dir)}：那里放着 {paths.told(source)}。")
     dtype = dtype or base.config.get("dtype") or base.config.get("torch_dtype")
     dtype = dtype if dtype in ("bfloat16", "float32") else "float32"
-    arguments = ["--safe-serialization", "--device", device, "--dtype", dtype]
-    arguments += ["--max-shard-size", max_shard_size]
+    options = ["--safe-serialization", "--device", device, "--max-shard-size", max_shard_size]
     inspection.check_architecture(base)
 
     def make(target: Path, part: Path, log: Path) -> None:
         needed = sum(file.stat().st_size for file in base.weights) / 1e9
         if (free := shutil.disk_usage(part).free / 1e9) < needed:
             raise CourseError(f"磁盘空间不够：合并后的模型要 {needed:.1f} GB，只剩 {free:.1f} GB。")
-        run_tool("merge", [str(base.path), str(adapter.path), str(target), *arguments], log=log)
+        folders = [str(folder) for folder in (base.path, adapter.path, target)]
+        run_tool("merge", [dtype, *folders, *options], log=log)
         inspection.inspect_model(target)
 
     return _make_folder(
@@ -520,8 +508,8 @@ def run_tool(
     Raises CourseError with the exit code and the end of the log if it fails; an interrupt of the
     notebook stops the program too.
     """
-    together = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    launcher = together if processes else []
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    launcher = launcher if processes else []
     command = [sys.executable, "-m", *launcher, "tianji_helpers.training.xtuner_compat", tool, *arguments]
     with tempfile.TemporaryDirectory() as cache, log.open("wb") as log_file:
         # a cache of its own: datasets' global one may hold rows of a file that has changed since

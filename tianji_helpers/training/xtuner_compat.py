@@ -8,7 +8,6 @@ The classes here are XTuner's own with one method changed each; configs name the
 Everything holds for XTuner 0.2.0 with the versions in ``requirements.lock``.
 """
 
-import argparse
 import functools
 import inspect
 import itertools
@@ -80,18 +79,11 @@ class SupervisedFinetune(_SupervisedFinetune):
     fused: train through the fast paths of ``acceleration``, without autocast (mmengine's
     ``AmpOptimWrapper`` refuses to work on a CPU): what is not quantized stays in the type it was loaded
     in (PEFT's preparation turns it into float32), and the head gets no adapter (XTuner means to leave
-    it out, but its list lacks the name of InternLM2's, ``output``).
-    recompute_share: with ``fused``, the share of layers whose activations are computed again instead
-    of kept, 0 to 1; it takes the place of ``use_activation_checkpointing``.
+    it out, but its list lacks the name of InternLM2's, ``output``). recompute_share: with ``fused``, in the
+    place of ``use_activation_checkpointing``, see ``acceleration.accelerate``.
     """
 
-    def __init__(
-        self,
-        *args,
-        fused: bool = False,
-        recompute_share: float = 0.0,
-        **kwargs,
-    ):
+    def __init__(self, *args, fused: bool = False, recompute_share: float = 0.0, **kwargs):
         apply()
         self.fused = fused  # asked for while XTuner's own __init__ runs
         super().__init__(*args, **kwargs)
@@ -175,13 +167,9 @@ class OptimWrapper(_OptimWrapper):
 
 
 def join_samples(instances: list[dict]) -> dict:
-    """Collate samples into one row without padding in which every sample stands for itself.
-
-    instances: rows of ``process_hf_dataset(pack_to_max_length=False)``: ``input_ids`` and ``labels``.
-    Returns XTuner's form of a packed batch, as ``join_packed_rows`` does.
-    """
+    """Collate rows of one sample each (``input_ids``, ``labels``) as ``join_packed_rows`` does others."""
     rows = [
-        {**item, "position_ids": range(len(item["input_ids"])), "cumulative_len": [0, len(item["input_ids"])]}
+        item | {"position_ids": range(length := len(item["input_ids"])), "cumulative_len": [0, length]}
         for item in instances
     ]
     return join_packed_rows(rows)
@@ -319,19 +307,13 @@ def _merge(dtype: str) -> None:
 
 @record  # a launcher of several processes prints the traceback of the one that failed first
 def main(arguments: list[str]) -> None:
-    """Apply the work-arounds and run one of XTuner's programs: ``TOOL ARGS…``.
-
-    ``merge`` takes an option beside XTuner's: ``--dtype``.
-    """
+    """Apply the work-arounds and run one of XTuner's programs: ``TOOL ARGS…``, or ``merge DTYPE ARGS…``."""
     tool, *rest = arguments
     apply()
-    if tool == "merge":
-        own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        own.add_argument("--dtype", default="bfloat16")
-        options, rest = own.parse_known_args(rest)
+    dtype = rest.pop(0) if tool == "merge" else ""
     sys.argv = [TOOLS[tool], *rest]
     if tool == "merge":
-        _merge(options.dtype)
+        _merge(dtype)
     elif tool == "pth_to_hf":
         _pth_to_hf()
     else:
