@@ -5,10 +5,9 @@ hands a ``Price`` to the run. Tokens of a text are estimated as DeepSeek documen
 character about 0.6, any other about 0.3); other models' tokenizers differ by some tens of percent.
 """
 
+import datetime
 import math
 import re
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from reprlib import repr as brief
 from typing import Annotated
@@ -23,14 +22,13 @@ _CHINESE = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
 _Yuan = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
 
-@dataclass(frozen=True)
-class Price:
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Yuan for a million tokens: ``input``, ``cached`` (input found in the cache), ``output``."""
 
-    input: float
-    cached: float
-    output: float
-    date: str = ""
+    input: _Yuan
+    cached: _Yuan
+    output: _Yuan
+    date: datetime.date | None = None
 
     def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
         """Return yuan.
@@ -41,15 +39,6 @@ class Price:
         fresh = prompt_tokens - cached_tokens
         total = fresh * self.input + cached_tokens * self.cached + completion_tokens * self.output
         return total / 1_000_000
-
-
-class _Row(msgspec.Struct, forbid_unknown_fields=True):
-    """A model in the table."""
-
-    date: date
-    input: _Yuan
-    cached: _Yuan
-    output: _Yuan
 
 
 def find(provider: str, model: str, file: str | Path | None = None) -> Price | None:
@@ -67,13 +56,12 @@ def find(provider: str, model: str, file: str | Path | None = None) -> Price | N
     if row is None:
         return None
     try:
-        row = msgspec.convert(row, _Row)
+        return msgspec.convert(row, Price)
     except msgspec.ValidationError as error:
         raise CourseError(
-            f"{file} 的 {provider} / {model}：应当恰好有 date（日期，如 2026-01-31）和 input、cached、output"
-            f"（不小于 0 的数），现在是 {brief(row)}（{error}）。"
+            f"{file} 的 {provider} / {model}：应当有 input、cached、output（不小于 0 的数）和 date（日期，"
+            f"如 2026-01-31），现在是 {brief(row)}（{error}）。"
         ) from error
-    return Price(row.input, row.cached, row.output, str(row.date))
 
 
 def show(cost: float | None) -> str:

@@ -212,18 +212,18 @@ def plan_training(
         _check_deepspeed(cfg, deepspeed)
     model_dir = configs.find_model(cfg)
     inspection.check_architecture(inspection.inspect_model(model_dir))
-    rows = _look(cfg.train_dataloader)
-    validation = _look(cfg.val_dataloader) if cfg.get("val_dataloader") else None
+    rows = _look(cfg, "train_dataloader")
+    validation = _look(cfg, "val_dataloader") if cfg.get("val_dataloader") else None
     count = batches(cfg, rows)
     steps, asked, warmup = _set_warmup(cfg, rows)
     return TrainingPlan(cfg, rows, validation, model_dir, count, steps, warmup, asked)
 
 
-def _look(dataloader) -> data.Rows:
-    path = paths.resolve(part(dataloader, "dataset.dataset.data_files.train"))
+def _look(cfg, dataloader: str) -> data.Rows:
+    path = paths.resolve(part(cfg, f"{dataloader}.dataset.dataset.data_files.train"))
     if not path.is_file():
         raise CourseError(f"配置里的训练数据 {paths.told(path)} 不存在。请先运行生成它的那一课。")
-    return data.look(dataloader.dataset)
+    return data.look(cfg[dataloader].dataset)
 
 
 def _processes() -> int:

@@ -136,7 +136,7 @@ def test_a_config_that_hides_its_data_is_told_where_to_name_them(written):
         [formats.from_turns(SHORT, "xtuner")],
         "train_dataloader['dataset']['dataset']['data_files'] = 'x.json'",
     )
-    with pytest.raises(CourseError, match=r"data_files\.train.*load_rows"):
+    with pytest.raises(CourseError, match=r"train_dataloader\.dataset\.dataset\.data_files\.train.*configs/"):
         launch.check_config(config)
 
 
