@@ -14,7 +14,7 @@ import numpy as np
 from tianji_helpers import details, faults, formats, records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import figures, inference, quality
-from tianji_helpers.training.inference import Answer
+from tianji_helpers.training.inference import Completion
 
 # The hard faults of any answer; the others would forbid a list or an apology where one was asked for.
 ANY_ANSWER = (faults.UNSTOPPED, "empty", "language", "loop", "unfinished")
@@ -100,7 +100,7 @@ def answer_losses(
 
 def grade(
     requests: Sequence[str],
-    answers: Sequence[Answer],
+    answers: Sequence[Completion],
     kind: str = "wishes",
     *,
     matrix: wishes.Matrix | None = None,

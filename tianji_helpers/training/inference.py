@@ -21,7 +21,7 @@ NOT_MISTRAL = {"fix_mistral_regex": False}
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """What a model said: the text without template tokens, and whether it ended by itself."""
 
     text: str
@@ -200,8 +200,8 @@ def messages(request: str, system: str = "", history: Sequence[tuple[str, str]] 
 
 def answer_all(
     model, tokenizer, chats: Sequence[list[dict]], *, max_new_tokens: int = 100, batch_size: int = 8
-) -> list[Answer]:
-    """Answer every chat, greedily, ``batch_size`` at a time, and return the answers in order.
+) -> list[Completion]:
+    """Completion every chat, greedily, ``batch_size`` at a time, and return the answers in order.
 
     chats: lists of messages, as ``messages`` makes them. An answer has stopped by itself if it
     ended before ``max_new_tokens``. Raises CourseError for a chat that holds template tokens.
@@ -209,7 +209,7 @@ def answer_all(
     import torch
 
     stops = stop_ids(model, tokenizer)
-    answers: list[Answer | None] = [None] * len(chats)
+    answers: list[Completion | None] = [None] * len(chats)
     # neighbours of similar length need little padding
     order = sorted(range(len(chats)), key=lambda index: sum(len(m["content"]) for m in chats[index]))
     for start in range(0, len(order), batch_size):
@@ -228,7 +228,7 @@ def answer_all(
             )
         for index, row in zip(chosen, tokens[:, batch["input_ids"].shape[1] :], strict=True):
             text = tokenizer.decode(row, skip_special_tokens=True).strip()
-            answers[index] = Answer(text, stopped=any(token in stops for token in row.tolist()))
+            answers[index] = Completion(text, stopped=any(token in stops for token in row.tolist()))
     return answers
 
 
@@ -285,7 +285,7 @@ def stream(
     top_p: float = 0.9,
     timeout: float = 120.0,
 ) -> Iterator[str]:
-    """Answer one chat in a thread, and yield the text in pieces as they come.
+    """Completion one chat in a thread, and yield the text in pieces as they come.
 
     temperature: 0 takes the likeliest token each time; above, tokens are drawn. timeout: seconds to wait for
     a piece. Leaving the iterator early stops the generation. Raises CourseError for a chat that holds

@@ -96,7 +96,7 @@ def examine(
 def _ask(model, tokenizer, turns, general, template: str, max_new_tokens: int) -> dict:
     """Return the losses and answers of both sets of questions."""
 
-    def answers(asked: Sequence[dict], limit: int) -> list[inference.Answer]:
+    def answers(asked: Sequence[dict], limit: int) -> list[inference.Completion]:
         chats = [evaluation.chat(turn) for turn in asked]
         return inference.answer_all(model, tokenizer, chats, max_new_tokens=limit, batch_size=16)
 
