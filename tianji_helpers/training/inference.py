@@ -201,7 +201,7 @@ def messages(request: str, system: str = "", history: Sequence[tuple[str, str]] 
 def answer_all(
     model, tokenizer, chats: Sequence[list[dict]], *, max_new_tokens: int = 100, batch_size: int = 8
 ) -> list[Completion]:
-    """Completion every chat, greedily, ``batch_size`` at a time, and return the answers in order.
+    """Answer every chat, greedily, ``batch_size`` at a time, and return the answers in order.
 
     chats: lists of messages, as ``messages`` makes them. An answer has stopped by itself if it
     ended before ``max_new_tokens``. Raises CourseError for a chat that holds template tokens.
@@ -285,7 +285,7 @@ def stream(
     top_p: float = 0.9,
     timeout: float = 120.0,
 ) -> Iterator[str]:
-    """Completion one chat in a thread, and yield the text in pieces as they come.
+    """Answer one chat in a thread, and yield the text in pieces as they come.
 
     temperature: 0 takes the likeliest token each time; above, tokens are drawn. timeout: seconds to wait for
     a piece. Leaving the iterator early stops the generation. Raises CourseError for a chat that holds
