@@ -23,9 +23,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from tianji_helpers import paths, records
-from tianji_helpers.chat import Chat, repl, widget
+from tianji_helpers.chat import Chat, widget
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference
+from tianji_toolbox.terminal import repl
 
 
 @pytest.fixture(scope="module")
