@@ -73,7 +73,7 @@ def estimate(
     tokens = cfg.train_dataloader.batch_size * cfg.train_dataloader.dataset.max_length
     fused = cfg.model.get("fused", False)
     trained, quantized, kept = _parameters(cfg, model, linears, head)
-    stage = configs.check_deepspeed(deepspeed) if deepspeed else 0
+    stage = configs.zero_stage(deepspeed) if deepspeed else 0
     lora = cfg.model.get("lora")
     weight, gradient, state = _DEEPSPEED if stage else _ADAPTER if lora else _FULL
     parts = {}

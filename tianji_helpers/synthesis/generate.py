@@ -1,7 +1,7 @@
 """The wishes of the matrix: one request a suitable pair, style and round; one file a style and round.
 
-Or those of a list of requests in people's own words. How requests are sent, kept and counted is the
-``engine``'s matter.
+Or those of a list of requests in people's own words. How they are sent, kept and counted is the matter of
+``client``.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -68,15 +68,13 @@ def synthesize(
 ) -> Summary:
     """Generate the wishes of all suitable pairs, and write one file a style and round.
 
-    provider and options (model, base_url, temperature, concurrency, rpm, tpm ...): see ``Settings``.
-    styles: names from the matrix; all but the extra ones by default.
-    rounds: how often the whole matrix is asked.
-    output_dir: the run's folder (see ``paths.run_dir``); files go to its ``01_synthesis``.
-    limit: prompts a style and round, a seeded sample; None or 0 is all.
-    requests: instead of the matrix, requests in people's own words (any recipient and scene, details, a
-    length); one file a round, and ``limit`` counts from the beginning.
-    best_of: ask each prompt so often and keep the best answer (see ``selection``); all are paid for.
-    rate: tells which is the best: (request, answer) pairs to scores, as ``training.quality.rate``.
+    provider, options (model, base_url, temperature, concurrency, rpm, tpm ...): see ``Settings``. styles:
+    names from the matrix; all but the extra ones by default. rounds: how often the whole matrix is asked.
+    output_dir: the run's folder; files go to its ``01_synthesis``. limit: prompts a style and round, a seeded
+    sample; None or 0 is all. requests: instead of the matrix, requests in people's own words (any recipient
+    and scene, details, a length); one file a round, and ``limit`` counts from the beginning. best_of: ask
+    each prompt so often and keep the best answer (see ``selection``); all are paid for. rate: tells the best,
+    (request, answer) pairs to scores, as ``training.quality.rate`` does.
     Raises CourseError for bad parameters, a wrong key, model or address, a locked or damaged journal.
     Source: the synthesis step of the 送祝福 guide, whose script lost a whole round when it died.
     """
@@ -151,7 +149,7 @@ def _plan(
         asked = read_requests(matrix, requests)[: limit or None]
         planned = [_requests_round(matrix, asked, number, seed) for number in numbers]
     else:
-        styles = _check_styles(matrix, styles)
+        styles = _chosen_styles(matrix, styles)
         planned = [_style_round(matrix, style, number, seed, limit) for number in numbers for style in styles]
     _check_best_of(settings, best_of, rate)
     return settings, matrix, planned, best_of
@@ -194,7 +192,7 @@ def read_requests(matrix: wishes.Matrix, lines: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def _check_styles(matrix: wishes.Matrix, styles: Iterable[str] | None) -> list[str]:
+def _chosen_styles(matrix: wishes.Matrix, styles: Iterable[str] | None) -> list[str]:
     if isinstance(styles, str):
         styles = [styles]
     styles = matrix.usual_styles if styles is None else list(dict.fromkeys(styles))

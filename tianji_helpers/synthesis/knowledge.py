@@ -1,12 +1,10 @@
-"""From texts to questions and answers: the same engine, another kind of request.
+"""From texts to questions and answers: the same client, another kind of request.
 
-A text is cut into chunks; a teacher is asked for some pairs of question and answer about each, as JSON.
-The reply is checked against the schema ``{"qa": [{"question", "answer"}]}``; what a model often adds
-(a fence, a preamble, a comma too many, a cut end) is mended, a reply without one good pair is asked for
-again, and a bad pair beside good ones is kept among the rejects with its reason.
-
-The files follow the contract of the raw rounds, in a folder of their own (``01_synthesis/qa``), so that
-they don't get among the wishes unasked.
+A text is cut into chunks; a teacher is asked for some pairs of question and answer about each, as JSON
+``{"qa": [{"question", "answer"}]}``. What a model often adds (a fence, a preamble, a comma too many, a cut
+end) is mended, a reply without one good pair is asked for again, and a bad pair beside good ones is kept
+among the rejects with its reason. The files follow the contract of the raw rounds, in a folder of their own
+(``01_synthesis/qa``), so that they don't get among the wishes unasked.
 """
 
 import json
@@ -57,19 +55,8 @@ class ChunkPrompt:
         fields = {
             name: {"type": "string", "minLength": 2, "maxLength": most} for name, most in _MOST_CHARS.items()
         }
-        pair = {
-            "type": "object",
-            "properties": fields,
-            "required": list(fields),
-            "additionalProperties": False,
-        }
-        several = {"type": "array", "items": pair, "minItems": self.pairs, "maxItems": self.pairs}
-        return {
-            "type": "object",
-            "properties": {"qa": several},
-            "required": ["qa"],
-            "additionalProperties": False,
-        }
+        several = {"type": "array", "items": _only(fields), "minItems": self.pairs, "maxItems": self.pairs}
+        return _only({"qa": several})
 
     @property
     def text(self) -> str:
@@ -86,6 +73,12 @@ class ChunkPrompt:
     def messages(self) -> list[dict]:
         """The chat messages."""
         return [{"role": "system", "content": _ASKER}, {"role": "user", "content": self.text}]
+
+
+def _only(fields: dict) -> dict:
+    """Return the JSON schema of an object with these fields, all of them, and no others."""
+    names = list(fields)
+    return {"type": "object", "properties": fields, "required": names, "additionalProperties": False}
 
 
 @dataclass
@@ -142,10 +135,9 @@ def synthesize_knowledge(
 ) -> KnowledgeSummary:
     """Ask for questions and answers about all texts of a folder; write one file a round.
 
-    folder: a folder of .txt and .md files (its sub-folders too), or one such file.
-    pairs: asked for a chunk. size, overlap: of the chunks, in characters (see ``chunks``).
-    limit: chunks, from the beginning; None or 0 is all. The rest as for ``synthesize``.
-    Raises CourseError for bad parameters, no text to be found, and what stops a run.
+    folder: of .txt and .md files (in sub-folders too), or one such file. pairs: asked for a chunk. size,
+    overlap: of the chunks, in characters (see ``chunks``). limit: chunks, from the beginning; None or 0 is
+    all. The rest, and the errors, as for ``synthesize``; and CourseError if there is no text.
     """
     work = {"pairs": pairs, "rounds": rounds, "seed": seed, "limit": limit, "size": size, "overlap": overlap}
     settings, plan = _plan(folder, provider, **work, **options)

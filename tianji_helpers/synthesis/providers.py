@@ -13,7 +13,8 @@ message (``redaction.hide`` takes them out of what a server says).
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -75,9 +76,9 @@ PROVIDERS = {
 def choose(name: str, model: str = "", base_url: str = "", with_key: bool = True) -> Provider:
     """Return a provider ready to be asked.
 
-    name: a key of ``PROVIDERS``. model, base_url: instead of the provider's own; ``local`` needs both,
-    ``offline`` gets its address when its teacher starts. with_key: False needs no key (for a preview).
-    Raises CourseError for an unknown name, a missing address, model or key.
+    model, base_url: instead of the provider's own; ``local`` needs both, ``offline`` gets its address when
+    its teacher starts. with_key: False needs no key (for a preview). Raises CourseError for an unknown name,
+    a missing address, model or key.
 
     >>> choose("deepsek")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -282,8 +283,7 @@ def _translate(provider: Provider, reached: bool, error: Exception) -> Exception
     if kinds & {"ConnectError", "ClientConnectorError"} and not reached:
         return CourseError(
             f"连不上 {provider.base_url}：没有服务器在那里应答。"
-            "请检查 base_url、网络和代理设置；"
-            "本地服务器（vLLM、LMDeploy、Ollama）要先启动。"
+            "请检查 base_url、网络和代理设置；本地服务器（vLLM、LMDeploy、Ollama）要先启动。"
         )
     if isinstance(error, ValueError) or kinds & {"LocalProtocolError", "InvalidURL", "UnsupportedProtocol"}:
         return CourseError(f"发不出请求（{what}）。请检查 base_url（{provider.base_url}）和密钥。")
@@ -317,7 +317,7 @@ def _explain(provider: Provider, status: int, text: str, headers: Mapping[str, s
     return Refused(answer)
 
 
-def _causes(error: BaseException | None):
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -330,11 +330,8 @@ def _names_model(text: str) -> bool:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     value = headers.get("Retry-After", "")
-    try:
+    with suppress(ValueError):
         return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
+    with suppress(TypeError, ValueError):
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(timezone.utc)).total_seconds())
-    except (TypeError, ValueError):
-        return None
+    return None

@@ -252,7 +252,7 @@ def find_chat_hook(cfg) -> dict | None:
     return next((hook for hook in cfg.get("custom_hooks") or [] if "evaluation_inputs" in hook), None)
 
 
-def check_deepspeed(name: str) -> int:
+def zero_stage(name: str) -> int:
     """Return the ZeRO stage of XTuner's name of a DeepSpeed config; raises CourseError for another name."""
     if name not in DEEPSPEED:
         raise CourseError(f"没有叫 {brief(name)} 的 DeepSpeed 策略。可用的有：{'、'.join(DEEPSPEED)}。")

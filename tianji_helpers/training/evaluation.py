@@ -109,7 +109,7 @@ def grade(
 ) -> list[dict]:
     """Look at each answer in ways that know nothing of each other: hard faults, quality, details.
 
-    requests: in any wording; answers: in the same order. kind: ``stages.kind`` of the task; where it is
+    requests: in any wording; answers: in the same order. kind: ``tasks.kind`` of the task; where it is
     not ``wishes``, only the faults of any answer count (``ANY_ANSWER``). device, report: as
     ``quality.rate`` takes them. Returns rows of ``request``, ``answer``, ``stopped``, ``faults`` (name →
     reason in Chinese; empty if there is none), ``quality`` (0 to 1) and ``details`` (whether the answer takes

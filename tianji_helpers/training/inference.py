@@ -18,6 +18,13 @@ from tianji_helpers.training import inspection
 # that it wrote itself, and warns of wrong token ids (_patch_mistral_regex in tokenization_utils_base.py).
 # Those of our Qwen2 folders are right, and the catalogue has no Mistral.
 NOT_MISTRAL = {"fix_mistral_regex": False}
+# takes the likeliest token each time
+GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    "do_sample": False,
+    "temperature": None,
+    "top_p": None,
+    "top_k": None,
+}  # the likeliest token each time
 
 
 @dataclass(frozen=True)
@@ -218,11 +225,8 @@ def answer_all(
         with torch.inference_mode():
             tokens = model.generate(
                 **batch,
+                **GREEDY,
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
                 eos_token_id=stops,
                 pad_token_id=tokenizer.pad_token_id,
             )
@@ -300,11 +304,7 @@ def stream(
         def __call__(self, input_ids, scores, **kwargs):
             return cancelled.is_set()
 
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-        if temperature > 0
-        else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    )
+    drawn = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     prompt = _encode(tokenizer, [chat]).to(model.device)
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=timeout, skip_special_tokens=True)
 
@@ -313,7 +313,7 @@ def stream(
             with torch.inference_mode():
                 model.generate(
                     **prompt,
-                    **sampling,
+                    **(drawn if temperature > 0 else GREEDY),
                     max_new_tokens=max_new_tokens,
                     eos_token_id=stop_ids(model, tokenizer),
                     pad_token_id=tokenizer.pad_token_id,

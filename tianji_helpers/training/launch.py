@@ -235,7 +235,7 @@ def _processes() -> int:
 
 
 def _check_deepspeed(cfg, deepspeed: str) -> None:
-    stage = configs.check_deepspeed(deepspeed)
+    stage = configs.zero_stage(deepspeed)
     if importlib.util.find_spec("deepspeed") is None:
         raise CourseError(
             "没有安装 DeepSpeed。请先运行 pip install -r configs/deepspeed/requirements.txt，"
@@ -388,7 +388,7 @@ def pth_to_hf(
     # XTuner reads and quantizes the whole model if the config quantizes it, and builds an empty one
     # otherwise: the adapter is the same
     cfg.model.llm.pop("quantization_config", None)
-    systems = [hook.get("system") for hook in cfg.get("custom_hooks", [])]
+    system = (configs.find_chat_hook(cfg) or {}).get("system", "")
 
     def make(target: Path, part: Path, log: Path) -> None:
         cfg.dump(str(part / "config.py"))
@@ -401,7 +401,7 @@ def pth_to_hf(
             (target / "xtuner_config.py").unlink()
             inspection.inspect_model(target)
 
-    recorded = {"base_model": Path(base_dir).name, "system": next(filter(None, systems), "")}
+    recorded = {"base_model": Path(base_dir).name, "system": system}
     recorded |= {"checkpoint": checkpoint.name, "checkpoint_reason": reason}
     return _make_folder(
         make,

@@ -222,8 +222,8 @@ class EvaluateChatHook(_EvaluateChatHook):
     """
 
     def __init__(self, *args, **kwargs):
-        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        super().__init__(*args, generation_kwargs=greedy | kwargs.pop("generation_kwargs", {}), **kwargs)
+        given = inference.GREEDY | kwargs.pop("generation_kwargs", {})
+        super().__init__(*args, generation_kwargs=given, **kwargs)
         # XTuner's stop words look at the first answer only and would cut all others with it
         words = [criterion.stop_word for criterion in self.stop_criteria]
         stops = {self.tokenizer.eos_token_id, *self.tokenizer.convert_tokens_to_ids(words)}
