@@ -20,11 +20,6 @@ from tianji_helpers.training import inspection
 NOT_MISTRAL = {"fix_mistral_regex": False}
 # takes the likeliest token each time
 GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    "do_sample": False,
-    "temperature": None,
-    "top_p": None,
-    "top_k": None,
-}  # the likeliest token each time
 
 
 @dataclass(frozen=True)
