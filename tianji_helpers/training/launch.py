@@ -145,15 +145,7 @@ def train(
         about = {"config": str(config), "cfg_options": str(cfg_options or "")}
         work_folder.begin(work_dir, config.name, about)
 
-    told = len(progress.read_points(work_dir))
-
-    def tell() -> None:
-        nonlocal told
-        points = progress.read_points(work_dir)[told:]
-        told += len(points)
-        for text in filter(None, map(progress.describe, points)):
-            report(text)
-
+    watch = _teller(work_dir, report)
     started = time.monotonic()
     log = work_dir / "train.log"
     try:
@@ -164,7 +156,7 @@ def train(
             plan.config.custom_hooks = [*(plan.config.get("custom_hooks") or []), ours]
             plan.config.dump(str(whole))
             arguments = [str(whole), *arguments]
-            run_tool("train", arguments, log=log, watch=tell, device=device, processes=processes)
+            run_tool("train", arguments, log=log, watch=watch, device=device, processes=processes)
     except BaseException as error:
         advice = _advice(str(error), work_dir)
         if not _has_checkpoint(work_dir) and work_folder.put_back(work_dir, config.name):
@@ -187,6 +179,20 @@ def train(
         seconds=seconds,
         peak_memory_gb=peak,
     )
+
+
+def _teller(work_dir: Path, report: Callable[[str], None]) -> Callable[[], None]:
+    """Return a function that reports what a training wrote down since it was called last."""
+    told = len(progress.read_points(work_dir))  # by the runs before this one
+
+    def tell() -> None:
+        nonlocal told
+        points = progress.read_points(work_dir)[told:]
+        told += len(points)
+        for text in filter(None, map(progress.describe, points)):
+            report(text)
+
+    return tell
 
 
 def check_config(
