@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, data, evaluation, inference, launch, models
+from tianji_helpers.training import configs, data, evaluation, inference, launch, models, planning
 
 _FEW_BATCHES = 100  # of an epoch; with fewer, one epoch teaches next to nothing
 _EPOCHS_OF_FEW = 3
@@ -141,7 +141,7 @@ def _words(output_dir: str | Path) -> dict:
 
 def _fitted(cfg, settings: dict) -> dict:
     """Return the settings with epochs and sampling that suit the number of rows."""
-    batches = launch.batches(cfg, data.look(cfg.train_dataloader.dataset))
+    batches = planning.batches(cfg, data.look(cfg.train_dataloader.dataset))
     epochs = settings.get("max_epochs") or (cfg.max_epochs if batches >= _FEW_BATCHES else _EPOCHS_OF_FEW)
     steps = batches * epochs
     every = min(cfg.default_hooks.checkpoint.interval, max(1, int(steps / 3)))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, curves, evaluation, inference, launch, models, progress
+from tianji_helpers.training import configs, curves, evaluation, inference, launch, models, planning, progress
 from tianji_toolbox import cli
 
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
@@ -452,15 +452,15 @@ def test_a_warm_up_too_short_to_rise_is_made_longer_and_told(qwen2_dir, rows_fil
     settings = {"model_dir": qwen2_dir, "data_path": rows_file, "max_length": 64, "warmup_ratio": 0.1}
     config = configs.write_config(CONFIG, tmp_path / "config.py", batch_size=2, **settings)
     for packed in (True, False):
-        plan = launch.plan_training(config, {"train_dataloader.dataset.pack_to_max_length": packed})
+        plan = planning.plan_training(config, {"train_dataloader.dataset.pack_to_max_length": packed})
         warmup, decay = plan.config.param_scheduler
         assert plan.steps >= 4 and plan.warmup == int(warmup.end * plan.batches) == 2
         assert decay.begin == warmup.end < decay.end
         assert "热身：2 步（配置里只有 0." in str(plan)
     assert "每轮用 16 条数据" in str(plan) and f"{rows_file}：16 条" in str(plan) and "步数：8" in str(plan)
-    longer = launch.plan_training(config, {"warmup_ratio": 0.5, "max_epochs": 9})
+    longer = planning.plan_training(config, {"warmup_ratio": 0.5, "max_epochs": 9})
     assert (longer.steps, longer.warmup) == (72, 36) and "热身：36 步\n" in str(longer)
-    few = launch.plan_training(config, {"max_rows": 5, "max_iters": 10, "batch_size": 1})
+    few = planning.plan_training(config, {"max_rows": 5, "max_iters": 10, "batch_size": 1})
     assert (few.steps, few.batches, few.warmup) == (10, 5, 2) and "每轮用 5 条数据" in str(few)
 
 
@@ -473,10 +473,10 @@ def test_the_advice_against_too_few_steps_can_be_followed(tiny_dir, rows_file, t
     ) as caught:
         launch.check_config(config)
     advice = float(re.search(r"提高到 (\S+) 以上", str(caught.value))[1])
-    assert launch.plan_training(config, {"max_epochs": advice}).steps >= 4
+    assert planning.plan_training(config, {"max_epochs": advice}).steps >= 4
     with pytest.raises(CourseError, match="max_iters 提高到 4"):
         launch.check_config(config, {"max_iters": 3})
-    assert launch.plan_training(config, {"max_iters": 4}).steps == 4
+    assert planning.plan_training(config, {"max_iters": 4}).steps == 4
 
 
 def test_cfg_options_are_what_is_trained_and_what_is_saved(tiny_dir, rows_file, tmp_path, capsys):
