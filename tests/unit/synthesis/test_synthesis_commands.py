@@ -4,6 +4,7 @@ import pytest
 from synthesis_teachers import RecordingTeacher
 
 from tianji_helpers import paths, records
+from tianji_helpers.synthesis import round_files
 from tianji_toolbox import cli
 
 WISHES = ["synthesize", "--style", "正常", "--limit", "6", "--tpm", "1000000", "--rpm", "60000"]
@@ -22,7 +23,7 @@ def test_best_of_keeps_what_the_embedded_model_finds_likelier(tmp_path, base_dir
     with RecordingTeacher(dirt_share=0.0) as teacher:
         options = ["--output", str(tmp_path), "--base-url", teacher.base_url, "--best-of", "2"]
         assert cli.main([*WISHES, *options]) == 0
-    (file,) = tmp_path.rglob("wishes_*.json")
+    (file,) = round_files(tmp_path)
     assert len(records.read_conversations(file)) == 6 and len(teacher.bodies) == 12
 
 
