@@ -55,10 +55,10 @@ _SAMPLES = 5
 class Cleaned:
     """What cleaning made of the rows.
 
-    kept: the clean turns. rejects: ``{"row", "rule", "reason", "input", "before", "after"}`` (row
-    from 1 in the input; after: the text as the rule saw it). mended: ``{"row", "input", "before",
-    "after", "rules"}`` of the kept rows that changed. report: counts and samples per rule. A row's place
-    in its source is what leads back to all of it (``decisions.key_of``).
+    kept: the clean turns. rejects: ``{"row", "rule", "reason", "input", "before", "after"}`` (row from 1 in
+    the input; after: the text as the rule saw it), and ``twin``, the row that it repeats. mended: ``{"row",
+    "input", "before", "after", "rules"}`` of the kept rows that changed. report: counts and samples per
+    rule. A row's place in its source is what leads back to all of it (``decisions.key_of``).
     """
 
     kept: list[dict] = field(default_factory=list)
@@ -113,6 +113,7 @@ class _Outcome(msgspec.Struct, array_like=True, gc=False):
     decided: bool = False  # by a person: kept whatever the rules say
     opening: str = ""
     is_wish: bool = True
+    twin: int = 0  # the earlier row that it repeats
 
     @property
     def before(self) -> str:
@@ -263,12 +264,13 @@ def _unique(parts: Iterable[_Part], judge: _Judge) -> Iterator[list[_Outcome]]:
             if first == outcome.row:
                 new.append(place)
             elif not outcome.decided:
-                outcome.verdict = EXACT, f"和第 {first} 条一样"
+                outcome.verdict, outcome.twin = (EXACT, f"和第 {first} 条一样"), first
         if part.sketch is not None:
             rows, texts = [left[place].row for place in new], [left[place].compared for place in new]
             for place, twin in zip(new, near.screen(rows, texts, part.sketch[new]), strict=True):
                 if twin and not left[place].decided:
                     left[place].verdict = NEAR, f"和第 {twin[0]} 条的相似度是 {twin[1]:.2f}"
+                    left[place].twin = twin[0]
         yield part.outcomes
 
 
@@ -326,6 +328,7 @@ class _Report:
             return {**note, "rules": rules}
         name, reason = outcome.verdict
         note = {"row": outcome.row, "rule": name, "reason": reason, **note}
+        note |= {"twin": outcome.twin} if outcome.twin else {}
         self._count(name, note)
         return note
 

@@ -33,12 +33,12 @@ _SPARE = 1.1  # of the largest peak so far
 
 @dataclass
 class Progress:
-    """A run as the live table shows it: its status, and what it said last."""
+    """A run as the live table shows it. folder: where it works, once it has begun on this machine."""
 
     run: Run
     status: Status
     cells: int = 0
-    text: str = ""
+    folder: Path | None = None
     memory_gb: float = 0.0
     began: float | None = None  # time.monotonic()
     fresh: bool = True  # to be done in this batch
@@ -50,7 +50,6 @@ class Progress:
             self.status = replace(self.status, notebook=said["notebook"], cell=None)
         self.status = replace(self.status, cell=said.get("cell", self.status.cell))
         self.cells = said.get("cells", self.cells)
-        self.text = said.get("text", self.text)
         self.memory_gb = said.get("memory_gb", self.memory_gb)
 
 
@@ -102,7 +101,7 @@ def _here(plan: Plan, store: Store, threads: int) -> Execute:
     """Return the function that does a run on this machine."""
 
     def execute(row: Progress) -> Status:
-        place = store.run_dir(row.run.name)
+        place = row.folder = store.run_dir(row.run.name)
         options = {"threads": threads, "on_note": row.note, "stop": row.stop}
         try:
             status = batch_run.execute(row.run, place, plan.limits, **options)

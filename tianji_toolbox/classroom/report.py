@@ -41,14 +41,14 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 _LEGEND = 16  # runs that a figure's legend names
 
 
-class _Run(msgspec.Struct):
+class _PlannedRun(msgspec.Struct):
     name: str
     chosen: dict[str, Any] = {}
 
 
 class _Batch(msgspec.Struct):
     title: str
-    runs: list[_Run]
+    runs: list[_PlannedRun]
 
 
 class _Change(msgspec.Struct):
@@ -155,7 +155,7 @@ def _grades(folder: Path) -> list[tuple[str, str, str, str]]:
     return [(*row[:3], row[-1]) for row in rows if len(row) > 3]
 
 
-def _line(folder: Path, run: _Run) -> Line:
+def _line(folder: Path, run: _PlannedRun) -> Line:
     place = folder / "runs" / run.name
     status = _read(place / "status.json", Status)
     if status is None or status.status not in batch_table.WORDS:

@@ -36,7 +36,6 @@ STOPPED = "stopped"  # by ``stop``
 
 _TICK = 0.25  # seconds between two looks at time and memory
 _GRACE = 15  # seconds in which a stopped child writes down what there is
-_NOTE_EVERY = 0.5  # seconds between two notes of what a cell prints
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,8 @@ def run_notebook(
     not checked here. log: gets what the cells print, appended. environment: all that the child sees
     (default: this process's). writable: the folders below which it may write, if the kernel has
     Landlock (None: anywhere). launcher: a command in front of the child's, which must keep open files
-    (``unshare …``). on_note: called with ``{"cell", "cells"}`` when a code cell begins, with
-    ``{"text"}``, the last line printed, and with ``{"memory_gb"}`` now, often. stop: set it from
-    another thread to end the run.
+    (``unshare …``). on_note: called with ``{"cell", "cells"}`` when a code cell begins, and
+    with ``{"memory_gb"}`` now, often. stop: set it from another thread to end the run.
 
     Raises CourseError if the notebook cannot be read or the child not be started.
     """
@@ -394,7 +392,6 @@ class _Run:
             """Says which cell begins, and takes no more output than allowed."""
 
             size = 0
-            noted = 0.0
 
             def execute_cell(self, cell, cell_index, *args, **kwargs):
                 if cell.cell_type == "code":
@@ -412,10 +409,6 @@ class _Run:
                     run._flooded = True
                     threading.Thread(target=run.end).start()
                     return None
-                lines = shown.strip().splitlines() if isinstance(shown, str) else []
-                if lines and time.monotonic() - self.noted > _NOTE_EVERY:
-                    self.noted = time.monotonic()
-                    run.note(text=lines[-1][-200:])
                 return super().process_message(msg, cell, cell_index)
 
         class Engine(NBClientEngine):

@@ -19,7 +19,7 @@ from tianji_toolbox.cli.parser import (
 
 def chat(args: argparse.Namespace) -> None:
     """和一个模型对话，可以带几个适配器"""
-    from tianji_helpers import chat
+    from tianji_toolbox import terminal
 
     adapters = {}
     for text in args.adapter:
@@ -30,7 +30,7 @@ def chat(args: argparse.Namespace) -> None:
         if name in adapters:
             raise CourseError(f"有两个适配器都叫 {name}。请给它们不同的名字：--adapter 名字=文件夹。")
         adapters[name] = READ(folder)
-    chat.repl(
+    terminal.repl(
         args.model_dir,
         adapters,
         args.system,

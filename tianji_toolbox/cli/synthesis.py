@@ -11,7 +11,11 @@ def synthesize(args: argparse.Namespace) -> int:
     """生成祝福语，每种风格每轮一个文件（第 1 课）"""
     from tianji_helpers import records, synthesis
 
-    options = {"styles": args.style or None, "best_of": args.best_of, **_asking(args)}
+    options = {"styles": args.style or None, **_asking(args)}
+    if args.best_of > 1:
+        from tianji_helpers.training import quality
+
+        options |= {"best_of": args.best_of, "rate": quality.rate}
     if args.requests:
         if args.style:
             raise CourseError("--requests 里的每条请求自己带着风格，不要再写 --style。")

@@ -34,7 +34,7 @@ def prepare_model(args: argparse.Namespace) -> None:
 
 def estimate(args: argparse.Namespace) -> int:
     """估算一个配置训练时要多少显存，看这台机器放不放得下"""
-    from tianji_helpers.training import estimate
+    from tianji_toolbox import estimate
 
     result = estimate.estimate(args.config, _options(args), deepspeed=args.deepspeed, devices=args.devices)
     available = estimate.available_gb(result.on_gpu)

@@ -51,7 +51,7 @@ _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Publication:
     """What would be published.
 
     folder: holds exactly the files that go up. files: (name, bytes), sorted by name. left_out: files
@@ -71,7 +71,7 @@ class Plan:
         return "\n".join(lines)
 
 
-def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path = "") -> Plan:
+def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path = "") -> Publication:
     """Lay out what would be published, check it, and return the list. Nothing leaves this machine.
 
     model_dir: a merged model, an adapter, or a folder of ``tianji export``. platform: one of
@@ -111,7 +111,7 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     for file in sorted(folder.iterdir()):
         leaks.inspect(file)
     files = [(file.name, file.stat().st_size) for file in sorted(folder.iterdir())]
-    return Plan(platform, repo, folder, files, left_out)
+    return Publication(platform, repo, folder, files, left_out)
 
 
 def _choose(model_dir: Path, weights: set[str]) -> tuple[dict[str, Path], dict[str, str]]:
@@ -156,7 +156,7 @@ def _name_base(file: Path, facts: card.Facts, platform: str) -> None:
 
 
 def upload(
-    plan: Plan, *, private: bool = False, endpoint: str = "", report: Callable[[str], None] = print
+    plan: Publication, *, private: bool = False, endpoint: str = "", report: Callable[[str], None] = print
 ) -> str:
     """Send what ``prepare`` laid out through the platform's own client and return the page's address.
 
@@ -195,7 +195,7 @@ def _token(platform: str) -> str:
     return token
 
 
-def _to_huggingface(plan: Plan, token: str, private: bool, endpoint: str) -> str:
+def _to_huggingface(plan: Publication, token: str, private: bool, endpoint: str) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=endpoint.rstrip("/") or None, token=token)
@@ -204,7 +204,7 @@ def _to_huggingface(plan: Plan, token: str, private: bool, endpoint: str) -> str
     return f"{api.endpoint}/{plan.repo}"
 
 
-def _to_modelscope(plan: Plan, token: str, private: bool, endpoint: str) -> str:
+def _to_modelscope(plan: Publication, token: str, private: bool, endpoint: str) -> str:
     from modelscope_hub import HubApi
 
     api = HubApi(token=token, endpoint=endpoint or None)
@@ -221,7 +221,7 @@ def _to_modelscope(plan: Plan, token: str, private: bool, endpoint: str) -> str:
     return f"{api._config.endpoint}/models/{plan.repo}"
 
 
-def _to_openxlab(plan: Plan, token: str, private: bool, endpoint: str) -> str:
+def _to_openxlab(plan: Publication, token: str, private: bool, endpoint: str) -> str:
     url = f"{endpoint.rstrip('/') or card.OPENXLAB}/{plan.repo}"
     git_push.push(plan.folder, f"{url}.git", plan.repo.split("/")[0], token, "Upload model")
     return url

@@ -130,7 +130,7 @@ def test_visitors_are_served_in_order_and_see_their_place(studio):
 
 
 def test_who_leaves_gives_the_turn_back_and_too_many_are_sent_away():
-    line = web.Line(limit=1)
+    line = web.WaitingLine(limit=1)
     with line.ticket() as first:
         with line.ticket() as second:
             assert (line.ahead(first), line.ahead(second, 0.01)) == (0, 1)
