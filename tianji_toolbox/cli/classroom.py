@@ -8,7 +8,7 @@ from tianji_toolbox.cli.parser import OUTPUT, READ_FILE, READ_FOLDER, amount, fo
 
 def batch(args: argparse.Namespace) -> int:
     """按计划批量运行笔记本；停下后再运行就接着走"""
-    from tianji_toolbox.classroom import batch, batch_plan, batch_store, batch_table, landlock, report
+    from tianji_toolbox.classroom import batch, batch_plan, batch_store, batch_table, jail, report
 
     plan = batch_plan.load(args.plan)
     store = batch_store.open_store(args.output, plan.file.stem)
@@ -20,8 +20,8 @@ def batch(args: argparse.Namespace) -> int:
         names = " → ".join(notebook.stem for notebook in plan.runs[0].notebooks)
         print(f"{plan.title}：{sum(row.fresh for row in rows)} / {len(rows)} 次要运行，每次 {names}")
         return 0
-    if not landlock.version():
-        print("注意：这台机器的内核没有 Landlock，运行中的笔记本能写别的文件夹。", file=sys.stderr)
+    if why := jail.why_not():
+        print(f"注意：运行中的笔记本能写别的文件夹，因为这台机器关不住它们：{why}", file=sys.stderr)
     with batch_table.watch() as show:
         statuses = batch.run_batch(
             plan, store, workers=args.workers, only_failed=args.only_failed, ray=args.ray, show=show
@@ -48,13 +48,15 @@ def grade(args: argparse.Namespace) -> None:
     from tianji_toolbox.classroom import grading
 
     limits = {"seconds": args.timeout, "memory_gb": args.memory, "workers": args.workers}
-    grades = grading.grade(args.submissions, **limits)
+    folder = args.output or paths.resolve("outputs/grades")
+    # what is graded stays, whatever comes after it
+    grades = grading.grade(args.submissions, **limits, save=lambda some: grading.write(some, folder))
     total = len(grading.columns(grades))
     for row in grades:
         print(
             f"{row.passed:>3} / {total}  {row.student}" + "".join(f"\n      {line}" for line in row.problems)
         )
-    for file in grading.write(grades, args.output or paths.resolve("outputs/grades")):
+    for file in grading.write(grades, folder):
         print(f"写出 {file}")
 
 
