@@ -50,6 +50,7 @@ MAX_VALUE = 1 << 26  # characters; one row that is longer is no row of this cour
 _BLOCK = 1 << 20  # bytes read at a time
 _AHEAD = 8 << 20  # bytes written between two calls to put them on the disk
 _MAX_DEPTH = 50
+_SMALL = 1 << 20  # bytes; what a person edits is no larger
 _VERSIONED = ("transformers", "peft", "xtuner", "bitsandbytes", "datasets", "openai", "torch")
 
 
@@ -591,7 +592,7 @@ def write_provenance(
     parameters: what was asked for, seed included; secrets have no place here.
     counts: rows or tokens, by name. inputs: the files that were read; their sha256 is kept (a mapping
     brings it along). digest: keep that of the file at ``path`` too; to read it again takes its time. Of a
-    folder the names and sizes of its files are kept (see ``replace_folder``).
+    folder its files are kept, as ``listing`` gives them (see ``replace_folder``).
     Returns what was written.
     """
     path = Path(path)
@@ -607,7 +608,7 @@ def write_provenance(
     if digest and path.is_file():
         record["sha256"] = sha256(path)
     if path.is_dir():
-        record["files"] = _sizes(path)
+        record["files"] = listing(path)
     write_json(provenance_path(path), record)
     return record
 
@@ -622,23 +623,35 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
     if folder.exists():
         file = provenance_path(folder)
         listed = read_json(file) if file.is_file() else None
-        if isinstance(listed, dict) and listed.get("files") == _sizes(folder):
+        if isinstance(listed, dict) and listed.get("files") == listing(folder):
             shutil.rmtree(folder)
         else:
-            names = (folder.with_name(f"{folder.name}.kept-{number}") for number in itertools.count(1))
-            kept = next(name for name in names if not name.exists())
-            folder.rename(kept)
+            kept = set_aside(folder)
     made.rename(folder)
     return kept
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Return the size of each file below a folder, by its name there; of an empty folder it is 0."""
-    return {
-        item.relative_to(folder).as_posix(): item.lstat().st_size if not item.is_dir() else 0
-        for item in sorted(folder.rglob("*"))
-        if not item.is_dir() or not any(item.iterdir())
-    }
+def set_aside(folder: Path) -> Path:
+    """Keep a folder under another name, ``<folder>.kept-1`` or the next that is free, and return that."""
+    names = (folder.with_name(f"{folder.name}.kept-{number}") for number in itertools.count(1))
+    return folder.rename(next(name for name in names if not os.path.lexists(name)))
+
+
+def listing(folder: Path) -> dict[str, int | str]:
+    """Return what lies below a folder, by its name there: of a large file the size, of a text the SHA-256.
+
+    A changed letter changes no size, and weights take too long to read. Of an empty folder it is 0.
+    """
+    found: dict[str, int | str] = {}
+    for item in sorted(folder.rglob("*")):
+        size = item.lstat().st_size
+        if item.is_symlink() or not (item.is_dir() or item.is_file()):
+            found[item.relative_to(folder).as_posix()] = size
+        elif item.is_file():
+            found[item.relative_to(folder).as_posix()] = size if size > _SMALL else sha256(item)
+        elif not any(item.iterdir()):
+            found[item.relative_to(folder).as_posix()] = 0
+    return found
 
 
 def provenance_path(path: str | Path) -> Path:

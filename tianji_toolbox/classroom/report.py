@@ -92,9 +92,18 @@ class Line:
 
 def write(folder: str | Path) -> Path:
     """Write ``report.html`` into a batch's folder and return it. Raises CourseError if it is none."""
-    import jinja2
+    from filelock import FileLock
 
     folder = paths.resolve(folder)
+    _read_batch(folder)
+    # shards that end together: whoever writes last has read all
+    with FileLock(folder / ".report.lock"):
+        return _write(folder)
+
+
+def _write(folder: Path) -> Path:
+    import jinja2
+
     batch = _read_batch(folder)
     lines = [_line(folder, run) for run in batch.runs]
     tasks = sorted({task for line in lines for task in line.tasks})

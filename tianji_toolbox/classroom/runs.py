@@ -34,6 +34,7 @@ DIED = "died"  # the kernel, or the whole process, was ended from outside or end
 TIME, MEMORY, OUTPUT = "time", "memory", "output"  # a limit was reached
 STOPPED = "stopped"  # by ``stop``
 
+_SCRATCH = "tianji-run-"
 _TICK = 0.25  # seconds between two looks at time and memory
 _GRACE = 15  # seconds in which a stopped child writes down what there is
 _NOTE_EVERY = 0.5  # seconds between two notes of what a cell prints
@@ -99,7 +100,7 @@ def run_notebook(
         raise CourseError(f"找不到笔记本 {notebook}。请检查路径。")
     limits = limits or Limits()
     executed.parent.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix="tianji-run-")
+    scratch = tempfile.mkdtemp(prefix=_SCRATCH)
     request = {
         "notebook": str(notebook),
         "executed": str(executed),
@@ -310,7 +311,9 @@ def main(notes_fd: int) -> None:
     status, reason = run.execute()
     run.end()
     run.write()
-    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)  # if nobody is left to do it
+    scratch = Path(os.environ["TMPDIR"])
+    if scratch.name.startswith(_SCRATCH):
+        shutil.rmtree(scratch, ignore_errors=True)  # if nobody is left to do it
     run.note(status=status, reason=reason)
 
 

@@ -76,9 +76,8 @@ def export(
         (target / MODELFILE).write_text(text, encoding="utf-8")
         for notice in notices(model_dir, models.CATALOGUE.get(recorded.get("base_model", ""))):
             shutil.copy(notice, target)
-        if output_dir.exists():
-            shutil.rmtree(output_dir)
-        target.rename(output_dir)
+        if kept := records.replace_folder(target, output_dir):
+            report(f"原来的 {output_dir} 在导出之后改动过，没有删掉，改名为 {kept.name}")
     records.write_provenance(
         output_dir,
         stage=STAGE,
