@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,15 +178,17 @@ def _stops(model_dir: Path, tokenizer) -> list[str]:
 
 def serve(gguf_file: str | Path, host: str = "127.0.0.1", port: int = 8080) -> None:
     """Run the server until Ctrl-C, and say how to reach it."""
-    with server(gguf_file, host=host, port=port) as address:
+    from tianji_toolbox.shipping import door
+
+    def ready(address: str) -> None:
         name = Path(gguf_file).stem
         print(
             f"{address}/v1 已就绪（OpenAI 兼容接口），Ctrl-C 停止。例如：\n"
             f"tianji synthesize --provider local --base-url {address}/v1 --model {name} --limit 6",
             flush=True,
         )
-        while True:
-            time.sleep(3600)
+
+    door.serve(gguf_file, host, port, ready)
 
 
 @dataclass(frozen=True)
