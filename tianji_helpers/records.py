@@ -18,6 +18,7 @@ that people bring along, in these shapes and others.
 """
 
 import codecs
+import datetime
 import gzip
 import hashlib
 import io
@@ -50,6 +51,7 @@ MAX_VALUE = 1 << 26  # characters; one row that is longer is no row of this cour
 _BLOCK = 1 << 20  # bytes read at a time
 _AHEAD = 8 << 20  # bytes written between two calls to put them on the disk
 _MAX_DEPTH = 50
+_MAX_VALUES = 1_000_000
 _SMALL = 1 << 20  # bytes; what a person edits is no larger
 _VERSIONED = ("transformers", "peft", "xtuner", "bitsandbytes", "datasets", "openai", "torch")
 
@@ -259,8 +261,11 @@ def _what_it_is(path: Path) -> str:
     """Say what a file that is no UTF-8 text is, and how it becomes one."""
     if zipfile.is_zipfile(path):
         with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-            if any(name.startswith("xl/") for name in archive.namelist()):
+            folders = {name.partition("/")[0] for name in archive.namelist()}
+            if "xl" in folders:
                 return "这是 Excel 表格（.xlsx），请在 Excel 或 WPS 里另存为“CSV UTF-8”。"
+            if folders & {"word", "ppt"}:
+                return "这是 Word 或 PowerPoint 文件，请另存为纯文本（UTF-8）。"
         return "这是 zip 压缩包，请先运行 unzip 它。"
     with open_bytes(path) as file:
         start = file.read(_BLOCK)
@@ -271,7 +276,7 @@ def _what_it_is(path: Path) -> str:
         text = codecs.getincrementaldecoder("gb18030")().decode(start)
         if any("\u4e00" <= character <= "\u9fff" for character in text):
             return "它是 GBK 编码，请运行 iconv -f GB18030 -t UTF-8 它 > 新文件，或用记事本另存为 UTF-8。"
-    return "请另存为 UTF-8。"
+    return "它不是文本，是程序或别的软件的文件。" if b"\0" in start else "请另存为 UTF-8。"
 
 
 def read_json(path: str | Path) -> Any:
@@ -409,22 +414,70 @@ def read_yaml(path: str | Path) -> Any:
     Raises CourseError with file, line and column.
     """
     text = read_text(path)
-    depth = 0
     try:
-        # counted first, because the loader below overflows the stack of the process
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _MAX_DEPTH:
-                raise CourseError(f"{path} 的 YAML 嵌套超过 {_MAX_DEPTH} 层，不是这门课的数据。")
+        _measure_yaml(path, text)
         return yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" 第 {mark.line + 1} 行第 {mark.column + 1} 列" if mark else ""
         problem = getattr(error, "problem", None) or error
-        raise CourseError(f"{path}{where}不是合法的 YAML：{problem}。请检查缩进和引号。") from error
+        raise CourseError(
+            f"{path}{where}不是合法的 YAML：{brief(str(problem))}。请检查缩进和引号。"
+        ) from error
     # what the loader's own conversions raise for 2026-13-45, !!int x, or a list as a key
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise CourseError(f"{path} 里有 YAML 读不懂的值：{error}。请给它加上引号。") from error
+
+
+def _measure_yaml(path: str | Path, text: str) -> None:
+    """Raise CourseError for YAML that is deeper or larger than any of ours, its aliases written out.
+
+    Measured before it is loaded: depth overflows the stack of the process, and a few lines of aliases of
+    aliases become thousands of millions of values for whoever walks through them.
+    """
+    values = 0
+    open_: list[list] = []  # of each collection: its anchor, the values before it, how deep it goes
+    anchors: dict[str, tuple[int, int]] = {}  # values, depth
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        depth = 0
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in (anchor for anchor, *_ in open_):
+                raise CourseError(f"{path} 的 YAML 里 &{event.anchor} 包含它自己，不是这门课的数据。")
+            more, depth = anchors.get(event.anchor, (0, 0))  # an unknown one is the loader's to refuse
+            values += more
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_.append([event.anchor, values, 1])
+            values += 1
+        elif isinstance(event, yaml.ScalarEvent):
+            values += 1
+            if event.anchor:
+                anchors[event.anchor] = 1, 0
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before, depth = open_.pop()
+            if anchor:
+                anchors[anchor] = values - before, depth
+        if open_:
+            open_[-1][2] = max(open_[-1][2], depth + 1)
+        if len(open_) + depth > _MAX_DEPTH:
+            raise CourseError(f"{path} 的 YAML 嵌套超过 {_MAX_DEPTH} 层，不是这门课的数据。")
+        if values > _MAX_VALUES:
+            raise CourseError(f"{path} 的 YAML 展开以后超过 {_MAX_VALUES:,} 个值，不是这门课的数据。")
+
+
+def as_read(value: Any) -> str:
+    """Say how YAML has read what was meant as a text, for a message.
+
+    >>> as_read(520)
+    '520（没有加引号，被 YAML 读成了数；要当文字，请写成 "520"）'
+    """
+    if isinstance(value, bool):
+        return f"{value}（没有加引号的 yes、no、on、off 会被 YAML 读成“是否”；要当文字，请加引号）"
+    if value is None:
+        return "空的（没有加引号的 null 和 ~ 也是空；要当文字，请加引号）"
+    kinds = {int: "数", float: "数", datetime.date: "日期", datetime.datetime: "时间"}
+    if kind := kinds.get(type(value)):
+        return f'{value}（没有加引号，被 YAML 读成了{kind}；要当文字，请写成 "{value}"）'
+    return brief(value)
 
 
 def read_json_array(path: str | Path) -> list[dict]:

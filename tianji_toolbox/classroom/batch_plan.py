@@ -142,7 +142,8 @@ def _read(file: Path) -> _File:
         plan = msgspec.convert(value, _File)
     except msgspec.ValidationError as error:
         keys = "、".join(_File.__struct_fields__)
-        raise CourseError(f"{file.name} 不是批次的计划：{error}。可以写的有：{keys}。") from error
+        quotes = "数、日期、yes 和 no 要当文字，请加引号。" if "Expected `str`" in str(error) else ""
+        raise CourseError(f"{file.name} 不是批次的计划：{error}。{quotes}可以写的有：{keys}。") from error
     for name, limit in {"minutes": plan.minutes, "memory_gb": plan.memory_gb}.items():
         if not 0 < limit < float("inf"):
             raise CourseError(f"{file.name} 的 {name} 是 {limit}，应当大于 0。")
