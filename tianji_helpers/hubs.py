@@ -43,8 +43,8 @@ def check_address(url: str, name: str) -> None:
 def check_proxy(url: str, package: str = "", bypass: bool = True) -> None:
     """Raise CourseError if the way to an address leads through a SOCKS proxy that the client cannot use.
 
-    package: the module with which the client could; it is no part of the course's environment. bypass: whether
-    the client leaves a proxy alone that ``NO_PROXY`` spares it.
+    package: the module with which the client could; it is no part of the course's environment. bypass:
+    whether the client leaves a proxy alone that ``NO_PROXY`` spares it.
     """
     place = urlsplit(url)
     known = getproxies()

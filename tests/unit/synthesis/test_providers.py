@@ -223,7 +223,7 @@ def test_a_socks_proxy_is_named(monkeypatch, name, variable):
     monkeypatch.setenv("DEEPSEEK_API_KEY", "x" * 20)
     monkeypatch.setenv("ZHIPUAI_API_KEY", "x" * 20 + ".y")
     monkeypatch.setenv(variable, "socks5h://ming:geheim-1234@127.0.0.1:1080")
-    with pytest.raises(CourseError, match="SOCKS.*unset HTTPS_PROXY.*export HTTPS_PROXY=http") as caught:
+    with pytest.raises(CourseError, match=r"SOCKS.*unset HTTPS_PROXY.*export HTTPS_PROXY=http") as caught:
         providers.connect(providers.choose(name), 5, 1)
     assert "geheim" not in str(caught.value) and "127.0.0.1:1080" in str(caught.value)
     for source in hubs.SOURCES:
