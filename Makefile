@@ -60,8 +60,8 @@ test: $(SCALE)/.ready $(SITE)/.ready $(DEEPSPEED)/.ready  ## 全部检查：代�
 
 # configs/jupyter shows the start page as a page, and keeps JupyterLab from asking for news.
 lab: $(READY)  ## 打开 JupyterLab，从课程首页开始
-	JUPYTER_CONFIG_PATH="$(CURDIR)/configs/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
-		$(BIN)/python -m jupyterlab --ServerApp.root_dir='$(CURDIR)' $(if $(filter 0,$(shell id -u)),--allow-root) \
+	JUPYTER_CONFIG_PATH="$$PWD/configs/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+		$(BIN)/python -m jupyterlab --ServerApp.root_dir="$$PWD" $(if $(filter 0,$(shell id -u)),--allow-root) \
 		--LabApp.default_url=/lab/tree/notebooks/README.md
 
 lint: $(READY)  ## 代码风格（笔记本也查）和类型

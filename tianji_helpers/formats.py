@@ -75,6 +75,10 @@ def detect(row: dict, where: str = "") -> str:
     )
 
 
+class NoRows(CourseError):
+    """A file that can be read, and holds nothing."""
+
+
 def read(
     path: str | Path,
     shape: str = "",
@@ -98,7 +102,7 @@ def read(
             where, row = next(rows, ("", None))
             if not where:
                 if number == 1:
-                    raise CourseError(f"{path} 里没有一条记录。请检查是不是写错了文件名，或下载了空文件。")
+                    raise NoRows(f"{path} 里没有一条记录。请检查是不是写错了文件名，或下载了空文件。")
                 return
             found = shape or detect(row, where)
             first = first or found

@@ -43,10 +43,10 @@ def run_dir(output_dir: str | Path = "") -> Path:
     return resolve(output_dir or os.environ.get("TIANJI_OUTPUT_DIR") or "outputs/default")
 
 
-def stage_dir(stage: str, output_dir: str | Path = "") -> Path:
+def stage_dir(stage: str, output_dir: str | Path = "", make: bool = True) -> Path:
     """Return the folder of one stage of a run, and make it if it is not there.
 
-    stage: one of ``STAGES`` or its two digits.
+    stage: one of ``STAGES`` or its two digits. make: False for who only looks whether something is there.
     Raises KeyError for a stage that the course does not have.
 
     >>> stage_dir("07")
@@ -56,7 +56,8 @@ def stage_dir(stage: str, output_dir: str | Path = "") -> Path:
     """
     names = {name: name for name in STAGES} | {name[:2]: name for name in STAGES}
     folder = run_dir(output_dir) / names[stage]
-    folder.mkdir(parents=True, exist_ok=True)
+    if make:
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -18,6 +18,7 @@ that people bring along, in these shapes and others.
 """
 
 import codecs
+import datetime
 import gzip
 import hashlib
 import io
@@ -50,6 +51,8 @@ MAX_VALUE = 1 << 26  # characters; one row that is longer is no row of this cour
 _BLOCK = 1 << 20  # bytes read at a time
 _AHEAD = 8 << 20  # bytes written between two calls to put them on the disk
 _MAX_DEPTH = 50
+_MAX_VALUES = 1_000_000
+_SMALL = 1 << 20  # bytes; what a person edits is no larger
 _VERSIONED = ("transformers", "peft", "xtuner", "bitsandbytes", "datasets", "openai", "torch")
 
 
@@ -258,8 +261,11 @@ def _what_it_is(path: Path) -> str:
     """Say what a file that is no UTF-8 text is, and how it becomes one."""
     if zipfile.is_zipfile(path):
         with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
-            if any(name.startswith("xl/") for name in archive.namelist()):
+            folders = {name.partition("/")[0] for name in archive.namelist()}
+            if "xl" in folders:
                 return "这是 Excel 表格（.xlsx），请在 Excel 或 WPS 里另存为“CSV UTF-8”。"
+            if folders & {"word", "ppt"}:
+                return "这是 Word 或 PowerPoint 文件，请另存为纯文本（UTF-8）。"
         return "这是 zip 压缩包，请先运行 unzip 它。"
     with open_bytes(path) as file:
         start = file.read(_BLOCK)
@@ -270,7 +276,7 @@ def _what_it_is(path: Path) -> str:
         text = codecs.getincrementaldecoder("gb18030")().decode(start)
         if any("\u4e00" <= character <= "\u9fff" for character in text):
             return "它是 GBK 编码，请运行 iconv -f GB18030 -t UTF-8 它 > 新文件，或用记事本另存为 UTF-8。"
-    return "请另存为 UTF-8。"
+    return "它不是文本，是程序或别的软件的文件。" if b"\0" in start else "请另存为 UTF-8。"
 
 
 def read_json(path: str | Path) -> Any:
@@ -408,22 +414,70 @@ def read_yaml(path: str | Path) -> Any:
     Raises CourseError with file, line and column.
     """
     text = read_text(path)
-    depth = 0
     try:
-        # counted first, because the loader below overflows the stack of the process
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _MAX_DEPTH:
-                raise CourseError(f"{path} 的 YAML 嵌套超过 {_MAX_DEPTH} 层，不是这门课的数据。")
+        _measure_yaml(path, text)
         return yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" 第 {mark.line + 1} 行第 {mark.column + 1} 列" if mark else ""
         problem = getattr(error, "problem", None) or error
-        raise CourseError(f"{path}{where}不是合法的 YAML：{problem}。请检查缩进和引号。") from error
+        raise CourseError(
+            f"{path}{where}不是合法的 YAML：{brief(str(problem))}。请检查缩进和引号。"
+        ) from error
     # what the loader's own conversions raise for 2026-13-45, !!int x, or a list as a key
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise CourseError(f"{path} 里有 YAML 读不懂的值：{error}。请给它加上引号。") from error
+
+
+def _measure_yaml(path: str | Path, text: str) -> None:
+    """Raise CourseError for YAML that is deeper or larger than any of ours, its aliases written out.
+
+    Measured before it is loaded: depth overflows the stack of the process, and a few lines of aliases of
+    aliases become thousands of millions of values for whoever walks through them.
+    """
+    values = 0
+    open_: list[list] = []  # of each collection: its anchor, the values before it, how deep it goes
+    anchors: dict[str, tuple[int, int]] = {}  # values, depth
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        depth = 0
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in (anchor for anchor, *_ in open_):
+                raise CourseError(f"{path} 的 YAML 里 &{event.anchor} 包含它自己，不是这门课的数据。")
+            more, depth = anchors.get(event.anchor, (0, 0))  # an unknown one is the loader's to refuse
+            values += more
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_.append([event.anchor, values, 1])
+            values += 1
+        elif isinstance(event, yaml.ScalarEvent):
+            values += 1
+            if event.anchor:
+                anchors[event.anchor] = 1, 0
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before, depth = open_.pop()
+            if anchor:
+                anchors[anchor] = values - before, depth
+        if open_:
+            open_[-1][2] = max(open_[-1][2], depth + 1)
+        if len(open_) + depth > _MAX_DEPTH:
+            raise CourseError(f"{path} 的 YAML 嵌套超过 {_MAX_DEPTH} 层，不是这门课的数据。")
+        if values > _MAX_VALUES:
+            raise CourseError(f"{path} 的 YAML 展开以后超过 {_MAX_VALUES:,} 个值，不是这门课的数据。")
+
+
+def as_read(value: Any) -> str:
+    """Say how YAML has read what was meant as a text, for a message.
+
+    >>> as_read(520)
+    '520（没有加引号，被 YAML 读成了数；要当文字，请写成 "520"）'
+    """
+    if isinstance(value, bool):
+        return f"{value}（没有加引号的 yes、no、on、off 会被 YAML 读成“是否”；要当文字，请加引号）"
+    if value is None:
+        return "空的（没有加引号的 null 和 ~ 也是空；要当文字，请加引号）"
+    kinds = {int: "数", float: "数", datetime.date: "日期", datetime.datetime: "时间"}
+    if kind := kinds.get(type(value)):
+        return f'{value}（没有加引号，被 YAML 读成了{kind}；要当文字，请写成 "{value}"）'
+    return brief(value)
 
 
 def read_json_array(path: str | Path) -> list[dict]:
@@ -591,7 +645,7 @@ def write_provenance(
     parameters: what was asked for, seed included; secrets have no place here.
     counts: rows or tokens, by name. inputs: the files that were read; their sha256 is kept (a mapping
     brings it along). digest: keep that of the file at ``path`` too; to read it again takes its time. Of a
-    folder the names and sizes of its files are kept (see ``replace_folder``).
+    folder its files are kept, as ``listing`` gives them (see ``replace_folder``).
     Returns what was written.
     """
     path = Path(path)
@@ -607,7 +661,7 @@ def write_provenance(
     if digest and path.is_file():
         record["sha256"] = sha256(path)
     if path.is_dir():
-        record["files"] = _sizes(path)
+        record["files"] = listing(path)
     write_json(provenance_path(path), record)
     return record
 
@@ -622,23 +676,35 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
     if folder.exists():
         file = provenance_path(folder)
         listed = read_json(file) if file.is_file() else None
-        if isinstance(listed, dict) and listed.get("files") == _sizes(folder):
+        if isinstance(listed, dict) and listed.get("files") == listing(folder):
             shutil.rmtree(folder)
         else:
-            names = (folder.with_name(f"{folder.name}.kept-{number}") for number in itertools.count(1))
-            kept = next(name for name in names if not name.exists())
-            folder.rename(kept)
+            kept = set_aside(folder)
     made.rename(folder)
     return kept
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Return the size of each file below a folder, by its name there; of an empty folder it is 0."""
-    return {
-        item.relative_to(folder).as_posix(): item.lstat().st_size if not item.is_dir() else 0
-        for item in sorted(folder.rglob("*"))
-        if not item.is_dir() or not any(item.iterdir())
-    }
+def set_aside(folder: Path) -> Path:
+    """Keep a folder under another name, ``<folder>.kept-1`` or the next that is free, and return that."""
+    names = (folder.with_name(f"{folder.name}.kept-{number}") for number in itertools.count(1))
+    return folder.rename(next(name for name in names if not os.path.lexists(name)))
+
+
+def listing(folder: Path) -> dict[str, int | str]:
+    """Return what lies below a folder, by its name there: of a large file the size, of a text the SHA-256.
+
+    A changed letter changes no size, and weights take too long to read. Of an empty folder it is 0.
+    """
+    found: dict[str, int | str] = {}
+    for item in sorted(folder.rglob("*")):
+        size = item.lstat().st_size
+        if item.is_symlink() or not (item.is_dir() or item.is_file()):
+            found[item.relative_to(folder).as_posix()] = size
+        elif item.is_file():
+            found[item.relative_to(folder).as_posix()] = size if size > _SMALL else sha256(item)
+        elif not any(item.iterdir()):
+            found[item.relative_to(folder).as_posix()] = 0
+    return found
 
 
 def provenance_path(path: str | Path) -> Path:

@@ -186,6 +186,21 @@ def script(path, text):
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
+@pytest.mark.parametrize("name", ["it's here", 'a "b" $HOME `x` $(x)', "课程 one"])
+def test_lab_starts_in_a_folder_of_any_name(name, tmp_path):
+    folder = tmp_path / name
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for file in ("Makefile", "requirements.lock", "requirements-xtuner.txt", "pyproject.toml"):
+        shutil.copy(ROOT / file, folder)
+    (folder / ".venv" / ".ready").touch()
+    script(folder / ".venv" / "bin" / "python", 'printf "%s\\n" "$@" "config=$JUPYTER_CONFIG_PATH"')
+    environment = {key: value for key, value in os.environ.items() if key != "JUPYTER_CONFIG_PATH"}
+    done = subprocess.run([MAKE, "-s", "lab"], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert f"--ServerApp.root_dir={folder}" in said and f"config={folder}/configs/jupyter" in said
+
+
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of the set-up with stand-ins for the interpreters, which keep a log of what they do."""

@@ -436,7 +436,8 @@ def clean_file(
     judge = _prepare(matrix, off, suitability, threshold, decided, kind)
     found = f"按您说的，当作{'祝福' if kind == plain.WISHES else '别的数据'}清洗"
     if not kind:
-        judge.kind, found = plain.kind(formats.read_turns(source, system=system), judge.matrix)
+        turns = _perhaps_none(formats.read_turns(source, system=system), allow_empty)
+        judge.kind, found = plain.kind(turns, judge.matrix)
     counts: Counter = Counter()
     made = _Report(judge.matrix)
 
@@ -454,7 +455,7 @@ def clean_file(
             )
 
     with records.atomic_writer(rejects, binary=True) as bad, _spool() as spool:
-        judged = _judged_file(source, judge, processes, system)
+        judged = _perhaps_none(_judged_file(source, judge, processes, system), allow_empty)
         for outcomes in _counted(_unique(judged, judge), judge, counts):
             pickle.dump(_Part(outcomes), spool, pickle.HIGHEST_PROTOCOL)
         spool.seek(0)
@@ -477,6 +478,15 @@ def clean_file(
             inputs=inputs,
         )
     return result
+
+
+def _perhaps_none(rows: Iterable, allowed: bool) -> Iterator:
+    """Yield what is read from a file; one that holds nothing is an error unless that is allowed."""
+    try:
+        yield from rows
+    except formats.NoRows:
+        if not allowed:
+            raise
 
 
 @contextmanager

@@ -227,12 +227,11 @@ def prepare(
             _leave_code_out(model, part)
             if model.thinks or not model.chats:
                 _put_chat_template(part)
-        if folder.exists():
-            shutil.rmtree(folder)
+        if kept := records.replace_folder(part, folder):
+            report(f"原来的 {paths.show(folder)} 不是课程准备的，没有删掉，改名为 {kept.name}")
         records.write_provenance(folder, stage="prepare-model", parameters={"name": name, **origin})
-        part.rename(folder)
-        for leftover in folder.parent.glob(f".{name}.*.part"):
-            shutil.rmtree(leftover)
+        for other in ("package", *hubs.SOURCES):  # what a try from elsewhere has left half done
+            shutil.rmtree(folder.parent / f".{name}.{other}.part", ignore_errors=True)
     report(f"模型已准备好：{paths.show(folder)}（许可证：{model.licence}）")
     return folder
 

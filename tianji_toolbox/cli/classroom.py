@@ -1,19 +1,22 @@
 """For the class: batches of runs and their report, grades of submitted notebooks."""
 
 import argparse
+import re
 import sys
+from reprlib import repr as brief
 
-from tianji_toolbox.cli.parser import OUTPUT, READ_FILE, READ_FOLDER, amount, folder_or_default, whole
+from tianji_toolbox.cli.parser import OUTPUT, READ_FILE, READ_FOLDER, amount, whole
 
 
 def batch(args: argparse.Namespace) -> int:
     """按计划批量运行笔记本；停下后再运行就接着走"""
-    from tianji_toolbox.classroom import batch, batch_plan, batch_store, batch_table, jail, report
+    from tianji_helpers import paths
+    from tianji_toolbox.classroom import batch, batch_plan, batch_table, jail, report
 
     plan = batch_plan.load(args.plan)
-    store = batch_store.open_store(args.output, plan.file.stem)
+    folder = args.output or paths.resolve(f"outputs/batches/{plan.file.stem}")
     if args.dry_run:
-        rows = batch.survey(plan, store, args.only_failed)
+        rows = batch.survey(plan, folder, args.only_failed, args.shard)
         for row in rows:
             chosen = "，".join(f"{name}={value}" for name, value in row.run.chosen.items())
             print(f"{row.run.name}：{'要运行' if row.fresh else batch_table.line(row)}（{chosen}）")
@@ -23,16 +26,16 @@ def batch(args: argparse.Namespace) -> int:
     if why := jail.why_not():
         print(f"注意：运行中的笔记本能写别的文件夹，因为这台机器关不住它们：{why}", file=sys.stderr)
     with batch_table.watch() as show:
-        statuses = batch.run_batch(
-            plan, store, workers=args.workers, only_failed=args.only_failed, ray=args.ray, show=show
-        )
-    page = report.write(store.folder)
-    store.push_pages()
+        options = {"workers": args.workers, "only_failed": args.only_failed, "shard": args.shard}
+        statuses = batch.run_batch(plan, folder, show=show, **options)
+    page = report.write(folder)
     failed = sum(status.has_failed for status in statuses)
     done = sum(status.status == "done" for status in statuses)
-    again = f"，失败 {failed}。再运行一次同样的命令，只会补上这些" if failed else ""
+    elsewhere = sum(status.status == "running" for status in statuses)
+    again = f"，另一个批次正在做 {elsewhere}" if elsewhere else ""
+    again += f"，失败 {failed}。再运行一次同样的命令，只会补上这些" if failed else ""
     print(f"完成 {done} / {len(statuses)}{again}。\n报告：{page}")
-    return 1 if failed else 0
+    return 1 if failed or elsewhere else 0
 
 
 def report(args: argparse.Namespace) -> None:
@@ -60,6 +63,14 @@ def grade(args: argparse.Namespace) -> None:
         print(f"写出 {file}")
 
 
+def _shard(text: str) -> tuple[int, int]:
+    """Read which shard of how many."""
+    found = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{brief(text)} 不行，应当像 2/4：四份里的第二份")
+    return int(found[1]), int(found[2])
+
+
 def add(command) -> None:
     """Add these commands; ``command`` makes the parser of one."""
     sub = command("batch", batch)
@@ -69,18 +80,13 @@ def add(command) -> None:
     sub.add_argument(
         "--workers", type=whole(1, 10_000), metavar="N", help="最多同时运行几个（默认每两个核一个）"
     )
+    sub.add_argument("--output", **OUTPUT | {"help": "批次的文件夹（默认 outputs/batches/计划的名字）"})
     sub.add_argument(
-        "--output",
-        type=lambda text: text if "://" in text else folder_or_default(text),
-        default="",
-        metavar="DIR",
-        help="批次的文件夹，或 fsspec 认识的地址，如 s3://…（默认 outputs/batches/计划的名字）",
-    )
-    sub.add_argument(
-        "--ray",
-        default="",
-        metavar="ADDRESS",
-        help="交给 Ray 集群去做：集群的地址，或 local（在本机开一个）",
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        metavar="K/N",
+        help="只做 N 份里的第 K 份，例如 2/4：几台机器各做一份，--output 写同一个共享文件夹",
     )
     sub.add_argument("--only-failed", action="store_true", help="只重做失败的")
     sub.add_argument("--dry-run", action="store_true", help="只检查计划，列出要运行的")

@@ -4,12 +4,15 @@ import argparse
 import itertools
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from reprlib import repr as brief
 
 from tianji_helpers.errors import CourseError
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 class Place:
@@ -24,6 +27,8 @@ class Place:
     def __call__(self, text: str) -> Path:
         if not text:
             raise argparse.ArgumentTypeError("路径不能是空的")
+        if _ADDRESS.match(text):  # else a folder named "s3:" would be made
+            raise argparse.ArgumentTypeError(f"{brief(text)} 是网址，这里要写这台机器上的路径")
         try:
             return Path(text).expanduser().absolute()
         except (OSError, RuntimeError) as error:  # a current folder that is gone; ~nobody

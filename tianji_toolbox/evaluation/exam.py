@@ -41,10 +41,10 @@ def examine(
     ``answers`` and perhaps ``judge``.
     Raises CourseError if the task was not trained, or its rows are missing.
     """
-    folder = tasks.task_dir(task, output_dir)
+    folder = paths.stage_dir("05", output_dir, make=False) / task
     adapter = folder / "adapter"
     if not (adapter / "adapter_config.json").is_file():
-        raise CourseError(f"没有找到任务 {task} 的适配器 {paths.show(adapter)}。请先运行第 5 课。")
+        raise CourseError(f"没有找到任务 {task} 的适配器 {paths.told(adapter)}。请先运行第 5 课。")
     if not (made := models.recorded(adapter)):
         raise CourseError(f"{paths.show(adapter)} 旁边没有出处文件，不知道它的底座模型。请重新运行第 5 课。")
     base = models.find(made["base_model"])

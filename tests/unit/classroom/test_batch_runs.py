@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import batch_run, jail
 from tianji_toolbox.classroom.batch_plan import Run
+from tianji_toolbox.classroom.batch_run import Status
 from tianji_toolbox.classroom.runs import Limits, run_notebook
 from tianji_toolbox.classroom.watch import Watch
 
@@ -135,14 +136,6 @@ def test_a_notebook_that_is_none(tmp_path):
     assert result.status == "error" and not (tmp_path / "out.ipynb").exists()
 
 
-def test_a_folder_that_no_batch_left_is_not_emptied(tmp_path):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "diary.txt").write_text("private")
-    with pytest.raises(CourseError, match="不会删掉"):
-        batch_run.execute(Run("one", (), {}, {}, "key"), tmp_path / "one", Limits(), threads=1)
-    assert (tmp_path / "one" / "diary.txt").read_text() == "private"
-
-
 def test_without_bubblewrap_it_runs_too_and_what_it_left_is_found(write, tmp_path, monkeypatch):
     monkeypatch.setattr(jail, "why_not", lambda: "没有 bubblewrap")
     result = run_notebook(write("name = 'b'", SLEEPER), tmp_path / "out.ipynb", writable=[tmp_path])
@@ -155,3 +148,30 @@ def test_what_cannot_be_watched_is_ended():
         watch = Watch(child.pid, seconds=60, memory_gb=1, more=lambda: 1 / 0)
         watch.start()
         assert child.wait(30) == -signal.SIGKILL and "ZeroDivisionError" in watch.ended[1]
+
+
+@pytest.mark.parametrize("name", ["diary.txt", "run.json", "status.json", "notebooks/lesson.ipynb"])
+def test_what_no_batch_made_is_kept(name, tmp_path):
+    folder, key = tmp_path / "one", iter("abcde")
+
+    def execute():
+        run = Run("one", (), {}, {}, next(key))
+        return batch_run.execute(run, folder, Limits(), threads=1)
+
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("private")
+    execute(), execute(), execute()
+    assert [item.name for item in tmp_path.glob("one*")] == ["one", "one.kept-1"]
+    assert (tmp_path / "one.kept-1" / name).read_text() == "private"
+    assert "one.kept-1" not in (folder / "status.json").read_text()
+    (folder / "my notes.txt").write_text("added later")
+    execute(), execute()
+    assert (tmp_path / "one.kept-2" / "my notes.txt").read_text() == "added later"
+    assert not (tmp_path / "one.kept-3").exists()
+
+
+def test_a_run_that_only_has_a_status_makes_room(tmp_path):
+    folder = tmp_path / "one"
+    batch_run.write_status(folder, Status("one", "memory", "没有开始", key="a"))
+    assert batch_run.execute(Run("one", (), {}, {}, "b"), folder, Limits(), threads=1).key == "b"
+    assert [item.name for item in tmp_path.iterdir() if not item.name.startswith(".")] == ["one"]
