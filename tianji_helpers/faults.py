@@ -371,7 +371,7 @@ def copied(text: str, request: Request) -> str | None:
     """It repeats a reference sentence of the prompt instead of its tone."""
     if not request.how:
         return None
-    blocks, pieces = _pieces((*request.how.examples, request.how.template))
+    blocks, pieces = _pieces(request.how.examples, request.how.template)
     if not blocks.search(text):
         return None
     for start in range(len(text) - _ECHO + 1):
@@ -381,12 +381,12 @@ def copied(text: str, request: Request) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def _pieces(examples: tuple[str, ...]) -> tuple[re.Pattern, dict[str, str]]:
+def _pieces(examples: tuple[str, ...], template: str) -> tuple[re.Pattern, dict[str, str]]:
     """Return every piece of ``_ECHO`` characters with its example, and what finds texts that may hold one.
 
     A piece always holds a whole half-block (0-4, 5-9, ... of the example): few strings to look for.
     """
-    half = _ECHO // 2
+    half, examples = _ECHO // 2, (*examples, template)
     blocks = {one[at : at + half] for one in examples for at in range(0, len(one) - half + 1, half)}
     pieces = {one[at : at + _ECHO]: one for one in examples for at in range(len(one) - _ECHO + 1)}
     return re.compile("|".join(map(re.escape, sorted(blocks))) or "(?!)"), pieces

@@ -303,7 +303,7 @@ _DEBRIS = re.compile(
     r"|(?:侄儿|侄子|孙儿|孙子|外孙|弟弟|妹妹|哥哥|姐姐|儿子|女儿|学生|晚辈)/[一-龥]{2}(?=在此|谨|衷心|敬|拜|$)",
     re.IGNORECASE,
 )
-_DEBRIS_SIGN = re.compile(r"[【\[（(/某]|[Ee]moji")  # in whatever the pattern above finds
+_DEBRIS_SIGN = re.compile(r"[【\[（(/某Ee]")  # in whatever the pattern above finds
 
 
 @_mend(
@@ -394,7 +394,7 @@ _RUN = re.compile(r"[，。；：、！？～~]{2,}")
 _STRANDED = re.compile(rf"(?P<mark>[。！？～~])(?P<emoji>(?:{emojis.ONE}|\s)+)[，、。；：～~]+(?=\s|$)")
 _DANGLING = re.compile(rf"(?P<emoji>{emojis.ONE})[，、；：]+$")
 _COMMAS, _STOPS = frozenset("，、；："), frozenset("。～~")
-_UNEVEN = re.compile(r"[,;!?.]|[，。；：、！？～~]{2}|[，、。；：～~]\s")  # what the rule looks for, or more
+_UNEVEN = re.compile(r"[，。；：、！？～~,;!?.](?:(?<=[,;!?.])|[，。；：、！？～~\s])")  # what it looks for, or more
 _STRENGTH = "！？～~。；：，、"
 
 
