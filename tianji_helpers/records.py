@@ -317,10 +317,14 @@ def iter_json_array(path: str | Path) -> Iterator[Any]:
     mark = window.peek()
     while mark != "]":
         yield window.value()
+        text, end = window.text, window.at
         mark = window.peek()
         if mark == ",":
             window.at += 1
             window.peek()
+            if text is window.text:
+                yield from window.values(text[end - 4 : window.at + 8])
+                window.peek()
         elif mark != "]":
             raise window.error("Expecting ',' delimiter")
     window.at += 1
@@ -342,6 +346,7 @@ class _Window:
     def __init__(self, path: str | Path):
         self._path, self._blocks = path, _blocks(path)
         self.text, self.at, self.line, self.column = "", 0, 1, 1
+        self._tried = ""  # the text that was looked at for several values
 
     def peek(self) -> str:
         """Pass over blanks; return the next character, or an empty string at the end."""
@@ -367,6 +372,24 @@ class _Window:
                 continue  # a number that ends with the window may go on
             self.at = end
             return value
+
+    def values(self, border: str) -> list:
+        """Take all values up to the last one at whose end the border stands, and the comma behind it.
+
+        msgspec reads them, at once and twice as fast as json. border: the end of a value and the beginning of
+        the next, which look alike through most files. Where they do not, or something is wrong, there
+        are no values: ``value`` takes them one by one, and says what is wrong.
+        """
+        end = self.text.rfind(border, self.at)
+        if end < 0 or self.text is self._tried:
+            return []
+        self._tried, end = self.text, end + 4
+        try:
+            values = msgspec.json.decode(f"[{self.text[self.at : end]}]")
+        except (msgspec.DecodeError, RecursionError):
+            return []
+        self.at = self.text.index(",", end) + 1
+        return values
 
     def error(self, message: str) -> CourseError:
         """Return the error that a thing at this place is."""
