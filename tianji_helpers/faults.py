@@ -188,10 +188,10 @@ def _is_foreign(character: str) -> bool:
     return unicodedata.name(character, "").startswith(_FOREIGN)
 
 
-_CLAUSES = re.compile(rf"[{STOPS}\s]+")
+_CLAUSES = re.compile(rf"[{STOPS}\s][{STOPS}\s]*")  # quicker than +: the search knows the first character
 
 
-@lru_cache(maxsize=4)  # cleaning asks several times about one text
+@lru_cache(maxsize=1 << 12)  # cleaning asks about one text again when it has asked other things about others
 def split_clauses(text: str) -> tuple[str, ...]:
     """Return what stands between the marks and spaces of a text."""
     return tuple(_CLAUSES.split(text))

@@ -92,6 +92,7 @@ def read(
     Raises CourseError naming file, row and field, unless there is ``bad``.
     """
     first, number, rows = "", 0, iter_rows(path)
+    left_out = Counter() if left_out is None else left_out
     while True:
         number, row = number + 1, None
         try:

@@ -30,7 +30,7 @@ _SLOTS = 1 << 20  # of each band's hash table; memory is touched as it fills
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits without a pattern: multiplying by it mixes numbers
 # odd numbers: a gram's hash times each of them is another hash of it
 _FACTORS = np.random.default_rng(42).integers(2**31, 2**32, _PERMUTATIONS, np.uint32) | np.uint32(1)
-_NOT_WORD = re.compile(r"[\W_]+")
+_NOT_WORD = re.compile(r"[\W_]")
 
 
 def shingles(text: str) -> frozenset[str]:

@@ -563,9 +563,9 @@ _TYPOS = {
 }  # fmt: skip
 _TEACHERS = ("赵老师", "导师", "班主任", "师傅")
 _PUPILS = re.compile("[，、]桃李(?:满园|芬芳|满天下|成蹊)(?=[，。！])")
-_SLIP = re.compile(  # each alternative begins with a letter of its own: the search is quick
-    rf"(?P<typo>{'|'.join(_TYPOS)})"
-    r"|(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=身体健康[，。！]|(?:生日|新年|新春|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
+_TYPO = re.compile("|".join(_TYPOS))  # apart from the next: in one pattern both are slow
+_SLIP = re.compile(
+    r"(?:的(?<=[您你]的)|这次(?<=[您你]这次)|在(?<=[一-龥]在))(?=身体健康[，。！]|(?:生日|新年|新春|[一-龥]{2}节|除夕|春节)(?:快乐|安康))"
 )
 
 
@@ -580,7 +580,7 @@ def wording(text: str, request: Request) -> str:
     """Mend the slips of the pen that wishes are known for."""
     if "桃李" in text and request.who and request.who.name not in _TEACHERS:
         text = _PUPILS.sub("", text)
-    return _SLIP.sub(lambda found: _TYPOS[found["typo"]] if found["typo"] else "", text)
+    return _TYPO.sub(lambda found: _TYPOS[found[0]], _SLIP.sub("", text))
 
 
 # --- rejects --------------------------------------------------------------------------------------
