@@ -323,7 +323,8 @@ def iter_json_array(path: str | Path) -> Iterator[Any]:
             window.at += 1
             window.peek()
             if text is window.text:
-                yield from window.values(text[end - 4 : window.at + 8])
+                start = max(0, end - 4)
+                yield from window.values(text[start : window.at + 8], end - start)
                 window.peek()
         elif mark != "]":
             raise window.error("Expecting ',' delimiter")
@@ -373,17 +374,17 @@ class _Window:
             self.at = end
             return value
 
-    def values(self, border: str) -> list:
+    def values(self, border: str, length: int) -> list:
         """Take all values up to the last one at whose end the border stands, and the comma behind it.
 
-        msgspec reads them, at once and twice as fast as json. border: the end of a value and the beginning of
-        the next, which look alike through most files. Where they do not, or something is wrong, there
-        are no values: ``value`` takes them one by one, and says what is wrong.
+        msgspec reads them, at once and twice as fast as json. border: the last ``length`` characters of a
+        value and the first ones of the next, which look alike through most files. Where they do not, or
+        something is wrong, there are no values: ``value`` takes them one by one, and says what is wrong.
         """
         end = self.text.rfind(border, self.at)
         if end < 0 or self.text is self._tried:
             return []
-        self._tried, end = self.text, end + 4
+        self._tried, end = self.text, end + length
         try:
             values = msgspec.json.decode(f"[{self.text[self.at : end]}]")
         except (msgspec.DecodeError, RecursionError):

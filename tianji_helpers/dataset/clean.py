@@ -124,8 +124,8 @@ def _by_kind(
     groups: tuple[list[int], list[int]] = [], []
     for row in rows:
         groups[rules.is_plain(texts[row])].append(row)
-    for plain, group in enumerate(groups):
-        yield group, _active(kind, frozenset(off), bool(plain))
+    for is_plain, group in enumerate(groups):
+        yield group, _active(kind, frozenset(off), bool(is_plain))
 
 
 @cache

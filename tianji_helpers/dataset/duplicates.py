@@ -5,7 +5,7 @@ character 3-grams, after everything that is not a letter, a digit or a Chinese c
 dropped (two wishes that differ only in punctuation or emoji are the same wish). ``sketch`` turns texts
 into a few numbers each: the bands of a MinHash signature and a bitmap of the grams. Texts with an equal band
 are candidates; the bitmaps throw out the pairs that cannot be similar enough, without ever losing one that
-is; what is left is verified with the real Jaccard similarity, so nothing is called a duplicate on an estimate.
+is; what is left is verified with the real Jaccard similarity: nothing is called a duplicate on an estimate.
 
 The index holds about 300 bytes a text, in arrays, and the texts themselves. Packages were tried: to take
 ``rensa``'s signatures into an array costs three times what making them here does, and its index holds 1,600
@@ -28,8 +28,6 @@ _BITMAP_WORDS = 4  # of 64 bits
 _BATCH = 512  # texts compared at a time
 _SLOTS = 1 << 20  # of each band's hash table; memory is touched as it fills
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits without a pattern: multiplying by it mixes numbers
-# odd numbers: a gram's hash times each of them is another hash of it
-_FACTORS = np.random.default_rng(42).integers(2**31, 2**32, _PERMUTATIONS, np.uint32) | np.uint32(1)
 _NOT_WORD = re.compile(r"[\W_]")
 
 
@@ -102,8 +100,7 @@ def sketch(texts: Sequence[str], threshold: float = 0.9) -> Sketch:
     count = bands(threshold)
     grams, rows = _grams([_plain(text) for text in texts])
     starts = np.searchsorted(rows, np.arange(len(texts) + 1))
-    mixed = (grams ^ grams >> np.uint64(29)) * _GOLDEN
-    mixed = (mixed ^ mixed >> np.uint64(32)) * _GOLDEN
+    mixed = _mixed(grams)
     hashes = (mixed >> np.uint64(32)).astype(np.uint32)
     keys = np.zeros((count, len(texts)), np.uint32)
     for number, factor in enumerate(_FACTORS if len(texts) else ()):
@@ -113,6 +110,16 @@ def sketch(texts: Sequence[str], threshold: float = 0.9) -> Sketch:
     bits = np.zeros((len(texts), 64 * _BITMAP_WORDS), bool)
     bits[rows, mixed >> np.uint64(56)] = True  # 0 to 255
     return Sketch(keys.T, np.packbits(bits, axis=1).view(np.uint64), np.diff(starts).astype(np.int32))
+
+
+def _mixed(numbers: np.ndarray) -> np.ndarray:
+    """Return 64-bit numbers that look as if drawn by lot, the same for the same."""
+    numbers = (numbers ^ numbers >> np.uint64(29)) * _GOLDEN
+    return (numbers ^ numbers >> np.uint64(32)) * _GOLDEN
+
+
+# odd numbers: a gram's hash times each of them is another hash of it
+_FACTORS = (_mixed(np.arange(1, _PERMUTATIONS + 1, dtype=np.uint64)) >> np.uint64(32)).astype(np.uint32) | 1
 
 
 def _grams(plain: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -394,7 +394,9 @@ _RUN = re.compile(r"[，。；：、！？～~]{2,}")
 _STRANDED = re.compile(rf"(?P<mark>[。！？～~])(?P<emoji>(?:{emojis.ONE}|\s)+)[，、。；：～~]+(?=\s|$)")
 _DANGLING = re.compile(rf"(?P<emoji>{emojis.ONE})[，、；：]+$")
 _COMMAS, _STOPS = frozenset("，、；："), frozenset("。～~")
-_UNEVEN = re.compile(r"[，。；：、！？～~,;!?.](?:(?<=[,;!?.])|[，。；：、！？～~\s])")  # what it looks for, or more
+_UNEVEN = re.compile(
+    r"[，。；：、！？～~,;!?.](?:(?<=[,;!?.])|[，。；：、！？～~\s])"
+)  # what it looks for, or more
 _STRENGTH = "！？～~。；：，、"
 
 
