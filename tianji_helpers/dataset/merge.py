@@ -25,6 +25,7 @@ import msgspec
 from tianji_helpers import formats, records
 from tianji_helpers.dataset import processes
 from tianji_helpers.errors import CourseError
+from tianji_helpers.records import ARRAY_END, ARRAY_START
 
 STAGE = "02_merge_clean"
 FIELDS = ("system", "input", "output")
@@ -118,8 +119,8 @@ def merge_rounds(
         target = stack.enter_context(records.atomic_writer(output, binary=True))
 
         def put(count: int, array: bytes) -> None:
-            target.write(b",\n    " if merged.rows else _START)
-            target.write(memoryview(array)[len(_START) : -len(_END)])
+            target.write(b",\n    " if merged.rows else ARRAY_START)
+            target.write(memoryview(array)[len(ARRAY_START) : -len(ARRAY_END)])
             merged.rows += count
 
         parts = list(_parts(merged.files))
@@ -140,7 +141,7 @@ def merge_rounds(
                 f"{folder} 里一条也合不出来（弃用 {merged.rejected} 条，第一条：{merged.reason}）。"
                 "请先改正数据，或用 tianji convert 转换；真的要空文件，就加上 --allow-empty。"
             )
-        target.write(_END if merged.rows else b"[]")
+        target.write(ARRAY_END if merged.rows else b"[]")
     counts = {"files": len(merged.files), "rows": merged.rows, "rejects": merged.rejected}
     if skip_bad:
         records.write_provenance(merged.rejects, stage=STAGE, parameters={}, counts=counts)
@@ -153,9 +154,6 @@ def merge_rounds(
         digest=False,  # a twelfth of the time; who reads the file keeps it among the inputs
     )
     return merged
-
-
-_START, _END = b"[\n    ", b"\n]"
 
 
 class _Turn(msgspec.Struct, gc=False):
