@@ -88,15 +88,20 @@ def _mend(
     steps: list[list[tuple[str, str, str]]] = [[] for _ in texts]
     left: Iterable[int] = range(len(texts))
     while left:
-        before = texts.copy()
-        for rows, apply_all in _by_kind(left, texts, "mend", off):
-            for name, apply in apply_all:
-                for row in rows:
-                    after = apply(texts[row], requests[row])
-                    if after != texts[row]:
-                        steps[row].append((name, texts[row], after))
-                        texts[row] = after
-        left = [row for row in left if texts[row] != before[row]]
+        changed = []
+        for rows, some in _by_kind(left, texts, "mend", off):
+            now, asked = [texts[row] for row in rows], [requests[row] for row in rows]
+            for name, apply in some:
+                after = list(map(apply, now, asked))
+                if after != now:
+                    for row, old, new in zip(rows, now, after, strict=True):
+                        if new != old:
+                            steps[row].append((name, old, new))
+                    now = after
+            changed += [row for row, text in zip(rows, now, strict=True) if text != texts[row]]
+            for row, text in zip(rows, now, strict=True):
+                texts[row] = text
+        left = changed
     return steps
 
 
@@ -109,10 +114,11 @@ def _reject(
     texts: Sequence[str], requests: Sequence[Request], off: Collection[str]
 ) -> list[tuple[str, str] | None]:
     verdicts: list[tuple[str, str] | None] = [None] * len(texts)
-    for rows, apply_all in _by_kind(range(len(texts)), texts, "reject", off):
-        for name, apply in apply_all:
-            for row in rows:
-                if verdicts[row] is None and (reason := apply(texts[row], requests[row])):
+    for rows, some in _by_kind(range(len(texts)), texts, "reject", off):
+        now, asked = [texts[row] for row in rows], [requests[row] for row in rows]
+        for name, apply in some:
+            for row, reason in zip(rows, map(apply, now, asked), strict=True):
+                if reason and verdicts[row] is None:
                     verdicts[row] = name, reason
     return verdicts
 

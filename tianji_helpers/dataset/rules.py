@@ -15,7 +15,6 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 from tianji_helpers import emoji as emojis
 from tianji_helpers import faults
@@ -541,14 +540,12 @@ def doubled(text: str, request: Request) -> str:
         half = len(text) // 2  # the whole of it twice
         text = text[-half:] if half > 4 and text[:half] == text[-half:] else text
         clauses = faults.split_clauses(text)
-    for one, two in pairwise(clauses):
-        if two and one.endswith((two, two[2:] or two)):
-            text = _SAID.sub(r"\g<words>，", _AGAIN.sub(r"\g<words>", text))
-            break
+    said = [clause for clause in clauses if clause]
+    if any(map(str.endswith, said, [clause[2:] or clause for clause in said[1:]])):
+        text = _SAID.sub(r"\g<words>，", _AGAIN.sub(r"\g<words>", text))
     start = text[:16]  # where somebody is addressed
-    for name in (*request.names, "尊敬的", "亲爱的"):
-        if start.count(name) > 1:
-            return _twice(request.names).sub(r"\1", start) + text[16:]
+    if max(map(start.count, (*request.names, "尊敬的", "亲爱的"))) > 1:
+        return _twice(request.names).sub(r"\1", start) + text[16:]
     return text
 
 
