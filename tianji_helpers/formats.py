@@ -125,7 +125,7 @@ def read(
 
 
 def _usual(row: Any, system: str) -> list[dict] | None:
-    """Return the turns of what most files hold by the thousand: an xtuner row of one turn, nothing but text."""
+    """Return the turns of what most files hold: an xtuner row of one turn, and nothing but text."""
     try:
         (turn,) = row["conversation"]
         if len(row) == 1 and turn.keys() == _USUAL and (turn["system"] or not system):
