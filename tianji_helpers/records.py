@@ -48,6 +48,8 @@ PROVENANCE = ".provenance.json"  # the end of the name of what stands beside a f
 RAW_FIELDS = ("system", "src_input", "style_name", "input", "output")
 TRAINING_FIELDS = ("input", "output")
 MAX_VALUE = 1 << 26  # characters; one row that is longer is no row of this course
+ARRAY_START, ARRAY_END = b"[\n    ", b"\n]"  # what stands about the rows of an indented array
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _BLOCK = 1 << 20  # bytes read at a time
 _AHEAD = 8 << 20  # bytes written between two calls to put them on the disk
 _MAX_DEPTH = 50
@@ -137,40 +139,26 @@ def write_json_array(path: str | Path, rows: Iterable[dict]) -> int:
     The bytes are those of ``json.dump(rows, file, ensure_ascii=False, indent=4)``, but ``rows``
     may be a generator: memory holds one row at a time.
     """
-    return _write_array(path, (_indented(row, "\n    ").encode() for row in rows))
+    return _write_array(path, map(_indented, rows))
 
 
-def _write_array(path: str | Path, items: Iterable[bytes]) -> int:
+def _write_array(path: str | Path, arrays: Iterable[bytes]) -> int:
+    """Write the rows of indented arrays, of one row each."""
     count = 0
     with atomic_writer(path, binary=True) as file:
-        for count, item in enumerate(items, 1):
-            file.write(b"[\n    " if count == 1 else b",\n    ")
-            file.write(item)
-        file.write(b"\n]" if count else b"[]")
+        for count, array in enumerate(arrays, 1):
+            file.write(b",\n    " if count > 1 else ARRAY_START)
+            file.write(array[len(ARRAY_START) : -len(ARRAY_END)])
+        file.write(ARRAY_END if count else b"[]")
     return count
 
 
-def _indented(value: Any, line: str) -> str:
-    """Return a JSON value (object keys are strings) as ``json.dumps(..., indent=4)`` writes it.
-
-    json's own indenting runs in Python; without ``indent`` its C encoder writes a flat object whole,
-    with the line break as a part of the separator. line: the break before this value's own lines.
-    """
-    inner = line + "    "
-    if not isinstance(value, (dict, list, tuple)) or not value:
-        return _encoder(inner).encode(value)
-    if isinstance(value, dict):
-        if any(isinstance(item, (dict, list, tuple)) for item in value.values()):
-            flat = _encoder(inner).encode
-            items = (f"{flat(key)}: {_indented(item, inner)}" for key, item in value.items())
-            return "{" + inner + ("," + inner).join(items) + line + "}"
-        return "{" + inner + _encoder(inner).encode(value)[1:-1] + line + "}"
-    return "[" + inner + ("," + inner).join(_indented(item, inner) for item in value) + line + "]"
-
-
-@cache
-def _encoder(line: str) -> json.JSONEncoder:
-    return json.JSONEncoder(ensure_ascii=False, separators=("," + line, ": "))
+def _indented(row: Any) -> bytes:
+    """Return an array of one row as ``json.dumps(…, indent=4)`` writes it, in a tenth of its time."""
+    try:
+        return msgspec.json.format(_encode([row]).encode(), indent=4)
+    except msgspec.DecodeError:  # json writes a NaN, though JSON has none
+        return json.dumps([row], ensure_ascii=False, indent=4).encode()
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
@@ -189,7 +177,7 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
 def jsonl_line(row: Any) -> bytes:
     """Return a JSON value as the line that ``write_jsonl`` writes."""
     try:
-        return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        return (_encode(row) + "\n").encode()
     except UnicodeEncodeError:
         return (json.dumps(row) + "\n").encode()
 
@@ -323,10 +311,15 @@ def iter_json_array(path: str | Path) -> Iterator[Any]:
     mark = window.peek()
     while mark != "]":
         yield window.value()
+        text, end = window.text, window.at
         mark = window.peek()
         if mark == ",":
             window.at += 1
             window.peek()
+            if text is window.text:
+                start = max(0, end - 4)
+                yield from window.values(text[start : window.at + 8], end - start)
+                window.peek()
         elif mark != "]":
             raise window.error("Expecting ',' delimiter")
     window.at += 1
@@ -348,6 +341,7 @@ class _Window:
     def __init__(self, path: str | Path):
         self._path, self._blocks = path, _blocks(path)
         self.text, self.at, self.line, self.column = "", 0, 1, 1
+        self._tried = ""  # the text that was looked at for several values
 
     def peek(self) -> str:
         """Pass over blanks; return the next character, or an empty string at the end."""
@@ -373,6 +367,24 @@ class _Window:
                 continue  # a number that ends with the window may go on
             self.at = end
             return value
+
+    def values(self, border: str, length: int) -> list:
+        """Take all values up to the last one at whose end the border stands, and the comma behind it.
+
+        msgspec reads them, at once and twice as fast as json. border: the last ``length`` characters of a
+        value and the first ones of the next, which look alike through most files. Where they do not, or
+        something is wrong, there are no values: ``value`` takes them one by one, and says what is wrong.
+        """
+        end = self.text.rfind(border, self.at)
+        if end < 0 or self.text is self._tried:
+            return []
+        self._tried, end = self.text, end + length
+        try:
+            values = msgspec.json.decode(f"[{self.text[self.at : end]}]")
+        except (msgspec.DecodeError, RecursionError):
+            return []
+        self.at = self.text.index(",", end) + 1
+        return values
 
     def error(self, message: str) -> CourseError:
         """Return the error that a thing at this place is."""
@@ -599,6 +611,13 @@ def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:
     return _write_array(path, map(_conversation, turns))
 
 
+def _conversation(turn: dict) -> bytes:
+    row = {"conversation": conversation(turn) if "history" in turn else [turn]}
+    if set(map(type, turn.values())) == {str}:  # msgspec writes text as json does, and is quicker
+        return msgspec.json.format(msgspec.json.encode([row]), indent=4)
+    return _indented(row)
+
+
 def conversation(turn: dict) -> list[dict]:
     """Return the turns of the conversation that ends with ``turn``: its ``history`` stands before it.
 
@@ -610,16 +629,6 @@ def conversation(turn: dict) -> list[dict]:
     if "system" in turn:
         turns[0] = {"system": turn["system"], **turns[0]}
     return turns
-
-
-def _conversation(turn: dict) -> bytes:
-    """Return ``{"conversation": [turn]}`` as it stands in an array; msgspec lays out text as json does."""
-    if "history" in turn:
-        return _indented({"conversation": conversation(turn)}, "\n    ").encode()
-    row = {"conversation": [turn]}
-    if set(map(type, turn.values())) <= {str}:
-        return msgspec.json.format(msgspec.json.encode([row]), indent=4)[len("[\n    ") : -len("\n]")]
-    return _indented(row, "\n    ").encode()
 
 
 def sha256(path: str | Path) -> str:

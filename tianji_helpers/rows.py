@@ -30,7 +30,7 @@ def iter_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
     What stands in an array need not be a dictionary. A byte order mark, blank lines and CRLF do no harm.
     Raises CourseError naming file and row.
     """
-    kind = kind_of(path)
+    kind, path = kind_of(path), str(path)  # each row's name has it
     if kind == LINES:
         yield from _line_rows(path)
     elif kind:

@@ -80,14 +80,6 @@ def test_conda_gets_the_same_environment():
         assert f"#   pip install {step}\n" in text
 
 
-def test_the_data_juicer_environment_finds_the_same_near_duplicates():
-    pins = [
-        re.search(r"^rensa==\S+", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)[0]
-        for name in ("requirements.lock", "configs/data_juicer/requirements.txt")
-    ]
-    assert pins[0] == pins[1]
-
-
 # --- the Makefile
 
 
