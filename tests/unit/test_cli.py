@@ -13,7 +13,7 @@ from tianji_helpers import __version__, formats, records, wishes
 from tianji_helpers.dataset import self_cognition, splits
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import cli
-from tianji_toolbox.cli import parser
+from tianji_toolbox.cli import arguments
 
 PARSER = cli.build_parser()
 (COMMANDS,) = [a.choices for a in PARSER._actions if isinstance(a, argparse._SubParsersAction)]
@@ -60,7 +60,7 @@ def test_help_is_instant():
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from tianji_helpers import cli; cli.build_parser().format_help()\n"
+        "import sys; from tianji_toolbox import cli; cli.build_parser().format_help()\n"
         "assert not {'torch', 'yaml', 'nbformat', 'psutil', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -120,9 +120,9 @@ def test_doctor_exits_1_when_a_check_fails(tmp_path, capsys):
 
 
 def test_pairs_keep_what_stands_behind_the_first_equals_sign():
-    assert parser.pairs(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    assert arguments.pairs(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
     with pytest.raises(CourseError):
-        parser.pairs(["=1"])
+        arguments.pairs(["=1"])
 
 
 def test_an_unknown_lesson_is_an_error_of_the_course(tmp_path):

@@ -1,19 +1,35 @@
 """For the class: batches of runs and their report, grades of submitted notebooks."""
 
-import argparse
 import sys
+from pathlib import Path
 
-from tianji_toolbox.cli.parser import OUTPUT, READ_FILE, READ_FOLDER, amount, folder_or_default, whole
+from tianji_toolbox.cli import arguments as arg
 
 
-def batch(args: argparse.Namespace) -> int:
+def _folder_or_address(text: str) -> Path | str:
+    return text if "://" in text else arg.folder_or_default(text)
+
+
+@arg.command(
+    arg.file("plan", "计划文件（.yaml），例子在 configs/batches/"),
+    arg.whole("--workers", "最多同时运行几个（默认每两个核一个）", None, least=1, most=10_000),
+    arg.results(
+        "--output",
+        "批次的文件夹，或 fsspec 认识的地址，如 s3://…（默认 outputs/batches/计划的名字）",
+        type=_folder_or_address,
+    ),
+    arg.word("--ray", "ADDRESS", "交给 Ray 集群去做：集群的地址，或 local（在本机开一个）", ""),
+    arg.flag("--only-failed", "只重做失败的"),
+    arg.flag("--dry-run", "只检查计划，列出要运行的"),
+)
+def batch(plan, workers, output, ray, only_failed, dry_run) -> int:
     """按计划批量运行笔记本；停下后再运行就接着走"""
     from tianji_toolbox.classroom import batch, batch_plan, batch_store, batch_table, landlock, report
 
-    plan = batch_plan.load(args.plan)
-    store = batch_store.open_store(args.output, plan.file.stem)
-    if args.dry_run:
-        rows = batch.survey(plan, store, args.only_failed)
+    plan = batch_plan.load(plan)
+    store = batch_store.open_store(output, plan.file.stem)
+    if dry_run:
+        rows = batch.survey(plan, store, only_failed)
         for row in rows:
             chosen = "，".join(f"{name}={value}" for name, value in row.run.chosen.items())
             print(f"{row.run.name}：{'要运行' if row.fresh else batch_table.line(row)}（{chosen}）")
@@ -23,9 +39,7 @@ def batch(args: argparse.Namespace) -> int:
     if not landlock.version():
         print("注意：这台机器的内核没有 Landlock，运行中的笔记本能写别的文件夹。", file=sys.stderr)
     with batch_table.watch() as show:
-        statuses = batch.run_batch(
-            plan, store, workers=args.workers, only_failed=args.only_failed, ray=args.ray, show=show
-        )
+        statuses = batch.run_batch(plan, store, workers=workers, only_failed=only_failed, ray=ray, show=show)
     page = report.write(store.folder)
     store.push_pages()
     failed = sum(status.has_failed for status in statuses)
@@ -35,65 +49,31 @@ def batch(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def report(args: argparse.Namespace) -> None:
+@arg.command(arg.folder("folder", "tianji batch 的结果文件夹"))
+def report(folder) -> None:
     """写出一个批次的报告，一个网页"""
     from tianji_toolbox.classroom import report
 
-    print(f"报告：{report.write(args.folder)}")
+    print(f"报告：{report.write(folder)}")
 
 
-def grade(args: argparse.Namespace) -> None:
+@arg.command(
+    arg.folder("submissions", "每人一个笔记本、或者每人一个文件夹"),
+    arg.results("--output", "成绩表写到哪里（默认 outputs/grades）"),
+    arg.amount("--timeout", "每个笔记本最多几秒", 60, least=0.1, most=10**6),
+    arg.amount("--memory", "每个笔记本最多几 GB 内存", 2, least=0.1, most=10**6),
+    arg.whole("--workers", "同时判几份", 1, least=1, most=10_000),
+)
+def grade(submissions, output, timeout, memory, workers) -> None:
     """给交上来的笔记本判练习，写出成绩表"""
     from tianji_helpers import paths
     from tianji_toolbox.classroom import grading
 
-    limits = {"seconds": args.timeout, "memory_gb": args.memory, "workers": args.workers}
-    grades = grading.grade(args.submissions, **limits)
+    grades = grading.grade(submissions, seconds=timeout, memory_gb=memory, workers=workers)
     total = len(grading.columns(grades))
     for row in grades:
         print(
             f"{row.passed:>3} / {total}  {row.student}" + "".join(f"\n      {line}" for line in row.problems)
         )
-    for file in grading.write(grades, args.output or paths.resolve("outputs/grades")):
+    for file in grading.write(grades, output or paths.resolve("outputs/grades")):
         print(f"写出 {file}")
-
-
-def add(command) -> None:
-    """Add these commands; ``command`` makes the parser of one."""
-    sub = command("batch", batch)
-    sub.add_argument(
-        "plan", type=READ_FILE, metavar="PLAN", help="计划文件（.yaml），例子在 configs/batches/"
-    )
-    sub.add_argument(
-        "--workers", type=whole(1, 10_000), metavar="N", help="最多同时运行几个（默认每两个核一个）"
-    )
-    sub.add_argument(
-        "--output",
-        type=lambda text: text if "://" in text else folder_or_default(text),
-        default="",
-        metavar="DIR",
-        help="批次的文件夹，或 fsspec 认识的地址，如 s3://…（默认 outputs/batches/计划的名字）",
-    )
-    sub.add_argument(
-        "--ray",
-        default="",
-        metavar="ADDRESS",
-        help="交给 Ray 集群去做：集群的地址，或 local（在本机开一个）",
-    )
-    sub.add_argument("--only-failed", action="store_true", help="只重做失败的")
-    sub.add_argument("--dry-run", action="store_true", help="只检查计划，列出要运行的")
-
-    sub = command("report", report)
-    sub.add_argument("folder", type=READ_FOLDER, metavar="DIR", help="tianji batch 的结果文件夹")
-
-    sub = command("grade", grade)
-    sub.add_argument(
-        "submissions", type=READ_FOLDER, metavar="DIR", help="每人一个笔记本、或者每人一个文件夹"
-    )
-    sub.add_argument("--output", **OUTPUT | {"help": "成绩表写到哪里（默认 outputs/grades）"})
-    limit = {"type": amount(0.1, 10**6), "metavar": "N"}
-    sub.add_argument("--timeout", default=60, help="每个笔记本最多几秒（默认 %(default)s）", **limit)
-    sub.add_argument("--memory", default=2, help="每个笔记本最多几 GB 内存（默认 %(default)s）", **limit)
-    sub.add_argument(
-        "--workers", type=whole(1, 10_000), default=1, metavar="N", help="同时判几份（默认 %(default)s）"
-    )
