@@ -31,6 +31,7 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="显示这段说明")
 
     def error(self, message):
+        message = message.removeprefix("argument ")  # Python 3.10 does not ask for a word for it
         self.exit(2, f"错误：{message}。用法见 {self.prog} --help\n")
 
 

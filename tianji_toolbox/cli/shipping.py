@@ -5,7 +5,7 @@ from pathlib import Path
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.cli import arguments as arg
 
-_PLATFORMS = ("openxlab", "modelscope", "huggingface")
+_PLATFORMS = ("modelscope", "huggingface", "openxlab")
 
 
 @arg.command(
@@ -42,10 +42,10 @@ def chat(model_dir, adapter, system, **how) -> None:
 )
 def web(model_dir, adapter, base, **address) -> None:
     """用网页和模型对话：挑选或自己写、前后对比、换适配器"""
-    from tianji_toolbox.shipping import web
+    from tianji_toolbox.shipping import studio
 
     adapters = {name: arg.read_path(folder) for name, folder in arg.pairs(adapter).items()}
-    web.serve(model_dir, adapters, base, **address)
+    studio.serve(model_dir, adapters, base, **address)
 
 
 @arg.command(
@@ -100,18 +100,18 @@ def serve(gguf_file, **address) -> None:
 
 @arg.command(
     arg.folder("model_dir", "合并后的模型、适配器，或 tianji export 的文件夹"),
-    arg.choice("--to", _PLATFORMS, "发布到哪个平台"),
+    arg.choice("--to", _PLATFORMS, "发布到哪个平台", dest="platform"),
     arg.word("--repo", "OWNER/NAME", "仓库，写成“用户名/仓库名”"),
-    arg.results("--run", "训练它的那次运行（默认是它所在的那次）"),
+    arg.results("--run", "训练它的那次运行（默认是它所在的那次）", dest="run_dir"),
     arg.flag("--private", "新建的仓库只有自己能看（OpenXLab 在网页上选）"),
     arg.word("--endpoint", "URL", "平台的地址（默认就是平台自己的）", ""),
     arg.flag("--yes", "真的上传（不加就只列出文件）"),
 )
-def publish(model_dir, to, repo, run, yes, **where) -> None:
+def publish(model_dir, platform, repo, run_dir, yes, **where) -> None:
     """把模型发布到 ModelScope、Hugging Face 或 OpenXLab；不加 --yes 只列出会上传什么"""
     from tianji_toolbox.shipping import publish
 
-    plan = publish.prepare(model_dir, to, repo, run=run)
+    plan = publish.prepare(model_dir, platform, repo, run=run_dir)
     print(f"{plan}\n模型卡和全部文件在 {plan.folder}，请先看一遍（每次运行都重新生成）。")
     if yes:
         print(publish.upload(plan, **where))

@@ -6,7 +6,6 @@ notebook 05, the sample answers from the comparison of notebook 06. What was not
 unknown, and no figure is typed by hand.
 """
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,16 +16,17 @@ from tianji_helpers.training import figures, models
 TASKS = {"wishes": "送祝福", "self_cognition": "自我认知", "ruozhiba": "弱智吧问答", "own": "自己的数据"}
 SAMPLES = 6  # answers shown
 OPENXLAB = "https://code.openxlab.org.cn"  # models are git repositories there
-_SETTINGS = {  # what the config of a training says, and how the card calls it
-    "训练轮数": r"^max_epochs = (\S+)",
-    "学习率": r"\blr=([\d.e-]+)",
-    "LoRA 秩 r": r"\br=(\d+)",
-    "lora_alpha": r"\blora_alpha=(\d+)",
-    "批大小": r"\bbatch_size=(\d+)",
-    "梯度累积": r"\baccumulative_counts=(\d+)",
-    "最大长度（词元）": r"\bmax_length=(\d+)",
-    "4 位底座（QLoRA）": r"\bload_in_4bit=(\w+)",
-    "随机种子": r"\bseed=(\d+)",
+_SETTINGS = {  # of the training's config, and how the card calls them
+    "max_epochs": "训练轮数",
+    "max_iters": "最多步数",
+    "lr": "学习率",
+    "lora_r": "LoRA 秩 r",
+    "lora_alpha": "lora_alpha",
+    "batch_size": "批大小",
+    "accumulative_counts": "梯度累积",
+    "max_length": "最大长度（词元）",
+    "load_in_4bit": "4 位底座（QLoRA）",
+    "seed": "随机种子",
 }
 
 
@@ -207,9 +207,8 @@ def _data(facts: Facts) -> str:
 
 
 def _training(facts: Facts) -> str:
-    config = (facts.training.get("parameters") or {}).get("config", "")
-    found = [(name, re.search(pattern, config, re.MULTILINE)) for name, pattern in _SETTINGS.items()]
-    lines = [f"| {name} | {match[1]} |" for name, match in found if match]
+    settings = (facts.training.get("parameters") or {}).get("settings") or {}
+    lines = [f"| {title} | {settings[name]} |" for name, title in _SETTINGS.items() if name in settings]
     if steps := (facts.training.get("counts") or {}).get("iterations"):
         lines.append(f"| 步数 | {steps} |")
     versions = facts.training.get("versions") or {}

@@ -13,7 +13,8 @@ import pytest
 
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import cli
-from tianji_toolbox.shipping import web, web_page
+from tianji_toolbox.shipping import studio as web
+from tianji_toolbox.shipping import web_page
 
 PIECES = ("祝您", "平安", "喜乐", "！！")
 SAID = "".join(PIECES)
