@@ -42,10 +42,10 @@ def chat(model_dir, adapter, system, **how) -> None:
 )
 def web(model_dir, adapter, base, **address) -> None:
     """用网页和模型对话：挑选或自己写、前后对比、换适配器"""
-    from tianji_toolbox.shipping import studio
+    from tianji_toolbox.shipping import demo
 
     adapters = {name: arg.read_path(folder) for name, folder in arg.pairs(adapter).items()}
-    studio.serve(model_dir, adapters, base, **address)
+    demo.serve(model_dir, adapters, base, **address)
 
 
 @arg.command(

@@ -6,7 +6,7 @@ notebook 05, the sample answers from the comparison of notebook 06. What was not
 unknown, and no figure is typed by hand.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tianji_helpers import paths, records
@@ -94,11 +94,8 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
             f"{paths.show(trained / 'metrics.json')} 评测的是 {metrics.get('base_model')}"
             f"（{metrics.get('task')}），要发布的却是 {name}（{task}）。请用 --run 指定训练它的那次运行。"
         )
-    return Facts(
-        kind,
-        models.CATALOGUE[name],
-        task,
-        parameters,
+    return replace(
+        facts,
         training=training,
         metrics=metrics,
         comparison=_read(run_folder / "06_merge_chat" / task / "comparison.json") or [],
