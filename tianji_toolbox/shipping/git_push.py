@@ -1,9 +1,9 @@
 """Send a folder to a model repository that takes git and Git LFS, as OpenXLab's does.
 
-git and git-lfs do the sending, with the commands that one would type: fetch the newest commit, add the files
-of the folder, commit, push. The repository for it lasts as long as the upload and lies beside the folder,
-where Git LFS has room for its copy of the weights; nothing is checked out and no hook runs. Git LFS asks the
-server which weights it has already, so a broken upload goes on when it is run again.
+git and git-lfs do the sending, with the commands that one would type: clone the newest commit, add the files
+of the folder, commit, push. The clone lasts as long as the upload and lies beside the folder, where Git LFS
+has room for its copy of the weights; nothing is checked out and no hook runs. Git LFS asks the server which
+weights it has already, so a broken upload goes on when it is run again.
 
 The token stands in the environment of these processes only: in no command line, address or file. Its
 helper answers the repository's own server and no other.
@@ -21,7 +21,6 @@ from tianji_helpers.errors import CourseError
 ATTRIBUTES = ".gitattributes"
 WEIGHTS = (".safetensors", ".gguf")
 LARGE_BYTES = 5_000_000  # hubs refuse large files outside LFS; the smallest limit known is 10 MB
-_NEWEST = "refs/remotes/origin/newest"  # what of the repository we have
 _BY_LFS = " filter=lfs diff=lfs merge=lfs -text\n"
 _HELPER = (
     '!f() { test "$1" != get || '
@@ -57,53 +56,40 @@ def push(folder: Path, url: str, user: str, token: str, message: str) -> None:
                 f"conda：conda install {name}），再运行一次。"
             )
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".git.") as place:
-        git = _Git(folder, place, url, user, token)
-        git("init", "--quiet", "--template=")
-        branch, is_empty = _default_branch(git, url)
-        if not is_empty:
-            git("fetch", "--quiet", "--depth=1", "--no-tags", "origin", f"{branch}:{_NEWEST}")
-            git("reset", "--quiet", _NEWEST)
-            _join_attributes(git, folder / ATTRIBUTES)
-        git("add", "--force", "--no-all", ".")
-        if git("diff", "--cached", "--name-only"):
-            git("commit", "--quiet", "-m", message)
-            git("lfs", "push", "origin", "HEAD", shown=True)  # its progress goes to the terminal
-            git("push", "--quiet", "origin", f"HEAD:{branch}")
-
-
-def _default_branch(git: "_Git", url: str) -> tuple[str, bool]:
-    """Return the branch to push to, and whether nothing is there yet."""
-    try:
-        lines = git("ls-remote", "--symref", "origin", "HEAD").splitlines()
-    except RuntimeError as error:
-        if "not found" in str(error):
+        git = _Git(url, user, token)
+        try:
+            git("clone", "--quiet", "--depth=1", "--no-checkout", "--template=", url, place)
+        except RuntimeError as error:
+            if "not found" not in str(error):
+                raise
             raise CourseError(
                 f"没有找到仓库 {url}。请先在平台的网页上新建同名的模型仓库（公开还是私有也在"
                 "那里选），再运行一次；如果已经建好，请检查仓库名和令牌的写权限。"
             ) from None
-        raise
-    named = [line.split()[1] for line in lines if line.startswith("ref:")]
-    return (named or ["refs/heads/main"])[0], len(lines) == len(named)
+        git.environment |= {"GIT_DIR": f"{place}/.git", "GIT_WORK_TREE": str(folder.resolve())}
+        git("reset", "--quiet")  # from here on, what is not in the folder stays as it is
+        if git("ls-files", ATTRIBUTES):
+            _join_attributes(folder / ATTRIBUTES, git("show", f":{ATTRIBUTES}"))
+        git("add", "--force", "--no-all", ":/")
+        if git("diff", "--cached", "--name-only"):
+            git("commit", "--quiet", "-m", message)
+            git("lfs", "push", "origin", "HEAD", shown=True)  # its progress goes to the terminal
+            git("push", "--quiet", "origin", "HEAD")
 
 
-def _join_attributes(git: "_Git", file: Path) -> None:
-    if git("ls-tree", _NEWEST, ATTRIBUTES):
-        ours = file.read_text(encoding="utf-8").splitlines()
-        theirs = git("show", f"{_NEWEST}:{ATTRIBUTES}").splitlines()
-        lines = [*(line for line in theirs if line not in ours), *ours]  # of two rules the later holds
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def _join_attributes(file: Path, theirs: str) -> None:
+    ours = file.read_text(encoding="utf-8").splitlines()
+    lines = [*(line for line in theirs.splitlines() if line not in ours), *ours]  # of two the later holds
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 class _Git:
-    """git in a folder whose repository lies in ``place``, for one address and one user."""
+    """git for one address and one user, with none of what surrounds us: that may be a hook of another
+    repository. Of the user's own settings the proxies may matter."""
 
-    def __init__(self, folder: Path, place: str, url: str, user: str, token: str):
-        self._folder = folder
-        # what surrounds us may be another repository's hook; of one's settings the proxies may matter
+    def __init__(self, url: str, user: str, token: str):
         kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        self._environment = kept | {
-            "GIT_DIR": place,
-            "GIT_WORK_TREE": str(folder),
+        self.environment = kept | {
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_ASKPASS": "",
             "LC_ALL": "C",
@@ -115,6 +101,7 @@ class _Git:
             f"user.name={user}",
             f"user.email={user}@users.noreply.invalid",
             "commit.gpgSign=false",
+            "init.defaultBranch=main",
             "core.autocrlf=false",
             "core.attributesFile=/dev/null",
             "core.hooksPath=/dev/null",
@@ -124,7 +111,6 @@ class _Git:
             f"credential.{server.scheme}://{server.netloc}.helper={_HELPER}",
             "http.lowSpeedLimit=1",  # bytes a second, for so many seconds
             "http.lowSpeedTime=60",
-            f"remote.origin.url={url}",
             f"lfs.{url}/info/lfs.locksverify=false",
         ]
 
@@ -133,8 +119,7 @@ class _Git:
         options = [word for setting in self._settings for word in ("-c", setting)]
         done = subprocess.run(
             ["git", *options, *arguments],
-            cwd=self._folder,
-            env=self._environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=None if shown else subprocess.PIPE,
             stderr=subprocess.PIPE,
