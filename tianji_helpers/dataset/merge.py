@@ -11,7 +11,7 @@ file of another shape, one in which something is wrong, or a very large one, is 
 """
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -79,7 +79,7 @@ def _is_round(folder: Path, name: str, names: Container[str]) -> bool:
 
 
 def merge_rounds(
-    folder: str | Path,
+    folders: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
     skip_bad: bool = False,
@@ -87,7 +87,7 @@ def merge_rounds(
     system: str = "",
     allow_empty: bool = False,
 ) -> Merged:
-    """Write all rounds of ``folder`` as one training file; files of other shapes that lie there, too.
+    """Write all rounds of a folder, or of several, as one training file; files of other shapes, too.
 
     The bytes are those of ``json.dump(rows, file, ensure_ascii=False, indent=4)``, rows in file
     order. system: the prompt of rows that have none; empty means that they stay so. skip_bad: go on at what
@@ -104,7 +104,8 @@ def merge_rounds(
             f"合并写出的是一个 JSON 数组，{output.name} 却说它是 JSON Lines。请把名字改成 .json；"
             "要 JSON Lines，合并以后用 tianji convert --to openai。"
         )
-    merged = Merged(round_files(folder, output))
+    folders = [folders] if isinstance(folders, str | Path) else folders
+    merged = Merged([file for folder in folders for file in round_files(folder, output)])
     if skip_bad:
         merged.rejects = Path(rejects) if rejects else output.with_name(f"{output.stem}_rejects.jsonl")
     digests: dict[Path, str] = {}
@@ -131,7 +132,8 @@ def merge_rounds(
                 put(len(some), layout.lay_out(some))
         if not (merged.rows or allow_empty):
             raise CourseError(
-                f"{folder} 里一条也合不出来（弃用 {merged.rejected} 条，第一条：{merged.reason}）。"
+                f"{'、'.join(map(str, folders))} 里一条也合不出来"
+                f"（弃用 {merged.rejected} 条，第一条：{merged.reason}）。"
                 "请先改正数据，或用 tianji convert 转换；真的要空文件，就加上 --allow-empty。"
             )
         put(0, b"")

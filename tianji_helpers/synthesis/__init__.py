@@ -6,7 +6,14 @@ needs no network, ``journal`` keeps every answer, ``engine`` sends, limits, chec
 """
 
 from tianji_helpers.synthesis.client import Settings
-from tianji_helpers.synthesis.generate import ensure_rounds, preview, round_files, synthesize
+from tianji_helpers.synthesis.generate import (
+    SMALL_RUN,
+    ensure_rounds,
+    ensure_teachers,
+    preview,
+    round_files,
+    synthesize,
+)
 from tianji_helpers.synthesis.knowledge import preview_knowledge, synthesize_knowledge
 from tianji_helpers.synthesis.prices import Price
 from tianji_helpers.synthesis.prompts import build
@@ -14,12 +21,14 @@ from tianji_helpers.synthesis.providers import choose
 from tianji_helpers.synthesis.teacher import Teacher
 
 __all__ = [
+    "SMALL_RUN",
     "Price",
     "Settings",
     "Teacher",
     "build",
     "choose",
     "ensure_rounds",
+    "ensure_teachers",
     "preview",
     "preview_knowledge",
     "round_files",

@@ -17,6 +17,7 @@ from tianji_helpers.synthesis import prompts, recordings, rounds, selection
 from tianji_helpers.synthesis.client import Engine, Estimate, Settings, Summary, estimate, started
 from tianji_helpers.synthesis.prompts import Prompt
 
+SMALL_RUN = "small_teacher"  # in a run: the run of the small teacher
 _REQUESTS = "请求"  # stands where a file's name has the style
 
 
@@ -134,6 +135,17 @@ def ensure_rounds(output_dir: str | Path = "", model: str = "") -> list[Path]:
         count = recordings.ROUNDS[model or recordings.LARGE]
         files = synthesize("offline", model=model, rounds=count, output_dir=output_dir).files
     return files
+
+
+def ensure_teachers(output_dir: str | Path = "") -> dict[str, Path]:
+    """Return the folders with the rounds of the two teachers, ``large`` and ``small``.
+
+    Rounds that are missing are made as by ``ensure_rounds``.
+    """
+    run = paths.run_dir(output_dir)
+    ensure_rounds(run)
+    ensure_rounds(run / SMALL_RUN, recordings.SMALL)
+    return {"large": paths.stage_dir("01", run), "small": paths.stage_dir("01", run / SMALL_RUN)}
 
 
 def check_amounts(rounds: int, limit: int | None) -> None:

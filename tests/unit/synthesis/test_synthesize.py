@@ -22,6 +22,7 @@ from tianji_helpers.synthesis import (
     Price,
     client,
     ensure_rounds,
+    ensure_teachers,
     preview,
     prompts,
     providers,
@@ -631,6 +632,8 @@ def test_ensure_rounds_makes_what_is_missing_and_says_so(tmp_path, capsys):
     assert {file.name.split("_")[1] for file in files} == {"正常", "小红书", "严肃"}
     assert ensure_rounds(tmp_path) == sorted(files)
     assert capsys.readouterr().out == ""
+    both = {who: round_files(folder.parent) for who, folder in ensure_teachers(tmp_path).items()}
+    assert both["large"] == sorted(files) and len(both["small"]) == 3
 
 
 def test_the_client_is_used_by_every_answer(tmp_path, teacher):
