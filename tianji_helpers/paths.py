@@ -4,7 +4,7 @@ A stage of the course reads and writes in ``<run>/NN_stage``; a run is ``outputs
 the notebook parameter ``output_dir`` or the environment variable ``TIANJI_OUTPUT_DIR`` names
 another folder. Relative names start from the project root, whatever the caller's working folder
 is (papermill's is the caller's, nbval's is the notebook's); those of a command line start from the current
-folder, and are whole by the time they get here (``cli.parser.to_read``).
+folder, and are whole by the time they get here (``cli.arguments.Place``).
 """
 
 import builtins

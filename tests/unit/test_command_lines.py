@@ -9,7 +9,7 @@ import pytest
 
 from tianji_helpers import records
 from tianji_toolbox import cli
-from tianji_toolbox.cli.parser import Place, folder_or_default
+from tianji_toolbox.cli.arguments import Place, folder_or_default, text
 
 (COMMANDS,) = [a.choices for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
 ACTIONS = [
@@ -17,7 +17,7 @@ ACTIONS = [
 ]
 NUMBERS = [(name, action) for name, action in ACTIONS if getattr(action.type, "__name__", "") == "read"]
 PLACES = [(name, action) for name, action in ACTIONS if isinstance(action.type, Place)]
-WORDS = [(name, a) for name, a in ACTIONS if a.type is None and a.nargs != 0 and not a.choices]
+WORDS = [(name, a) for name, a in ACTIONS if a.type is text and not a.choices]
 DEFAULTED = [(name, a) for name, a in ACTIONS if a.type is folder_or_default]
 CHOICES = [(name, a) for name, a in ACTIONS if a.choices]
 FLAGS = [(name, a) for name, a in ACTIONS if a.nargs == 0]

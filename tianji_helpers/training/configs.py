@@ -11,6 +11,7 @@ import copy
 import difflib
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from reprlib import repr as brief
 
@@ -124,6 +125,19 @@ def write_config(base: str | Path, target: str | Path, **settings) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(str(target))
     return target
+
+
+def settings(cfg) -> dict[str, int | float]:
+    """Return the numbers of a loaded config that describe a training, by name; those that it has."""
+    places = PLACES | {
+        "optim_wrapper.accumulative_counts": "accumulative_counts",
+        "model.llm.quantization_config.load_in_4bit": "load_in_4bit",
+    }
+    found = {}
+    for place, name in places.items():
+        with suppress(CourseError):
+            found[name] = part(cfg, place)
+    return {name: value for name, value in found.items() if isinstance(value, (int, float))}
 
 
 def change(cfg, options: Mapping[str, object]) -> None:

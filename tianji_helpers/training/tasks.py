@@ -198,10 +198,11 @@ def train_task(
     """Train a task with a config made by ``make_config``; provenance goes beside the work folder."""
     work_dir = task_dir(task, output_dir) / "work"
     result = launch.train(config, work_dir, device=device, report=report)
+    numbers = configs.settings(configs.load_config(config))
     records.write_provenance(
         work_dir,
         stage="05_training",
-        parameters={"task": task, "config": Path(config).read_text(encoding="utf-8")},
+        parameters={"task": task, "config": Path(config).read_text(encoding="utf-8"), "settings": numbers},
         counts={"iterations": result.curve[-1]["step"] if result.curve else 0},
         inputs=[data_file(config)],
     )

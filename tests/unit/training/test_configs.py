@@ -43,6 +43,7 @@ def test_full_fine_tuning_has_neither_adapter_nor_quantization():
     cfg = configs.load_config("configs/wishes_internlm2_chat_7b_full.py")
     assert "lora" not in cfg.model and "quantization_config" not in cfg.model.llm
     assert cfg.model.recompute_share == 1 and cfg.model.fused
+    assert configs.settings(cfg).keys().isdisjoint({"lora_r", "lora_alpha", "load_in_4bit"})
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,9 @@ def test_settings_reach_every_place_that_depends_on_them(tmp_path):
     assert cfg.model.llm.torch_dtype == "torch.float32"
     assert cfg.train_dataloader.dataset.max_dataset_length == 50
     assert (cfg.model.lora.r, cfg.model.lora.lora_alpha) == (8, 16)
+    numbers = {"max_epochs": 3, "lr": 1e-3, "seed": 7, "max_rows": 50, "lora_r": 8, "lora_alpha": 16}
+    rest = {"batch_size": 4, "accumulative_counts": 1, "max_length": 512, "load_in_4bit": True}
+    assert configs.settings(cfg) == numbers | rest
 
 
 def test_validation_rows_are_read_as_training_rows_are(tmp_path):
