@@ -59,6 +59,14 @@ def test_the_pages_are_the_lessons_and_what_belongs_to_them(pages):
     assert not [path for path in pages if "solutions" in path]
 
 
+def test_a_folder_of_somebody_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    command = [PYTHON, CONFIGS / "site" / "build.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode and "不会删掉" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years"
+
+
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 OUTPUTS = [
     {"text/html": EVIL},

@@ -111,6 +111,17 @@ def find_traces(notebook: nbformat.NotebookNode) -> list[str]:
     return sorted(found + [name for name in names if re.search(rf"\b{re.escape(name)}\b", text)])
 
 
+def empty(folder: Path) -> None:
+    """Make a folder anew; what is there goes only if it was made here, and is kept beside it otherwise."""
+    mark = folder / ".refresh"
+    if mark.is_file():
+        shutil.rmtree(folder)
+    elif folder.exists():
+        records.set_aside(folder)
+    folder.mkdir(parents=True)
+    mark.touch()
+
+
 def main(names: list[str]) -> None:
     """Refresh the named notebooks (numbers such as ``05``), or all of them, in order; solutions too.
 
@@ -118,15 +129,9 @@ def main(names: list[str]) -> None:
     left would show in the outputs (answers that are in the journal are not asked for again).
     """
     folder = paths.resolve("outputs/refresh")
-    mark = folder / ".refresh"  # what is below is this program's
     os.environ.update(threads.with_defaults(), TIANJI_OUTPUT_DIR=str(folder))
     if not names or "01" in names:
-        if mark.is_file():
-            shutil.rmtree(folder)
-        elif folder.exists():
-            records.set_aside(folder)
-        folder.mkdir(parents=True)
-        mark.touch()
+        empty(folder)
     for file in (*find_notebooks(), *find_notebooks(SOLUTIONS)):
         if not names or file.stem[:2] in names:
             began = time.monotonic()

@@ -49,6 +49,18 @@ def test_outputs_are_stored_without_the_noise(file, capsys):
     assert set(widget.outputs[0].data) == {"text/plain"}
 
 
+def test_only_a_folder_of_its_own_is_emptied(tmp_path):
+    folder = tmp_path / "refresh"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    refresh.empty(folder)
+    (folder / "journal").write_text("of a refresh")
+    refresh.empty(folder)
+    assert [file.name for file in folder.iterdir()] == [".refresh"]
+    assert (tmp_path / "refresh.kept-1" / "mine.txt").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_standard_error_of_a_compared_cell_stays_to_be_seen(file):
     path = file(new_code_cell("import warnings\nwarnings.warn('mind this')"))
     refresh.refresh(path)

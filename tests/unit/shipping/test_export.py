@@ -205,6 +205,18 @@ def test_four_bits_are_llama_cpps_types_and_close_to_the_weights(tokenizer, tmp_
         assert export._post(f"{address}/tokenize", {"content": TEXTS[0]})["tokens"]
 
 
+def test_an_export_that_somebody_changed_is_kept(tokenizer, tmp_path):
+    folder = tiny_models.save(tmp_path / "tiny", tokenizer, "qwen2")
+    said = []
+    for _ in range(2):
+        exported = export.export(folder, tmp_path / "out", "bf16", report=said.append)
+    assert not list(tmp_path.glob("out.kept-*"))
+    exported.modelfile.write_text(exported.modelfile.read_text().replace("FROM", "from"))  # as long
+    export.export(folder, tmp_path / "out", "bf16", report=said.append)
+    assert (tmp_path / "out.kept-1" / "Modelfile").read_text().startswith("from")
+    assert exported.modelfile.read_text().startswith("FROM") and "out.kept-1" in said[-1]
+
+
 def test_an_unknown_architecture_is_named(tokenizer, tmp_path):
     folder = tiny_models.save(tmp_path / "odd", tokenizer, "qwen2")
     config = json.loads((folder / "config.json").read_text())
