@@ -53,13 +53,15 @@ test: $(SCALE)/.ready $(SITE)/.ready $(DEEPSPEED)/.ready  ## 全部检查：代�
 	stage 换一组参数再跑一遍六课 $(OFFLINE) $(BIN)/python -m pytest -q -m course tests/course; \
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| echo '没有 Chromium：网页的测试都跳过了。装上再运行一次就有：apt install chromium'; \
+	why=$$($(BIN)/python -c 'from tianji_toolbox.classroom import jail; print(jail.why_not())'); \
+	[ -z "$$why" ] || echo "关不住学生的代码：评分的测试都跳过了。$$why"; \
 	if [ -n "$$failed" ]; then echo "没有通过：$$failed" >&2; exit 1; fi; \
 	echo '全部通过'
 
 # configs/jupyter shows the start page as a page, and keeps JupyterLab from asking for news.
 lab: $(READY)  ## 打开 JupyterLab，从课程首页开始
-	JUPYTER_CONFIG_PATH="$(CURDIR)/configs/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
-		$(BIN)/python -m jupyterlab --ServerApp.root_dir='$(CURDIR)' $(if $(filter 0,$(shell id -u)),--allow-root) \
+	JUPYTER_CONFIG_PATH="$$PWD/configs/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+		$(BIN)/python -m jupyterlab --ServerApp.root_dir="$$PWD" $(if $(filter 0,$(shell id -u)),--allow-root) \
 		--LabApp.default_url=/lab/tree/notebooks/README.md
 
 lint: $(READY)  ## 代码风格（笔记本也查）和类型

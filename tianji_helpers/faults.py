@@ -191,10 +191,10 @@ def _is_foreign(character: str) -> bool:
     return unicodedata.name(character, "").startswith(_FOREIGN)
 
 
-_CLAUSES = re.compile(rf"[{STOPS}\s]+")
+_CLAUSES = re.compile(rf"[{STOPS}\s][{STOPS}\s]*")  # quicker than +: the search knows the first character
 
 
-@lru_cache(maxsize=4)  # cleaning asks several times about one text
+@lru_cache(maxsize=1 << 12)  # cleaning asks about one text again when it has asked other things about others
 def split_clauses(text: str) -> tuple[str, ...]:
     """Return what stands between the marks and spaces of a text."""
     return tuple(_CLAUSES.split(text))
@@ -375,7 +375,7 @@ def copied(text: str, request: Request) -> str | None:
     """It repeats a reference sentence of the prompt instead of its tone."""
     if not request.how:
         return None
-    blocks, pieces = _pieces((*request.how.examples, request.how.template))
+    blocks, pieces = _pieces(request.how.examples, request.how.template)
     if not blocks.search(text):
         return None
     for start in range(len(text) - _ECHO + 1):
@@ -385,12 +385,12 @@ def copied(text: str, request: Request) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def _pieces(examples: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, str]]:
+def _pieces(examples: tuple[str, ...], template: str) -> tuple[re.Pattern[str], dict[str, str]]:
     """Return every piece of ``_ECHO`` characters with its example, and what finds texts that may hold one.
 
     A piece always holds a whole half-block (0-4, 5-9, ... of the example): few strings to look for.
     """
-    half = _ECHO // 2
+    half, examples = _ECHO // 2, (*examples, template)
     blocks = {one[at : at + half] for one in examples for at in range(0, len(one) - half + 1, half)}
     pieces = {one[at : at + _ECHO]: one for one in examples for at in range(len(one) - _ECHO + 1)}
     return re.compile("|".join(map(re.escape, sorted(blocks))) or "(?!)"), pieces

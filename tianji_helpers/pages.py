@@ -56,8 +56,9 @@ def names(host: str) -> list[str]:
     """Return the names and addresses under which a browser may know a server that listens on ``host``.
 
     A page of a stranger whose name was made to lead to this machine (DNS rebinding) comes with another one.
+    Those in ``$TIANJI_ALLOWED_HOSTS``, separated by commas, are names of ours, too: a proxy's, say.
     """
-    own = [*LOOPBACK, host]
+    own = [*LOOPBACK, host, *filter(None, os.environ.get("TIANJI_ALLOWED_HOSTS", "").split(","))]
     if host in EVERYWHERE:
         import psutil
 

@@ -23,7 +23,12 @@ FOLDERS = ("notebooks", "data", "configs", "tests/pages/screenshots")
 
 
 def build(target: Path) -> int:
-    """Write the pages into ``target``, anew; return Sphinx's exit status. Warnings are errors."""
+    """Write the pages into ``target``, anew; return Sphinx's exit status. Warnings are errors.
+
+    An earlier result goes; Sphinx leaves ``.buildinfo`` in what it has made.
+    """
+    if target.exists() and any(target.iterdir()) and not (target / ".buildinfo").is_file():
+        sys.exit(f"错误：{target} 里有别的东西，不会删掉。请换一个文件夹。")
     with tempfile.TemporaryDirectory() as name:
         source = Path(name, "source")
         shutil.copytree(HERE / "locales", source / "locales")

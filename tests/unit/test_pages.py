@@ -96,7 +96,10 @@ def test_the_server_ends_with_the_command(served, number):
         pass  # nobody listens there any more
 
 
-def test_a_server_for_the_classroom_knows_its_own_names():
+def test_a_server_for_the_classroom_knows_its_own_names(monkeypatch):
     assert pages.names("192.0.2.7") == [*pages.LOOPBACK, "192.0.2.7"]
     assert socket.gethostname() in pages.names("0.0.0.0")
     assert "evil.example" not in pages.names("0.0.0.0")
+    monkeypatch.setenv("TIANJI_ALLOWED_HOSTS", "class.example.edu,wishes.example.edu")
+    assert pages.names("192.0.2.7")[-2:] == ["class.example.edu", "wishes.example.edu"]
+    assert "" not in pages.names("192.0.2.7")

@@ -80,14 +80,6 @@ def test_conda_gets_the_same_environment():
         assert f"#   pip install {step}\n" in text
 
 
-def test_the_data_juicer_environment_finds_the_same_near_duplicates():
-    pins = [
-        re.search(r"^rensa==\S+", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)[0]
-        for name in ("requirements.lock", "configs/data_juicer/requirements.txt")
-    ]
-    assert pins[0] == pins[1]
-
-
 # --- the Makefile
 
 
@@ -184,6 +176,21 @@ def test_a_wheel_can_be_imported_anywhere_and_says_what_it_lacks(tmp_path):
 def script(path, text):
     path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.mark.parametrize("name", ["it's here", 'a "b" $HOME `x` $(x)', "课程 one"])
+def test_lab_starts_in_a_folder_of_any_name(name, tmp_path):
+    folder = tmp_path / name
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for file in ("Makefile", "requirements.lock", "requirements-xtuner.txt", "pyproject.toml"):
+        shutil.copy(ROOT / file, folder)
+    (folder / ".venv" / ".ready").touch()
+    script(folder / ".venv" / "bin" / "python", 'printf "%s\\n" "$@" "config=$JUPYTER_CONFIG_PATH"')
+    environment = {key: value for key, value in os.environ.items() if key != "JUPYTER_CONFIG_PATH"}
+    done = subprocess.run([MAKE, "-s", "lab"], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert f"--ServerApp.root_dir={folder}" in said and f"config={folder}/configs/jupyter" in said
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from tianji_helpers import paths, threads
+from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.records import atomic_writer
 from tianji_toolbox.classroom.course import KERNEL, KERNEL_ARGUMENTS, find_notebooks
 
 SOLUTIONS = paths.NOTEBOOKS / "solutions"
@@ -56,7 +55,7 @@ def refresh(file: Path) -> None:
         raise CourseError(
             f"{file.name} 的输出里有这台机器的路径或名字：{'、'.join(traces)}。请改成相对路径。"
         )
-    with atomic_writer(file) as target:
+    with records.atomic_writer(file) as target:
         nbformat.write(notebook, target)
 
 
@@ -119,9 +118,15 @@ def main(names: list[str]) -> None:
     left would show in the outputs (answers that are in the journal are not asked for again).
     """
     folder = paths.resolve("outputs/refresh")
+    mark = folder / ".refresh"  # what is below is this program's
     os.environ.update(threads.with_defaults(), TIANJI_OUTPUT_DIR=str(folder))
     if not names or "01" in names:
-        shutil.rmtree(folder, ignore_errors=True)
+        if mark.is_file():
+            shutil.rmtree(folder)
+        elif folder.exists():
+            records.set_aside(folder)
+        folder.mkdir(parents=True)
+        mark.touch()
     for file in (*find_notebooks(), *find_notebooks(SOLUTIONS)):
         if not names or file.stem[:2] in names:
             began = time.monotonic()

@@ -113,6 +113,25 @@ def test_the_circle_closes(exported, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:
             base_url = running.stdout.readline().split()[0]
+            # its own name and pages, and no other's: a name of a stranger may lead to this machine
+            own, port = base_url.removesuffix("/v1"), base_url.removesuffix("/v1").rpartition(":")[2]
+            for headers, status in (
+                ({"Host": f"localhost:{port}"}, 200),
+                ({"Host": f"[::1]:{port}"}, 200),
+                ({"Origin": "http://localhost:8501"}, 200),
+                ({"Host": f"evil.example:{port}"}, 403),
+                ({"Host": f"127.0.0.1.evil.example:{port}"}, 403),
+                ({"Host": f"evil.example@127.0.0.1:{port}"}, 403),
+                ({"Host": ""}, 403),
+                ({"Host": "["}, 403),
+                ({"Origin": "http://evil.example"}, 403),
+                ({"Origin": f"http://evil.example:{port}", "Host": f"evil.example:{port}"}, 403),
+                ({"Origin": "null"}, 403),
+            ):
+                reply = httpx.get(f"{own}/props", headers=headers, trust_env=False)
+                assert reply.status_code == status, headers
+            taken = subprocess.run([*command[:-1], port], capture_output=True, text=True)
+            assert taken.returncode == 1 and "请换一个 --port" in taken.stderr
             with openai.OpenAI(base_url=base_url, api_key="none") as client:
                 assert [model.id for model in client.models.list()] == ["ending"]
             summary = synthesis.synthesize(

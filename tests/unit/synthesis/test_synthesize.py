@@ -685,8 +685,12 @@ def test_a_story_of_ten_thousand_characters_goes_out_whole(tmp_path, teacher):
 
 
 @pytest.mark.slow
-def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher, base_dir):
+def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher):
     stub = "当前祝福语如下"
+
+    def rate(pairs):
+        return [len(set(answer)) / len(answer) for _, answer in pairs]
+
     summary = run(teacher, tmp_path / "one", limit=6)
     plain = [row["output"] for row in records.read_conversations(summary.files[0])]
 
@@ -698,7 +702,7 @@ def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher, base_di
         return status, headers, payload
 
     teacher.reply = answer
-    summary = run(teacher, tmp_path / "two", limit=6, best_of=3)
+    summary = run(teacher, tmp_path / "two", limit=6, best_of=3, rate=rate)
     assert (summary.prompts, summary.answered) == (18, 18)
     (file,) = summary.files
     kept = [row["output"] for row in records.read_conversations(file)]
@@ -712,7 +716,7 @@ def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher, base_di
         assert choice["faults"][choice["best"]] == [] and any(choice["faults"])
         clean = [one for one, wrong in zip(choice["quality"], choice["faults"], strict=True) if not wrong]
         assert choice["quality"][choice["best"]] == max(clean)
-    again = run(teacher, tmp_path / "two", limit=6, best_of=3)
+    again = run(teacher, tmp_path / "two", limit=6, best_of=3, rate=rate)
     assert (again.sent, again.files) == (0, summary.files)
 
 
@@ -720,6 +724,11 @@ def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher, base_di
 def test_best_of_has_bounds(tmp_path, best_of):
     with pytest.raises(CourseError, match=r"best_of.*1 到 16"):
         synthesize("local", base_url="http://127.0.0.1:9/v1", model="m", best_of=best_of, output_dir=tmp_path)
+
+
+def test_best_of_needs_a_score(tmp_path):
+    with pytest.raises(CourseError, match=r"best_of=2 .*rate="):
+        synthesize("local", base_url="http://127.0.0.1:9/v1", model="m", best_of=2, output_dir=tmp_path)
 
 
 def test_the_recordings_have_one_answer_each(tmp_path):

@@ -37,7 +37,7 @@ def test_end_token_stops_and_is_not_shown(tiny):
     hook = model.register_forward_hook(prefer_the_end)
     try:
         (ended,) = inference.answer_all(model, tokenizer, chats("祝姐姐生日"), max_new_tokens=8)
-        assert ended == inference.Answer("", stopped=True)
+        assert ended == inference.Completion("", stopped=True)
         assert list(inference.stream(model, tokenizer, chats("祝姐姐生日")[0], max_new_tokens=8)) == []
     finally:
         hook.remove()

@@ -127,6 +127,17 @@ def test_an_unknown_source_is_refused(models_dir, start_hub):
     assert not models_dir.exists()
 
 
+def test_a_folder_that_somebody_brought_is_kept(prepare, models_dir, start_hub):
+    own = models_dir / NAME
+    own.mkdir(parents=True)
+    (own / "config.json").write_text('{"mine": true}')
+    (models_dir / f".{NAME}.notes.part").mkdir()
+    done = prepare(start_hub(), "huggingface")
+    assert done.returncode == 0 and f"改名为 {NAME}.kept-1" in done.stdout
+    assert (models_dir / f"{NAME}.kept-1" / "config.json").read_text() == '{"mine": true}'
+    assert (own / WEIGHTS).is_file() and (models_dir / f".{NAME}.notes.part").is_dir()
+
+
 def test_too_little_disk_is_refused_before_the_download(models_dir, start_hub, monkeypatch):
     hub = start_hub()
     usage = shutil.disk_usage(paths.ROOT)
