@@ -5,10 +5,14 @@ is shown. Several adapters may sit on one base model; changing from one to anoth
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from tianji_helpers import wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference
+
+if TYPE_CHECKING:
+    import ipywidgets
 
 MAX_REQUEST = 2_000  # characters; what one types is far shorter, a pasted book would fill the memory
 
@@ -24,8 +28,8 @@ class Chat:
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: Any,
+        tokenizer: Any,
         *,
         system: str = "",
         style: str = wishes.DEFAULT_STYLE,
@@ -67,7 +71,10 @@ class Chat:
             request += f",{self.style}风格"
         talk = inference.messages(request, self.system, self.history)
         talk = inference.fit(self.model, self.tokenizer, talk, self.max_new_tokens)
-        settings = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
+        settings: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+        }
         said = ""
         for piece in inference.stream(self.model, self.tokenizer, talk, **settings):
             said += piece
@@ -75,7 +82,7 @@ class Chat:
         self.history.append((request, said.strip()))
 
 
-def widget(chat: Chat):
+def widget(chat: Chat) -> "ipywidgets.VBox":
     """Return an ipywidgets chat for a notebook: a line to type in, a button, the conversation.
 
     Where widgets cannot be drawn (a static page), its text says so; ``Chat.say`` does the same from a
@@ -83,7 +90,7 @@ def widget(chat: Chat):
     """
     import ipywidgets
 
-    class Window(ipywidgets.VBox):
+    class Window(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         def __repr__(self) -> str:
             return "（聊天窗口：这里显示不了，请在 JupyterLab 里运行这一格。）"
 
@@ -92,7 +99,7 @@ def widget(chat: Chat):
     forget = ipywidgets.Button(description="清空")
     shown = ipywidgets.Textarea(disabled=True, layout={"width": "90%", "height": "12em"})
 
-    def on_send(_) -> None:
+    def on_send(_: "ipywidgets.Button") -> None:
         request, line.value, send.disabled = line.value, "", True
         before = shown.value
         try:
@@ -105,7 +112,7 @@ def widget(chat: Chat):
         finally:
             send.disabled = False
 
-    def on_forget(_) -> None:
+    def on_forget(_: "ipywidgets.Button") -> None:
         chat.reset()
         shown.value = ""
 

@@ -24,6 +24,8 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prices
 from tianji_helpers.training import data, evaluation
 
+pytestmark = pytest.mark.slow
+
 MATRIX = wishes.load()
 WISH = "姐姐，祝你生日快乐，愿你天天开心，事事顺心！"
 TURN = {"system": MATRIX.system, "input": "祝姐姐生日", "output": WISH}

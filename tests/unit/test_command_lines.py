@@ -11,6 +11,8 @@ from tianji_helpers import records
 from tianji_toolbox import cli
 from tianji_toolbox.cli.arguments import Place, folder_or_default, text
 
+pytestmark = pytest.mark.slow
+
 (COMMANDS,) = [a.choices for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
 ACTIONS = [
     (name, action) for name, sub in COMMANDS.items() for action in sub._actions if action.dest != "help"

@@ -77,7 +77,7 @@ def test_its_parameters_exist(text):
     for name in re.findall(r"-p \"?(\w+)=", text):
         assert any(name in values for values in known.values()), name
     table = re.findall(r"^\| ([\d, 、]+|all|全部) \| (`.*?`) \|", text, re.MULTILINE)
-    assert len(table) == 9
+    assert len(table) == 10
     for lessons, names in table:
         for lesson in map(int, re.findall(r"\d", lessons) or known):
             assert set(re.findall(r"\w+", names)) <= known[lesson].keys(), names

@@ -111,9 +111,10 @@ def unshard(folder, output_file) -> None:
 )
 def review(run_dir, source, decisions, off, threshold, host, port) -> None:
     """在网页里逐条复核修补过和弃用的记录；下一次清洗照您的决定办（第 2 课）"""
-    from tianji_helpers import pages, paths
+    from tianji_helpers import paths
     from tianji_helpers.dataset.clean import STAGE
     from tianji_helpers.dataset.decisions import FILE, read
+    from tianji_toolbox import pages
 
     source = source or paths.run_dir(run_dir) / STAGE / "merged.json"
     path = decisions or source.with_name(FILE)

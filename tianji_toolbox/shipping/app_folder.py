@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from tianji_helpers import pages, paths, records, wishes
+from tianji_helpers import paths, records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inspection, models
+from tianji_toolbox import pages
 from tianji_toolbox.shipping import app, leaks
 
 PLATFORMS = {"openxlab": "OpenXLab", "modelscope": "ModelScope 创空间", "huggingface": "Hugging Face Spaces"}

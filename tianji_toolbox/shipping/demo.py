@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
 
-from tianji_helpers import pages, paths, wishes
+from tianji_helpers import paths, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference, inspection, models
+from tianji_toolbox import pages
 
 MAX_REQUEST = 300  # characters; a wish is asked for in one line
 MAX_TOKENS = 400

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, UnixConnector, web
 
-from tianji_helpers import llama, pages
+from tianji_helpers import llama
 from tianji_helpers.errors import CourseError
+from tianji_toolbox import pages
 
 _PLACE = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
 _HOPS = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host"}

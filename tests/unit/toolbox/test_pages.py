@@ -11,8 +11,8 @@ import urllib.request
 
 import pytest
 
-from tianji_helpers import pages
 from tianji_helpers.errors import CourseError
+from tianji_toolbox import pages
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def served(tmp_path):
     """The process that serves a page, and its port."""
     script = tmp_path / "page.py"
     script.write_text("import sys, streamlit as st\nst.write(sys.argv[1])\n", encoding="utf-8")
-    code = f"from tianji_helpers import pages; pages.serve({str(script)!r}, ['祝福'], port=0)"
+    code = f"from tianji_toolbox import pages; pages.serve({str(script)!r}, ['祝福'], port=0)"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
