@@ -16,6 +16,8 @@ import argparse
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,16 +30,14 @@ from tianji_helpers.training import inference, models, quality
 _RESAMPLES = 2000
 
 
-def measure(rows: list[dict], loaded, seed: int) -> list[dict]:
+def measure(rows: list[dict], judge: Callable[[list], list[float]], seed: int) -> list[dict]:
     """Return the rows with ``quality``, ``faulty``, and both for the request of another row."""
     matrix = wishes.load()
     others = [row["input"] for row in rows]
     random.Random(seed).shuffle(others)
     scores = {
-        "own": quality.score(*loaded, [(row["input"], row["output"]) for row in rows]),
-        "other": quality.score(
-            *loaded, [(asked, row["output"]) for asked, row in zip(others, rows, strict=True)]
-        ),
+        "own": judge([(row["input"], row["output"]) for row in rows]),
+        "other": judge([(asked, row["output"]) for asked, row in zip(others, rows, strict=True)]),
     }
     return [
         row
@@ -102,12 +102,14 @@ def main() -> None:
     )
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--seed", type=int, default=42, help="of the order of the requests")
-    parser.add_argument("--model", type=Path, help="folder of another model that gives the likelihoods")
+    parser.add_argument("--likelihood", action="store_true", help="in place of the quality of wishes")
+    parser.add_argument("--model", type=Path, help="folder of another model, for its likelihood")
     options = parser.parse_args()
     loaded = inference.load(options.model or models.prepare(models.EMBEDDED))
+    judge = partial(quality.likelihood if options.likelihood or options.model else quality.score, *loaded)
     together, began = [], time.monotonic()
     for path in options.files:
-        rows = measure(list(records.read_jsonl(path)), loaded, options.seed)
+        rows = measure(list(records.read_jsonl(path)), judge, options.seed)
         report(path.name, rows)
         together += rows
     seconds = time.monotonic() - began
