@@ -75,8 +75,9 @@ def features(model, tokenizer, pairs: Sequence[tuple[str, str]], *, batch_size: 
     matrix = wishes.load()
     for row, (request, answer) in zip(found, pairs, strict=True):
         asked, off = matrix.read(request), clean.SUITABILITY["absurd"]
-        text, steps = clean.mend(answer, asked, off)
-        row[width:] = bool(steps), clean.reject(text, asked, off) is not None
+        text, _ = clean.mend(answer, asked, off)
+        rejected = clean.reject(text, asked, off) is not None
+        row[width:] = not rejected and text != answer.strip(), rejected
     return found
 
 

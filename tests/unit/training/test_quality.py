@@ -1,10 +1,14 @@
-"""The likelihood score: arithmetic by hand, and wishes whose order everybody agrees on."""
+"""Quality: arithmetic by hand, and wishes whose order everybody agrees on."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
+from tianji_helpers import paths, records
+from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference, quality
 
 WISHES = [
@@ -26,7 +30,7 @@ def loaded(base_dir):
     return inference.load(base_dir)
 
 
-def test_it_is_the_geometric_mean_of_the_tokens_probabilities(tiny_dir):
+def test_likelihood_is_the_geometric_mean_of_the_tokens_probabilities(tiny_dir):
     model, tokenizer = inference.load(tiny_dir, dtype="float32")
     pairs = [WISHES[0], ("你是谁", "我。"), WISHES[2]]
     expected = []
@@ -41,26 +45,69 @@ def test_it_is_the_geometric_mean_of_the_tokens_probabilities(tiny_dir):
         logs = [scores[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer)]
         expected.append(math.exp(sum(logs) / len(logs)))
     # together and padded as alone
-    assert quality.score(model, tokenizer, pairs, batch_size=3) == pytest.approx(expected, rel=1e-4)
-    assert quality.score(model, tokenizer, pairs, batch_size=1) == pytest.approx(expected, rel=1e-4)
+    assert quality.likelihood(model, tokenizer, pairs, batch_size=3) == pytest.approx(expected, rel=1e-4)
+    assert quality.likelihood(model, tokenizer, pairs, batch_size=1) == pytest.approx(expected, rel=1e-4)
 
 
-def test_an_empty_answer_has_none_and_a_long_one_is_cut(tiny_dir):
-    model, tokenizer = inference.load(tiny_dir)
-    scores = quality.score(model, tokenizer, [("祝姐姐生日", " \n"), ("问" * 2000, "答" * 2000)])
-    assert scores[0] == 0 < scores[1] < 1
+def test_an_empty_answer_has_none_and_a_long_one_is_cut(loaded):
+    pairs = [("祝姐姐生日", " \n"), ("问" * 2000, "答" * 2000)]
+    for judge in (quality.likelihood, quality.score):
+        scores = judge(*loaded, pairs)
+        assert scores[0] == 0 < scores[1] < 1
 
 
-def test_a_wish_ranks_higher_behind_its_own_request(loaded):
-    own = quality.score(*loaded, WISHES)
+def test_the_states_are_those_of_the_answer_behind_its_request(loaded):
+    """Against what transformers hands out itself, of the whole model, one pair at a time."""
+    model, tokenizer = loaded
+    found = quality.features(model, tokenizer, WISHES[:3], batch_size=3)
+    for row, (asked, said) in zip(found, WISHES, strict=False):
+        prompt = f"问：{asked}\n答："
+        ids = [
+            tokenizer.bos_token_id,
+            *tokenizer(prompt + said + "\n", add_special_tokens=False)["input_ids"],
+        ]
+        behind = 1 + len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        with torch.inference_mode():
+            states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[quality.LAYER]
+        expected = states[0, behind:].float().mean(0)
+        assert np.corrcoef(row[:-2], expected)[0, 1] > 0.999  # bfloat16, and padding, move the last digits
+    assert not found[:, -2:].any()  # nothing to mend, nothing to reject
+
+
+def test_what_cleaning_would_do_counts(loaded):
+    asked, said = WISHES[0]
+    found = quality.features(*loaded, [(asked, f"“{said}”"), (asked, "奶奶，生日快乐，愿您健康！")])
+    assert found[:, -2:].tolist() == [[1, 0], [0, 1]]
+    whole, quoted, other = quality.score(
+        *loaded, [WISHES[0], (asked, f"“{said}”"), (asked, "奶奶，生日快乐，愿您健康！")]
+    )
+    assert whole > quoted > other
+
+
+def test_a_model_that_the_weights_do_not_fit_is_named(tiny_dir):
+    with pytest.raises(CourseError, match="请用 gemma-3-270m 来评"):
+        quality.score(*inference.load(tiny_dir), WISHES)
+
+
+def test_it_goes_with_the_grades_that_it_was_fitted_on(loaded):
+    """Weights, grades and code belong together; on these rows it must do better than it can on new ones."""
+    rows = list(records.read_jsonl(paths.DATA / "wishes" / "graded.jsonl"))[::9]
+    scores = quality.score(*loaded, [(row["input"], row["output"]) for row in rows])
+    assert spearmanr(scores, [row["grade"] for row in rows]).statistic > 0.8
+
+
+@pytest.mark.parametrize("judge", [quality.score, quality.likelihood])
+def test_a_wish_ranks_higher_behind_its_own_request(loaded, judge):
+    own = judge(*loaded, WISHES)
     for shift in range(1, len(WISHES)):
         asked = [WISHES[(place + shift) % len(WISHES)][0] for place in range(len(WISHES))]
-        other = quality.score(*loaded, [(a, said) for a, (_, said) in zip(asked, WISHES, strict=True)])
+        other = judge(*loaded, [(a, said) for a, (_, said) in zip(asked, WISHES, strict=True)])
         assert sum(a > b for a, b in zip(own, other, strict=True)) >= len(WISHES) - 1, asked
 
 
+@pytest.mark.parametrize("judge", [quality.score, quality.likelihood])
 @pytest.mark.parametrize("spoil", [lambda text: text[::-1], lambda text: text.replace("，", "的，了")])
-def test_a_broken_sentence_ranks_lower(loaded, spoil):
-    whole = quality.score(*loaded, WISHES)
-    broken = quality.score(*loaded, [(asked, spoil(said)) for asked, said in WISHES])
+def test_a_broken_sentence_ranks_lower(loaded, spoil, judge):
+    whole = judge(*loaded, WISHES)
+    broken = judge(*loaded, [(asked, spoil(said)) for asked, said in WISHES])
     assert all(a > b for a, b in zip(whole, broken, strict=True))
