@@ -107,7 +107,7 @@ def grade(
     device: str = "cpu",
     report: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Look at each answer in ways that know nothing of each other: hard faults, quality, details.
+    """Look at each answer three ways: hard faults, quality, details.
 
     requests: in any wording; answers: in the same order. kind: ``stages.kind`` of the task; where it is
     not ``wishes``, only the faults of any answer count (``ANY_ANSWER``), and quality is the likelihood.

@@ -2,13 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 
-from tianji_helpers import paths, records
-from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference, quality
 
 WISHES = [
@@ -56,44 +52,25 @@ def test_an_empty_answer_has_none_and_a_long_one_is_cut(loaded):
         assert scores[0] == 0 < scores[1] < 1
 
 
-def test_the_states_are_those_of_the_answer_behind_its_request(loaded):
-    """Against what transformers hands out itself, of the whole model, one pair at a time."""
-    model, tokenizer = loaded
-    found = quality.features(model, tokenizer, WISHES[:3], batch_size=3)
-    for row, (asked, said) in zip(found, WISHES, strict=False):
-        prompt = f"问：{asked}\n答："
-        ids = [
-            tokenizer.bos_token_id,
-            *tokenizer(prompt + said + "\n", add_special_tokens=False)["input_ids"],
-        ]
-        behind = 1 + len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-        with torch.inference_mode():
-            states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[quality.LAYER]
-        expected = states[0, behind:].float().mean(0)
-        assert np.corrcoef(row[:-2], expected)[0, 1] > 0.999  # bfloat16, and padding, move the last digits
-    assert not found[:, -2:].any()  # nothing to mend, nothing to reject
+@pytest.mark.parametrize(
+    "asked, worse, rejected",
+    [
+        ("祝奶奶重阳节", "“奶奶，重阳节快乐，愿您登高望远，身体硬朗！”", "奶奶，生日快乐，愿您健康！"),
+        ("祝妹妹考试顺利", "，妹妹，祝您考试顺利，会的都对！", "妹妹，祝你考试顺利，会的都像"),
+        ("祝外婆新婚快乐", "", "外婆，新婚快乐，百年好合！"),  # nobody sends it
+    ],
+)
+def test_what_cleaning_would_mend_ranks_below_what_it_leaves_and_above_what_it_rejects(
+    loaded, asked, worse, rejected
+):
+    best, mended, last = quality.score(*loaded, [WISHES[0], (asked, worse), (asked, rejected)])
+    assert 2 / 3 < best < 1 and 0 < last < 1 / 3
+    assert mended == 0 if not worse else 1 / 3 < mended < 2 / 3
 
 
-def test_what_cleaning_would_do_counts(loaded):
-    asked, said = WISHES[0]
-    found = quality.features(*loaded, [(asked, f"“{said}”"), (asked, "奶奶，生日快乐，愿您健康！")])
-    assert found[:, -2:].tolist() == [[1, 0], [0, 1]]
-    whole, quoted, other = quality.score(
-        *loaded, [WISHES[0], (asked, f"“{said}”"), (asked, "奶奶，生日快乐，愿您健康！")]
-    )
-    assert whole > quoted > other
-
-
-def test_a_model_that_the_weights_do_not_fit_is_named(tiny_dir):
-    with pytest.raises(CourseError, match="请用 gemma-3-270m 来评"):
-        quality.score(*inference.load(tiny_dir), WISHES)
-
-
-def test_it_goes_with_the_grades_that_it_was_fitted_on(loaded):
-    """Weights, grades and code belong together; on these rows it must do better than it can on new ones."""
-    rows = list(records.read_jsonl(paths.DATA / "wishes" / "graded.jsonl"))[::9]
-    scores = quality.score(*loaded, [(row["input"], row["output"]) for row in rows])
-    assert spearmanr(scores, [row["grade"] for row in rows]).statistic > 0.8
+def test_within_a_third_the_likelihood_decides(loaded):
+    likely, found = quality.likelihood(*loaded, WISHES), quality.score(*loaded, WISHES)
+    assert found == pytest.approx([(2 + one) / 3 for one in likely])
 
 
 @pytest.mark.parametrize("judge", [quality.score, quality.likelihood])
