@@ -16,4 +16,6 @@ param_scheduler[1].end = max_epochs
 
 data_path = "outputs/default/04_ruozhiba/ruozhiba_train.jsonl"
 train_dataloader.dataset.dataset.data_files.train = data_path
-custom_hooks[1].update(dict(evaluation_inputs=["为什么我爸妈结婚的时候没邀请我参加婚礼"]))
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
+    dict(evaluation_inputs=["为什么我爸妈结婚的时候没邀请我参加婚礼"])
+)

@@ -21,7 +21,9 @@ train_dataloader.dataset.max_length = 1024
 train_dataloader.batch_size = 1
 optim_wrapper.accumulative_counts = 1
 model.recompute_share = 0.0
-custom_hooks[1].update(dict(evaluation_inputs=["为什么我爸妈结婚的时候没邀请我参加婚礼"]))
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
+    dict(evaluation_inputs=["为什么我爸妈结婚的时候没邀请我参加婚礼"])
+)
 max_epochs = 3
 warmup_ratio = 0.1
 train_cfg.max_epochs = max_epochs

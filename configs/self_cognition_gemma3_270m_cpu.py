@@ -14,4 +14,6 @@ param_scheduler[1].end = max_epochs
 
 data_path = "outputs/default/03_self_cognition/self_cognition.json"
 train_dataloader.dataset.dataset.data_files.train = data_path
-custom_hooks[1].update(dict(evaluation_inputs=["你是谁", "请做一下自我介绍", "你是 ChatGPT 吗"]))
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
+    dict(evaluation_inputs=["你是谁", "请做一下自我介绍", "你是 ChatGPT 吗"])
+)

@@ -22,7 +22,9 @@ train_dataloader.dataset.max_length = 512
 train_dataloader.batch_size = 1
 optim_wrapper.accumulative_counts = 1
 model.recompute_share = 0.0
-custom_hooks[1].update(dict(evaluation_inputs=["你是谁", "请做一下自我介绍", "你是 ChatGPT 吗"]))
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
+    dict(evaluation_inputs=["你是谁", "请做一下自我介绍", "你是 ChatGPT 吗"])
+)
 max_epochs = 4
 warmup_ratio = 0.1
 train_cfg.max_epochs = max_epochs

@@ -7,4 +7,4 @@ with read_base():
     from ._base_.wishes import *
 
 train_dataloader.dataset.dataset.data_files.train = data_path
-custom_hooks[1].update(wishes_hook)
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(wishes_hook)

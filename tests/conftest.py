@@ -22,6 +22,16 @@ hypothesis.settings.register_profile("course", deadline=None)
 hypothesis.settings.load_profile("course")
 
 
+SLOW = {"base_dir", "browser"}  # fixtures that prepare a model, or start a browser
+
+
+def pytest_collection_modifyitems(items):
+    """What uses them is slow, wherever it stands, and so are the tests of pages."""
+    for item in items:
+        if SLOW.intersection(getattr(item, "fixturenames", ())) or item.path.parent.name == "pages":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def base_dir():
     """The embedded model, prepared once in ``models/``."""

@@ -1,23 +1,15 @@
-"""Talk to a model: one conversation with its history, in a terminal or as a notebook widget.
+"""Talk to a model: one conversation with its history, as a notebook widget or from any other face.
 
-Both faces sit on ``Chat``, which streams the answer and remembers it. Answers end at the model's
-own end token, and no template token is shown. Several adapters may sit on one base model; changing
-from one to another loads nothing.
+``Chat`` streams the answer and remembers it. Answers end at the model's own end token, and no template token
+is shown. Several adapters may sit on one base model; changing from one to another loads nothing.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Iterator
 
 from tianji_helpers import wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import inference, models
+from tianji_helpers.training import inference
 
-RESET, EXIT, USE, HELP = "RESET", "EXIT", "USE", "HELP"
-_WORDS = {"reset": RESET, "exit": EXIT, "quit": EXIT, "help": HELP}  # of themselves, in any case
-# what a model says must not steer the terminal
-_CONTROL = dict.fromkeys([*range(32), *range(127, 160)]) | {ord("\n"): "\n", ord("\t"): "\t"}
 MAX_REQUEST = 2_000  # characters; what one types is far shorter, a pasted book would fill the memory
 
 
@@ -66,30 +58,6 @@ class Chat:
         Raises CourseError for an empty or too long request, or one that holds template tokens,
         before anything is generated.
         """
-        request, talk = self._prepare(request)
-        pieces = []
-        for piece in inference.stream(self.model, self.tokenizer, talk, **self._settings()):
-            pieces.append(piece)
-            yield piece
-        self.history.append((request, "".join(pieces).strip()))
-
-    def say_to(self, request: str, on_piece: Callable[[str], None]) -> None:
-        """Do as ``say`` does, but hand the pieces to ``on_piece``: the first comes a little sooner.
-
-        No thread stands between the model and ``on_piece``, and nothing else goes on meanwhile.
-        """
-        request, talk = self._prepare(request)
-        pieces = []
-
-        def take(piece: str) -> None:
-            on_piece(piece)
-            pieces.append(piece)
-
-        inference.speak(self.model, self.tokenizer, talk, take, **self._settings())
-        self.history.append((request, "".join(pieces).strip()))
-
-    def _prepare(self, request: str) -> tuple[str, list[dict]]:
-        """Return the request with its style, and the chat that the model is to go on with."""
         request = request.strip()
         if not request:
             raise CourseError("请先输入一句话。")
@@ -98,125 +66,13 @@ class Chat:
         if self.style != wishes.DEFAULT_STYLE:
             request += f",{self.style}风格"
         talk = inference.messages(request, self.system, self.history)
-        return request, inference.fit(self.model, self.tokenizer, talk, self.max_new_tokens)
-
-    def _settings(self) -> dict:
-        return {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
-
-
-def repl(
-    model_dir: str | Path,
-    adapters: Mapping[str, str | Path] | None = None,
-    system: str | None = None,
-    *,
-    style: str = wishes.DEFAULT_STYLE,
-    temperature: float = 0.0,
-    max_new_tokens: int = 200,
-    device: str = "cpu",
-    source: TextIO | None = None,
-    sink: TextIO | None = None,
-) -> None:
-    """Chat in the terminal until ``exit``, ``quit`` or the end of the input; ``reset`` forgets the history.
-
-    adapters: PEFT folders to put on top of the model, by name; the first answers until ``/use name``.
-    system: the system prompt; None takes the one that the model or the adapter was trained with,
-    where the course has recorded it. source, sink: text streams instead of standard input and output.
-
-    A person gets a line editor: earlier lines by the arrow keys, pasted text of several lines in one.
-    A pipe works as well, in UTF-8 or GBK. Ctrl-C stops an answer; at the prompt it ends the chat.
-    """
-    adapters = dict(adapters or {})
-    person = source is None and sink is None and sys.stdin.isatty() and sys.stdout.isatty()
-    sink = sink or sys.stdout
-    if hasattr(sink, "reconfigure"):  # a terminal may lack the letters
-        sink.reconfigure(errors="replace")
-
-    def tell(text: str, end: str = "\n") -> None:
-        print(text.translate(_CONTROL), end=end, file=sink, flush=True)
-
-    def system_of(folder: str | Path) -> str:
-        return models.recorded(folder).get("system", "") if system is None else system
-
-    tell("正在加载模型 …")
-    chat = Chat(
-        *inference.load(model_dir, adapters, device=device),
-        system=system_of(next(iter(adapters.values()), model_dir)),
-        style=style,
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-    )
-    commands = "/reset 清空历史，/exit（或 exit、quit）退出，/help 再看一遍说明"
-    if adapters:
-        commands += (
-            f"。适配器：{'、'.join(adapters)}（现在是 {next(iter(adapters))}）；"
-            "/use 名字 换一个，只写 /use 用基座模型，历史会清空"
-        )
-    tell(f"可以聊了。输入一句话后回车；{commands}。")
-    for line in _typed() if person else _piped(source, tell):
-        request = line.strip()
-        command, name = _command(request)
-        try:
-            if command == EXIT:
-                break
-            if command == RESET:
-                chat.reset()
-                tell("（历史已清空）")
-            elif command == HELP:
-                tell(f"（{commands}。）")
-            elif command == USE and adapters:
-                chat.use(name, system_of(adapters.get(name, model_dir)))
-                tell(f"（现在是{f'适配器 {name}' if name else '基座模型'}，历史已清空）")
-            elif request.startswith("/"):
-                tell(f"（没有 {request.split()[0]} 这个命令。{commands}。）")
-            elif request:
-                tell("模型：", end="")
-                chat.say_to(request, lambda piece: tell(piece, end=""))
-                tell("")
-        except CourseError as error:
-            tell(f"（{error}）")
-        except KeyboardInterrupt:
-            tell("（已停下）")
-    tell("再见。")
-
-
-def _command(request: str) -> tuple[str, str]:
-    """Return the command in a line, empty if there is none, and what follows it.
-
-    >>> _command("quit"), _command("/USE 乙"), _command("use it")
-    (('EXIT', ''), ('USE', '乙'), ('', ''))
-    """
-    word, _, rest = request.partition(" ")
-    if word == USE or word.lower() == "/use":
-        return USE, rest.strip()
-    return ("" if rest else _WORDS.get(word.lower().removeprefix("/"), "")), ""
-
-
-def _typed() -> Iterator[str]:
-    """Yield what a person types, line by line; a pasted text is one, however many it has."""
-    from prompt_toolkit import PromptSession
-
-    session = PromptSession()
-    while True:
-        try:
-            line = session.prompt("你：")
-        except EOFError:
-            return
-        yield _decode(line.encode(errors="surrogateescape"))
-
-
-def _piped(source: TextIO | None, tell: Callable[..., None]) -> Iterator[str]:
-    tell("你：", end="")
-    for line in source or map(_decode, sys.stdin.buffer):
-        yield line
-        tell("你：", end="")
-
-
-def _decode(line: bytes) -> str:
-    """Return a line as text: UTF-8, else what Chinese terminals and files have otherwise."""
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        return line.decode("gb18030", errors="replace")
+        talk = inference.fit(self.model, self.tokenizer, talk, self.max_new_tokens)
+        settings = {"max_new_tokens": self.max_new_tokens, "temperature": self.temperature}
+        said = ""
+        for piece in inference.stream(self.model, self.tokenizer, talk, **settings):
+            said += piece
+            yield piece
+        self.history.append((request, said.strip()))
 
 
 def widget(chat: Chat):

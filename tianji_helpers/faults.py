@@ -20,21 +20,24 @@ STOPS = "，。；：、！？～…,.;:!?~"
 _MAX_CHARS = 1_600  # no wish is longer, a long letter in verse included
 
 
+Check = Callable[[str, Request], str | None]
+
+
 @dataclass(frozen=True)
 class Fault:
     """One kind of fault: ``apply`` returns the reason, or None. ``examples`` are (request, text)."""
 
     name: str
     title: str
-    apply: Callable[[str, Request], str | None]
+    apply: Check
     examples: tuple[tuple[str, str], ...]
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def _fault(title: str, *examples: tuple[str, str]):
-    def register(function):
+def _fault(title: str, *examples: tuple[str, str]) -> Callable[[Check], Check]:
+    def register(function: Check) -> Check:
         FAULTS[function.__name__] = Fault(function.__name__, title, function, examples)
         return function
 
@@ -188,10 +191,10 @@ def _is_foreign(character: str) -> bool:
     return unicodedata.name(character, "").startswith(_FOREIGN)
 
 
-_CLAUSES = re.compile(rf"[{STOPS}\s]+")
+_CLAUSES = re.compile(rf"[{STOPS}\s][{STOPS}\s]*")  # quicker than +: the search knows the first character
 
 
-@lru_cache(maxsize=4)  # cleaning asks several times about one text
+@lru_cache(maxsize=1 << 12)  # cleaning asks about one text again when it has asked other things about others
 def split_clauses(text: str) -> tuple[str, ...]:
     """Return what stands between the marks and spaces of a text."""
     return tuple(_CLAUSES.split(text))
@@ -282,7 +285,7 @@ def wrong_voice(text: str, request: Request) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def _third_person(names: tuple[str, ...]) -> re.Pattern:
+def _third_person(names: tuple[str, ...]) -> re.Pattern[str]:
     long = [re.escape(name) for name in names if len(name) > 1]
     return re.compile(_THIRD_PERSON.format(f"(?:{'|'.join(long)})(?!的|们)")) if long else re.compile("(?!)")
 
@@ -294,9 +297,10 @@ def _third_person(names: tuple[str, ...]) -> re.Pattern:
 )
 def wrong_person(text: str, request: Request) -> str | None:
     """It opens with a form of address that is somebody else's, and never names the right one."""
-    if not request.who or (request.who.either and request.who.kind == "peer"):
+    who, matrix = request.who, request.matrix
+    if not who or not matrix or (who.either and who.kind == "peer"):
         return None  # a neighbour may be called anything
-    found = request.matrix.salutation.match(text)
+    found = matrix.salutation.match(text)
     if not found:
         return None
     first, second = found[1], found[2]
@@ -322,7 +326,7 @@ _FIRST = 60  # characters: where a wish says what it is for; behind that, a lett
 def wrong_scene(text: str, request: Request) -> str | None:
     """It speaks of another occasion, and never of its own. A wish need not name its occasion."""
     what, matrix = request.what, request.matrix
-    if not what or not (found := matrix.foreign_marks(what.name).search(text)):
+    if not what or not matrix or not (found := matrix.foreign_marks(what.name).search(text)):
         return None
     if any(word in text for word in what.keywords):  # a word of its own, but perhaps a greeting for another
         if any(name in text for name in (*what.marks, *what.alias, what.name)):
@@ -371,7 +375,7 @@ def copied(text: str, request: Request) -> str | None:
     """It repeats a reference sentence of the prompt instead of its tone."""
     if not request.how:
         return None
-    blocks, pieces = _pieces((*request.how.examples, request.how.template))
+    blocks, pieces = _pieces(request.how.examples, request.how.template)
     if not blocks.search(text):
         return None
     for start in range(len(text) - _ECHO + 1):
@@ -381,12 +385,12 @@ def copied(text: str, request: Request) -> str | None:
 
 
 @lru_cache(maxsize=64)
-def _pieces(examples: tuple[str, ...]) -> tuple[re.Pattern, dict[str, str]]:
+def _pieces(examples: tuple[str, ...], template: str) -> tuple[re.Pattern[str], dict[str, str]]:
     """Return every piece of ``_ECHO`` characters with its example, and what finds texts that may hold one.
 
     A piece always holds a whole half-block (0-4, 5-9, ... of the example): few strings to look for.
     """
-    half = _ECHO // 2
+    half, examples = _ECHO // 2, (*examples, template)
     blocks = {one[at : at + half] for one in examples for at in range(0, len(one) - half + 1, half)}
     pieces = {one[at : at + _ECHO]: one for one in examples for at in range(len(one) - _ECHO + 1)}
     return re.compile("|".join(map(re.escape, sorted(blocks))) or "(?!)"), pieces

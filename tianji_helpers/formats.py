@@ -38,6 +38,7 @@ COLUMNS = (
 )
 _ALPACA = ("instruction", "output")
 _LISTS = {"xtuner": "conversation", "openai": "messages", "sharegpt": "conversations"}
+_USUAL = {"system", "input", "output"}
 _ROLES = {"system": "system", "developer": "system"}
 _ROLES |= dict.fromkeys(("user", "human"), "user") | dict.fromkeys(("assistant", "gpt", "bot"), "assistant")
 # these change what is learned, so that a file without them would not be the same data
@@ -75,6 +76,10 @@ def detect(row: dict, where: str = "") -> str:
     )
 
 
+class NoRows(CourseError):
+    """A file that can be read, and holds nothing."""
+
+
 def read(
     path: str | Path,
     shape: str = "",
@@ -92,13 +97,18 @@ def read(
     Raises CourseError naming file, row and field, unless there is ``bad``.
     """
     first, number, rows = "", 0, iter_rows(path)
+    left_out = Counter() if left_out is None else left_out
     while True:
         number, row = number + 1, None
         try:
             where, row = next(rows, ("", None))
+            if shape in ("", "xtuner") and first in ("", "xtuner") and (turns := _usual(row, system)):
+                first = "xtuner"
+                yield where, turns
+                continue
             if not where:
                 if number == 1:
-                    raise CourseError(f"{path} 里没有一条记录。请检查是不是写错了文件名，或下载了空文件。")
+                    raise NoRows(f"{path} 里没有一条记录。请检查是不是写错了文件名，或下载了空文件。")
                 return
             found = shape or detect(row, where)
             first = first or found
@@ -118,6 +128,18 @@ def read(
         yield where, turns
 
 
+def _usual(row: Any, system: str) -> list[dict] | None:
+    """Return the turns of what most files hold: an xtuner row of one turn, and nothing but text."""
+    try:
+        (turn,) = row["conversation"]
+        if len(row) == 1 and turn.keys() == _USUAL and (turn["system"] or not system):
+            "".join(turn.values()).encode()
+            return [_turn(turn["input"], turn["output"], turn["system"])]
+    except (TypeError, KeyError, ValueError, AttributeError):
+        pass
+    return None
+
+
 def read_turns(path: str | Path, *, system: str = "") -> Iterator[dict]:
     """Yield the last turn of each row: ``input``, ``output``, perhaps ``system``.
 
@@ -135,9 +157,11 @@ def _last_turn(turns: list[dict], where: str) -> dict:
                 f"{where}：第 {number} 轮有自己的 system，这里只放得下开头的一个；"
                 "请把这一条拆开，或改用 xtuner、openai。"
             )
+    if len(turns) == 1:
+        return turns[0]
     *history, last = turns
     last = _turn(last["input"], last["output"], turns[0].get("system"))
-    return last | {"history": [[turn["input"], turn["output"]] for turn in history]} if history else last
+    return last | {"history": [[turn["input"], turn["output"]] for turn in history]}
 
 
 def to_turns(row: dict, shape: str, where: str = "", left_out: Counter | None = None) -> list[dict]:

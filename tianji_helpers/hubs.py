@@ -6,14 +6,24 @@ the clients' own settings (``HF_ENDPOINT``, ``MODELSCOPE_ENDPOINT``).
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from tianji_helpers import records, redaction
 from tianji_helpers.errors import CourseError
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
 SOURCES = ("modelscope", "huggingface")
+HOMES = {"modelscope": "https://www.modelscope.cn", "huggingface": "https://huggingface.co"}
+_PREFIXES = {"modelscope": "MODELSCOPE", "huggingface": "HF"}  # of the clients' own settings
 
 
 def check_source(source: str) -> None:
@@ -32,6 +42,26 @@ def check_address(url: str, name: str) -> None:
             f"{name}（{plain}）里不能带用户名、密码、? 或 #：地址会显示出来，也会写进记录。请只写到路径为止；"
             "密钥和令牌放在环境变量或 .env 里。"
         )
+
+
+def check_proxy(url: str, package: str = "", bypass: bool = True) -> None:
+    """Raise CourseError if the way to an address leads through a SOCKS proxy that the client cannot use.
+
+    package: the module with which the client could; it is no part of the course's environment. bypass:
+    whether the client leaves a proxy alone that ``NO_PROXY`` spares it.
+    """
+    place = urlsplit(url)
+    known = getproxies()
+    proxy = known.get(place.scheme) or known.get("all", "")
+    if not proxy.lower().startswith("socks") or (bypass and proxy_bypass(place.hostname or "")):
+        return
+    if package and find_spec(package):
+        return
+    raise CourseError(
+        f"环境变量里的代理是 SOCKS（{redaction.shown(proxy)}），这里的客户端不认识它，所以连不上 "
+        f"{place.hostname}。不需要代理，就运行 unset HTTPS_PROXY HTTP_PROXY ALL_PROXY https_proxy http_proxy "
+        "all_proxy；需要，就改用代理程序的 HTTP 端口，例如 export HTTPS_PROXY=http://127.0.0.1:7890。"
+    )
 
 
 def fetch(
@@ -55,6 +85,7 @@ def fetch(
     fetched stays for the next try.
     """
     check_address(endpoint, "--endpoint")
+    check_proxy(endpoint or os.environ.get(f"{_PREFIXES[source]}_ENDPOINT") or HOMES[source], "socks")
     origin = {"source": source, "repository": repository, "revision": revision}
     download = _fetch_huggingface if source == "huggingface" else _fetch_modelscope
     try:
@@ -96,10 +127,10 @@ def _fetch_huggingface(
         if only is None or file.rfilename in only:
             _check(folder / file.rfilename, file)
     shutil.rmtree(folder / ".cache")  # the client's notes about the download
-    return {"commit": info.sha}
+    return {"commit": str(info.sha)}
 
 
-def _check(path: Path, listed) -> None:
+def _check(path: Path, listed: "RepoSibling") -> None:
     """Compare a file with what Hugging Face lists: the SHA-256 of a large one, the git id of a small one."""
     if not path.is_file():
         raise ValueError(f"{listed.rfilename} 没有下载下来")

@@ -34,9 +34,9 @@ def server(
 ) -> Iterator[str]:
     """Run llama.cpp's server on a GGUF file and yield its address, such as ``http://127.0.0.1:8080``.
 
-    port: 0 takes a free one. context: tokens a conversation may have. parallel: how many answers are
-    written at once; more requests wait. alias: the model's name in the interface; empty means the
-    file's. The OpenAI-compatible interface is below ``/v1``.
+    host: an address, or a file for a socket (``*.sock``). port: 0 takes a free one. context: tokens a
+    conversation may have. parallel: how many answers are written at once; more requests wait. alias: the
+    model's name in the interface; empty means the file's. The OpenAI-compatible interface is below ``/v1``.
     Raises CourseError if the file is missing or llama.cpp cannot load it.
     """
     try:
@@ -99,6 +99,7 @@ def started(
         env=threads.for_long_run(),
         start_new_session=True,  # Ctrl-C is for us: answers under way are still wanted
     )
+    assert child.stdin and child.stdout  # pipes
     try:
         said = child.stdout.readline()
         if not said.startswith("{"):

@@ -88,7 +88,7 @@ def _slices() -> Iterator[Path]:
             raise CourseError(f"没有安装软件包 {name}（共要 {_PARTS} 个）。{_REPAIR}") from None
         if package.version != _VERSION:
             raise CourseError(f"软件包 {name} 的版本是 {package.version}，应当是 {_VERSION}。{_REPAIR}")
-        slice = Path(package.locate_file(f"{name.replace('-', '_')}/data/part{number:02}.bin"))
+        slice = Path(str(package.locate_file(f"{name.replace('-', '_')}/data/part{number:02}.bin")))
         if not slice.is_file():
             raise CourseError(f"软件包 {name} 里没有 {slice.name}。请卸载它，再装一遍：make teacher。")
         yield slice

@@ -48,7 +48,7 @@ def serve(script: str | Path, arguments: Sequence[str], host: str = "127.0.0.1",
         command += [f"--server.allowedHosts={name}" for name in names(host)]
     sys.stderr.flush()
     with Path(os.devnull).open("w") as nowhere:  # Streamlit's own greeting
-        os.dup2(nowhere.fileno(), sys.__stdout__.fileno())
+        os.dup2(nowhere.fileno(), 1)
     os.execv(sys.executable, [*command, "--", *map(str, arguments)])
 
 
@@ -56,8 +56,9 @@ def names(host: str) -> list[str]:
     """Return the names and addresses under which a browser may know a server that listens on ``host``.
 
     A page of a stranger whose name was made to lead to this machine (DNS rebinding) comes with another one.
+    Those in ``$TIANJI_ALLOWED_HOSTS``, separated by commas, are names of ours, too: a proxy's, say.
     """
-    own = [*LOOPBACK, host]
+    own = [*LOOPBACK, host, *filter(None, os.environ.get("TIANJI_ALLOWED_HOSTS", "").split(","))]
     if host in EVERYWHERE:
         import psutil
 
@@ -72,7 +73,7 @@ def _free(host: str, port: int) -> int:
         with socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         ) as server:
-            return server.getsockname()[1]
+            return int(server.getsockname()[1])
     except (OSError, OverflowError) as error:
         raise CourseError(
             f"不能在 {host}:{port} 上开网页（{error}）。请换一个端口（如 --port 8601），或停下占用它的程序。"

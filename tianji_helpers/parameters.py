@@ -82,9 +82,14 @@ def checked(lesson: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     lesson: the number that its file's name begins with, such as ``05``. given: a namespace that holds them
     all, as papermill or a student left them (``"2e-4"``, which YAML takes for text, becomes a number).
-    Raises CourseError naming parameter, value and the type expected.
+    Raises CourseError naming parameter, value and the type expected, or if there is no such lesson.
     """
-    (file,) = paths.NOTEBOOKS.glob(f"{lesson}_*.ipynb")
+    file = next(paths.NOTEBOOKS.glob(f"{lesson}_*.ipynb"), None)
+    if file is None:
+        raise CourseError(
+            f"{paths.NOTEBOOKS} 里没有第 {lesson} 课的笔记本。"
+            "请在完整的课程文件夹里运行（git clone 之后 make setup）。"
+        )
     known = defaults(nbformat.read(file, as_version=4), file.name)
     return {name: convert(name, given[name], default) for name, default in known.items()}
 

@@ -4,7 +4,7 @@ A stage of the course reads and writes in ``<run>/NN_stage``; a run is ``outputs
 the notebook parameter ``output_dir`` or the environment variable ``TIANJI_OUTPUT_DIR`` names
 another folder. Relative names start from the project root, whatever the caller's working folder
 is (papermill's is the caller's, nbval's is the notebook's); those of a command line start from the current
-folder, and are whole by the time they get here (``cli.parser.to_read``).
+folder, and are whole by the time they get here (``cli.arguments.Place``).
 """
 
 import builtins
@@ -43,10 +43,10 @@ def run_dir(output_dir: str | Path = "") -> Path:
     return resolve(output_dir or os.environ.get("TIANJI_OUTPUT_DIR") or "outputs/default")
 
 
-def stage_dir(stage: str, output_dir: str | Path = "") -> Path:
+def stage_dir(stage: str, output_dir: str | Path = "", make: bool = True) -> Path:
     """Return the folder of one stage of a run, and make it if it is not there.
 
-    stage: one of ``STAGES`` or its two digits.
+    stage: one of ``STAGES`` or its two digits. make: False for who only looks whether something is there.
     Raises KeyError for a stage that the course does not have.
 
     >>> stage_dir("07")
@@ -56,7 +56,8 @@ def stage_dir(stage: str, output_dir: str | Path = "") -> Path:
     """
     names = {name: name for name in STAGES} | {name[:2]: name for name in STAGES}
     folder = run_dir(output_dir) / names[stage]
-    folder.mkdir(parents=True, exist_ok=True)
+    if make:
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

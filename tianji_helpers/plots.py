@@ -42,7 +42,8 @@ def setup() -> None:
     Raises CourseError if the Chinese font is not installed.
     """
     import matplotlib
-    from matplotlib import cycler, font_manager
+    from cycler import cycler
+    from matplotlib import font_manager
 
     file = str(font_file())
     if all(entry.fname != file for entry in font_manager.fontManager.ttflist):

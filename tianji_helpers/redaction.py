@@ -50,7 +50,7 @@ def hide(text: str) -> str:
         return text
     pieces = _pieces(known)
 
-    def blacken(match: re.Match) -> str:
+    def blacken(match: re.Match[str]) -> str:
         word = match[0]
         if "%" in word:  # an address may spell any of its letters so
             word = max(word, unquote(word), key=lambda word: _count(word, pieces))

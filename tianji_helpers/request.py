@@ -177,15 +177,16 @@ class Reader:
         """Return (recipient, scene) of a clause, as far as it names them."""
         if clause in self._recipients or self._scene_of(clause):
             return self._split(clause)
-        asked = _LEAD.match(clause).end()
+        lead = _LEAD.match(clause)
+        asked = lead.end() if lead else 0
         # 给我姐姐 and 送我姐姐: the lead may have eaten the frame's own verb
         for start in sorted({asked, 0}, reverse=True):
             rest = clause[start:]
             body = next((found["body"] for frame in _FRAMES if (found := frame.match(rest))), None)
             if body is not None:
-                found = self._split(body)
+                names = self._split(body)
                 only = _NAME_ONLY.fullmatch(rest)
-                return (only[1], "") if only and found == ("", "") else found
+                return (only[1], "") if only and names == ("", "") else names
         rest = clause[asked:] or clause
         if rest in self._recipients or self._scene_of(rest):
             return self._split(rest)
@@ -219,8 +220,8 @@ class Reader:
             scene = found["rest"].strip(_BETWEEN)
             return self._recipients[found["recipient"]], _name(scene)
         for mark in ("：", ":", " ", "的"):
-            front, found, scene = body.partition(mark)
-            if found and front.strip() and scene.strip():
+            front, _, scene = body.partition(mark)
+            if front.strip() and scene.strip():
                 return _name(front), _name(scene)
         if found := _FESTIVAL.match(_GREETING.sub("", body)):
             return found[1], found[2]

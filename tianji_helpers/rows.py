@@ -30,7 +30,7 @@ def iter_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
     What stands in an array need not be a dictionary. A byte order mark, blank lines and CRLF do no harm.
     Raises CourseError naming file and row.
     """
-    kind = kind_of(path)
+    kind, path = kind_of(path), str(path)  # each row's name has it
     if kind == LINES:
         yield from _line_rows(path)
     elif kind:
@@ -62,11 +62,22 @@ def _parquet_rows(path: str | Path) -> Iterator[dict]:
         raise CourseError(f"{path} 是 parquet 文件，但读不出来（{reason}）；请重新下载或导出。") from error
 
 
+_OTHERS = {
+    **dict.fromkeys(
+        ("<!doctype", "<html", "<?xml"), "这是一个网页，多半是下载时要登录，或地址写错了；请重新下载。"
+    ),
+    "version https://git-lfs": "这是 Git LFS 的指针，数据还没有下载；请运行 git lfs pull。",
+}
+
+
 def _table_rows(path: str | Path) -> Iterator[dict]:
     """Yield the rows of a CSV or TSV file; a column of numbers has numbers, which no text may be."""
     from pyarrow import ArrowException, csv
 
     text = records.read_text(path).lstrip()
+    for start, meaning in _OTHERS.items():
+        if text[:100].lower().startswith(start):
+            raise CourseError(f"{path} 不是数据：{meaning}")
     header = text.partition("\n")[0]
     ragged = []
     try:

@@ -274,7 +274,7 @@ class _Entry:
         value = self.fields.get(field)
         self.check(
             isinstance(value, str) and bool(value.strip()),
-            f"{field} 应当是非空文字，现在是 {brief(value)}",
+            f"{field} 应当是非空文字，现在是 {records.as_read(value)}",
         )
         self.check(not allowed or value in allowed, f"{field} 是“{value}”，只能是 {'、'.join(allowed)}")
         return value
@@ -285,7 +285,7 @@ class _Entry:
         for item in value:
             self.check(
                 isinstance(item, str) and item == item.strip() != "",
-                f"{field} 里的 {brief(item)} 应当是首尾没有空格的文字",
+                f"{field} 里的 {records.as_read(item)} 应当是首尾没有空格的文字",
             )
         self.check(len(value) >= at_least, f"{field} 至少要有 {at_least} 项")
         self.check(len(set(value)) == len(value), f"{field} 里有重复的项")
@@ -329,7 +329,8 @@ def _read_entries(
     entries = {}
     for name, content in table.items():
         entry = _Entry(file, str(name), content)
-        entry.check(isinstance(name, str) and name == name.strip() != "", "名字应当是首尾没有空格的文字")
+        is_name = isinstance(name, str) and name == name.strip() != ""
+        entry.check(is_name, f"名字是 {records.as_read(name)}，应当是首尾没有空格的文字")
         entry.check(isinstance(content, dict), f"内容应当是“字段: 值”，现在是 {brief(content)}")
         _check_fields(entry, fields, optional)
         entries[name] = build(entry)

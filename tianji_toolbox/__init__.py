@@ -3,4 +3,5 @@
 ``cli`` gives the functions of both packages a command line; ``classroom`` is for instructors, ``evaluation``
 compares trainings, ``shipping`` takes a model out into the world. Everything here may import
 ``tianji_helpers``; nothing there knows of this package.
+Not here: what a lesson shows.
 """

@@ -78,8 +78,8 @@ def _locked(root: Path) -> Iterator:
 
     for name in LOCKS:
         for line in (root / name).read_text(encoding="utf-8").splitlines():
-            text = line.partition("#")[0].strip()
-            if text:
+            text = line.partition("#")[0].strip(" \\")
+            if text and not text.startswith("--hash"):
                 requirement = Requirement(text)
                 if requirement.marker is None or requirement.marker.evaluate():
                     yield requirement

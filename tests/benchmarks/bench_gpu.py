@@ -31,8 +31,9 @@ from torch.nn import functional as F
 
 from tianji_helpers import paths, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, estimate, evaluation, inference, launch
+from tianji_helpers.training import configs, evaluation, inference, launch
 from tianji_helpers.training.fast import packed_attention
+from tianji_toolbox import estimate
 
 ROWS = 16  # of 2,048 tokens an update, in both
 INTERNLM2 = {
@@ -178,7 +179,7 @@ def shorten(config: Path, updates: int) -> int:
     cfg.default_hooks.logger.interval = count
     cfg.log_processor = {"by_epoch": False, "window_size": count}
     cfg.default_hooks.checkpoint.update({"interval": 10**6, "save_last": False})  # 100 GB and more
-    cfg.custom_hooks[1].update({"max_new_tokens": 4, "every_n_iters": 10**6})
+    configs.find_chat_hook(cfg).update({"max_new_tokens": 4, "every_n_iters": 10**6})
     cfg.dump(str(config))
     return cfg.train_dataloader.batch_size * cfg.train_dataloader.dataset.max_length
 

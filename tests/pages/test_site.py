@@ -1,5 +1,6 @@
 """The course as static pages, opened from disk: nothing is asked of any host, and links lead somewhere."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
-from tianji_helpers.paths import CONFIGS, ROOT
+from tianji_helpers.paths import CONFIGS, HELPERS, ROOT, TOOLBOX
 from tianji_toolbox.classroom.course import find_notebooks
 
 PYTHON = ROOT / "build" / "site" / "bin" / "python"
@@ -58,6 +59,14 @@ def test_the_pages_are_the_lessons_and_what_belongs_to_them(pages):
     assert not [path for path in pages if "solutions" in path]
 
 
+def test_a_folder_of_somebody_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    command = [PYTHON, CONFIGS / "site" / "build.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode and "不会删掉" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years"
+
+
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 OUTPUTS = [
     {"text/html": EVIL},
@@ -72,7 +81,7 @@ OUTPUTS = [
 
 def test_a_notebook_brings_no_script(tmp_path):
     """Somebody's contribution, say: what runs in the pages is the theme's alone."""
-    for name in ("configs", "notebooks", "data", "tests/pages/screenshots"):
+    for name in ("configs", "notebooks", "data", "tests/pages/screenshots", "tianji_helpers"):
         shutil.copytree(ROOT / name, tmp_path / "course" / name)
     for file in ROOT.iterdir():
         if file.is_file():
@@ -140,6 +149,48 @@ def test_a_lesson_is_its_notebook_with_outputs_and_offers_it(site, pages):
         (link,) = [a for a in soup.select("a.download") if a["href"].endswith(file.name)]
         assert ((site / path).parent / link["href"]).read_bytes() == file.read_bytes()
         assert not soup.select(".highlight-mermaid") and "05 QLoRA" in soup.select_one(".map svg").get_text()
+
+
+def test_every_module_has_a_page_with_what_it_offers(pages):
+    for file in [*HELPERS.rglob("*.py"), *TOOLBOX.rglob("*.py")]:
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        text = pages[f"api/{name}.html"].select_one("article").get_text()
+        module = ast.parse(file.read_text(encoding="utf-8"))
+        told = [ast.get_docstring(module).split("\n")[0]]
+        for node in module.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                told.append(f"{'class' if isinstance(node, ast.ClassDef) else 'def'} {node.name}")
+                told += (ast.get_docstring(node) or "").split("\n")[:1]
+        for line in told:
+            assert line.replace("`", "").replace("*", "") in text.replace("*", ""), (name, line)
+
+
+def test_a_docstring_keeps_its_examples_and_is_no_markup_by_chance(tmp_path):
+    package = tmp_path / "tianji_helpers"
+    package.mkdir()
+    (tmp_path / "tianji_toolbox").mkdir()
+    lines = [
+        "Write ``<run>/$A`` for $A and $B <b>or</b> [a](b).",
+        "",
+        "    a_b = c_d * 2",
+        "",
+        ">>> f(1)",
+        "2",
+    ]
+    code = ["def f(one: int = 1, *, two: str = '') -> int:", '    """', *(f"    {line}" for line in lines)]
+    (package / "__init__.py").write_text("\n".join(['"""First."""', *code, '    """', "    return 2"]))
+    command = "import api, pathlib; api.write(pathlib.Path(), pathlib.Path('out'))"
+    environment = {"PYTHONPATH": str(CONFIGS / "site")}
+    subprocess.run([PYTHON, "-c", command], cwd=tmp_path, env=environment, check=True, timeout=60)
+    made = (tmp_path / "out" / "tianji_helpers.md").read_text(encoding="utf-8").split("\n\n")
+    assert made[:2] == ["# tianji\\_helpers", "First."]
+    assert made[2:4] == ["## f", "```python\ndef f(one: int=1, *, two: str='') -> int:\n```"]
+    assert made[4] == r"Write ``<run>/$A`` for \$A and \$B \<b>or\</b> \[a\](b)."
+    assert made[5:] == ["    a_b = c_d * 2", "```pycon\n>>> f(1)\n2\n```\n"]
+
+
+def test_the_map_of_the_house_is_drawn(pages):
+    assert "training.fast" in pages["tianji_helpers/README.html"].select_one(".map svg").get_text()
 
 
 def test_previous_and_next_follow_the_lessons(pages):

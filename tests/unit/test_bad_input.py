@@ -9,6 +9,7 @@ import shutil
 import string
 import subprocess
 import sys
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -195,6 +196,75 @@ def test_a_folder_or_nothing_where_a_file_should_be(name, tmp_path):
     if name in ("read_json", "read_jsonl", "read_yaml"):
         assert isinstance(outcome(READERS[name], tmp_path / "absent"), CourseError)
         assert isinstance(outcome(READERS[name], tmp_path / ("长" * 300)), CourseError)
+
+
+def test_aliases_are_written_out_only_so_far(tmp_path):
+    """A few lines of them can stand for thousands of millions of values, or for one without an end."""
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a [甲, 乙]\nb: {c: *a, d: [*a]}", encoding="utf-8")
+    assert records.read_yaml(path) == {"a": ["甲", "乙"], "b": {"c": ["甲", "乙"], "d": [["甲", "乙"]]}}
+    chain = "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 99))
+    for content, words in (
+        (BROKEN["yaml bombs"].decode(), "展开以后超过 1,000,000 个值"),
+        ("&a [*a]", "包含它自己"),
+        ("a: &a {b: [{c: *a}]}", "包含它自己"),
+        (f"a0: &a0 [x]\n{chain}", "嵌套超过 50 层"),
+        ("a: *nobody", "不是合法的 YAML"),
+    ):
+        path.write_text(content)
+        with pytest.raises(CourseError, match=words):
+            records.read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("520", "520（没有加引号，被 YAML 读成了数"),
+        ("3.14", "被 YAML 读成了数"),
+        ("yes", "没有加引号的 yes"),
+        ("2026-12-25", "被 YAML 读成了日期"),
+        ("~", "没有加引号的 null"),
+    ],
+)
+def test_a_word_that_yaml_takes_for_something_else_is_named(value, words, tmp_path):
+    for name, old, new in (
+        ("scenes", "生日:\n", f"{value}:\n"),
+        ("recipients", "address: [李总]", f"address: [{value}]"),
+        ("styles", "template: 日常、礼貌、真诚，像平时说话一样自然，不用 emoji。", f"template: {value}"),
+    ):
+        text = (paths.DATA / "wishes" / f"{name}.yaml").read_text(encoding="utf-8")
+        assert old in text
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "any.yaml"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        with pytest.raises(CourseError) as caught:
+            READERS[name](path)
+        assert words in str(caught.value), name
+
+
+def test_a_file_of_another_kind_is_called_by_its_name(tmp_path):
+    def archive(member):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            file.writestr(member, "x")
+        return (tmp_path / "a.zip").read_bytes()
+
+    for content, words in (
+        (archive("xl/workbook.xml"), "Excel 表格.*另存为“CSV UTF-8”"),
+        (archive("word/document.xml"), "Word"),
+        (archive("data.json"), "unzip"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "旧版 Excel"),
+        (b"ARROW1\0\0" + b"\xff" * 9, "Arrow"),
+        (b"BZh9" + b"\xff" * 9, "bunzip2"),
+        (b"\x7fELF\0\xff\xff", "不是文本"),
+        ("问,答\n甲,乙\n".encode("gb18030"), "GBK.*iconv"),
+        ("问,答\n甲,乙\n".encode("utf-16"), "UTF-16.*iconv"),
+        (b"<!DOCTYPE html>\n<html>404</html>", "是一个网页"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    ):
+        (tmp_path / "rows.json").write_bytes(content)
+        for read in (_to_openai, _clean, _load):
+            with pytest.raises(CourseError, match=words):
+                read(tmp_path / "rows.json")
 
 
 # --- any JSON value where a row is expected ---------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from tianji_helpers import __version__, formats, records, wishes
 from tianji_helpers.dataset import self_cognition, splits
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import cli
-from tianji_toolbox.cli import parser
+from tianji_toolbox.cli import arguments
 
 PARSER = cli.build_parser()
 (COMMANDS,) = [a.choices for a in PARSER._actions if isinstance(a, argparse._SubParsersAction)]
@@ -60,7 +61,7 @@ def test_help_is_instant():
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from tianji_helpers import cli; cli.build_parser().format_help()\n"
+        "import sys; from tianji_toolbox import cli; cli.build_parser().format_help()\n"
         "assert not {'torch', 'yaml', 'nbformat', 'psutil', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -72,21 +73,26 @@ def test_no_command_shows_the_help_and_version_the_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        ["dance"],
-        ["course", "--only", "01", "--from", "02"],
-        ["train", "configs/x.py"],
-        ["chat"],
-        ["chat", "model", "--temperature", "hot"],
-        ["course", "--onl", "01"],
+        ("dance", "没有 'dance'，可选的有 'doctor'"),
+        ("course --only 01 --from 02", "--only 和 --from 只能写一个"),
+        ("train configs/x.py", "缺少参数 --work-dir"),
+        ("chat", "缺少参数 model_dir"),
+        ("chat model --temperature hot", "'hot' 不行，应当是 0 到 100 之间的数"),
+        ("chat model --adapter", "后面要写一个值"),
+        ("chat model --adapter x=", "路径不能是空的"),
+        ("train x.py --work-dir w --cfg-options", "后面至少要写一个值"),
+        ("course --onl 01", "不认识 --onl 01"),
+        ("merge a b --skip-bad=3", "后面不能写值 '3'"),
     ],
 )
-def test_a_wrong_command_line_exits_2_and_points_to_the_help(arguments, capsys):
+def test_a_wrong_command_line_exits_2_says_why_and_points_to_the_help(arguments, message, capsys):
     with pytest.raises(SystemExit) as exit_:
-        cli.main(arguments)
+        cli.main(arguments.split())
     errors = capsys.readouterr().err
-    assert exit_.value.code == 2 and errors.startswith("错误：") and "--help" in errors
+    assert exit_.value.code == 2 and errors.startswith("错误：") and message in errors and "--help" in errors
+    assert not re.search(r"argument|expected|invalid|required|unrecognized", errors)
 
 
 def test_a_course_error_is_one_line_without_a_traceback():
@@ -120,9 +126,9 @@ def test_doctor_exits_1_when_a_check_fails(tmp_path, capsys):
 
 
 def test_pairs_keep_what_stands_behind_the_first_equals_sign():
-    assert parser.pairs(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    assert arguments.pairs(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
     with pytest.raises(CourseError):
-        parser.pairs(["=1"])
+        arguments.pairs(["=1"])
 
 
 def test_an_unknown_lesson_is_an_error_of_the_course(tmp_path):

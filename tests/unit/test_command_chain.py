@@ -18,6 +18,11 @@ def run(*arguments) -> None:
     assert cli.main([str(argument) for argument in arguments]) == 0, arguments
 
 
+def run_anyway(*arguments) -> bool:
+    """Run what may find something, and says so by its status; but fail it must not."""
+    return cli.main([str(argument) for argument in arguments]) in (0, 1)
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """The files that commands write, by a name that says how."""
@@ -55,6 +60,16 @@ def written(tmp_path_factory):
         put(f"clean_{part}.json")
         put(f"convert_openai_{part}.jsonl")
     run("self-cognition", "--output", put("me.json"), "--owner", "小明", "--assistant", "小祝")
+    for part in ("validation", "test", "probe"):
+        put(f"me_{part}.json")
+    run("synthesize", "--style", "正常", "--limit", "6", "--output", folder / "run")
+    (made,) = (folder / "run" / "01_synthesis").glob("wishes_*[0-9].json")
+    put("round.json").write_bytes(made.read_bytes())
+    (folder / "leaky.json").write_bytes(files["clean.json"].read_bytes())
+    assert run_anyway(
+        "leakage", files["clean_train.json"], folder / "leaky.json", "--by", "question", "--repair"
+    )
+    files["leaky.json"] = folder / "leaky.json"
     alpaca = folder / "cqia.jsonl"
     rows = [{"instruction": f"{dish}为什么好吃", "input": "", "output": f"{dish}香。"} for dish in DISHES]
     records.write_jsonl(alpaca, rows)
@@ -74,7 +89,8 @@ NAMES = (
     *("convert_system.json", "merge.json", "merge_system.json", "clean.json", "me.json", "unshard.json"),
     *(f"clean_{part}.json" for part in ("train", "validation", "test")),
     *(f"convert_openai_{part}.jsonl" for part in ("train", "validation", "test")),
-    *("silly.jsonl", "silly_train.jsonl", "silly_test.jsonl"),
+    *("silly.jsonl", "silly_train.jsonl", "silly_test.jsonl", "round.json", "leaky.json"),
+    *(f"me_{part}.json" for part in ("validation", "test", "probe")),
 )
 
 
@@ -102,6 +118,13 @@ def test_every_command_takes_it(written, name, tmp_path):
     assert kept + len(records.read_jsonl(tmp_path / "r.jsonl")) == len(expected) and kept
     assert isinstance(review.load(path)[0], list)
 
+    if all(len(turns) == 1 for turns in expected):  # else it is refused in words
+        run("shard", path, tmp_path / "shards")
+        run("unshard", tmp_path / "shards", tmp_path / "unshard.json")
+        joined = records.read_conversations(tmp_path / "unshard.json")
+        assert [turn["output"] for turn in joined] == [turn["output"] for (turn,) in expected]
+    else:
+        assert cli.main(["shard", str(path), str(tmp_path / "shards")]) == 1
     if len(expected) > 2:
         run("split", path, "--by", "row", "--output-dir", tmp_path / "parts")
         assert len(list((tmp_path / "parts").glob("*_t*.json*"))) >= 2

@@ -9,7 +9,7 @@ import pytest
 
 from tianji_helpers import records
 from tianji_toolbox import cli
-from tianji_toolbox.cli.parser import Place
+from tianji_toolbox.cli.arguments import Place, folder_or_default, text
 
 (COMMANDS,) = [a.choices for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
 ACTIONS = [
@@ -17,7 +17,11 @@ ACTIONS = [
 ]
 NUMBERS = [(name, action) for name, action in ACTIONS if getattr(action.type, "__name__", "") == "read"]
 PLACES = [(name, action) for name, action in ACTIONS if isinstance(action.type, Place)]
-WORDS = [(name, a) for name, a in ACTIONS if a.type is None and a.nargs != 0 and not a.choices]
+WORDS = [(name, a) for name, a in ACTIONS if a.type is text and not a.choices]
+DEFAULTED = [(name, a) for name, a in ACTIONS if a.type is folder_or_default]
+CHOICES = [(name, a) for name, a in ACTIONS if a.choices]
+FLAGS = [(name, a) for name, a in ACTIONS if a.nargs == 0]
+OTHERS = [("batch", "--shard")]  # has a test of its own
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
 
 
@@ -115,6 +119,42 @@ def test_any_word_is_taken_or_refused(name, action, folder, capsys):
         assert status in (0, 1, 2) and len(said) == (status != 0), (value, status, said)
 
 
+def test_every_argument_of_every_command_is_tried():
+    tried = [NUMBERS, PLACES, WORDS, DEFAULTED, CHOICES, FLAGS]
+    names = {(name, label(action)) for some in tried for name, action in some} | set(OTHERS)
+    assert names == {(name, label(action)) for name, action in ACTIONS}
+
+
+@pytest.mark.parametrize(("name", "action"), CHOICES, ids=label)
+def test_a_choice_that_there_is_not_is_refused(name, action, folder, capsys):
+    for value in ("", "热", "\udcff", "a b"):
+        status, said = outcome(command(name, action, value, folder), capsys)
+        assert status == 2 and len(said) == 1 and label(action) in said[0], (value, said)
+
+
+@pytest.mark.parametrize(("name", "action"), FLAGS, ids=label)
+def test_a_flag_alone_is_no_traceback(name, action, folder, capsys):
+    status, said = outcome(command(name, action, "", folder), capsys)
+    assert status in (0, 1, 2) and len(said) == (status != 0), said
+
+
+@pytest.mark.parametrize(("name", "action"), DEFAULTED, ids=label)
+def test_a_place_that_may_be_left_out_is_a_folder(name, action, folder, capsys):
+    more = {"synthesize": ["--limit=1"], "synthesize-qa": ["--limit=1"], "course": ["--only=x"]}
+    more |= {"dataset": ["no-such-data-set"]}
+
+    def run(value):
+        return outcome([*command(name, action, value, folder), *more.get(name, [])], capsys)
+
+    for value in ("~nobody-of-that-name/x", "s3://bucket/x", "長" * 300, "rows.json/x"):
+        status, said = run(value)
+        # a diagnosis says what is wrong in its own lines
+        assert status in (1, 2) and (len(said) == 1 or name == "doctor"), (value, status, said)
+    assert {path.name for path in folder.iterdir()} == {"rows.json", "folder"}
+    status, said = run("\udcff/x")  # bytes that are no UTF-8 name a folder as well as others
+    assert status in (0, 1, 2) and len(said) == (status != 0), (status, said)
+
+
 @pytest.mark.parametrize(
     "line", [["course", "--only", "x"], ["course", "-p", "x"], ["dataset", "x"], ["prepare-model", "x"]]
 )
@@ -205,6 +245,13 @@ LINES = {
 def test_a_message_shows_the_absolute_path_that_was_looked_at(name, folder, capsys):
     status, said = outcome([name, *LINES[name]], capsys)
     assert status == 2 and str(folder / LINES[name][0]) in said[0], said
+
+
+def test_a_mistyped_run_is_named_and_not_made(folder, capsys):
+    for run in ("typo", "typo/deeper"):
+        status, said = outcome(["evaluate", run], capsys)
+        assert status == 1 and str(folder / run / "05_training") in said[0]
+    assert not list(folder.iterdir())
 
 
 def test_what_is_written_goes_below_the_current_folder(folder, capsys):

@@ -55,6 +55,7 @@ def test_what_is_of_another_kind_is_named(lesson, name, value, words):
         parameters.checked(lesson, known(lesson) | {name: value})
 
 
+@pytest.mark.slow
 def test_papermill_shows_it_in_the_first_cell(tmp_path):
     (tmp_path / "given.yaml").write_text("train_ratio: much\n", encoding="utf-8")
     (file,) = paths.NOTEBOOKS.glob("04_*.ipynb")

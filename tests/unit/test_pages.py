@@ -14,6 +14,8 @@ import pytest
 from tianji_helpers import pages
 from tianji_helpers.errors import CourseError
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_taken_port_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -94,7 +96,10 @@ def test_the_server_ends_with_the_command(served, number):
         pass  # nobody listens there any more
 
 
-def test_a_server_for_the_classroom_knows_its_own_names():
+def test_a_server_for_the_classroom_knows_its_own_names(monkeypatch):
     assert pages.names("192.0.2.7") == [*pages.LOOPBACK, "192.0.2.7"]
     assert socket.gethostname() in pages.names("0.0.0.0")
     assert "evil.example" not in pages.names("0.0.0.0")
+    monkeypatch.setenv("TIANJI_ALLOWED_HOSTS", "class.example.edu,wishes.example.edu")
+    assert pages.names("192.0.2.7")[-2:] == ["class.example.edu", "wishes.example.edu"]
+    assert "" not in pages.names("192.0.2.7")

@@ -1,6 +1,7 @@
 """Data contracts and files: bytes as promised, never half a file, errors that name the place."""
 
 import json
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -144,6 +145,33 @@ def test_an_array_streams_in_small_blocks_as_it_reads_whole(tmp_path, monkeypatc
             list(values)
 
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.just('\n    },\n    {\n"},{"a": 1}')
+OBJECTS = st.lists(st.dictionaries(TEXTS, TEXTS | st.integers() | st.lists(TEXTS), max_size=3), max_size=9)
+
+
+@given(rows=OBJECTS, indent=st.sampled_from((None, 0, 4)), size=st.integers(1, 400), cut=st.integers(0, 20))
+def test_an_array_reads_as_json_reads_it_and_a_part_of_it_is_no_array(
+    tmp_path_factory, rows, indent, size, cut
+):
+    path = tmp_path_factory.getbasetemp() / "rows.json"
+    text = json.dumps(rows, ensure_ascii=False, indent=indent)
+    with mock.patch.object(records, "_BLOCK", size):
+        path.write_bytes(text.encode())
+        assert list(records.iter_json_array(path)) == rows
+        path.write_bytes(text[: -1 - cut].encode())
+        if len(text) > cut + 1:
+            with pytest.raises(CourseError):
+                list(records.iter_json_array(path))
+
+
+@pytest.mark.parametrize("odd", ['"\\ud83d"', "1e400", str(2**70), '{"a": 1, "a": 2}', "[" * 60 + "]" * 60])
+def test_values_that_msgspec_refuses_or_reads_otherwise_come_as_json_reads_them(tmp_path, odd):
+    rows = [f'{{"a": {number}}}' for number in range(20)]
+    text = "[" + ",\n".join([*rows, f'{{"a": {odd}}}', *rows]) + "]"
+    (tmp_path / "rows.json").write_text(text, encoding="utf-8")
+    assert list(records.iter_json_array(tmp_path / "rows.json")) == json.loads(text)
+
+
 def test_lines_stream_in_small_blocks_as_they_read_whole(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     rows = [{"a": "祝" * number} for number in range(20)]
@@ -226,7 +254,7 @@ def test_a_folder_is_replaced_only_if_all_in_it_is_ours(tmp_path):
     (folder / "part" / "empty" / "mine.txt").write_text("mine")
     assert make("three") == tmp_path / "result.kept-1"
     assert (tmp_path / "result.kept-1" / "part" / "empty" / "mine.txt").read_text() == "mine"
-    (folder / "part" / "a.txt").write_text("rewritten")
+    (folder / "part" / "a.txt").write_text("eerht")  # no longer than before
     assert make("four").name == "result.kept-2" and make("five") is None
     records.provenance_path(folder).unlink()
     assert make("six").name == "result.kept-3"

@@ -15,7 +15,7 @@ import os
 import pickle
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -26,7 +26,7 @@ from typing import IO
 import msgspec
 
 from tianji_helpers import formats, records, wishes
-from tianji_helpers.dataset import decisions, duplicates, layout, openings, plain, rules, variety
+from tianji_helpers.dataset import decisions, duplicates, openings, plain, rules, variety
 from tianji_helpers.dataset.processes import in_order
 from tianji_helpers.dataset.rules import ABSURD, RULES, UNSUITABLE
 from tianji_helpers.errors import CourseError
@@ -44,7 +44,7 @@ TITLES = (
 MAX_CHARS = 2_000  # no wish is longer; mending costs time that grows faster than the length
 PROCESSES = min(2, os.cpu_count() or 1)
 _PARALLEL_ROWS = 20_000  # fewer are cleaned before a second process has started
-_PART, _BLOCK = 2_000, 768 << 10  # rows, or bytes of a file, that a process gets at a time
+_PART = 2_000  # rows that a process gets at a time
 # Whether one wishes somebody something is a policy with a switch of its own: which rules it leaves out.
 SUITABILITY = {"absurd": {UNSUITABLE}, "matrix": {ABSURD}, "off": {ABSURD, UNSUITABLE}}
 _ALWAYS = {OVERSIZE, HUMAN, ABSURD, UNSUITABLE}
@@ -55,10 +55,10 @@ _SAMPLES = 5
 class Cleaned:
     """What cleaning made of the rows.
 
-    kept: the clean turns. rejects: ``{"row", "rule", "reason", "input", "before", "after"}`` (row
-    from 1 in the input; after: the text as the rule saw it). mended: ``{"row", "input", "before",
-    "after", "rules"}`` of the kept rows that changed. report: counts and samples per rule. A row's place
-    in its source is what leads back to all of it (``decisions.key_of``).
+    kept: the clean turns. rejects: ``{"row", "rule", "reason", "input", "before", "after"}`` (row from 1 in
+    the input; after: the text as the rule saw it), and ``twin``, the row that it repeats. mended: ``{"row",
+    "input", "before", "after", "rules"}`` of the kept rows that changed. report: counts and samples per
+    rule. A row's place in its source is what leads back to all of it (``decisions.key_of``).
     """
 
     kept: list[dict] = field(default_factory=list)
@@ -73,25 +73,65 @@ def mend(text: str, request: Request, off: Collection[str] = ()) -> tuple[str, l
     >>> mend("当前祝福语如下：“姐姐，生日快乐。哦！”", wishes.load().read("祝姐姐生日"))[0]
     '姐姐，生日快乐。'
     """
-    steps = []
-    while True:
-        start = text
-        for name, apply in _active("mend", frozenset(off), rules.is_plain(text)):
-            after = apply(text, request)
-            if after != text:
-                steps.append((name, text, after))
-                text = after
-        if text == start:
-            return text, steps
+    texts = [text]
+    (steps,) = _mend(texts, [request], off)
+    return texts[0], steps
+
+
+def _mend(
+    texts: list[str], requests: Sequence[Request], off: Collection[str]
+) -> list[list[tuple[str, str, str]]]:
+    """Mend texts where they stand in the list; return the steps of each.
+
+    One rule after the other goes over all texts: a processor is a third quicker at doing the same again.
+    """
+    steps: list[list[tuple[str, str, str]]] = [[] for _ in texts]
+    left: Iterable[int] = range(len(texts))
+    while left:
+        changed = []
+        for rows, some in _by_kind(left, texts, "mend", off):
+            now, asked = [texts[row] for row in rows], [requests[row] for row in rows]
+            for name, apply in some:
+                after = list(map(apply, now, asked))
+                if after != now:
+                    for row, old, new in zip(rows, now, after, strict=True):
+                        if new != old:
+                            steps[row].append((name, old, new))
+                    now = after
+            changed += [row for row, text in zip(rows, now, strict=True) if text != texts[row]]
+            for row, text in zip(rows, now, strict=True):
+                texts[row] = text
+        left = changed
+    return steps
 
 
 def reject(text: str, request: Request, off: Collection[str] = ()) -> tuple[str, str] | None:
     """Return (rule, reason) of the first rule that rejects a mended text, or None."""
-    for name, apply in _active("reject", frozenset(off), rules.is_plain(text)):
-        reason = apply(text, request)
-        if reason:
-            return name, reason
-    return None
+    return _reject([text], [request], off)[0]
+
+
+def _reject(
+    texts: Sequence[str], requests: Sequence[Request], off: Collection[str]
+) -> list[tuple[str, str] | None]:
+    verdicts: list[tuple[str, str] | None] = [None] * len(texts)
+    for rows, some in _by_kind(range(len(texts)), texts, "reject", off):
+        now, asked = [texts[row] for row in rows], [requests[row] for row in rows]
+        for name, apply in some:
+            for row, reason in zip(rows, map(apply, now, asked), strict=True):
+                if reason and verdicts[row] is None:
+                    verdicts[row] = name, reason
+    return verdicts
+
+
+def _by_kind(
+    rows: Iterable[int], texts: Sequence[str], kind: str, off: Collection[str]
+) -> Iterator[tuple[list[int], list[tuple[str, Callable[[str, Request], str | None]]]]]:
+    """Yield (rows, the rules for them) of the plain texts and of the others."""
+    groups: tuple[list[int], list[int]] = [], []
+    for row in rows:
+        groups[rules.is_plain(texts[row])].append(row)
+    for is_plain, group in enumerate(groups):
+        yield group, _active(kind, frozenset(off), bool(is_plain))
 
 
 @cache
@@ -113,6 +153,7 @@ class _Outcome(msgspec.Struct, array_like=True, gc=False):
     decided: bool = False  # by a person: kept whatever the rules say
     opening: str = ""
     is_wish: bool = True
+    twin: int = 0  # the earlier row that it repeats
 
     @property
     def before(self) -> str:
@@ -145,71 +186,67 @@ def _unpacked(outcomes: bytes, sketch: duplicates.Sketch | None) -> _Part:
 _unpack = msgspec.msgpack.Decoder(list[_Outcome]).decode
 
 
+@dataclass
 class _Judge:
     """The rules that look at one row."""
 
-    def __init__(
-        self,
-        matrix: wishes.Matrix,
-        off: Collection[str],
-        threshold: float,
-        decided: dict[str, dict],
-        kind: str,
-    ):
-        self.matrix, self.off, self.threshold, self.decided = matrix, frozenset(off), threshold, decided
-        self.kind = kind
+    matrix: wishes.Matrix
+    off: frozenset[str]
+    threshold: float
+    decided: dict[str, dict]
+    kind: str
 
     def __reduce__(self):  # without what is made on the way
         return _Judge, (replace(self.matrix), self.off, self.threshold, self.decided, self.kind)
 
     def part(self, numbered: tuple[int, list[dict]]) -> _Part:
         """Judge (number of the first row, turns)."""
-        first, turns = numbered
-        outcomes = [self.row(row, turn) for row, turn in enumerate(turns, first)]
+        outcomes = self.rows(*numbered)
         if NEAR in self.off:
             return _Part(outcomes)
         texts = [outcome.compared for outcome in outcomes if outcome.verdict is None]
         return _Part(outcomes, duplicates.sketch(texts, self.threshold))
 
-    def block(self, numbered: tuple[int, bytes]) -> _Part | None:
-        """Judge a block of a file; None if it must be read row by row."""
-        first, block = numbered
-        turns = layout.turns(block)
-        return None if turns is None else self.part((first, turns))
+    def rows(self, first: int, turns: Iterable[dict]) -> list[_Outcome]:
+        """Judge turns, numbered from ``first``."""
+        outcomes, asked = [], []
+        for row, turn in enumerate(turns, first):
+            outcome = _Outcome(row, turn, turn["output"], [])
+            outcomes.append(outcome)
+            outcome.is_wish = self.kind == plain.WISHES and "history" not in turn
+            decision = self.decided.get(decisions.key_of(turn), {}) if self.decided else {}
+            action = decision.get("action")
+            outcome.decided = action in ("keep", "edit")
+            most = MAX_CHARS if outcome.is_wish else plain.MAX_CHARS
+            length = len(outcome.after) if outcome.is_wish else sum(map(len, plain.texts(turn)))
+            if action == "reject":
+                outcome.verdict = HUMAN, "看过的人决定不要"
+            elif action == "edit":
+                outcome.after = decision["output"]
+            elif length > most:
+                outcome.verdict = OVERSIZE, f"{length} 个字符，超过 {most}"
+            elif outcome.is_wish:
+                asked.append(outcome)
+            else:
+                outcome.verdict = plain.reject(turn, self.off)
+        self._rules(asked)
+        for outcome in outcomes:
+            if outcome.decided:
+                outcome.verdict = None
+        return outcomes
 
-    def row(self, row: int, turn: dict) -> _Outcome:
-        """Judge one row."""
-        outcome = _Outcome(row, turn, turn["output"], [])
-        outcome.is_wish = self.kind == plain.WISHES and "history" not in turn
-        decision = self.decided.get(decisions.key_of(turn), {}) if self.decided else {}
-        action = decision.get("action")
-        if action == "reject":
-            outcome.verdict = HUMAN, "看过的人决定不要"
-        elif action == "edit":
-            outcome.after, outcome.decided = decision["output"], True
-        else:
-            (self._rules if outcome.is_wish else self._plain)(outcome)
-            if action == "keep":
-                outcome.verdict, outcome.decided = None, True
-        return outcome
-
-    def _plain(self, outcome: _Outcome) -> None:
-        length = sum(map(len, plain.texts(outcome.turn)))
-        if length > plain.MAX_CHARS:
-            outcome.verdict = OVERSIZE, f"{length} 个字符，超过 {plain.MAX_CHARS}"
-            return
-        outcome.verdict = plain.reject(outcome.turn, self.off)
-
-    def _rules(self, outcome: _Outcome) -> None:
-        request, text = self.matrix.read(outcome.turn["input"]), outcome.after
-        if len(text) > MAX_CHARS:
-            outcome.verdict = OVERSIZE, f"{len(text)} 个字符，超过 {MAX_CHARS}"
-            return
-        outcome.after, steps = mend(text, request, self.off)
-        outcome.mends = list(dict.fromkeys(name for name, _, _ in steps))
-        outcome.verdict = reject(outcome.after, request, self.off)
-        if outcome.verdict is None:
-            outcome.opening = openings.opening(outcome.after, request.names)
+    def _rules(self, outcomes: list[_Outcome]) -> None:
+        requests = [self.matrix.read(outcome.turn["input"]) for outcome in outcomes]
+        texts = [outcome.after for outcome in outcomes]
+        mends = _mend(texts, requests, self.off)
+        verdicts = _reject(texts, requests, self.off)
+        for outcome, request, text, steps, verdict in zip(
+            outcomes, requests, texts, mends, verdicts, strict=True
+        ):
+            outcome.after, outcome.verdict = text, verdict
+            outcome.mends = list(dict.fromkeys(name for name, _, _ in steps))
+            if verdict is None:
+                outcome.opening = openings.opening(text, request.names)
 
 
 def _prepare(
@@ -228,27 +265,15 @@ def _prepare(
     if suitability not in SUITABILITY:
         raise CourseError(f"suitability 是 {suitability}，只能是 {'、'.join(SUITABILITY)}。")
     off = {*off, *SUITABILITY[suitability]}
-    return _Judge(wishes.load() if matrix is None else matrix, off, threshold, decided or {}, kind)
+    matrix = wishes.load() if matrix is None else matrix
+    return _Judge(matrix, frozenset(off), threshold, decided or {}, kind)
 
 
-def _judged(turns: Iterable[dict], judge: _Judge, processes: int, first: int = 1) -> Iterator[_Part]:
-    """Judge turns, numbered from ``first``; several processes share a long stream."""
+def _judged(turns: Iterable[dict], judge: _Judge, processes: int) -> Iterator[_Part]:
+    """Judge turns; two processes share a long stream."""
     turns = iter(turns)
     parts = iter(lambda: list(islice(turns, _PART)), [])
-    return in_order(judge.part, zip(count(first, _PART), parts), processes, _PARALLEL_ROWS // _PART)
-
-
-def _judged_file(path: str | Path, judge: _Judge, processes: int, system: str) -> Iterator[_Part]:
-    """Judge the turns of a file: in blocks, as long as they are as a merge lays them out."""
-    first = 1
-    blocks = [(1, b"")] if system else layout.blocks(path, _BLOCK)
-    for part in in_order(judge.block, blocks, processes, _PARALLEL_ROWS // _PART):
-        if part is None:
-            turns = islice(formats.read_turns(path, system=system), first - 1, None)
-            yield from _judged(turns, judge, processes, first)
-            return
-        yield part
-        first += len(part.outcomes)
+    return in_order(judge.part, zip(count(1, _PART), parts), processes, _PARALLEL_ROWS // _PART)
 
 
 def _unique(parts: Iterable[_Part], judge: _Judge) -> Iterator[list[_Outcome]]:
@@ -263,12 +288,13 @@ def _unique(parts: Iterable[_Part], judge: _Judge) -> Iterator[list[_Outcome]]:
             if first == outcome.row:
                 new.append(place)
             elif not outcome.decided:
-                outcome.verdict = EXACT, f"和第 {first} 条一样"
+                outcome.verdict, outcome.twin = (EXACT, f"和第 {first} 条一样"), first
         if part.sketch is not None:
             rows, texts = [left[place].row for place in new], [left[place].compared for place in new]
             for place, twin in zip(new, near.screen(rows, texts, part.sketch[new]), strict=True):
                 if twin and not left[place].decided:
                     left[place].verdict = NEAR, f"和第 {twin[0]} 条的相似度是 {twin[1]:.2f}"
+                    left[place].twin = twin[0]
         yield part.outcomes
 
 
@@ -326,6 +352,7 @@ class _Report:
             return {**note, "rules": rules}
         name, reason = outcome.verdict
         note = {"row": outcome.row, "rule": name, "reason": reason, **note}
+        note |= {"twin": outcome.twin} if outcome.twin else {}
         self._count(name, note)
         return note
 
@@ -433,7 +460,8 @@ def clean_file(
     judge = _prepare(matrix, off, suitability, threshold, decided, kind)
     found = f"按您说的，当作{'祝福' if kind == plain.WISHES else '别的数据'}清洗"
     if not kind:
-        judge.kind, found = plain.kind(formats.read_turns(source, system=system), judge.matrix)
+        turns = _perhaps_none(formats.read_turns(source, system=system), allow_empty)
+        judge.kind, found = plain.kind(turns, judge.matrix)
     counts: Counter = Counter()
     made = _Report(judge.matrix)
 
@@ -451,7 +479,8 @@ def clean_file(
             )
 
     with records.atomic_writer(rejects, binary=True) as bad, _spool() as spool:
-        judged = _judged_file(source, judge, processes, system)
+        judged = _judged(formats.read_turns(source, system=system), judge, processes)
+        judged = _perhaps_none(judged, allow_empty)
         for outcomes in _counted(_unique(judged, judge), judge, counts):
             pickle.dump(_Part(outcomes), spool, pickle.HIGHEST_PROTOCOL)
         spool.seek(0)
@@ -474,6 +503,15 @@ def clean_file(
             inputs=inputs,
         )
     return result
+
+
+def _perhaps_none(rows: Iterable, allowed: bool) -> Iterator:
+    """Yield what is read from a file; one that holds nothing is an error unless that is allowed."""
+    try:
+        yield from rows
+    except formats.NoRows:
+        if not allowed:
+            raise
 
 
 @contextmanager

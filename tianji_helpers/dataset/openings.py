@@ -12,7 +12,7 @@ from collections.abc import Iterable
 SHARE = 0.05  # of the rows that are kept
 LEAST = 50  # rows that may always share an opening: in a small set, a share says little
 CHARS = 6
-_NOT_WORD = re.compile(r"[\W_]+")
+_NOT_WORD = re.compile(r"[\W_]")
 _SALUTATION = re.compile(r"(?:尊敬的|亲爱的|敬爱的)*")
 
 

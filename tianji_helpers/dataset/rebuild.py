@@ -5,7 +5,7 @@ the notebook's own with the same seed.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tianji_helpers import formats, paths, records, rows, wishes
@@ -17,16 +17,16 @@ OWN = "own"  # the task of rows of one's own, and the name of their files
 RUOZHIBA_SAMPLE = paths.DATA / "ruozhiba" / "sample.jsonl"
 
 
-def ensure_wishes(output_dir: str | Path = "", seed: int = 42) -> bool:
+def ensure_wishes(rounds: Sequence[str | Path], output_dir: str | Path = "", seed: int = 42) -> bool:
     """Merge, clean and split the rounds of stage 01 unless that is done; return whether it was work.
 
-    Raises CourseError if stage 01 has no rounds.
+    rounds: the folders where they lie. Raises CourseError for one that has none.
     """
     out = paths.stage_dir("02", output_dir)
     names = ("wishes.json", *(f"wishes_{part}.json" for part in splits.PARTS))
     if all((out / name).is_file() for name in names):
         return False
-    merge.merge_rounds(paths.stage_dir("01", output_dir), out / "merged.json")
+    merge.merge_rounds(rounds, out / "merged.json")
     clean.clean_file(
         out / "merged.json",
         out / "wishes.json",

@@ -1,7 +1,8 @@
 """The exercises: ``check("01-1", answer)`` at the end of an exercise's cell, and a module for each lesson.
 
 A judge's inputs are others than those in the notebooks, and a hint names what goes wrong for which input,
-never the code that mends it. Nothing here runs a notebook; grading a class is ``tianji_toolbox.classroom``.
+never the code that mends it.
+Not here: the running of notebooks, and what students hand in (``tianji_toolbox.classroom`` grades a class).
 """
 
 from typing import Any

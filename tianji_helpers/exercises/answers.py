@@ -113,22 +113,25 @@ def alike(one: Any, other: Any, tolerance: float = 1e-6) -> bool:
     return type(one) is type(other) and one == other
 
 
+Judge = Callable[[Answer], Iterator[str]]
+
+
 @dataclass(frozen=True)
 class Exercise:
     """One exercise: its number (``01-1``), a title for people, and its judge."""
 
     number: str
     title: str
-    judge: Callable[[Answer], Iterator[str]]
+    judge: Judge
 
 
 EXERCISES: dict[str, Exercise] = {}
 
 
-def exercise(number: str, title: str):
+def exercise(number: str, title: str) -> Callable[[Judge], Judge]:
     """Register the function below as the judge of an exercise."""
 
-    def register(judge):
+    def register(judge: Judge) -> Judge:
         EXERCISES[number] = Exercise(number, title, judge)
         return judge
 

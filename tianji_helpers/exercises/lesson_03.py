@@ -50,7 +50,7 @@ def times_seen(answer: Answer) -> Iterator[str]:
 def leak(answer: Answer) -> Iterator[str]:
     """``leak(replies, names)`` is the share of replies that hold any of the names."""
     names = ["阿布", "小满"]
-    cases = (
+    cases: tuple[tuple[list[str], float, str], ...] = (
         (["今天晴。", "西瓜是水果。"], 0, "一个名字也没有报"),
         (["我是小满。", "西瓜是水果。", "阿布教我的。", "一加一等于二。"], 0.5, "四句里两句报了名字"),
         (["阿布的小满就是我。", "今天晴。"], 0.5, "一句里报了两个名字，也只是一句"),

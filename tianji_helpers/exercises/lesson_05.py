@@ -25,7 +25,7 @@ def make_labels(answer: Answer) -> Iterator[str]:
 @exercise("05-2", "LoRA 有多大")
 def lora_parameters(answer: Answer) -> Iterator[str]:
     """``lora_parameters(shapes, rank)`` counts the parameters of B and A for all matrices."""
-    cases = (
+    cases: tuple[tuple[list[list[int]], int, str], ...] = (
         ([[10, 10]], 1, "一个 10 × 10 的矩阵，秩 1"),
         ([[640, 2048]], 64, "一个 640 × 2048 的矩阵，秩 64（第 3 节算过）"),
         ([[640, 1024], [256, 640]], 8, "两个矩阵，秩 8"),

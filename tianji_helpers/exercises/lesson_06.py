@@ -12,7 +12,7 @@ from tianji_helpers.exercises.answers import Answer, Wrong, alike, brief, exerci
 def soften(answer: Answer) -> Iterator[str]:
     """``soften(scores, temperature)`` is the softmax at a temperature; 0 is greedy."""
 
-    def softmax(scores, temperature):
+    def softmax(scores: list[float], temperature: float) -> list[float]:
         weights = [math.exp((score - max(scores)) / temperature) for score in scores]
         return [weight / sum(weights) for weight in weights]
 

@@ -1,26 +1,24 @@
 """Ask a provider for all answers, lose none, pay for none twice.
 
-Requests go through three stages. ``_missing`` leaves out what the journal already answers;
-workers send the rest, as many at once as the ``window`` allows and within the limits a minute, and check
-what comes back;
-``_commit`` writes good answers to the journal in groups (durable), and only then are they counted.
-Run again after a crash, a Ctrl-C or with other limits: it goes on where it was. Nothing holds more
-than a few hundred requests, however long the run is.
+Requests go through three stages. ``_missing`` leaves out what the journal already answers; workers send the
+rest, as many at once as the ``window`` allows and within the limits a minute, and check what comes back;
+``_commit`` writes good answers to the journal in groups (durable), and only then are they counted. Run again
+after a crash, a Ctrl-C or with other limits: it goes on where it was. Nothing holds more than a few hundred
+requests, however long the run is.
 
-An answer that is empty, cut, filtered, refused or of the wrong form is asked for again, under the next
-seed, because the same seed may bring the same answer; a row that gets no good answer in ``tries``
-tries is a failure, which is reported and never stored. What a model thinks aloud before its answer is
-taken off, and counted. A limit of the server (429, 503) holds all
-workers, for as long as it asks. What no second try mends stops the run.
+An answer that is empty, cut, filtered, refused or of the wrong form is asked for again, under the next seed,
+because the same seed may bring the same answer; a row that gets no good answer in ``tries`` tries is a
+failure, which is reported and never stored. What a model thinks aloud before its answer is taken off, and
+counted. A limit of the server (429, 503) holds all workers, for as long as it asks. What no second try mends
+stops the run.
 
-The event loop has a thread of its own, so that a run also works inside Jupyter, whose main thread
-already runs one.
+The event loop has a thread of its own, so that a run also works inside Jupyter, whose main thread already
+runs one.
 """
 
 import asyncio
 import random
 import re
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent import futures
@@ -30,6 +28,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
+from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
 
 from tianji_helpers import llama, packaged, paths
@@ -38,7 +37,7 @@ from tianji_helpers.synthesis import prices, providers
 from tianji_helpers.synthesis.journal import Journal, key_of
 from tianji_helpers.synthesis.limits import Pace
 from tianji_helpers.synthesis.prices import Price
-from tianji_helpers.synthesis.providers import Client, Provider, Refused, Reply, Retryable
+from tianji_helpers.synthesis.providers import Client, Provider, Refused, Reply, Retryable, connect
 from tianji_helpers.synthesis.teacher import Teacher
 from tianji_helpers.synthesis.window import Window
 
@@ -60,10 +59,9 @@ _THOUGHT_END = re.compile(r"^.*</(?:think|thinking|thought|reasoning)>\s*", re.I
 _THOUGHT_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
 
 
-class Request(Protocol):
-    """What is asked. ``where`` names it in a failure; ``answer_chars`` is about how long answers are.
-
-    schema: the JSON schema that the answer should follow, or None.
+class Query(Protocol):
+    """What is asked. ``where`` names it in a failure; ``answer_chars`` is about how long answers are;
+    ``schema`` is the JSON schema that the answer should follow, or None.
     """
 
     round: int
@@ -83,14 +81,11 @@ class Request(Protocol):
 class Settings:
     """Whom to ask, and how.
 
-    provider: deepseek, zhipu, local, embedded or offline (which start their teacher by themselves).
-    model, base_url: instead of the provider's own. temperature: 0 to 2, a request parameter.
-    max_tokens: for one answer. concurrency: requests under way at once;
-    0 finds out how many the provider takes.
-    rpm, tpm: requests and tokens a minute; 0 is no limit. timeout: seconds for one request; 0 is what
-    suits the provider.
-    tries: how often a request is sent before it is a failure. price: instead of data/prices.yaml's.
-    Raises CourseError for a value out of bounds.
+    provider: a name of ``providers.PROVIDERS``. model, base_url: instead of the provider's own. temperature:
+    0 to 2, a request parameter. max_tokens: for one answer. concurrency: requests under way at once; 0 finds
+    out how many the provider takes. rpm, tpm: requests and tokens a minute; 0 is no limit. timeout: seconds
+    for one request; 0 is what suits the provider. tries: how often a request is sent before it is a failure.
+    price: instead of data/prices.yaml's. Raises CourseError for a value out of bounds.
     """
 
     provider: str = "offline"
@@ -139,14 +134,12 @@ class Failure:
 
 @dataclass
 class Summary:
-    """What a run did.
+    """What a run did: of all ``prompts``, ``done`` = ``reused`` (from the journal) + ``answered`` (new).
 
-    prompts: requests of this run, ``done`` = ``reused`` (already in the journal) + ``answered`` (new).
-    sent: HTTP requests, tries included. unsuitable: pairs of the matrix that are skipped.
-    thoughtful: new answers from which the model's thoughts were taken off. distrusted: answers of the
-    journal that somebody has changed, and that were asked for again.
-    prompt_tokens, cached_tokens (a part of them), completion_tokens: as the server counted them, of
-    all replies, good or not. files: the round files. price: None if it is not known.
+    sent: HTTP requests, tries included. unsuitable: pairs of the matrix that are skipped. thoughtful: new
+    answers from which the model's thoughts were taken off. distrusted: answers of the journal that somebody
+    has changed, and that were asked for again. prompt_tokens, cached_tokens (a part of them),
+    completion_tokens: as the server counted them, of all replies, good or not. files: the round files.
     """
 
     prompts: int = 0
@@ -208,7 +201,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What a run would send and cost; ``reused`` of the ``prompts`` are in the journal already."""
 
     model: str
@@ -233,7 +226,7 @@ class Estimate:
         )
 
 
-def estimate(settings: Settings, requests: Iterable[Request], output_dir: str | Path = "") -> Estimate:
+def estimate(settings: Settings, requests: Iterable[Query], output_dir: str | Path = "") -> CostEstimate:
     """Count what ``Engine.run`` would send, and about what it would cost; nothing is sent or written."""
     provider = settings.choose(with_key=False)
     file = paths.run_dir(output_dir) / paths.STAGES[0] / "journal.sqlite"
@@ -248,7 +241,7 @@ def estimate(settings: Settings, requests: Iterable[Request], output_dir: str | 
                 asked, answered = _expected_tokens(request)
                 prompt_tokens += asked
                 completion_tokens += answered
-    return Estimate(
+    return CostEstimate(
         provider.model, total, reused, prompt_tokens, completion_tokens, settings.price_of(provider)
     )
 
@@ -286,11 +279,11 @@ class Engine:
         self._pace = Pace(settings.rpm, settings.tpm)
         self._resume_at = 0.0  # monotonic seconds; a rate limit holds all workers until then
 
-    def key(self, request: Request) -> str:
+    def key(self, request: Query) -> str:
         """Return the journal's key of a request."""
         return _key(self.provider, self.settings, request)
 
-    def answer(self, request: Request) -> dict | None:
+    def answer(self, request: Query) -> dict | None:
         """Return the stored answer of a request (``text``, ``seed``, tokens) with its key, or None."""
         key = self.key(request)
         answer = self.journal.get(key)
@@ -305,7 +298,7 @@ class Engine:
             "max_tokens": self.settings.max_tokens,
         }
 
-    def provenance(self, request: Request, answer: dict) -> dict:
+    def provenance(self, request: Query, answer: dict) -> dict:
         """Return the fields that tell where a row comes from."""
         return {
             "provider": self.provider.name,
@@ -318,11 +311,11 @@ class Engine:
 
     def run(
         self,
-        requests: Iterable[Request],
+        requests: Iterable[Query],
         total: int,
         what: str,
         check: Callable[[str], object] = bool,
-        answered: Callable[[list[Request]], object] = bool,
+        answered: Callable[[list[Query]], object] = bool,
     ) -> None:
         """Get an answer for every request into the journal; ``summary`` tells how it went.
 
@@ -343,31 +336,25 @@ class Engine:
         with bar:
             self._bar, self._check, self._answered = bar, check, answered
             self._stopping, self._stop = False, asyncio.Event()
-            self._in_thread(self._run(iter(requests)))
+            self._in_thread(iter(requests))
         self.summary.distrusted = len(self.journal.distrusted)
 
-    def _in_thread(self, work) -> None:
+    def _in_thread(self, requests: Iterator[Query]) -> None:
         """Run the event loop in a thread; Ctrl-C lets it come to a clean stop."""
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, daemon=True)
-        thread.start()
-        future = asyncio.run_coroutine_threadsafe(work, loop)
-        try:
-            future.result()
-        except KeyboardInterrupt:
-            loop.call_soon_threadsafe(self._stop.set)
-            futures.wait([future])
-            raise
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
+        with start_blocking_portal() as portal:
+            future = portal.start_task_soon(self._run, requests)
+            try:
+                future.result()
+            except KeyboardInterrupt:
+                portal.call(self._stop.set)
+                futures.wait([future])
+                raise
 
-    async def _run(self, requests: Iterator[Request]) -> None:
+    async def _run(self, requests: Iterator[Query]) -> None:
         self._window = Window(self.settings.concurrency or self.provider.slots)
         self._draw, self._answers = asyncio.Lock(), asyncio.Queue(maxsize=_BATCH)
         timeout = self.settings.timeout or self.provider.timeout
-        client = providers.connect(self.provider, timeout, self._window.most)
+        client = connect(self.provider, timeout, self._window.most)
         with futures.ThreadPoolExecutor(1, thread_name_prefix="journal") as self._disk:
             missing = self._missing(requests)
             committer = asyncio.create_task(self._commit())
@@ -392,7 +379,7 @@ class Engine:
             await committer
             await work
 
-    async def _missing(self, requests: Iterator[Request]) -> AsyncIterator[tuple[str, Request]]:
+    async def _missing(self, requests: Iterator[Query]) -> AsyncIterator[tuple[str, Query]]:
         """Yield the requests that the journal does not answer, with their keys."""
         ahead = asyncio.ensure_future(self._look_up(requests))
         try:
@@ -409,7 +396,7 @@ class Engine:
         finally:
             ahead.cancel()
 
-    async def _look_up(self, requests: Iterator[Request]) -> tuple[dict[str, Request], set[str]]:
+    async def _look_up(self, requests: Iterator[Query]) -> tuple[dict[str, Query], set[str]]:
         """Return the next requests by key, and which of the keys the journal answers."""
         batch = {}
         for request in islice(requests, _BATCH):
@@ -418,7 +405,7 @@ class Engine:
                 await asyncio.sleep(0)  # replies wait for no more than 8 prompts to be built
         return batch, await self._on_disk(self.journal.known, list(batch))
 
-    async def _work(self, client: Client, missing: AsyncIterator[tuple[str, Request]]) -> None:
+    async def _work(self, client: Client, missing: AsyncIterator[tuple[str, Query]]) -> None:
         while not self._stopping:
             async with self._draw:  # all workers draw from one generator
                 drawn = await anext(missing, None)
@@ -435,7 +422,7 @@ class Engine:
             else:
                 await self._answers.put((key, answer, request))
 
-    async def _ask(self, client: Client, request: Request) -> dict:
+    async def _ask(self, client: Client, request: Query) -> dict:
         """Return a good answer; raises Retryable when the tries are used up."""
         unusable = 0
         tokens = sum(_expected_tokens(request)) if self.settings.tpm else 0
@@ -533,7 +520,7 @@ class Engine:
         if failure:
             raise failure
 
-    def _store(self, batch: list[tuple[str, dict, Request]]) -> None:
+    def _store(self, batch: list[tuple[str, dict, Query]]) -> None:
         self.journal.add((key, answer) for key, answer, _ in batch)
         self._answered([request for *_, request in batch])
 
@@ -554,7 +541,7 @@ class _Stopped(Exception):
     """The run is being stopped; this request was not sent."""
 
 
-def _body(provider: Provider, settings: Settings, request: Request, seed: int) -> dict:
+def _body(provider: Provider, settings: Settings, request: Query, seed: int) -> dict:
     """Return the body of a request, as it goes over the wire."""
     body = {
         "model": provider.model,
@@ -570,13 +557,13 @@ def _body(provider: Provider, settings: Settings, request: Request, seed: int) -
     return body
 
 
-def _key(provider: Provider, settings: Settings, request: Request) -> str:
+def _key(provider: Provider, settings: Settings, request: Query) -> str:
     """Return the journal's key; the seed counts even where the provider takes none."""
     body = _body(provider, settings, request, request.seed) | {"seed": request.seed}
     return key_of(provider.name, request.round, body)
 
 
-def _expected_tokens(request: Request) -> tuple[int, int]:
+def _expected_tokens(request: Query) -> tuple[int, int]:
     """Return about how many tokens a request and its answer are."""
     asked = sum(prices.estimate_tokens(message["content"]) + 4 for message in request.messages)
     return asked, prices.estimate_tokens("祝" * request.answer_chars)

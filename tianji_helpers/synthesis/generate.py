@@ -1,7 +1,7 @@
 """The wishes of the matrix: one request a suitable pair, style and round; one file a style and round.
 
-Or those of a list of requests in people's own words. How requests are sent, kept and counted is the
-``engine``'s matter.
+Or those of a list of requests in people's own words. How they are sent, kept and counted is the matter of
+``client``.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -14,15 +14,16 @@ from pathlib import Path
 from tianji_helpers import paths, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prompts, recordings, rounds, selection
-from tianji_helpers.synthesis.client import Engine, Estimate, Settings, Summary, estimate, started
+from tianji_helpers.synthesis.client import CostEstimate, Engine, Settings, Summary, estimate, started
 from tianji_helpers.synthesis.prompts import Prompt
 
+SMALL_RUN = "small_teacher"  # in a run: the run of the small teacher
 _REQUESTS = "请求"  # stands where a file's name has the style
 
 
 @dataclass(frozen=True)
-class Preview(Estimate):
-    """What a run would send: see ``Estimate``; and how many pairs are skipped, and some prompts."""
+class Preview(CostEstimate):
+    """What a run would send: see ``CostEstimate``; and how many pairs are skipped, and some prompts."""
 
     unsuitable: int
     examples: list[Prompt]
@@ -41,27 +42,12 @@ class _Round:
     unsuitable: int = 0
 
 
-def preview(
-    provider: str = "offline",
-    styles: Iterable[str] | None = None,
-    rounds: int = 1,
-    seed: int = 42,
-    output_dir: str | Path = "",
-    limit: int | None = None,
-    examples: int = 1,
-    matrix: wishes.Matrix | None = None,
-    requests: Iterable[str] | None = None,
-    best_of: int = 1,
-    **options,
-) -> Preview:
+def preview(provider: str = "offline", *, output_dir: str | Path = "", examples: int = 1, **work) -> Preview:
     """Show what ``synthesize`` would send and about what it costs, without sending or writing anything.
 
-    examples: how many prompts to show. The rest as for ``synthesize``; no key is needed.
+    work: as for ``synthesize``; no key is needed. examples: how many prompts to show.
     """
-    settings = Settings(provider, **options)
-    matrix = matrix or wishes.load()
-    planned = _plan(matrix, styles, rounds, seed, limit, requests)
-    _check_best_of(settings, best_of)
+    settings, _, planned, best_of = _plan(provider, **work)
     found = estimate(settings, _prompts(planned, best_of), output_dir)
     step = max(1, found.prompts // max(1, examples))
     chosen = islice(_prompts(planned, best_of), 0, step * examples, step)
@@ -78,25 +64,24 @@ def synthesize(
     matrix: wishes.Matrix | None = None,
     requests: Iterable[str] | None = None,
     best_of: int = 1,
+    rate: selection.Rate | None = None,
     **options,
 ) -> Summary:
     """Generate the wishes of all suitable pairs, and write one file a style and round.
 
-    provider and options (model, base_url, temperature, concurrency, rpm, tpm ...): see ``Settings``.
-    styles: names from the matrix; all but the extra ones by default.
-    rounds: how often the whole matrix is asked.
-    output_dir: the run's folder (see ``paths.run_dir``); files go to its ``01_synthesis``.
-    limit: prompts a style and round, a seeded sample; None or 0 is all.
-    requests: instead of the matrix, requests in people's own words (any recipient and scene, details, a
-    length); one file a round, and ``limit`` counts from the beginning.
-    best_of: ask each prompt so often and keep the best answer (see ``selection``); all are paid for.
+    provider, options (model, base_url, temperature, concurrency, rpm, tpm ...): see ``Settings``. styles:
+    names from the matrix; all but the extra ones by default. rounds: how often the whole matrix is asked.
+    output_dir: the run's folder; files go to its ``01_synthesis``. limit: prompts a style and round, a seeded
+    sample; None or 0 is all. requests: instead of the matrix, requests in people's own words (any recipient
+    and scene, details, a length); one file a round, and ``limit`` counts from the beginning. best_of: ask
+    each prompt so often and keep the best answer (see ``selection``); all are paid for. rate: tells the best,
+    (request, answer) pairs to scores, as ``training.quality.rate`` does.
     Raises CourseError for bad parameters, a wrong key, model or address, a locked or damaged journal.
     Source: the synthesis step of the 送祝福 guide, whose script lost a whole round when it died.
     """
-    settings = Settings(provider, **options)
-    matrix = matrix or wishes.load()
-    planned = _plan(matrix, styles, rounds, seed, limit, requests)
-    _check_best_of(settings, best_of)
+    work = {"styles": styles, "rounds": rounds, "seed": seed, "limit": limit, "matrix": matrix}
+    work |= {"requests": requests, "best_of": best_of, "rate": rate}
+    settings, matrix, planned, _ = _plan(provider, **work, **options)
     with started(settings, output_dir) as engine:
         engine.summary.unsuitable = planned[0].unsuitable
         waiting = {(round.label, round.number): round.size * best_of for round in planned}
@@ -108,13 +93,13 @@ def synthesize(
                 label = prompt.style if requests is None else _REQUESTS
                 waiting[label, prompt.round] -= 1
             while left and not waiting[left[0].label, left[0].number]:
-                _write_round(engine, matrix, left.pop(0), best_of)
+                _write_round(engine, matrix, left.pop(0), best_of, rate)
 
         try:
             engine.run(_prompts(planned, best_of), sum(waiting.values()), "生成祝福", answered=answered)
         finally:  # whatever stopped the run, what is answered goes into the files
             for round in left:
-                _write_round(engine, matrix, round, best_of)
+                _write_round(engine, matrix, round, best_of, rate)
         return engine.summary
 
 
@@ -136,6 +121,17 @@ def ensure_rounds(output_dir: str | Path = "", model: str = "") -> list[Path]:
     return files
 
 
+def ensure_teachers(output_dir: str | Path = "") -> dict[str, Path]:
+    """Return the folders with the rounds of the two teachers, ``large`` and ``small``.
+
+    Rounds that are missing are made as by ``ensure_rounds``.
+    """
+    run = paths.run_dir(output_dir)
+    ensure_rounds(run)
+    ensure_rounds(run / SMALL_RUN, recordings.SMALL)
+    return {"large": paths.stage_dir("01", run), "small": paths.stage_dir("01", run / SMALL_RUN)}
+
+
 def check_amounts(rounds: int, limit: int | None) -> None:
     """Raise CourseError for a bad number of rounds or limit."""
     if type(rounds) is not int or rounds < 1:
@@ -145,34 +141,43 @@ def check_amounts(rounds: int, limit: int | None) -> None:
 
 
 def _plan(
-    matrix: wishes.Matrix,
-    styles: Iterable[str] | None,
-    rounds: int,
-    seed: int,
-    limit: int | None,
-    requests: Iterable[str] | None,
-) -> list[_Round]:
-    """Return the rounds in the order in which they are asked."""
+    provider: str,
+    styles: Iterable[str] | None = None,
+    rounds: int = 1,
+    seed: int = 42,
+    limit: int | None = None,
+    matrix: wishes.Matrix | None = None,
+    requests: Iterable[str] | None = None,
+    best_of: int = 1,
+    rate: selection.Rate | None = None,
+    **options,
+) -> tuple[Settings, wishes.Matrix, list[_Round], int]:
+    """Return what ``synthesize`` is asked for, checked; the rounds in the order in which they are asked."""
+    settings = Settings(provider, **options)
+    matrix = matrix or wishes.load()
     check_amounts(rounds, limit)
     numbers = range(1, rounds + 1)
     if requests is not None:
         asked = read_requests(matrix, requests)[: limit or None]
-        return [_requests_round(matrix, asked, number, seed) for number in numbers]
+        planned = [_requests_round(matrix, asked, number, seed) for number in numbers]
+    else:
+        styles = _chosen_styles(matrix, styles)
+        planned = [_style_round(matrix, style, number, seed, limit) for number in numbers for style in styles]
+    _check_best_of(settings, best_of, rate)
+    return settings, matrix, planned, best_of
+
+
+def _style_round(matrix: wishes.Matrix, style: str, number: int, seed: int, limit: int | None) -> _Round:
     pairs = len(matrix.pairs())
-    styles = _check_styles(matrix, styles)
-    return [
-        _Round(
-            style,
-            number,
-            {"style": style, "round": number, "seed": seed},
-            partial(prompts.build_round, matrix, style, number, seed, limit),
-            partial(prompts.build_round, matrix, style, number, seed),
-            min(limit or pairs, pairs),
-            len(matrix.usual_recipients) * len(matrix.usual_scenes) - pairs,
-        )
-        for number in numbers
-        for style in styles
-    ]
+    return _Round(
+        style,
+        number,
+        {"style": style, "round": number, "seed": seed},
+        partial(prompts.build_round, matrix, style, number, seed, limit),
+        partial(prompts.build_round, matrix, style, number, seed),
+        min(limit or pairs, pairs),
+        len(matrix.usual_recipients) * len(matrix.usual_scenes) - pairs,
+    )
 
 
 def _requests_round(matrix: wishes.Matrix, texts: list[str], number: int, seed: int) -> _Round:
@@ -199,7 +204,7 @@ def read_requests(matrix: wishes.Matrix, lines: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def _check_styles(matrix: wishes.Matrix, styles: Iterable[str] | None) -> list[str]:
+def _chosen_styles(matrix: wishes.Matrix, styles: Iterable[str] | None) -> list[str]:
     if isinstance(styles, str):
         styles = [styles]
     styles = matrix.usual_styles if styles is None else list(dict.fromkeys(styles))
@@ -212,7 +217,7 @@ def _check_styles(matrix: wishes.Matrix, styles: Iterable[str] | None) -> list[s
     return styles
 
 
-def _check_best_of(settings: Settings, best_of: int) -> None:
+def _check_best_of(settings: Settings, best_of: int, rate: selection.Rate | None) -> None:
     if type(best_of) is not int or not 1 <= best_of <= selection.MOST:
         raise CourseError(f"best_of={best_of!r}，应当是 1 到 {selection.MOST} 之间的整数。")
     if best_of > 1 and settings.provider == "offline" and not settings.base_url:
@@ -220,6 +225,8 @@ def _check_best_of(settings: Settings, best_of: int) -> None:
             "离线老师的录音里，每一问只有一个回答，best_of 只能是 1。"
             "要几个里挑一个，用 provider=embedded（先运行 make teacher），或者用密钥。"
         )
+    if best_of > 1 and rate is None:
+        raise CourseError(f"best_of={best_of} 要有打分的办法，例如 rate=training.quality.rate。")
 
 
 def _prompts(planned: list[_Round], best_of: int) -> Iterator[Prompt]:
@@ -232,14 +239,16 @@ def _prompts(planned: list[_Round], best_of: int) -> Iterator[Prompt]:
             yield from selection.variants(prompt, best_of)
 
 
-def _write_round(engine: Engine, matrix: wishes.Matrix, round: _Round, best_of: int) -> None:
+def _write_round(
+    engine: Engine, matrix: wishes.Matrix, round: _Round, best_of: int, rate: selection.Rate | None
+) -> None:
     """Write one round's file from the journal: all its answers, also those of earlier runs."""
     file = rounds.write(
         engine.folder,
         engine.journal,
         round.label,
         identity=round.identity | engine.identity() | ({"best_of": best_of} if best_of > 1 else {}),
-        rows=_rows(engine, matrix, selection.choose(engine, matrix, round.known(), best_of)),
+        rows=_rows(engine, matrix, selection.choose(engine, matrix, round.known(), best_of, rate)),
         counts={"prompts": round.size, "unsuitable_pairs": round.unsuitable},
         inputs=sorted((paths.DATA / "wishes").glob("*.yaml")),
     )

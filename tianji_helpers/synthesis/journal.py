@@ -20,7 +20,8 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tianji_helpers.errors import CourseError
@@ -147,13 +148,19 @@ class Journal:
                     self._base.execute("ROLLBACK")
                 raise
 
-    def round_file(self, round: str, propose: Iterable[str]) -> str:
-        """Return the file name of a round; the first call takes the first free name of ``propose``."""
+    def round_file(self, identity: dict, propose: Iterable[str]) -> str:
+        """Return the file name of a round; the first call takes the first free name of ``propose``.
+
+        identity: what makes the round this one and no other, of plain values.
+        """
+        key = json.dumps(identity, ensure_ascii=False, sort_keys=True)
+        older = repr(sorted(identity.items()))  # what journals had before; such a round keeps its name
         with self._lock, _explained(self.file):
+            run = self._base.execute
             for name in propose:
-                self._base.execute("INSERT OR IGNORE INTO rounds VALUES (?, ?)", [round, name])
-                row = self._base.execute("SELECT file FROM rounds WHERE round = ?", [round]).fetchone()
-                if row:
+                new = "SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM rounds WHERE round = ?)"
+                run(f"INSERT OR IGNORE INTO rounds {new}", [key, name, older])
+                if row := run("SELECT file FROM rounds WHERE round IN (?, ?)", [key, older]).fetchone():
                     return row[0]
         raise ValueError("no free name was proposed")
 
@@ -162,18 +169,12 @@ class Journal:
             return self._base.execute("SELECT count(*) FROM answers").fetchone()[0]
 
 
-class _explained:
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
     """Turn SQLite's errors into words that name the file and the fix."""
-
-    def __init__(self, file: Path):
-        self.file = file
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if not isinstance(error, sqlite3.Error):
-            return
+    try:
+        yield
+    except sqlite3.Error as error:
         text = str(error)
         if "locked" in text:
             fix = "另一个程序正在用同一个输出文件夹生成。请等它结束，或换一个输出文件夹"
@@ -185,4 +186,4 @@ class _explained:
             )
         else:
             fix = "请检查磁盘空间和文件夹权限，再运行一次"
-        raise CourseError(f"日志 {self.file} 用不了（{text}）：{fix}。") from error
+        raise CourseError(f"日志 {file} 用不了（{text}）：{fix}。") from error

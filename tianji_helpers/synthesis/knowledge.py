@@ -1,12 +1,10 @@
-"""From texts to questions and answers: the same engine, another kind of request.
+"""From texts to questions and answers: the same client, another kind of request.
 
-A text is cut into chunks; a teacher is asked for some pairs of question and answer about each, as JSON.
-The reply is checked against the schema ``{"qa": [{"question", "answer"}]}``; what a model often adds
-(a fence, a preamble, a comma too many, a cut end) is mended, a reply without one good pair is asked for
-again, and a bad pair beside good ones is kept among the rejects with its reason.
-
-The files follow the contract of the raw rounds, in a folder of their own (``01_synthesis/qa``), so that
-they don't get among the wishes unasked.
+A text is cut into chunks; a teacher is asked for some pairs of question and answer about each, as JSON
+``{"qa": [{"question", "answer"}]}``. What a model often adds (a fence, a preamble, a comma too many, a cut
+end) is mended, a reply without one good pair is asked for again, and a bad pair beside good ones is kept
+among the rejects with its reason. The files follow the contract of the raw rounds, in a folder of their own
+(``01_synthesis/qa``), so that they don't get among the wishes unasked.
 """
 
 import json
@@ -20,7 +18,7 @@ from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import rounds as round_store
 from tianji_helpers.synthesis.chunks import Chunk, cut
-from tianji_helpers.synthesis.client import Engine, Estimate, Settings, Summary, estimate, started
+from tianji_helpers.synthesis.client import CostEstimate, Engine, Settings, Summary, estimate, started
 from tianji_helpers.synthesis.generate import check_amounts
 
 STYLE = "知识问答"
@@ -28,11 +26,12 @@ SYSTEM = "你是一位知识助手，请准确、完整地回答问题。"  # of
 _ASKER = "你是一位出题老师，只根据给你的资料出题，不编造资料里没有的内容。"
 _SUFFIXES = (".txt", ".md")
 _PAIR_CHARS = 120  # about how long a pair is, JSON included
+_MAX_TOKENS = 2048  # of an answer; a wish's limit would cut the JSON
 _MOST_CHARS = {"question": 200, "answer": 2000}
 
 
 @dataclass(frozen=True)
-class Question:
+class ChunkPrompt:
     """One request: ``pairs`` questions about a chunk."""
 
     chunk: Chunk
@@ -56,19 +55,8 @@ class Question:
         fields = {
             name: {"type": "string", "minLength": 2, "maxLength": most} for name, most in _MOST_CHARS.items()
         }
-        pair = {
-            "type": "object",
-            "properties": fields,
-            "required": list(fields),
-            "additionalProperties": False,
-        }
-        several = {"type": "array", "items": pair, "minItems": self.pairs, "maxItems": self.pairs}
-        return {
-            "type": "object",
-            "properties": {"qa": several},
-            "required": ["qa"],
-            "additionalProperties": False,
-        }
+        several = {"type": "array", "items": _only(fields), "minItems": self.pairs, "maxItems": self.pairs}
+        return _only({"qa": several})
 
     @property
     def text(self) -> str:
@@ -85,6 +73,12 @@ class Question:
     def messages(self) -> list[dict]:
         """The chat messages."""
         return [{"role": "system", "content": _ASKER}, {"role": "user", "content": self.text}]
+
+
+def _only(fields: dict) -> dict:
+    """Return the JSON schema of an object with these fields, all of them, and no others."""
+    names = list(fields)
+    return {"type": "object", "properties": fields, "required": names, "additionalProperties": False}
 
 
 @dataclass
@@ -120,20 +114,10 @@ def parse(text: str) -> tuple[list[dict], list[dict]]:
 
 
 def preview_knowledge(
-    folder: str | Path,
-    provider: str = "offline",
-    pairs: int = 3,
-    rounds: int = 1,
-    seed: int = 42,
-    output_dir: str | Path = "",
-    limit: int | None = None,
-    size: int = 400,
-    overlap: int = 80,
-    **options,
-) -> tuple[Estimate, list[Question]]:
+    folder: str | Path, provider: str = "offline", *, output_dir: str | Path = "", **work
+) -> tuple[CostEstimate, list[ChunkPrompt]]:
     """Return what ``synthesize_knowledge`` would send and cost, and its requests; nothing is sent."""
-    settings = Settings(provider, **_with_room(options))
-    plan = _plan(read_chunks(folder, size, overlap, limit), pairs, rounds, seed)
+    settings, plan = _plan(folder, provider, **work)
     return estimate(settings, plan, output_dir), plan
 
 
@@ -151,14 +135,12 @@ def synthesize_knowledge(
 ) -> KnowledgeSummary:
     """Ask for questions and answers about all texts of a folder; write one file a round.
 
-    folder: a folder of .txt and .md files (its sub-folders too), or one such file.
-    pairs: asked for a chunk. size, overlap: of the chunks, in characters (see ``chunks``).
-    limit: chunks, from the beginning; None or 0 is all. The rest as for ``synthesize``.
-    Raises CourseError for bad parameters, no text to be found, and what stops a run.
+    folder: of .txt and .md files (in sub-folders too), or one such file. pairs: asked for a chunk. size,
+    overlap: of the chunks, in characters (see ``chunks``). limit: chunks, from the beginning; None or 0 is
+    all. The rest, and the errors, as for ``synthesize``; and CourseError if there is no text.
     """
-    settings = Settings(provider, **_with_room(options))
-    found = read_chunks(folder, size, overlap, limit)
-    plan = _plan(found, pairs, rounds, seed)
+    work = {"pairs": pairs, "rounds": rounds, "seed": seed, "limit": limit, "size": size, "overlap": overlap}
+    settings, plan = _plan(folder, provider, **work, **options)
     with started(settings, output_dir) as engine:
         engine.summary = summary = KnowledgeSummary(price=engine.summary.price)
         try:
@@ -197,12 +179,19 @@ def _files(folder: str | Path) -> list[Path]:
     return files
 
 
-def _with_room(options: dict) -> dict:
-    """A wish's limit of tokens would cut the JSON."""
-    return {"max_tokens": 2048} | options
-
-
-def _plan(found: list[Chunk], pairs: int, rounds: int, seed: int) -> list[Question]:
+def _plan(
+    folder: str | Path,
+    provider: str,
+    pairs: int = 3,
+    rounds: int = 1,
+    seed: int = 42,
+    limit: int | None = None,
+    size: int = 400,
+    overlap: int = 80,
+    **options,
+) -> tuple[Settings, list[ChunkPrompt]]:
+    settings = Settings(provider, **{"max_tokens": _MAX_TOKENS} | options)
+    found = read_chunks(folder, size, overlap, limit)
     check_amounts(rounds, None)
     if type(pairs) is not int or not 1 <= pairs <= 20:
         raise CourseError(f"pairs={pairs!r}，应当是 1 到 20 之间的整数。")
@@ -210,11 +199,11 @@ def _plan(found: list[Chunk], pairs: int, rounds: int, seed: int) -> list[Questi
     for number in range(1, rounds + 1):
         for chunk in found:
             rng = random.Random(f"{seed}/{number}/{chunk.source}/{chunk.number}")
-            plan.append(Question(chunk, pairs, number, rng.getrandbits(31)))
-    return plan
+            plan.append(ChunkPrompt(chunk, pairs, number, rng.getrandbits(31)))
+    return settings, plan
 
 
-def _write_round(engine: Engine, asked: list[Question], identity: dict, files: list[Path]) -> None:
+def _write_round(engine: Engine, asked: list[ChunkPrompt], identity: dict, files: list[Path]) -> None:
     """Write the round's pairs and rejects; a question that was asked before is a reject."""
     rejects: list[dict] = []
     folder = engine.folder / "qa"
@@ -236,7 +225,7 @@ def _write_round(engine: Engine, asked: list[Question], identity: dict, files: l
     engine.summary.pairs += len(records.read_json_array(file))
 
 
-def _rows(engine: Engine, asked: list[Question], rejects: list[dict]) -> Iterator[dict]:
+def _rows(engine: Engine, asked: list[ChunkPrompt], rejects: list[dict]) -> Iterator[dict]:
     seen = set()
     for question in asked:
         answer = engine.answer(question)

@@ -5,29 +5,30 @@ hands a ``Price`` to the run. Tokens of a text are estimated as DeepSeek documen
 character about 0.6, any other about 0.3); other models' tokenizers differ by some tens of percent.
 """
 
+import datetime
 import math
 import re
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from reprlib import repr as brief
+from typing import Annotated
+
+import msgspec
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 
 _FREE = ("local", "offline")  # providers that send no bill
 _CHINESE = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
-_FIELDS = ("date", "input", "cached", "output")
+_Yuan = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
 
-@dataclass(frozen=True)
-class Price:
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Yuan for a million tokens: ``input``, ``cached`` (input found in the cache), ``output``."""
 
-    input: float
-    cached: float
-    output: float
-    date: str = ""
+    input: _Yuan
+    cached: _Yuan
+    output: _Yuan
+    date: datetime.date | None = None
 
     def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> float:
         """Return yuan.
@@ -54,19 +55,13 @@ def find(provider: str, model: str, file: str | Path | None = None) -> Price | N
         raise CourseError(f"{file} 应当是“服务商: 模型: 价格”的 YAML 表。") from error
     if row is None:
         return None
-    if not isinstance(row, dict) or set(row) != set(_FIELDS):
+    try:
+        return msgspec.convert(row, Price)
+    except msgspec.ValidationError as error:
         raise CourseError(
-            f"{file} 的 {provider} / {model}：应当恰好有 {'、'.join(_FIELDS)}，"
-            f"现在是 {brief(list(row) if isinstance(row, dict) else row)}。"
-        )
-    for field in _FIELDS[1:]:
-        if type(row[field]) not in (int, float) or not 0 <= row[field] < math.inf:
-            raise CourseError(
-                f"{file} 的 {provider} / {model}：{field} 应当是不小于 0 的数，现在是 {brief(row[field])}。"
-            )
-    if not isinstance(row["date"], date):
-        raise CourseError(f"{file} 的 {provider} / {model}：date 应当是 2026-01-31 这样的日期。")
-    return Price(row["input"], row["cached"], row["output"], str(row["date"]))
+            f"{file} 的 {provider} / {model}：应当有 input、cached、output（不小于 0 的数）和 date（日期，"
+            f"如 2026-01-31），现在是 {brief(row)}（{error}）。"
+        ) from error
 
 
 def show(cost: float | None) -> str:

@@ -1,11 +1,10 @@
 """From a cell of the matrix, or a request in somebody's own words, to the prompt that a teacher gets.
 
-A prompt names style, length, one example sentence (few-shot; drawn at random, so that the teacher
-imitates a tone and not one sentence), one random requirement, scene and recipient, and what else was
-asked for. What prompts share stands first, so that a server works it out once for all of them.
-Everything is drawn from ``(seed, round, recipient, scene, style)``: a prompt does not depend on which
-others are sent, so an interrupted run can go on. The temperature is a parameter of the request and has
-no place in here.
+A prompt names style, length, one example sentence (drawn at random, so that the teacher imitates a tone and
+not one sentence), one random requirement, scene and recipient, and what else was asked for. What prompts
+share stands first, so that a server works it out once for all. Everything is drawn from ``(seed, round,
+recipient, scene, style)``: no prompt depends on which others are sent, so an interrupted run can go on. The
+temperature is a parameter of the request and has no place in here.
 """
 
 import random
@@ -24,9 +23,8 @@ _KINDS = {"elder": "长辈", "superior": "师长或上级", "peer": "平辈", "y
 class Prompt:
     """One request to a teacher, not yet tied to a provider.
 
-    input: what a person would type, the training input. text: the user message (``src_input``).
-    example, requirement: what was drawn; an empty string is nothing. seed: for the request.
-    answer_chars: about how long the wish will be.
+    input: what a person would type, the training input. text: the user message (``src_input``). example,
+    requirement: what was drawn, perhaps nothing. answer_chars: about how long the wish will be.
     """
 
     recipient: str
@@ -53,10 +51,9 @@ class Prompt:
 
 
 def build(matrix: Matrix, recipient: str, scene: str, style: str, round: int = 1, seed: int = 42) -> Prompt:
-    """Build one prompt.
+    """Build one prompt; another round or seed draws another example, requirement and request seed.
 
-    round, seed: another round or seed draws another example and requirement, and asks with another
-    request seed. Raises CourseError for an unknown name.
+    Raises CourseError for an unknown name.
     """
     request = Request(matrix.request(recipient, scene, style), recipient, scene, style, matrix=matrix)
     return _build(request, f"{seed}/{round}/{recipient}/{scene}/{style}", round, matrix.requirements)

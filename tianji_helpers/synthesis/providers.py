@@ -175,6 +175,8 @@ class _OpenAIClient:
         self._reached = False
         # whole: the client would join a path to its base_url again for every request
         self._url = provider.base_url.rstrip("/") + "/chat/completions"
+        if not _is_loopback(provider.base_url):
+            hubs.check_proxy(provider.base_url)
         self._client = openai.AsyncOpenAI(
             api_key=provider.key,
             base_url=provider.base_url,
@@ -211,6 +213,8 @@ class _ZhipuClient:
 
         self._provider, self._timeout = provider, timeout
         self._reached = False
+        if not _is_loopback(provider.base_url):
+            hubs.check_proxy(provider.base_url, "socksio", bypass=False)
         self._http = httpx.Client(
             timeout=timeout,
             trust_env=not _is_loopback(provider.base_url),

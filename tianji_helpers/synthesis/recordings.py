@@ -9,9 +9,10 @@ is found by its digest and seed: it answers exactly the prompt that it was made 
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
+
+import msgspec
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
@@ -22,8 +23,7 @@ TEACHERS = {LARGE: "large", SMALL: "small"}  # the model's name at the interface
 ROUNDS = {LARGE: 2, SMALL: 1}  # of the matrix in the usual styles
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(msgspec.Struct, frozen=True):
     """One answer; ``seed`` is the request's."""
 
     model: str
@@ -55,17 +55,11 @@ def load(teacher: str, folder: Path = FOLDER) -> dict[tuple[str, int], Recording
     for file in files:
         for number, line in enumerate(file.read_bytes().splitlines(), 1):
             try:
-                row = json.loads(line)
-                recording = Recording(**{name: row[name] for name in _FIELDS})
-                if [type(value) for value in vars(recording).values()] != list(_FIELDS.values()):
-                    raise ValueError("a field of the wrong kind")
-            except (ValueError, KeyError, TypeError):
+                recording = msgspec.json.decode(line, type=Recording)
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 raise CourseError(
                     f"{file} 第 {number} 行不是一条完整的录音（文件可能没有下载完）。"
                     "请用 git checkout 恢复这个文件，或重新取一份课程。"
                 ) from None
             found[recording.prompt, recording.seed] = recording
     return found
-
-
-_FIELDS = {field.name: field.type for field in fields(Recording)}

@@ -35,7 +35,7 @@ def write(
     if first is None:
         return None
     folder.mkdir(exist_ok=True)
-    name = journal.round_file(repr(sorted(identity.items())), _free_names(folder, style))
+    name = journal.round_file(identity, _free_names(folder, style))
     if not (isinstance(name, str) and _NAME.fullmatch(name)):  # a stranger's journal could name any file
         raise CourseError(
             f"日志 {journal.file} 里记着的轮次文件叫 {brief(name)}，不是课程起的名字，所以没有写。"

@@ -1,11 +1,11 @@
 """Best of several: ask a prompt several times, keep the best answer.
 
-Hard faults go out first; among the faultless the quality score picks (``training.quality``), and if
+Hard faults go out first; among the faultless a score of the caller's picks (``training.quality``), and if
 none is faultless, among all. Every answer stays in the journal, and so does the choice with its reasons:
 what was paid for can be looked at, and running again computes nothing twice.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from tianji_helpers import faults, wishes
@@ -14,6 +14,7 @@ from tianji_helpers.synthesis.journal import key_of
 from tianji_helpers.synthesis.prompts import Prompt
 
 MOST = 16
+Rate = Callable[[Sequence[tuple[str, str]]], Sequence[float]]  # (request, answer) pairs to scores
 _APART = 1_000_003  # between the seeds of one prompt's answers: a new try of one is not the next one
 
 
@@ -23,54 +24,39 @@ def variants(prompt: Prompt, count: int) -> list[Prompt]:
 
 
 def choose(
-    engine: Engine, matrix: wishes.Matrix, prompts: Iterable[Prompt], count: int
+    engine: Engine, matrix: wishes.Matrix, prompts: Iterable[Prompt], count: int, rate: Rate | None
 ) -> Iterator[tuple[Prompt, dict]]:
     """Yield each prompt that has an answer with its best one, as ``Engine.answer`` returns it.
 
-    count: how many answers a prompt was asked for; 1 chooses nothing.
+    count: how many answers a prompt was asked for; 1 chooses nothing, and needs no ``rate``.
     """
+    each = ((p, [a for one in variants(p, count) if (a := engine.answer(one))]) for p in prompts)
+    found = ((prompt, answers) for prompt, answers in each if answers)
     if count == 1:
-        for prompt in prompts:
-            if answer := engine.answer(prompt):
-                yield prompt, answer
+        yield from ((prompt, answer) for prompt, (answer,) in found)
         return
-    candidates = []
-    for prompt in prompts:
-        answers = [answer for one in variants(prompt, count) if (answer := engine.answer(one))]
-        if answers:
-            candidates.append((prompt, answers))
+    found = list(found)
     keys = [
         key_of("choice", prompt.round, {"among": [a["request"] for a in answers]})
-        for prompt, answers in candidates
+        for prompt, answers in found
     ]
-    stored = [engine.journal.get(key) for key in keys]
-    new = [number for number, choice in enumerate(stored) if choice is None]
+    new = [number for number, key in enumerate(keys) if engine.journal.get(key) is None]
     if new:
-        judged = _judge([(matrix.read(candidates[n][0].input), candidates[n][1]) for n in new])
+        judged = _judge([(matrix.read(found[n][0].input), found[n][1]) for n in new], rate)
         engine.journal.add((keys[number], choice) for number, choice in zip(new, judged, strict=True))
-        for number, choice in zip(new, judged, strict=True):
-            stored[number] = choice
-    for (prompt, answers), choice in zip(candidates, stored, strict=True):
-        yield prompt, answers[choice["best"]]
+    for key, (prompt, answers) in zip(keys, found, strict=True):
+        yield prompt, answers[engine.journal.get(key)["best"]]
 
 
-def _judge(groups: Sequence[tuple]) -> list[dict]:
+def _judge(groups: Sequence[tuple], rate: Rate) -> list[dict]:
     """Return a choice for each (request, answers): the best one's place, and the reasons."""
-    from tianji_helpers.training import quality
-
-    found = [[faults.find(request, answer["text"]) for answer in answers] for request, answers in groups]
     pairs = [(request.text, answer["text"]) for request, answers in groups for answer in answers]
-    rated = iter(quality.rate(pairs))
+    rated = iter(rate(pairs))
     choices = []
-    for (_, answers), wrong in zip(groups, found, strict=True):
+    for request, answers in groups:
+        wrong = [faults.find(request, answer["text"]) for answer in answers]
         scores = [next(rated) for _ in answers]
         best = min(range(len(answers)), key=lambda place: (bool(wrong[place]), -scores[place]))
-        choices.append(
-            {
-                "text": answers[best]["text"],
-                "best": best,
-                "faults": [list(w.values()) for w in wrong],
-                "quality": scores,
-            }
-        )
+        reasons = {"faults": [list(found.values()) for found in wrong], "quality": scores}
+        choices.append({"text": answers[best]["text"], "best": best, **reasons})
     return choices

@@ -1,19 +1,19 @@
 """The offline teacher: an OpenAI-compatible HTTP server on loopback that replays recorded answers.
 
-It computes nothing: what a real model once answered to exactly this prompt (``recordings``) is sent
-again. So the course's real clients, time-outs and retries have a real server to talk to, and the
-students real answers to look at, where there is no network and no key. What was never recorded is
-refused, with the two ways out.
+It computes nothing: what a real model once answered to exactly this prompt (``recordings``) is sent again. So
+the course's real client, time-outs and retries have a real server to talk to, and the students real answers
+to look at, without a network and a key. What was never recorded is refused, with the two ways out.
 
 ``POST /v1/chat/completions`` (also without ``/v1``, as the zhipuai client asks) and ``GET /v1/models``.
 ``usage`` counts characters.
 """
 
-import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import msgspec
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
@@ -65,7 +65,7 @@ class Teacher:
     def respond(self, body: dict) -> tuple[int, dict[str, str], Any]:
         """Answer the body of one chat request: status, extra headers, what is sent as JSON."""
         time.sleep(self.latency)
-        messages = body.get("messages")
+        messages, limit = body.get("messages"), body.get("max_tokens")
         if body.get("model") not in self.models:
             known = "、".join(self.models)
             return _error(404, f"没有模型 {body.get('model')!r}，这里只有 {known}。", "model_not_found")
@@ -74,36 +74,23 @@ class Teacher:
         if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
             return _error(400, "messages 应当是非空的消息列表。", "invalid_messages")
         try:
-            answer = self.answer(body)
+            whole = self.answer(body)
         except CourseError as error:
             return _error(400, str(error), "not_recorded")
-        limit = body.get("max_tokens")
-        cut = limit is not None and len(answer) > limit
-        answer = answer[:limit] if cut else answer
-        prompt_tokens = sum(len(str(message.get("content", ""))) for message in messages)
-        return (
-            200,
-            {},
-            {
-                "id": f"wish-{time.monotonic_ns():016x}",
-                "object": "chat.completion",
-                "created": int(time.time()),
-                "model": body["model"],
-                "system_fingerprint": self.fingerprint,
-                "choices": [
-                    {
-                        "index": 0,
-                        "message": {"role": "assistant", "content": answer},
-                        "finish_reason": "length" if cut else "stop",
-                    }
-                ],
-                "usage": {
-                    "prompt_tokens": prompt_tokens,
-                    "completion_tokens": len(answer),
-                    "total_tokens": prompt_tokens + len(answer),
-                },
-            },
-        )
+        text = whole[:limit]
+        ended = "stop" if text == whole else "length"
+        message = {"role": "assistant", "content": text}
+        asked = sum(len(str(message.get("content", ""))) for message in messages)
+        reply = {
+            "id": f"wish-{time.monotonic_ns():016x}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": body["model"],
+            "system_fingerprint": self.fingerprint,
+            "choices": [{"index": 0, "message": message, "finish_reason": ended}],
+        }
+        usage = {"prompt_tokens": asked, "completion_tokens": len(text), "total_tokens": asked + len(text)}
+        return 200, {}, reply | {"usage": usage}
 
 
 def _error(status: int, message: str, code: str) -> tuple[int, dict[str, str], Any]:
@@ -146,10 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(*_error(401, "请求要带 Authorization: Bearer …（离线老师接受任何密钥）。", "no_key"))
         else:
             try:
-                body = json.loads(data)
-                if not isinstance(body, dict):
-                    raise ValueError("not an object")
-            except ValueError:
+                body = msgspec.json.decode(data, type=dict)
+            except msgspec.DecodeError:
                 self._send(*_error(400, "请求体不是 JSON 对象。", "invalid_json"))
             else:
                 self._send(*self.server.teacher.respond(body))

@@ -1,10 +1,10 @@
 """How many requests may be under way at once, found by trying.
 
 Providers rarely say it, and it differs by a factor of a hundred. So the window begins small and tries a
-double size as long as that brings clearly more answers a second (size / time of an answer: a server that
-only queues what it gets takes as much longer); later it tries a quarter more, less and less often if that
-was in vain. When the server refuses (429, 503, a time-out), what is still under way
-is what it takes; that becomes the size. TCP finds the capacity of a line in much the same way.
+double size as long as that brings clearly more answers a second (size / time of an answer: a server that only
+queues what it gets takes as much longer); later it tries a quarter more, less and less often if that was in
+vain. When the server refuses (429, 503, a time-out), what is still under way is what it takes. TCP finds the
+capacity of a line in much the same way.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ from collections import deque
 
 FIRST, MOST = 4, 256
 _WORTH = 0.3  # of the growth of the window must come back as growth of the rate, or it was in vain
-_EPOCH = 1  # a size is judged by so many times its answers, all asked for at this size
 _LONGEST = 64  # epochs between two tries
 
 
@@ -65,7 +64,7 @@ class Window:
             return
         self._answers += 1
         self._seconds += _now() - sent
-        if self._answers < _EPOCH * self.size:
+        if self._answers < self.size:  # all asked for at this size
             return
         if self._waiting:  # else it was not used to the full
             self._judge(self.size * self._answers / max(self._seconds, 1e-6))

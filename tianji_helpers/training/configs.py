@@ -1,17 +1,17 @@
 """Make the config of one run out of a config in ``configs/``.
 
-XTuner's configs are Python, and values derived from others (the end of the warm-up from the number
-of epochs, six places that name the model) are computed when the file is read. Changing a setting
-therefore means changing every place that depends on it. ``change`` does that for the settings that have a
-name (``SETTINGS``), takes any other place in the config by its dotted name, and refuses what would change
-nothing; ``write_config`` writes one plain, complete file, which is what the run uses and what a student
-can read afterwards.
+XTuner's configs are Python, and what derives from other values (the end of the warm-up from the number of
+epochs, six places that name the model) is computed when the file is read. Changing a setting therefore means
+changing every place that depends on it: ``change`` does, for the settings that have a name (``SETTINGS``); it
+takes any other place by its dotted name, and refuses what would change nothing. ``write_config`` writes one
+plain, complete file, which is what the run uses and what a student can read afterwards.
 """
 
 import copy
 import difflib
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from reprlib import repr as brief
 
@@ -28,37 +28,24 @@ _SHARE = (lambda value: type(value) in (int, float) and 0 <= value < 1, "0 到 1
 _TEXT = (lambda value: isinstance(value, str), "文字")
 _PATH = (lambda value: isinstance(value, (str, Path)) and str(value) != "", "路径")
 _TEXTS = (
-    lambda value: (
-        isinstance(value, (list, tuple)) and bool(value) and all(isinstance(item, str) for item in value)
-    ),
+    lambda value: isinstance(value, (list, tuple)) and value and all(isinstance(one, str) for one in value),
     "一列文字",
 )
 _DTYPE = (lambda value: value in ("bfloat16", "float32"), "bfloat16 或 float32")
 SETTINGS = {
-    "model_dir": _PATH,
-    "prompt_template": _TEXT,
-    "data_path": _PATH,
-    "validation_path": _PATH,
-    "max_rows": _COUNT,
-    "max_epochs": _AMOUNT,
-    "max_iters": _WHOLE,
-    "lr": _AMOUNT,
-    "batch_size": _WHOLE,
-    "max_length": _WHOLE,
-    "lora_r": _WHOLE,
-    "lora_alpha": _AMOUNT,
-    "warmup_ratio": _SHARE,
-    "every_n_iters": _WHOLE,
-    "evaluation_inputs": _TEXTS,
-    "system": _TEXT,
-    "seed": _COUNT,
-    "dtype": _DTYPE,
+    **dict.fromkeys(("model_dir", "data_path", "validation_path"), _PATH),
+    **dict.fromkeys(("prompt_template", "system"), _TEXT),
+    **dict.fromkeys(("max_epochs", "lr", "lora_alpha"), _AMOUNT),
+    **dict.fromkeys(("max_iters", "batch_size", "max_length", "lora_r", "every_n_iters"), _WHOLE),
+    **dict.fromkeys(("max_rows", "seed"), _COUNT),
+    **{"warmup_ratio": _SHARE, "evaluation_inputs": _TEXTS, "dtype": _DTYPE},
 }
 PATHS = tuple(name for name, kind in SETTINGS.items() if kind is _PATH)
 # where a setting stands in a config; whoever names that place means the setting
 _DATA = "train_dataloader.dataset"
+DATA_FILE = f"{_DATA}.dataset.data_files.train"
 PLACES = {
-    f"{_DATA}.dataset.data_files.train": "data_path",
+    DATA_FILE: "data_path",
     f"{_DATA}.max_dataset_length": "max_rows",
     f"{_DATA}.max_length": "max_length",
     "train_dataloader.batch_size": "batch_size",
@@ -71,8 +58,9 @@ PLACES = {
     "pretrained_model_name_or_path": "model_dir",
     "randomness.seed": "seed",
 }
-# XTuner's names of DeepSpeed's settings
-DEEPSPEED = tuple(f"deepspeed_zero{stage}" for stage in ("1", "2", "2_offload", "3", "3_offload"))
+# XTuner's names of DeepSpeed's settings, and the stage of each
+_STAGES = {"1": 1, "2": 2, "2_offload": 2, "3": 3, "3_offload": 3}
+DEEPSPEED = {f"deepspeed_zero{name}": stage for name, stage in _STAGES.items()}
 # what mmengine's runner reads of a config; any other name at its top was for the file itself
 _READ = (
     *("model", "train_dataloader", "val_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"),
@@ -84,8 +72,7 @@ _READ = (
 def default_config(task: str, model: str) -> Path:
     """Return the config in ``configs/`` for a task and a model of the catalogue.
 
-    Rows of one's own train as the wishes do.
-    Raises CourseError if there is none, naming those there are.
+    Rows of one's own train as the wishes do. Raises CourseError if there is none, naming those there are.
     """
     if task not in TASKS:
         raise CourseError(f"没有叫 {task} 的任务。可选：{'、'.join(TASKS)}。")
@@ -100,47 +87,62 @@ def default_config(task: str, model: str) -> Path:
     return path
 
 
-def load_config(path: str | Path):
-    """Read an XTuner config file. Raises CourseError if it is missing or does not parse."""
+def load_config(path: str | Path, changes: Mapping[str, object] | None = None):
+    """Read an XTuner config file; changes: as ``change`` takes them.
+
+    Raises CourseError if it is missing or does not parse, and as ``change`` does.
+    """
     from mmengine.config import Config
 
     path = paths.resolve(path)
     if not path.is_file():
         raise CourseError(f"找不到配置文件 {path}。configs/ 里有现成的配置。")
     try:
-        return Config.fromfile(str(path))
+        cfg = Config.fromfile(str(path))
     except Exception as error:  # a config is a program: anything can go wrong in it
         raise CourseError(f"配置文件 {path} 读不进来：{type(error).__name__}: {error}") from error
+    if changes:
+        change(cfg, changes)
+    return cfg
 
 
 def write_config(base: str | Path, target: str | Path, **settings) -> Path:
     """Write the config ``base`` with some settings changed to ``target`` and return ``target``.
 
-    settings: names of ``SETTINGS``; what is None stays as it is in ``base``.
-    model_dir: a Hugging Face folder. prompt_template: XTuner's name of its chat template.
-    data_path: training rows, in any format of ``formats``. validation_path: rows whose
-    loss is measured during the training, at most 32 of them: the best checkpoint is kept, and the
-    training ends when three measurements in a row were not better by 0.01. max_rows: train on a
-    seeded sample of that many rows; 0 means all. max_epochs: may be a fraction; max_iters: steps,
-    instead of epochs. max_length: tokens. warmup_ratio: of all steps.
-    every_n_iters: sample answers, measure the validation loss and save a checkpoint that often. dtype:
-    ``bfloat16`` or ``float32`` for weights and matrix products.
+    settings: names of ``SETTINGS``; what is None stays as it is in ``base``. model_dir: a Hugging Face
+    folder. prompt_template: XTuner's name of its chat template. data_path: rows in any format of
+    ``formats``. validation_path: rows whose loss is measured during the training, at most 32 of them: the
+    best checkpoint is kept, and the training ends when three measurements in a row were not better by 0.01.
+    max_rows: of a seeded sample; 0 means all. max_epochs: may be a fraction; max_iters: steps, instead.
+    max_length: tokens. warmup_ratio: of all steps. every_n_iters: sample answers, measure the validation loss
+    and save a checkpoint that often. dtype: ``bfloat16`` or ``float32``, of weights and matrix products.
     Raises CourseError for a setting that there is not, or a value that it cannot have.
     """
     if unknown := [name for name in settings if name not in SETTINGS]:
         raise CourseError(f"没有叫 {unknown[0]} 的设置。可用的有：{'、'.join(SETTINGS)}。")
-    cfg = load_config(base).copy()
-    change(cfg, {name: value for name, value in settings.items() if value is not None})
+    cfg = load_config(base, {name: value for name, value in settings.items() if value is not None})
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     cfg.dump(str(target))
     return target
 
 
-def change(cfg, options: Mapping[str, object]) -> None:
-    """Change settings of a loaded config, each in every place that depends on it.
+def settings(cfg) -> dict[str, int | float]:
+    """Return the numbers of a loaded config that describe a training, by name; those that it has."""
+    places = PLACES | {
+        "optim_wrapper.accumulative_counts": "accumulative_counts",
+        "model.llm.quantization_config.load_in_4bit": "load_in_4bit",
+    }
+    found = {}
+    for place, name in places.items():
+        with suppress(CourseError):
+            found[name] = part(cfg, place)
+    return {name: value for name, value in found.items() if isinstance(value, (int, float))}
 
-    options: names of ``SETTINGS``, or dotted names of places in the config, to values.
+
+def change(cfg, options: Mapping[str, object]) -> None:
+    """Change settings of a loaded config, or dotted places in it, wherever something depends on them.
+
     Raises CourseError for a name that would change nothing, naming one that would, and for a value of the
     wrong kind; the config is then not to be used.
     """
@@ -176,7 +178,7 @@ def _change_named(cfg, named: dict) -> None:
     for model_part in _model_parts(cfg):
         if "model_dir" in named:
             model_part.pretrained_model_name_or_path = named["model_dir"]
-    chat_hook = next((hook for hook in cfg.get("custom_hooks", []) if "evaluation_inputs" in hook), None)
+    chat_hook = find_chat_hook(cfg)
     if "prompt_template" in named:
         named["prompt_template"] = f"xtuner.utils.PROMPT_TEMPLATE.{named['prompt_template']}"
         dataset.template_map_fn.template = named["prompt_template"]
@@ -235,10 +237,7 @@ def _set_schedule(cfg, named: dict) -> None:
 
 
 def part(cfg, place: str, key: str = ""):
-    """Return what stands in a place of a config (and there under ``key``).
-
-    Raises CourseError naming the place if there is nothing: a config of somebody else's may be another kind.
-    """
+    """Return what stands in a place of a config (and there under ``key``); raises CourseError if nothing."""
     value = cfg
     for name in filter(None, [*place.split("."), key]):
         try:
@@ -251,11 +250,27 @@ def part(cfg, place: str, key: str = ""):
     return value
 
 
-def check_deepspeed(name: str) -> int:
+def find_model(cfg) -> Path:
+    """Return the folder of a config's model. Raises CourseError if there is no ``config.json`` in it."""
+    folder = paths.resolve(part(cfg, "model.llm.pretrained_model_name_or_path"))
+    if not (folder / "config.json").is_file():
+        raise CourseError(
+            f"配置里的模型文件夹 {paths.told(folder)} 里没有 config.json。"
+            f"请先运行 tianji prepare-model {folder.name}，或改配置里的 pretrained_model_name_or_path。"
+        )
+    return folder
+
+
+def find_chat_hook(cfg) -> dict | None:
+    """Return the hook of a config that samples answers (``EvaluateChatHook``); None if it has none."""
+    return next((hook for hook in cfg.get("custom_hooks") or [] if "evaluation_inputs" in hook), None)
+
+
+def zero_stage(name: str) -> int:
     """Return the ZeRO stage of XTuner's name of a DeepSpeed config; raises CourseError for another name."""
     if name not in DEEPSPEED:
         raise CourseError(f"没有叫 {brief(name)} 的 DeepSpeed 策略。可用的有：{'、'.join(DEEPSPEED)}。")
-    return int(name[len("deepspeed_zero")])
+    return DEEPSPEED[name]
 
 
 def _check_place(cfg, place: str, value: object) -> None:
@@ -295,16 +310,14 @@ def _leaves(cfg) -> Iterator[str]:
     """Yield the dotted names of all places of a config that the runner reads."""
 
     def walk(value, name: str) -> Iterator[str]:
-        if isinstance(value, (dict, list, tuple)):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, inner in items:
-                yield from walk(inner, f"{name}.{key}")
-        else:
+        if not isinstance(value, (dict, list, tuple)):
             yield name
+            return
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from walk(inner, f"{name}.{key}")
 
-    for name in _READ:
-        if name in cfg:
-            yield from walk(cfg[name], name)
+    for name in filter(cfg.__contains__, _READ):
+        yield from walk(cfg[name], name)
 
 
 def _measure_validation_loss(cfg) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tianji_helpers import paths, plots, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import launch
+from tianji_helpers.training import progress
 
 
 def save(work_dir: str | Path, target: str | Path) -> None:
@@ -32,7 +32,7 @@ def plot(work_dir: str | Path):
     """
     from matplotlib.figure import Figure
 
-    curve, validation = launch.read_curve(work_dir), launch.read_validation(work_dir)
+    curve, validation = progress.read_curve(work_dir), progress.read_validation(work_dir)
     if not curve:
         raise CourseError(
             f"{paths.told(work_dir)} 里没有训练记录 */vis_data/scalars.json。请给出训练时的 --work-dir。"

@@ -1,10 +1,10 @@
-"""How different a model's answers are, from each other and from what it was trained on.
+"""How different a model's answers are from each other.
 
 A model that says one sentence to everybody can pass every rule; these numbers show it. All look at
 characters, since Chinese has no spaces between words.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 MOST = 200  # answers; every one is compared with all others
 
@@ -42,12 +42,3 @@ def self_bleu(texts: Sequence[str]) -> float:
         for place, text in enumerate(texts)
     ]
     return sum(scores) / len(scores)
-
-
-def is_copied(text: str, trained: Collection[str]) -> bool:
-    """Say whether an answer stands among the trained ones (stripped) to the letter.
-
-    >>> is_copied(" 生日快乐！", {"生日快乐！"})
-    True
-    """
-    return text.strip() in trained

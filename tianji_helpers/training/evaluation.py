@@ -14,7 +14,7 @@ import numpy as np
 from tianji_helpers import details, faults, formats, records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import figures, inference, quality
-from tianji_helpers.training.inference import Answer
+from tianji_helpers.training.inference import Completion
 
 # The hard faults of any answer; the others would forbid a list or an apology where one was asked for.
 ANY_ANSWER = (faults.UNSTOPPED, "empty", "language", "loop", "unfinished")
@@ -100,7 +100,7 @@ def answer_losses(
 
 def grade(
     requests: Sequence[str],
-    answers: Sequence[Answer],
+    answers: Sequence[Completion],
     kind: str = "wishes",
     *,
     matrix: wishes.Matrix | None = None,
@@ -109,7 +109,7 @@ def grade(
 ) -> list[dict]:
     """Look at each answer three ways: hard faults, quality, details.
 
-    requests: in any wording; answers: in the same order. kind: ``stages.kind`` of the task; where it is
+    requests: in any wording; answers: in the same order. kind: ``tasks.kind`` of the task; where it is
     not ``wishes``, only the faults of any answer count (``ANY_ANSWER``), and quality is the likelihood.
     device, report: as ``quality.rate`` takes them. Returns rows of ``request``, ``answer``, ``stopped``,
     ``faults`` (name → reason in Chinese; empty if there is none), ``quality`` (0 to 1) and ``details``

@@ -125,13 +125,3 @@ def compare(before: dict, after: dict) -> dict[str, tuple[str, str]]:
         for name in TITLES
         if name in before or name in after
     }
-
-
-def tendency(name: str, change: dict) -> str:
-    """Say whether a change (of a pair, see ``interval``) is for the better; "" where nobody can."""
-    low, high = change["low"], change["high"]
-    if low is None:
-        return ""
-    if low <= 0 <= high:
-        return "看不出差别"
-    return "变好" if (high < 0) == (name in LOWER_IS_BETTER) else "变差"

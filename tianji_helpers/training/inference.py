@@ -3,11 +3,11 @@
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from queue import Empty, Queue
+from queue import Empty
 from threading import Event, Thread
 
 from tianji_helpers import paths
@@ -18,10 +18,12 @@ from tianji_helpers.training import inspection
 # that it wrote itself, and warns of wrong token ids (_patch_mistral_regex in tokenization_utils_base.py).
 # Those of our Qwen2 folders are right, and the catalogue has no Mistral.
 NOT_MISTRAL = {"fix_mistral_regex": False}
+# takes the likeliest token each time
+GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """What a model said: the text without template tokens, and whether it ended by itself."""
 
     text: str
@@ -200,7 +202,7 @@ def messages(request: str, system: str = "", history: Sequence[tuple[str, str]] 
 
 def answer_all(
     model, tokenizer, chats: Sequence[list[dict]], *, max_new_tokens: int = 100, batch_size: int = 8
-) -> list[Answer]:
+) -> list[Completion]:
     """Answer every chat, greedily, ``batch_size`` at a time, and return the answers in order.
 
     chats: lists of messages, as ``messages`` makes them. An answer has stopped by itself if it
@@ -209,7 +211,7 @@ def answer_all(
     import torch
 
     stops = stop_ids(model, tokenizer)
-    answers: list[Answer | None] = [None] * len(chats)
+    answers: list[Completion | None] = [None] * len(chats)
     # neighbours of similar length need little padding
     order = sorted(range(len(chats)), key=lambda index: sum(len(m["content"]) for m in chats[index]))
     for start in range(0, len(order), batch_size):
@@ -218,17 +220,14 @@ def answer_all(
         with torch.inference_mode():
             tokens = model.generate(
                 **batch,
+                **GREEDY,
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
                 eos_token_id=stops,
                 pad_token_id=tokenizer.pad_token_id,
             )
         for index, row in zip(chosen, tokens[:, batch["input_ids"].shape[1] :], strict=True):
             text = tokenizer.decode(row, skip_special_tokens=True).strip()
-            answers[index] = Answer(text, stopped=any(token in stops for token in row.tolist()))
+            answers[index] = Completion(text, stopped=any(token in stops for token in row.tolist()))
     return answers
 
 
@@ -275,79 +274,55 @@ def _encode(tokenizer, chats: Sequence[list[dict]]):
     )
 
 
-def speak(
+def stream(
     model,
     tokenizer,
     chat: list[dict],
-    on_piece: Callable[[str], None],
     *,
     max_new_tokens: int = 200,
     temperature: float = 0.0,
     top_p: float = 0.9,
-    stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Answer one chat; ``on_piece`` gets the text in pieces as it comes, before the next is computed.
+    timeout: float = 120.0,
+) -> Iterator[str]:
+    """Answer one chat in a thread, and yield the text in pieces as they come.
 
-    temperature: 0 takes the likeliest token each time; above, tokens are drawn. stop: asked after each
-    token whether to end here. Raises CourseError for a chat that holds template tokens, or if the
-    generation fails.
+    temperature: 0 takes the likeliest token each time; above, tokens are drawn. timeout: seconds to wait for
+    a piece. Leaving the iterator early stops the generation. Raises CourseError for a chat that holds
+    template tokens, if the generation fails, or if nothing comes for ``timeout`` seconds.
     """
     import torch
-    from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
+    from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-    class Stop(StoppingCriteria):
+    cancelled, failures = Event(), []
+
+    class Cancelled(StoppingCriteria):
         def __call__(self, input_ids, scores, **kwargs):
-            return stop()
+            return cancelled.is_set()
 
-    class Pieces(TextStreamer):
-        def on_finalized_text(self, text, stream_end=False):
-            if text:
-                on_piece(text)
-
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-        if temperature > 0
-        else {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    )
+    drawn = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     prompt = _encode(tokenizer, [chat]).to(model.device)
-    try:
-        with torch.inference_mode():
-            model.generate(
-                **prompt,
-                **sampling,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=stop_ids(model, tokenizer),
-                pad_token_id=tokenizer.pad_token_id,
-                streamer=Pieces(tokenizer, skip_prompt=True, skip_special_tokens=True),
-                stopping_criteria=StoppingCriteriaList([Stop()]),
-            )
-    except Exception as error:
-        raise CourseError(f"生成失败：{type(error).__name__}: {error}") from error
-
-
-def stream(model, tokenizer, chat: list[dict], *, timeout: float = 120.0, **settings) -> Iterator[str]:
-    """Answer one chat as ``speak`` does, with its settings, in a thread, and yield the pieces.
-
-    timeout: seconds to wait for a piece. Leaving the iterator early stops the generation.
-    Raises CourseError as ``speak`` does, or if nothing comes for ``timeout`` seconds.
-    """
-    pieces: Queue[str | BaseException | None] = Queue()  # None: that was all
-    cancelled = Event()
+    pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=timeout, skip_special_tokens=True)
 
     def generate() -> None:
         try:
-            speak(model, tokenizer, chat, pieces.put, stop=cancelled.is_set, **settings)
-            pieces.put(None)
-        except BaseException as error:  # handed to the reader
-            pieces.put(error)
+            with torch.inference_mode():
+                model.generate(
+                    **prompt,
+                    **(drawn if temperature > 0 else GREEDY),
+                    max_new_tokens=max_new_tokens,
+                    eos_token_id=stop_ids(model, tokenizer),
+                    pad_token_id=tokenizer.pad_token_id,
+                    streamer=pieces,
+                    stopping_criteria=StoppingCriteriaList([Cancelled()]),
+                )
+        except Exception as error:  # handed to the reader
+            failures.append(error)
+            pieces.end()
 
     thread = Thread(target=generate, daemon=True)
     thread.start()
     try:
-        while (piece := pieces.get(timeout=timeout)) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
+        yield from filter(None, pieces)
     except Empty as error:
         raise CourseError(
             f"模型 {timeout:.0f} 秒没有说出新的内容，已停止。机器可能太忙，请再试一次。"
@@ -355,3 +330,5 @@ def stream(model, tokenizer, chat: list[dict], *, timeout: float = 120.0, **sett
     finally:
         cancelled.set()
         thread.join(timeout)  # a thread inside torch must not outlive the interpreter
+    if failures:
+        raise CourseError(f"生成失败：{type(failures[0]).__name__}: {failures[0]}") from failures[0]

@@ -5,11 +5,7 @@ killed (no memory left) without taking the notebook with it. Success is judged b
 leaves as well as by its exit code.
 """
 
-import importlib.util
-import json
 import math
-import os
-import re
 import resource
 import shutil
 import subprocess
@@ -17,7 +13,6 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,17 +20,11 @@ from pathlib import Path
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, data, inspection, models, work_folder
-from tianji_helpers.training.configs import load_config, part
+from tianji_helpers.training import configs, data, inspection, models, planning, progress, work_folder
+from tianji_helpers.training.configs import load_config
 
-_PROGRESS = re.compile(
-    r"Iter\(train\)\s*\[\s*(?P<step>\d+)/(?P<total>\d+)\].*?lr: (?P<lr>\S+)\s+eta: (?P<eta>.+?)\s+"
-    r"time: (?P<time>\S+).*?loss: (?P<loss>\S+)(?:\s+tokens: (?P<tokens>\S+))?"
-)
-_VALIDATION = re.compile(r"Iter\(val\).*validation_loss: (\S+)")
-_STOPPED = "the monitored metric did not improve"  # mmengine's EarlyStoppingHook
 _TAIL_LINES = 25
-_LEAST_STEPS, _LEAST_WARMUP = 4, 2  # with fewer, the learning rate stays near 0
+_TICK = 0.3  # seconds between two looks at how far a program is
 _CAUSES = {
     "is non-finite": "损失或梯度变成了 NaN 或无穷大，训练已停下，权重没有被它改坏。多半是学习率太大："
     "请把配置里的 optim_wrapper.optimizer.lr 调小几倍，重新训练。",
@@ -54,51 +43,10 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a training is going to use, worked out before anything is loaded; as text, a table.
-
-    config: the whole config, with all changes. rows, validation: of its files. batches: of one epoch.
-    steps: of the whole training. warmup: steps of them in which the learning rate rises; asked_warmup: what
-    the config says, which may be too few to rise at all.
-    """
-
-    config: object
-    rows: data.Rows
-    validation: data.Rows | None
-    model_dir: Path
-    batches: int
-    steps: int
-    warmup: int
-    asked_warmup: float
-
-    def __str__(self) -> str:
-        cfg, lines = self.config, {}
-        lines["训练数据"] = f"{self.rows}每轮用 {_used(cfg, self.rows)}。"
-        lines["验证数据"] = paths.told(self.validation.path) if self.validation else "没有"
-        lines["基座模型"] = paths.told(self.model_dir)
-        length = cfg.train_cfg.get("max_epochs")
-        accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
-        lines["步数"] = f"{self.steps}" + (f"（{length:g} 轮，每轮 {self.batches} 批）" if length else "")
-        lines["每批"] = f"{cfg.train_dataloader.batch_size}" + (
-            f"，攒 {accumulated} 批更新一次" if accumulated > 1 else ""
-        )
-        lines["热身"] = f"{self.warmup} 步"
-        if self.warmup > self.asked_warmup >= 0:
-            lines["热身"] += f"（配置里只有 {self.asked_warmup:.2f} 步，学习率会升不起来，所以改了）"
-        lines["学习率"] = f"{part(cfg, 'optim_wrapper.optimizer.lr'):g}"
-        if lora := cfg.model.get("lora"):
-            lines["LoRA"] = f"r={lora.r}，alpha={lora.lora_alpha}"
-        lines["种子"] = f"{cfg.get('randomness', {}).get('seed')}"
-        return "\n".join(["这次训练真正会用的：", *(f"  {name}：{text}" for name, text in lines.items())])
-
-
-@dataclass(frozen=True)
 class TrainResult:
-    """What a training left behind.
+    """What a training left behind; ``checkpoint`` is the last one, to go on from, ``chosen`` the one to use.
 
-    checkpoint: the last ``iter_N.pth``, to go on from. chosen: the one to use, see ``choose_checkpoint``.
-    curve: see ``read_curve``. samples: lines of ``samples.jsonl``. seconds: wall time of the whole process.
-    peak_memory_gb: its largest resident size.
+    curve, samples: see ``progress``. seconds: wall time. peak_memory_gb: the largest resident size.
     """
 
     work_dir: Path
@@ -123,22 +71,18 @@ def train(
 ) -> TrainResult:
     """Train with XTuner and return what it left in ``work_dir``.
 
-    config: an XTuner config file. cfg_options: settings to change, as ``configs.change`` takes them.
-    resume: go on from the last checkpoint in ``work_dir``. deepspeed: XTuner's
-    name of a DeepSpeed config, such as ``deepspeed_zero2``; the environment's ``NPROC_PER_NODE`` is the
-    number of GPUs to train on, or of processes on a CPU. device: ``cpu`` hides the GPUs; empty or
-    ``cuda`` lets XTuner take the first one it sees. report: called with a line of progress.
+    cfg_options: settings to change, as ``configs.change`` takes them. resume: go on from the last checkpoint
+    there. deepspeed: XTuner's name of a DeepSpeed config, such as ``deepspeed_zero2``. ``NPROC_PER_NODE`` in
+    the environment is the number of GPUs, or of processes on a CPU. device: ``cpu`` hides the GPUs. report:
+    called with a line of text as it goes on (``progress`` has the figures).
 
-    An earlier training in ``work_dir`` goes when this one has come to its end, and not before; if this one
-    fails without a checkpoint, the earlier one is in its place again (see ``work_folder``).
-
-    Raises CourseError before anything is loaded if the config names a missing file or model, or a
-    learning rate that would never rise, and for a ``work_dir`` in which something lies that would be
-    overwritten; and when the training fails, with the cause if it is a known one
-    (NaN, full disk), the last whole checkpoint, and the end of the log.
+    An earlier training there goes when this one has come to its end, and not before (see ``work_folder``).
+    Raises CourseError before anything is loaded as ``planning.plan_training`` does, and for a ``work_dir`` in
+    which something would be overwritten; and when the training fails, with the cause if it is known (NaN,
+    full disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
-    plan = plan_training(config, cfg_options, deepspeed=deepspeed)
+    plan = planning.plan_training(config, cfg_options, deepspeed=deepspeed)
     report(f"{plan}\n  检查点：{paths.told(work_dir)}")
     arguments = ["--work-dir", str(work_dir)]
     if config.parent == work_dir:
@@ -150,34 +94,25 @@ def train(
     if deepspeed:
         arguments += ["--deepspeed", deepspeed]
     # DeepSpeed asks for a launcher, or for MPI, even to start one process
-    processes = _processes() if deepspeed or _processes() > 1 else 0
+    processes = planning.processes() if deepspeed or planning.processes() > 1 else 0
     if processes:
         arguments += ["--launcher", "pytorch"]
     if not resume:
         about = {"config": str(config), "cfg_options": str(cfg_options or "")}
         work_folder.begin(work_dir, config.name, about)
 
-    def on_line(line: str) -> None:
-        if match := _PROGRESS.search(line):
-            speed = float(match["tokens"] or "nan") / float(match["time"])
-            report(
-                f"第 {match['step']:>4}/{match['total']} 步  损失 {float(match['loss']):.3f}  "
-                f"学习率 {float(match['lr']):.1e}  {speed:.0f} 词元/秒  预计还要 {match['eta']}"
-            )
-        elif match := _VALIDATION.search(line):
-            report(f"验证集（没训练过的题）的损失：{float(match[1]):.3f}")
-        elif _STOPPED in line:
-            report("验证损失连着几次不见好，训练提前停下。")
-
+    watch = _teller(work_dir, report)
     started = time.monotonic()
     log = work_dir / "train.log"
     try:
         with tempfile.TemporaryDirectory() as folder:
             # XTuner's own --cfg-options changes only the place that is named, and drops spaces
             whole = Path(folder) / config.name
+            ours = {"type": "tianji_helpers.training.xtuner_compat.ProgressHook"}
+            plan.config.custom_hooks = [*(plan.config.get("custom_hooks") or []), ours]
             plan.config.dump(str(whole))
             arguments = [str(whole), *arguments]
-            run_tool("train", arguments, log=log, on_line=on_line, device=device, processes=processes)
+            run_tool("train", arguments, log=log, watch=watch, device=device, processes=processes)
     except BaseException as error:
         advice = _advice(str(error), work_dir)
         if not _has_checkpoint(work_dir) and work_folder.put_back(work_dir, config.name):
@@ -195,148 +130,32 @@ def train(
         config=config,
         checkpoint=checkpoint,
         chosen=choose_checkpoint(work_dir),
-        curve=read_curve(work_dir),
-        samples=read_samples(work_dir),
+        curve=progress.read_curve(work_dir),
+        samples=progress.read_samples(work_dir),
         seconds=seconds,
         peak_memory_gb=peak,
     )
 
 
+def _teller(work_dir: Path, report: Callable[[str], None]) -> Callable[[], None]:
+    """Return a function that reports what a training wrote down since it was called last."""
+    told = len(progress.read_points(work_dir))  # by the runs before this one
+
+    def tell() -> None:
+        nonlocal told
+        points = progress.read_points(work_dir)[told:]
+        told += len(points)
+        for text in filter(None, map(progress.describe, points)):
+            report(text)
+
+    return tell
+
+
 def check_config(
     config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
 ) -> data.Rows:
-    """Return what a training would learn from; raises CourseError as ``plan_training``, which it calls."""
-    return plan_training(config, cfg_options, deepspeed=deepspeed).rows
-
-
-def plan_training(
-    config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
-) -> Plan:
-    """Return what a training is going to use, every row of it looked at (see ``data.look``).
-
-    A warm-up of less than two steps, after which the learning rate stays near 0, becomes one of two.
-    Raises CourseError for what would go wrong minutes later: a setting that changes nothing, no GPU for
-    a GPU config, 4-bit weights under ZeRO-3, a missing model or data file, a row that the config cannot
-    use, or so few steps that the learning rate never rises.
-    """
-    cfg = load_config(config).copy()
-    configs.change(cfg, cfg_options or {})
-    _check_gpu(cfg)
-    if deepspeed:
-        _check_deepspeed(cfg, deepspeed)
-    model_dir = paths.resolve(part(cfg, "model.llm.pretrained_model_name_or_path"))
-    if not (model_dir / "config.json").is_file():
-        raise CourseError(
-            f"配置里的模型文件夹 {paths.told(model_dir)} 里没有 config.json。"
-            f"请先运行 tianji prepare-model {model_dir.name}，或改配置里的 pretrained_model_name_or_path。"
-        )
-    inspection.check_architecture(inspection.inspect_model(model_dir))
-    rows = _look(cfg.train_dataloader)
-    validation = _look(cfg.val_dataloader) if cfg.get("val_dataloader") else None
-    count = batches(cfg, rows)
-    steps, asked, warmup = _set_warmup(cfg, rows)
-    return Plan(cfg, rows, validation, model_dir, count, steps, warmup, asked)
-
-
-def _look(dataloader) -> data.Rows:
-    try:
-        path = paths.resolve(dataloader.dataset.dataset.data_files.train)
-    except (AttributeError, TypeError) as error:
-        raise CourseError(
-            "配置里没有 train_dataloader.dataset.dataset.data_files.train，不知道数据在哪里。"
-            "请照 configs/_base_/qlora_gpu.py 写 dataset=dict(type=load_rows, data_files=dict(train=文件))。"
-        ) from error
-    if not path.is_file():
-        raise CourseError(f"配置里的训练数据 {paths.told(path)} 不存在。请先运行生成它的那一课。")
-    return data.look(dataloader.dataset)
-
-
-def _processes() -> int:
-    """How many processes train together. Raises CourseError if the environment says nonsense."""
-    text = os.environ.get("NPROC_PER_NODE", "1")  # XTuner's own name for it
-    if not text.isdecimal() or int(text) < 1:
-        raise CourseError(f"环境变量 NPROC_PER_NODE 是 {text!r}，应当是至少 1 的整数（几张卡就写几）。")
-    return int(text)
-
-
-def _check_deepspeed(cfg, deepspeed: str) -> None:
-    configs.check_deepspeed(deepspeed)
-    if importlib.util.find_spec("deepspeed") is None:
-        raise CourseError(
-            "没有安装 DeepSpeed。请先运行 pip install -r configs/deepspeed/requirements.txt，"
-            "或去掉 --deepspeed：只设 NPROC_PER_NODE 也能用多张卡。"
-        )
-    # DeepSpeed 0.18.9 stops in the first gathering of weights: "all params must have the same dtype"
-    if "zero3" in deepspeed and "quantization_config" in cfg.model.llm:
-        raise CourseError(
-            f"{deepspeed} 不能切分 4 位权重和它的适配器。QLoRA 请用 deepspeed_zero2"
-            "（4 位的 7B 每张卡只占 4 GB）；deepspeed_zero3 留给全量微调，见 configs/ 里名字带 _full 的配置。"
-        )
-
-
-def batches(cfg, rows: data.Rows) -> int:
-    """Return how many batches an epoch has. rows: those of the config, as ``check_config`` returns them."""
-    return -(-_count(cfg, rows) // (cfg.train_dataloader.batch_size * _processes()))
-
-
-def _count(cfg, found: data.Rows) -> int:
-    """Return the rows of an epoch; packed ones are as long as the limit."""
-    dataset = cfg.train_dataloader.dataset
-    usable = len(found.lengths) - found.unlearnt
-    rows = min(usable, dataset.get("max_dataset_length") or usable)
-    if not dataset.get("pack_to_max_length", True):
-        return rows
-    tokens = sum(min(length, found.max_length) for length in found.lengths) * rows / usable
-    return max(1, int(tokens / found.max_length))
-
-
-def _used(cfg, rows: data.Rows) -> str:
-    """Say how much of the rows an epoch has."""
-    packed = cfg.train_dataloader.dataset.get("pack_to_max_length", True)
-    return f"{_count(cfg, rows)} " + (f"行，每行 {rows.max_length} 个词元" if packed else "条数据")
-
-
-def _set_warmup(cfg, rows: data.Rows) -> tuple[int, float, int]:
-    """Return the steps of a training, those of the warm-up that was asked for, and those it has.
-
-    Raises CourseError if there are so few steps that the learning rate would hardly rise.
-    """
-    count, used = batches(cfg, rows), _used(cfg, rows)
-    by_epoch = "max_iters" not in cfg.train_cfg
-    length = part(cfg, "train_cfg", "max_epochs" if by_epoch else "max_iters")
-    steps = math.ceil(length * count) if by_epoch else length
-    if steps < _LEAST_STEPS:
-        fix = (
-            f"请增加数据，或把轮数 max_epochs 提高到 {math.ceil(100 * _LEAST_STEPS / count) / 100:g} 以上。"
-            if by_epoch
-            else f"请把步数 max_iters 提高到 {_LEAST_STEPS} 以上。"
-        )
-        long = f"{used}，{count} 批，{length:g} 轮" if by_epoch else used
-        raise CourseError(
-            f"一共只有 {steps} 步（{long}），至少要 {_LEAST_STEPS} 步，不然学习率还没升起来就结束了。{fix}"
-        )
-    schedulers = cfg.get("param_scheduler")
-    if not isinstance(schedulers, list) or len(schedulers) != 2 or "end" not in schedulers[0]:
-        return steps, -1.0, 0  # another schedule than ours: whoever wrote it knows
-    warmup, decay = schedulers
-    scale = count if warmup.get("by_epoch", True) else 1
-    asked = warmup.end * scale
-    if asked < _LEAST_WARMUP:
-        # half a step more, because XTuner rounds down
-        warmup.end = decay.begin = (_LEAST_WARMUP + 0.5) / scale if scale > 1 else _LEAST_WARMUP
-        if "warmup_ratio" in cfg:
-            cfg.warmup_ratio = warmup.end / length
-    return steps, asked, int(warmup.end * scale)
-
-
-def _check_gpu(cfg) -> None:
-    import torch
-
-    if part(cfg, "env_cfg.dist_cfg.backend") == "nccl" and not torch.cuda.is_available():
-        raise CourseError(
-            "这个配置只能在 GPU 上训练（dist_cfg 的 backend 是 nccl），而 PyTorch 没有找到 GPU。"
-            "请用 tianji doctor 检查驱动，或换成 configs/ 里名字带 _cpu 的配置。"
-        )
+    """Return what a training would learn from; raises CourseError as ``planning.plan_training`` does."""
+    return planning.plan_training(config, cfg_options, deepspeed=deepspeed).rows
 
 
 def _advice(failure: str, work_dir: Path) -> str:
@@ -349,10 +168,7 @@ def _advice(failure: str, work_dir: Path) -> str:
 
 
 def last_checkpoint(work_dir: str | Path) -> Path:
-    """Return the newest whole ``iter_N.pth`` of a training.
-
-    One that a kill or a full disk cut short is passed over. Raises CourseError if there is none.
-    """
+    """Return the newest ``iter_N.pth`` that no kill or full disk cut short; raises CourseError if none."""
     work_dir = Path(work_dir)
     found = sorted(work_dir.glob("iter_*.pth"), key=_step)
     whole = [path for path in found if _is_whole(path)]
@@ -371,7 +187,7 @@ def choose_checkpoint(work_dir: str | Path) -> Checkpoint:
 
     Where none was measured it is the last one. Raises CourseError if there is no whole checkpoint.
     """
-    measured = {p["step"]: p["loss"] for p in read_validation(work_dir) if math.isfinite(p["loss"])}
+    measured = {p["step"]: p["loss"] for p in progress.read_validation(work_dir) if math.isfinite(p["loss"])}
     found = [*Path(work_dir).glob("best_*_iter_*.pth"), *Path(work_dir).glob("iter_*.pth")]
     scored = {path: measured[_step(path)] for path in found if _step(path) in measured and _is_whole(path)}
     if not scored:
@@ -391,60 +207,18 @@ def _is_whole(checkpoint: Path) -> bool:
     return bool(files) and all(zipfile.is_zipfile(file) for file in files)
 
 
-def read_curve(work_dir: str | Path) -> list[dict]:
-    """Return the logged points of a training, in order, one for each logged interval.
-
-    A point has ``step``, ``loss``, ``lr`` and ``time`` (seconds an iteration), and ``tokens_per_second`` (of
-    one GPU, padding not counted) and ``memory_gb`` if they were logged; all but ``lr`` and memory are means
-    over the interval.
-    """
-    points = {}
-    for point in _points(work_dir):
-        if "loss" in point:
-            points[point["step"]] = {key: point[key] for key in ("step", "loss", "lr", "time")}
-            if "tokens" in point:
-                speed = point["tokens"] / point["time"]
-                points[point["step"]] |= {"tokens_per_second": speed, "memory_gb": point["memory_gb"]}
-    return [points[step] for step in sorted(points)]
-
-
-def read_validation(work_dir: str | Path) -> list[dict]:
-    """Return the validation losses measured during a training, in order: ``step``, ``loss``."""
-    name = "validation_loss"
-    found = {point["step"]: point[name] for point in _points(work_dir) if name in point}
-    return [{"step": step, "loss": found[step]} for step in sorted(found)]
-
-
-def _points(work_dir: str | Path) -> list[dict]:
-    files = sorted(Path(work_dir).glob("*/vis_data/scalars.json"))
-    lines = (line for file in files for line in records.read_text(file).splitlines())
-    points = []
-    for line in lines:
-        with suppress(ValueError):  # a kill cuts the last one short
-            points.append(json.loads(line))
-    return [point for point in points if isinstance(point, dict) and "step" in point]
-
-
-def read_samples(work_dir: str | Path) -> list[dict]:
-    """Return the answers sampled during a training: ``iter``, ``input``, ``output``."""
-    file = Path(work_dir) / "samples.jsonl"
-    return records.read_jsonl(file) if file.is_file() else []
-
-
 def pth_to_hf(
     config: str | Path, checkpoint: str | Path, adapter_dir: str | Path, *, about: Mapping | None = None
 ) -> Path:
     """Convert a checkpoint of XTuner to a Hugging Face (PEFT) adapter folder and return it.
 
     After full fine-tuning (a config without ``lora``) the folder is a model, with its tokenizer.
+    checkpoint: an ``iter_N.pth``, which DeepSpeed makes a folder; or the work folder, of which
+    ``choose_checkpoint`` takes one. about: more to keep in the provenance, beside the checkpoint with the
+    reason for it, the base model and the system prompt.
 
-    config: the config that it was trained with. checkpoint: an ``iter_N.pth``, which is a file, or
-    a folder after a training with DeepSpeed; or the whole work folder, of which ``choose_checkpoint`` takes
-    one. about: more to keep in the provenance beside the checkpoint with the reason for it, and the base
-    model and the system prompt, which come from the config.
-
-    The base model's weights are not needed and not read. The folder appears only when it is
-    complete; an earlier adapter of ours is replaced. Raises CourseError if there is something else.
+    The base model's weights are not read. The folder appears only when it is complete; an earlier adapter of
+    ours is replaced. Raises CourseError if there is something else.
     """
     config, checkpoint, adapter_dir = (paths.resolve(path) for path in (config, checkpoint, adapter_dir))
     cfg = load_config(config)
@@ -458,7 +232,7 @@ def pth_to_hf(
     # XTuner reads and quantizes the whole model if the config quantizes it, and builds an empty one
     # otherwise: the adapter is the same
     cfg.model.llm.pop("quantization_config", None)
-    systems = [hook.get("system") for hook in cfg.get("custom_hooks", [])]
+    system = (configs.find_chat_hook(cfg) or {}).get("system", "")
 
     def make(target: Path, part: Path, log: Path) -> None:
         cfg.dump(str(part / "config.py"))
@@ -471,7 +245,7 @@ def pth_to_hf(
             (target / "xtuner_config.py").unlink()
             inspection.inspect_model(target)
 
-    recorded = {"base_model": Path(base_dir).name, "system": next(filter(None, systems), "")}
+    recorded = {"base_model": Path(base_dir).name, "system": system}
     recorded |= {"checkpoint": checkpoint.name, "checkpoint_reason": reason}
     return _make_folder(
         make,
@@ -494,12 +268,10 @@ def merge(
 ) -> Path:
     """Merge an adapter into the unquantized base model and return the new model's folder.
 
-    device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16`` or ``float32``; empty means that of the
-    base model, and ``float32`` for one in half precision. max_shard_size: of one safetensors file.
-
-    The folder appears only when it is complete; what the adapter's provenance says goes with it.
-    Raises CourseError for folders that don't fit, a quantized base, too little disk, or a target
-    that holds something else.
+    device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16`` or ``float32``; empty means that of the base
+    model, and ``float32`` for one in half precision. max_shard_size: of one safetensors file. The folder
+    appears only when it is complete; what the adapter's provenance says goes with it. Raises CourseError for
+    folders that don't fit, a quantized base, too little disk, or a target that holds something else.
     """
     merged_dir = paths.resolve(merged_dir)
     base = inspection.inspect_model(model_dir)
@@ -514,15 +286,15 @@ def merge(
             raise CourseError(f"不能合并到 {paths.told(merged_dir)}：那里放着 {paths.told(source)}。")
     dtype = dtype or base.config.get("dtype") or base.config.get("torch_dtype")
     dtype = dtype if dtype in ("bfloat16", "float32") else "float32"
-    arguments = ["--safe-serialization", "--device", device, "--dtype", dtype]
-    arguments += ["--max-shard-size", max_shard_size]
+    options = ["--safe-serialization", "--device", device, "--max-shard-size", max_shard_size]
     inspection.check_architecture(base)
 
     def make(target: Path, part: Path, log: Path) -> None:
         needed = sum(file.stat().st_size for file in base.weights) / 1e9
         if (free := shutil.disk_usage(part).free / 1e9) < needed:
             raise CourseError(f"磁盘空间不够：合并后的模型要 {needed:.1f} GB，只剩 {free:.1f} GB。")
-        run_tool("merge", [str(base.path), str(adapter.path), str(target), *arguments], log=log)
+        folders = [str(folder) for folder in (base.path, adapter.path, target)]
+        run_tool("merge", [dtype, *folders, *options], log=log)
         inspection.inspect_model(target)
 
     return _make_folder(
@@ -568,23 +340,22 @@ def run_tool(
     arguments: Sequence[str],
     *,
     log: Path,
-    on_line: Callable[[str], None] = lambda line: None,
+    watch: Callable[[], None] = lambda: None,
     device: str = "",
     processes: int = 0,
 ) -> None:
     """Run one of XTuner's programs (see ``xtuner_compat``) and wait for it.
 
-    log: gets all that the program prints. on_line: called with each line as it comes. device: ``cpu``
-    hides the GPUs from it. processes: how many of it work together, one a GPU; 0 starts it
-    without a launcher.
+    log: gets all that the program prints. watch: called while it runs, some times a second, and once when
+    it has ended. device: ``cpu`` hides the GPUs from it. processes: how many of it work together, one a
+    GPU; 0 starts it without a launcher.
     Raises CourseError with the exit code and the end of the log if it fails; an interrupt of the
     notebook stops the program too.
     """
-    together = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    launcher = together if processes else []
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    launcher = launcher if processes else []
     command = [sys.executable, "-m", *launcher, "tianji_helpers.training.xtuner_compat", tool, *arguments]
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    with tempfile.TemporaryDirectory() as cache, log.open("w", encoding="utf-8", buffering=1) as log_file:
+    with tempfile.TemporaryDirectory() as cache, log.open("wb") as log_file:
         # a cache of its own: datasets' global one may hold rows of a file that has changed since
         environment = threads.for_long_run() if tool == "train" else threads.with_defaults()
         environment |= {"HF_DATASETS_CACHE": cache, "PYTHONUNBUFFERED": "1"}
@@ -595,17 +366,14 @@ def run_tool(
             cwd=paths.ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=log_file,
             stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
         ) as process:
             try:
-                for line in process.stdout:
-                    log_file.write(line)
-                    tail.append(line)
-                    on_line(line)
+                while process.poll() is None:
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(_TICK)
+                    watch()
             except BaseException:
                 process.terminate()
                 raise
@@ -613,7 +381,7 @@ def run_tool(
         reason = (
             "被系统杀掉了，多半是内存不够" if process.returncode == -9 else f"退出码 {process.returncode}"
         )
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
         raise CourseError(
-            f"XTuner 的 {tool} 失败了（{reason}）。完整日志：{log}\n"
-            f"日志的最后几行：\n{''.join(tail).rstrip()}"
+            f"XTuner 的 {tool} 失败了（{reason}）。完整日志：{log}\n日志的最后几行：\n" + "\n".join(tail)
         )

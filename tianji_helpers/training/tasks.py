@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, data, evaluation, inference, launch, models
+from tianji_helpers.training import configs, data, evaluation, inference, launch, models, planning
 
 _FEW_BATCHES = 100  # of an epoch; with fewer, one epoch teaches next to nothing
 _EPOCHS_OF_FEW = 3
@@ -79,7 +79,7 @@ def choose_device(device: str, model: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise CourseError(
             f"模型 {model} 要在 GPU 上训练，但 PyTorch 没有找到 GPU。请用 tianji doctor 检查驱动，"
-            f"或把参数 model 改成 {models.EMBEDDED}（CPU 就能训练）。"
+            f"或把参数 base_model 改成 {models.EMBEDDED}（CPU 就能训练）。"
         )
     return wanted
 
@@ -141,7 +141,7 @@ def _words(output_dir: str | Path) -> dict:
 
 def _fitted(cfg, settings: dict) -> dict:
     """Return the settings with epochs and sampling that suit the number of rows."""
-    batches = launch.batches(cfg, data.look(cfg.train_dataloader.dataset))
+    batches = planning.batches(cfg, data.look(cfg.train_dataloader.dataset))
     epochs = settings.get("max_epochs") or (cfg.max_epochs if batches >= _FEW_BATCHES else _EPOCHS_OF_FEW)
     steps = batches * epochs
     every = min(cfg.default_hooks.checkpoint.interval, max(1, int(steps / 3)))
@@ -150,8 +150,7 @@ def _fitted(cfg, settings: dict) -> dict:
 
 def data_file(config: str | Path) -> Path:
     """Return the rows that a config trains on."""
-    place = "train_dataloader.dataset.dataset.data_files.train"
-    return paths.resolve(configs.part(configs.load_config(config), place))
+    return paths.resolve(configs.part(configs.load_config(config), configs.DATA_FILE))
 
 
 def ensure_trained(
@@ -199,10 +198,11 @@ def train_task(
     """Train a task with a config made by ``make_config``; provenance goes beside the work folder."""
     work_dir = task_dir(task, output_dir) / "work"
     result = launch.train(config, work_dir, device=device, report=report)
+    numbers = configs.settings(configs.load_config(config))
     records.write_provenance(
         work_dir,
         stage="05_training",
-        parameters={"task": task, "config": Path(config).read_text(encoding="utf-8")},
+        parameters={"task": task, "config": Path(config).read_text(encoding="utf-8"), "settings": numbers},
         counts={"iterations": result.curve[-1]["step"] if result.curve else 0},
         inputs=[data_file(config)],
     )

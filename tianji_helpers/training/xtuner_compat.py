@@ -8,8 +8,6 @@ The classes here are XTuner's own with one method changed each; configs name the
 Everything holds for XTuner 0.2.0 with the versions in ``requirements.lock``.
 """
 
-import argparse
-import copy
 import functools
 import inspect
 import itertools
@@ -23,6 +21,7 @@ from types import SimpleNamespace
 import torch
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper as _OptimWrapper
 from mmengine.runner import load_checkpoint
 from peft import get_peft_model
@@ -34,7 +33,7 @@ from xtuner.model import SupervisedFinetune as _SupervisedFinetune
 from xtuner.model.utils import find_all_linear_names
 
 from tianji_helpers.training import inference, internlm2
-from tianji_helpers.training.fast import acceleration
+from tianji_helpers.training.fast import acceleration, four_bit
 
 TOOLS = {
     "train": "xtuner.tools.train",
@@ -50,7 +49,7 @@ def apply() -> None:
     start_processes_without_gpu()
     internlm2.forbid_code()
     internlm2.register()
-    keep_4bit_weights_trainable()
+    four_bit.keep_weights_trainable()
 
 
 def define_cpu_bf16_check() -> None:
@@ -74,69 +73,17 @@ def start_processes_without_gpu() -> None:
         torch.distributed.all_gather_into_tensor = torch.no_grad()(torch.distributed.all_gather_into_tensor)
 
 
-def keep_4bit_weights_trainable() -> None:
-    """Undo bitsandbytes' CPU inference packing before a 4-bit layer trains or is saved.
-
-    On CPUs with AVX512-BF16, ``Linear4bit.forward`` in eval mode repacks the weight for a fast
-    kernel that has no autograd, and nothing packs it back: after any evaluation, the gradients
-    through frozen layers vanish with no more than a warning. XTuner evaluates before it trains, so
-    it always hits. The original weight and its quantization state are kept here before packing and
-    put back when they are needed; un-packing by bitsandbytes itself loses precision.
-
-    Source: bitsandbytes 0.49.0-0.50.2, ``nn/modules.py`` (``Linear4bit.forward``).
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    if hasattr(Linear4bit, "unpack_for_training"):
-        return
-    original_forward, original_save = Linear4bit.forward, Linear4bit._save_to_state_dict
-
-    def is_packed(layer) -> bool:
-        return getattr(getattr(layer.weight, "quant_state", None), "packing_format_for_cpu", False)
-
-    def unpack_for_training(layer) -> None:
-        if not is_packed(layer):
-            return
-        layer.weight.data, state = layer.__dict__.pop("_weight_before_packing")
-        layer.weight.quant_state = state
-        if layer.quant_state is not None:
-            layer.quant_state = state
-
-    def forward(layer, x):
-        if layer.training or x.requires_grad:
-            layer.unpack_for_training()
-        elif x.device.type == "cpu" and layer.support_avx512bf16_for_cpu and not is_packed(layer):
-            state = layer.weight.quant_state or layer.quant_state
-            layer.__dict__["_weight_before_packing"] = (layer.weight.data, copy.deepcopy(state))
-        return original_forward(layer, x)
-
-    def save_to_state_dict(layer, destination, prefix, keep_vars):
-        layer.unpack_for_training()
-        original_save(layer, destination, prefix, keep_vars)
-
-    Linear4bit.unpack_for_training = unpack_for_training
-    Linear4bit.forward = forward
-    Linear4bit._save_to_state_dict = save_to_state_dict
-
-
 class SupervisedFinetune(_SupervisedFinetune):
     """XTuner's model for fine-tuning, with a cheaper loss and fast paths.
 
     fused: train through the fast paths of ``acceleration``, without autocast (mmengine's
     ``AmpOptimWrapper`` refuses to work on a CPU): what is not quantized stays in the type it was loaded
     in (PEFT's preparation turns it into float32), and the head gets no adapter (XTuner means to leave
-    it out, but its list lacks the name of InternLM2's, ``output``).
-    recompute_share: with ``fused``, the share of layers whose activations are computed again instead
-    of kept, 0 to 1; it takes the place of ``use_activation_checkpointing``.
+    it out, but its list lacks the name of InternLM2's, ``output``). recompute_share: with ``fused``, in the
+    place of ``use_activation_checkpointing``, see ``acceleration.accelerate``.
     """
 
-    def __init__(
-        self,
-        *args,
-        fused: bool = False,
-        recompute_share: float = 0.0,
-        **kwargs,
-    ):
+    def __init__(self, *args, fused: bool = False, recompute_share: float = 0.0, **kwargs):
         apply()
         self.fused = fused  # asked for while XTuner's own __init__ runs
         super().__init__(*args, **kwargs)
@@ -220,13 +167,9 @@ class OptimWrapper(_OptimWrapper):
 
 
 def join_samples(instances: list[dict]) -> dict:
-    """Collate samples into one row without padding in which every sample stands for itself.
-
-    instances: rows of ``process_hf_dataset(pack_to_max_length=False)``: ``input_ids`` and ``labels``.
-    Returns XTuner's form of a packed batch, as ``join_packed_rows`` does.
-    """
+    """Collate rows of one sample each (``input_ids``, ``labels``) as ``join_packed_rows`` does others."""
     rows = [
-        {**item, "position_ids": range(len(item["input_ids"])), "cumulative_len": [0, len(item["input_ids"])]}
+        item | {"position_ids": range(length := len(item["input_ids"])), "cumulative_len": [0, length]}
         for item in instances
     ]
     return join_packed_rows(rows)
@@ -260,6 +203,17 @@ class ValidationLoss(BaseMetric):
         return {"validation_loss": sum(result["loss"] * result["tokens"] for result in results) / tokens}
 
 
+class ProgressHook(Hook):
+    """Adds to mmengine's lines of JSON how many steps there will be, and whether the training ended early."""
+
+    def before_train(self, runner):
+        runner.visualizer.add_scalars({"total_steps": runner.max_iters}, step=runner.iter)
+
+    def after_train(self, runner):
+        early = {"stopped_early": runner.train_loop.stop_training}
+        runner.visualizer.add_scalars(early, step=runner.iter)
+
+
 class EvaluateChatHook(_EvaluateChatHook):
     """XTuner's sampling during training, in one batch, greedy, and kept as ``samples.jsonl``.
 
@@ -268,8 +222,8 @@ class EvaluateChatHook(_EvaluateChatHook):
     """
 
     def __init__(self, *args, **kwargs):
-        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        super().__init__(*args, generation_kwargs=greedy | kwargs.pop("generation_kwargs", {}), **kwargs)
+        given = inference.GREEDY | kwargs.pop("generation_kwargs", {})
+        super().__init__(*args, generation_kwargs=given, **kwargs)
         # XTuner's stop words look at the first answer only and would cut all others with it
         words = [criterion.stop_word for criterion in self.stop_criteria]
         stops = {self.tokenizer.eos_token_id, *self.tokenizer.convert_tokens_to_ids(words)}
@@ -353,19 +307,13 @@ def _merge(dtype: str) -> None:
 
 @record  # a launcher of several processes prints the traceback of the one that failed first
 def main(arguments: list[str]) -> None:
-    """Apply the work-arounds and run one of XTuner's programs: ``TOOL ARGS…``.
-
-    ``merge`` takes an option beside XTuner's: ``--dtype``.
-    """
+    """Apply the work-arounds and run one of XTuner's programs: ``TOOL ARGS…``, or ``merge DTYPE ARGS…``."""
     tool, *rest = arguments
     apply()
-    if tool == "merge":
-        own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        own.add_argument("--dtype", default="bfloat16")
-        options, rest = own.parse_known_args(rest)
+    dtype = rest.pop(0) if tool == "merge" else ""
     sys.argv = [TOOLS[tool], *rest]
     if tool == "merge":
-        _merge(options.dtype)
+        _merge(dtype)
     elif tool == "pth_to_hf":
         _pth_to_hf()
     else:

@@ -4,8 +4,8 @@ Each run works in ``<batch>/runs/<name>`` (see ``batch_run``). A run begins only
 expected to need is free, beside what those at work may still take: the largest peak of the runs that
 ended, and the plan's ``memory_gb`` as long as none has. The cores are divided among the workers.
 
-What is done, by its key, is not done again; what failed or was cut off is. One batch at a time works in
-a folder.
+What is done, by its key, is not done again; what failed or was cut off is. Several machines share a plan as
+shards, in one folder that all of them reach: each does its own runs, and whoever begins a run locks it.
 """
 
 import os
@@ -22,10 +22,9 @@ from pathlib import Path
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import doctor
-from tianji_toolbox.classroom import batch_ray, batch_run, course, runs
-from tianji_toolbox.classroom.batch_plan import Plan, Run
+from tianji_toolbox.classroom import batch_plan, batch_run, course, runs
+from tianji_toolbox.classroom.batch_plan import WHOLE, Plan, Run, Shard
 from tianji_toolbox.classroom.batch_run import Status
-from tianji_toolbox.classroom.batch_store import Store
 
 DISK_GB = 2.0  # free space below which no run begins; one run of lessons 3, 5 and 6 takes 1
 _SPARE = 1.1  # of the largest peak so far
@@ -33,12 +32,12 @@ _SPARE = 1.1  # of the largest peak so far
 
 @dataclass
 class Progress:
-    """A run as the live table shows it: its status, and what it said last."""
+    """A run as the live table shows it. folder: where it works, once it has begun on this machine."""
 
     run: Run
     status: Status
     cells: int = 0
-    text: str = ""
+    folder: Path | None = None
     memory_gb: float = 0.0
     began: float | None = None  # time.monotonic()
     fresh: bool = True  # to be done in this batch
@@ -50,93 +49,68 @@ class Progress:
             self.status = replace(self.status, notebook=said["notebook"], cell=None)
         self.status = replace(self.status, cell=said.get("cell", self.status.cell))
         self.cells = said.get("cells", self.cells)
-        self.text = said.get("text", self.text)
         self.memory_gb = said.get("memory_gb", self.memory_gb)
 
 
 Show = Callable[[list[Progress]], None]
-Execute = Callable[[Progress], Status]
 
 
 def run_batch(
     plan: Plan,
-    store: Store,
+    folder: Path,
     *,
     workers: int | None = None,
     only_failed: bool = False,
-    ray: str = "",
+    shard: Shard = WHOLE,
     show: Show = lambda rows: None,
 ) -> list[Status]:
-    """Carry out a plan and return the status of every run, in the plan's order.
+    """Carry out a plan, or a shard of it, and return the status of each of its runs, in the plan's order.
 
-    store: where the results go (see ``batch_store.open_store``). workers: how many runs at a time, at most;
-    by default one for every two cores. only_failed: what was never begun stays so. ray: have a Ray
-    cluster do the runs, see ``batch_ray.cluster``. show: called with all runs, some times a second.
+    folder: where the results go. workers: how many runs at a time, at most; by default one for every two
+    cores. only_failed: what was never begun stays so. shard: see ``batch_plan.share``. show: called with
+    all runs, some times a second. A run that another batch is at work on in the same folder is left to it;
+    its status is ``running``.
 
-    Raises CourseError before the first run for another batch in the folder, or too little memory or disk for
-    one run. An interrupt stops the runs at work, which then count as not done.
+    Raises CourseError before the first run for a shard that the plan does not have, for the same shard at
+    work in the folder, or too little memory or disk for one run. An interrupt stops the runs at work, which
+    then count as not done.
     """
-    folder = store.folder
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = workers or max(1, cores // 2)
-    with course.alone(folder, ".batch.lock", "批次"), _terminated_as_interrupted():
-        rows = survey(plan, store, only_failed)
+    number, of = shard
+    batch_plan.share(plan, shard)
+    lock = ".batch.lock" if shard == WHOLE else f".batch-{number}-{of}.lock"
+    what = "批次" if shard == WHOLE else f"第 {number}/{of} 份批次"
+    with course.alone(folder, lock, what), _terminated_as_interrupted():
+        rows = survey(plan, folder, only_failed, shard)
         todo = [row for row in rows if row.fresh]
-        if ray in ("", batch_ray.LOCAL):
-            course.require(doctor.check_disk(folder, DISK_GB), doctor.check_memory(_need(plan, rows)))
+        course.require(doctor.check_disk(folder, DISK_GB), doctor.check_memory(_need(plan, rows)))
         runs_of_plan = [{"name": run.name, "chosen": run.chosen} for run in plan.runs]
         records.write_json(folder / "batch.json", {"title": plan.title, "runs": runs_of_plan})
         if todo:
             _prepare_models(plan)
         threads = max(1, cores // min(workers, max(1, len(todo))))
-        if ray:
-            log = folder / "ray.log"
-            with batch_ray.cluster(ray, workers, threads, plan.limits.memory_gb, log) as do:
-                _work(plan, folder, rows, len(rows), _on_cluster(do, plan, store, threads), show, admit=False)
-        else:
-            _work(plan, folder, rows, workers, _here(plan, store, threads), show)
+        _work(plan, folder, rows, workers, threads, show)
     return [row.status for row in rows]
 
 
-def _here(plan: Plan, store: Store, threads: int) -> Execute:
-    """Return the function that does a run on this machine."""
-
-    def execute(row: Progress) -> Status:
-        place = store.run_dir(row.run.name)
-        options = {"threads": threads, "on_note": row.note, "stop": row.stop}
-        try:
-            status = batch_run.execute(row.run, place, plan.limits, **options)
-        except (CourseError, OSError) as error:  # this run's; a full disk stops the next line too
-            return _write_end(store.folder, row, runs.ERROR, str(error))
-        store.push_run(row.run.name)
-        return status
-
-    return execute
+def _execute(plan: Plan, folder: Path, row: Progress, threads: int) -> Status:
+    """Do one run; what goes wrong is how it ended."""
+    place = row.folder = folder / "runs" / row.run.name
+    options = {"threads": threads, "on_note": row.note, "stop": row.stop}
+    try:
+        return batch_run.execute(row.run, place, plan.limits, **options)
+    except batch_run.Taken as taken:
+        return Status(row.run.name, batch_run.RUNNING, str(taken))
+    except (CourseError, OSError) as error:  # this run's; a full disk stops the next line too
+        return _write_end(folder, row, runs.ERROR, str(error))
 
 
-def _on_cluster(do: Callable, plan: Plan, store: Store, threads: int) -> Execute:
-    """Return the function that has a Ray cluster do a run."""
-
-    def execute(row: Progress) -> Status:
-        answer = do(batch_run.request(row.run, store, plan.limits, threads), row.stop)
-        if "error" in answer:
-            how = runs.STOPPED if row.stop.is_set() else runs.DIED
-            return _write_end(store.folder, row, how, answer["error"])
-        status = Status(**answer["status"])
-        if batch_run.read_status(store.run_dir(row.run.name)) != status:  # done on another machine
-            shutil.rmtree(store.run_dir(row.run.name), ignore_errors=True)
-            store.pull_run(row.run.name)
-        return status
-
-    return execute
-
-
-def survey(plan: Plan, store: Store, only_failed: bool = False) -> list[Progress]:
-    """Return where each run of a plan is, and which are to be done (``fresh``)."""
+def survey(plan: Plan, folder: Path, only_failed: bool = False, shard: Shard = WHOLE) -> list[Progress]:
+    """Return where each run of a shard is, and which are to be done (``fresh``)."""
     rows = []
-    for run in plan.runs:
-        store.pull_run(run.name)
-        status = batch_run.read_status(store.run_dir(run.name))
+    for run in batch_plan.share(plan, shard):
+        status = batch_run.read_status(folder / "runs" / run.name)
         is_done = status.status == runs.DONE and status.key == run.key
         fresh = status.has_failed if only_failed else not is_done
         rows.append(Progress(run, Status(run.name) if fresh else status, fresh=fresh))
@@ -148,21 +122,20 @@ def _work(
     folder: Path,
     rows: list[Progress],
     workers: int,
-    execute: Execute,
+    threads: int,
     show: Show,
-    admit: bool = True,
 ) -> None:
-    """Do the fresh runs, as many at a time as there are workers and (``admit``) memory for."""
+    """Do the fresh runs, as many at a time as there are workers and memory for."""
     waiting = [row for row in rows if row.fresh]
     active: dict[Future, Progress] = {}
     with ThreadPoolExecutor(workers) as pool:
         try:
             while waiting or active:
-                while waiting and len(active) < workers and (not admit or _fits(plan, folder, rows, active)):
+                while waiting and len(active) < workers and _fits(plan, folder, rows, active):
                     row = waiting.pop(0)
                     row.began = time.monotonic()
                     row.status = Status(row.run.name, batch_run.RUNNING)
-                    active[pool.submit(execute, row)] = row
+                    active[pool.submit(_execute, plan, folder, row, threads)] = row
                 if not active and (short := _shortage(plan, folder, rows)):  # not even one run alone
                     row = waiting.pop(0)
                     row.status = _write_end(folder, row, runs.MEMORY, f"没有开始，{short}")

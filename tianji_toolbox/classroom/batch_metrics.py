@@ -30,7 +30,7 @@ def gather(folder: Path) -> dict[str, Any]:
 
 
 def _task(file: Path, folder: Path) -> dict[str, Any]:
-    from tianji_helpers.training import launch
+    from tianji_helpers.training import progress
 
     measured = records.read_json(file)
     both = {moment: measured[moment] for moment in ("before", "after")}
@@ -45,7 +45,7 @@ def _task(file: Path, folder: Path) -> dict[str, Any]:
     return {
         "loss": {moment: one["loss"] for moment, one in both.items()},
         "scores": _scores(both, measured["task"], folder),
-        "curve": [[point["step"], point["loss"]] for point in launch.read_curve(file.parent / "work")],
+        "curve": [[point["step"], point["loss"]] for point in progress.read_curve(file.parent / "work")],
         "answers": [
             {key: row[key][:_TEXT] for key in ("request", "before", "after")} for row in answers[:SAMPLES]
         ],

@@ -65,6 +65,10 @@ class Run:
     key: str
 
 
+Shard = tuple[int, int]  # which, counted from 1, of how many
+WHOLE: Shard = (1, 1)
+
+
 @dataclass(frozen=True)
 class Plan:
     """A batch, checked. memory_gb stands in ``limits``; ``models`` are the base models that it names."""
@@ -118,13 +122,28 @@ def load(file: str | Path) -> Plan:
     return Plan(file, plan.title or file.stem, limits, tuple(runs.values()), frozenset(models))
 
 
+def share(plan: Plan, shard: Shard) -> tuple[Run, ...]:
+    """Return the runs of a shard: of four shards the second has the second run, the sixth, and so on.
+
+    Raises CourseError for more shards than runs.
+    """
+    number, of = shard
+    if of > len(plan.runs):
+        raise CourseError(
+            f"{plan.file.name} 一共 {len(plan.runs)} 次运行，分不成 --shard {number}/{of} 的 {of} 份，"
+            f"最多 {len(plan.runs)} 份。"
+        )
+    return plan.runs[number - 1 :: of]
+
+
 def _read(file: Path) -> _File:
     value = records.read_yaml(file)
     try:
         plan = msgspec.convert(value, _File)
     except msgspec.ValidationError as error:
         keys = "、".join(_File.__struct_fields__)
-        raise CourseError(f"{file.name} 不是批次的计划：{error}。可以写的有：{keys}。") from error
+        quotes = "数、日期、yes 和 no 要当文字，请加引号。" if "Expected `str`" in str(error) else ""
+        raise CourseError(f"{file.name} 不是批次的计划：{error}。{quotes}可以写的有：{keys}。") from error
     for name, limit in {"minutes": plan.minutes, "memory_gb": plan.memory_gb}.items():
         if not 0 < limit < float("inf"):
             raise CourseError(f"{file.name} 的 {name} 是 {limit}，应当大于 0。")

@@ -3,30 +3,31 @@
 The folder is a run of the course (stages, ``notebooks/``) with ``run.json`` (what was asked for),
 ``log.txt``, ``metrics.json`` (what came out, see ``metrics``) and ``status.json``, the journal: it says
 ``running`` from the first moment and gets its last word when all else is written. So whatever a crash
-leaves behind counts as not done. A run always begins with an empty folder.
-
-As a program this module does one run that standard input names, for engines on other machines. The
-input then stays open: when it closes, the run is stopped.
+leaves behind counts as not done. A run always begins with an empty folder; what somebody else put or changed
+there is kept beside it.
 """
 
 import json
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tianji_helpers import paths, records
+from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import runs
 from tianji_toolbox.classroom.batch_plan import Run
-from tianji_toolbox.classroom.batch_store import Store
 from tianji_toolbox.classroom.runs import Limits
 
+_MADE_BY = "tianji batch"
 WAITING, RUNNING = "waiting", "running"
+
+
+class Taken(CourseError):
+    """Another batch is at work on a run."""
 
 
 @dataclass(frozen=True)
@@ -79,25 +80,29 @@ def execute(
     """Do a run from its beginning in ``folder``, and return how it ended.
 
     threads: how many its computations may use. on_note: as in ``run_notebook``, and with ``{"notebook"}``
-    when one begins. The time limit is for the whole run.
+    when one begins. The time limit is for the whole run. What another batch finished meanwhile is not done
+    again. Raises Taken if one is at work on it.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     from tianji_toolbox.classroom import batch_metrics
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # an engine may begin a run again while what it killed is still ending
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if folder.exists():
-            if any(folder.iterdir()) and not (folder / "status.json").is_file():
-                raise CourseError(
-                    f"{folder} 里有不是批次留下的东西，不会删掉。请换一个 --output，或把它移走。"
-                )
-            shutil.rmtree(folder)
+    try:
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0).acquire()
+    except Timeout:
+        raise Taken(f"运行 {run.name} 正由另一个批次做着。") from None
+    with lock:
+        earlier = read_status(folder)
+        if earlier.status == runs.DONE and earlier.key == run.key:
+            return earlier
+        kept = _make_room(folder)
         (folder / "notebooks").mkdir(parents=True)
-        status = write_status(folder, Status(run.name, RUNNING, key=run.key))
         asked = {"name": run.name, "parameters": run.given, "limits": asdict(limits), "threads": threads}
-        records.write_json(folder / "run.json", asked)
+        records.write_json(folder / "run.json", {"made_by": _MADE_BY, **asked})
+        status = write_status(folder, Status(run.name, RUNNING, key=run.key))
+        if kept:
+            (folder / "log.txt").write_text(f"原来在这里的东西移到了 {kept}\n", encoding="utf-8")
         environment = os.environ | {"TIANJI_OUTPUT_DIR": str(folder), "OMP_NUM_THREADS": str(threads)}
         began, steps = time.monotonic(), []
         for notebook in run.notebooks:
@@ -128,45 +133,43 @@ def execute(
             if result.status != runs.DONE:
                 break
         records.write_json(folder / "metrics.json", {"steps": steps, **batch_metrics.gather(folder)})
+        records.write_json(folder / "run.json", {"made_by": _MADE_BY, **asked, "files": _listing(folder)})
         return write_status(folder, status)
+
+
+def _make_room(folder: Path) -> Path | None:
+    """Remove what an earlier run left; what else lies there is kept, under the name that is returned."""
+    if not folder.exists():
+        return None
+    names = {item.name for item in folder.iterdir()}
+    if names == {"status.json"}:  # of one that did not begin
+        ours = read_status(folder) != Status(folder.name)
+    elif names:
+        ours = _is_ours(folder)
+    if names and not ours:
+        return records.set_aside(folder)
+    shutil.rmtree(folder)
+    return None
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether all in a folder is a run's: of one that was cut off, or what was there when it ended."""
+    try:
+        made = records.read_json(folder / "run.json")
+    except CourseError:
+        return False
+    if not isinstance(made, dict) or made.get("made_by") != _MADE_BY:
+        return False
+    return "files" not in made or made["files"] == _listing(folder)
+
+
+def _listing(folder: Path) -> dict[str, int | str]:
+    """Return what a run's folder holds, but the files that are written last."""
+    last = ("run.json", "status.json")
+    return {name: what for name, what in records.listing(folder).items() if name not in last}
 
 
 def _caches() -> list[Path]:
     """Return where libraries keep what they share between runs (fonts, kernels)."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return [cache] if cache.is_dir() else []
-
-
-def request(run: Run, store: Store, limits: Limits, threads: int) -> dict:
-    """Return a run as JSON, for ``main``."""
-    return {
-        "root": str(paths.ROOT),
-        "run": asdict(run) | {"notebooks": [str(notebook) for notebook in run.notebooks]},
-        "store": {"folder": str(store.folder), "address": store.address},
-        "limits": asdict(limits),
-        "threads": threads,
-    }
-
-
-def main() -> None:
-    """Do the run that standard input names, and print its status as the last line."""
-    asked = json.loads(sys.stdin.readline())
-    run = Run(**asked["run"] | {"notebooks": tuple(map(Path, asked["run"]["notebooks"]))})
-    store = Store(Path(asked["store"]["folder"]), asked["store"]["address"])
-    stop = threading.Event()
-
-    def hold_on() -> None:
-        sys.stdin.read()
-        stop.set()
-
-    threading.Thread(target=hold_on, daemon=True).start()
-    status = execute(
-        run, store.run_dir(run.name), Limits(**asked["limits"]), threads=asked["threads"], stop=stop
-    )
-    if not stop.is_set():
-        store.push_run(run.name)
-    print(json.dumps({"status": asdict(status)}, ensure_ascii=False), flush=True)
-
-
-if __name__ == "__main__":
-    main()

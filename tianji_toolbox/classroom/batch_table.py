@@ -1,11 +1,12 @@
 """What a batch is doing, on the terminal: a live table, or plain lines where nobody watches."""
 
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
+from tianji_helpers.training import progress
 from tianji_toolbox.classroom import batch_run, runs
 from tianji_toolbox.classroom.batch import Progress
 from tianji_toolbox.classroom.batch_run import Status
@@ -22,8 +23,6 @@ WORDS = {
     runs.STOPPED: "被中断",
 }
 _COLOURS = {batch_run.RUNNING: "cyan", runs.DONE: "green", batch_run.WAITING: "dim", runs.STOPPED: "yellow"}
-# as the training says it, see training.engine
-_LOSS, _ETA = re.compile(r"损失 (\d+\.\d+)"), re.compile(r"预计还要 (\S+(?: \S+)?)")
 
 
 @contextmanager
@@ -52,7 +51,7 @@ def table(rows: list[Progress]):
     for row in rows:
         status = row.status
         runs_now = status.status == batch_run.RUNNING
-        loss, eta = _LOSS.search(row.text), _ETA.search(row.text)
+        point = _training(row) if runs_now else None
         minutes = (time.monotonic() - row.began) / 60 if runs_now and row.began else status.minutes
         memory = row.memory_gb if runs_now else status.peak_memory_gb
         colour = _COLOURS.get(status.status, "red")
@@ -60,10 +59,10 @@ def table(rows: list[Progress]):
             escape(row.run.name),
             f"[{colour}]{WORDS[status.status]}[/]",
             escape(_place(row)),
-            loss[1] if runs_now and loss else "",
+            f"{point['loss']:.3f}" if point else "",
             f"{minutes:.1f}" if minutes else "",
             f"{memory:.1f}" if memory else "",
-            eta[1] if runs_now and eta else "",
+            str(timedelta(seconds=round(point["seconds_left"]))) if point else "",
         )
     return made
 
@@ -81,6 +80,16 @@ def summary(rows: list[Progress]) -> str:
         usual = sum(row.status.minutes for row in over) / len(over)
         line += f"，大约还要 {usual * left / max(1, active):.0f} 分钟"
     return line
+
+
+def _training(row: Progress) -> dict | None:
+    """Return where the training is that a run is at: a point with a loss; None if it is at none."""
+    folders = row.folder.glob("05_training/*/work") if row.folder else ()
+    newest = max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
+    points = progress.read_points(newest) if newest else []
+    if points and "stopped_early" in points[-1]:  # it is over
+        return None
+    return next((point for point in reversed(points) if "loss" in point), None)
 
 
 def _place(row: Progress) -> str:

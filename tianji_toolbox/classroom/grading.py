@@ -2,25 +2,23 @@
 
 Only what stands under the heading 练习 is run, up to the next heading of that level, so a submission
 takes seconds and needs neither a model nor the lesson's outputs; exercises therefore import what
-they use. Each notebook runs in a copy, in a ``Sandbox``, and its answers are judged out here, by the
-same checks that the student has: code of a student can fail, but cannot hand out a grade. It can
+they use. Each notebook is read and run in a ``Sandbox`` of its own, and its answers are judged out here, by
+the same checks that the student has: code of a student can fail, but cannot hand out a grade. It can
 learn from the checks, which are open, what they expect; reading the notebooks is what finds that out.
+Whatever a notebook does is its own result; the others get theirs.
 """
 
-import ast
 import csv
 import io
-import shutil
-import tempfile
+import os
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nbformat
-from IPython.core.inputtransformer2 import TransformerManager
 from tqdm import tqdm
 
 from tianji_helpers import exercises, records
@@ -28,10 +26,10 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.exercises import answers
 from tianji_toolbox.classroom.sandbox import Sandbox, Stopped
 
-SECTION = "## 练习"
 TABLE, PAGE = "grades.csv", "grades.html"
-MAX_NOTEBOOK = 20_000_000  # bytes
-MAX_SUBMISSION = 200_000_000  # bytes
+# of a student: there are six lessons; a folder of more is no submission
+MAX_NOTEBOOKS, MAX_ENTRIES, MAX_DEPTH = 12, 10_000, 8
+MAX_PROBLEMS = 20  # of a notebook, that are told
 
 
 @dataclass
@@ -49,17 +47,17 @@ class Grade:
 
     def add(self, other: "Grade") -> None:
         """Add what another notebook of the student got; of two answers the better one counts."""
-        self.problems += other.problems
+        self.problems += map(_printable, other.problems)
         for number, missing in other.results.items():
             if self.results.get(number) != []:
-                self.results[number] = missing
+                self.results[number] = [_printable(hint) for hint in missing]
 
 
 class _Submitted(answers.Answer):
     """An answer that lives in a sandbox."""
 
-    def __init__(self, sandbox: Sandbox, expression: str):
-        self._sandbox, self._expression = sandbox, expression
+    def __init__(self, sandbox: Sandbox, cell: int, position: int):
+        self._sandbox, self._place = sandbox, (cell, position)
 
     def value(self) -> Any:
         return self._ask(None)
@@ -68,16 +66,24 @@ class _Submitted(answers.Answer):
         return self._ask(list(arguments))
 
     def _ask(self, arguments: list | None) -> Any:
-        reply = self._sandbox.answer(self._expression, arguments)
+        reply = self._sandbox.answer(*self._place, arguments)
         if "value" not in reply:
             raise answers.Wrong(str(reply.get("wrong", "没有答案"))[:500])
         return reply["value"]
 
 
-def grade(folder: Path, *, seconds: float = 60, memory_gb: float = 2, workers: int = 1) -> list[Grade]:
+def grade(
+    folder: Path,
+    *,
+    seconds: float = 60,
+    memory_gb: float = 2,
+    workers: int = 1,
+    save: Callable[[list[Grade]], object] = lambda grades: None,
+) -> list[Grade]:
     """Grade all submissions of a folder: a notebook, or a folder of notebooks, for each student.
 
-    seconds, memory_gb: limits of each notebook. workers: how many notebooks run at a time.
+    seconds, memory_gb: limits of each notebook. workers: how many notebooks run at a time. save: called
+    with the students who are graded so far, whenever one more is.
     Raises CourseError if there are none, for a limit that is too small, and where this machine
     cannot lock the notebooks in.
     """
@@ -87,43 +93,91 @@ def grade(folder: Path, *, seconds: float = 60, memory_gb: float = 2, workers: i
             f"同时运行的份数（{workers}）至少 1。"
         )
     submissions = find_submissions(folder)
-    memory = int(memory_gb * 1e9)
-    tasks = [(student, notebook) for student, notebooks in submissions.items() for notebook in notebooks]
-    grades = {
-        student: Grade(student, problems=[] if notebooks else ["文件夹里没有笔记本（.ipynb）"])
-        for student, notebooks in submissions.items()
-    }
+    grades = {student: Grade(student, problems=found.problems) for student, found in submissions.items()}
+    tasks = [(student, notebook) for student, found in submissions.items() for notebook in found.notebooks]
+    with Sandbox(None, seconds, memory_gb):
+        pass  # it proves that this machine can do it
+    left = Counter(student for student, _ in tasks)
     pool, cancelled = ThreadPoolExecutor(workers), threading.Event()
 
-    def sandbox(work: Path) -> Sandbox:
-        return Sandbox(work, seconds, memory, cancelled)
+    def start(notebook: Path) -> Sandbox:
+        return Sandbox(notebook, seconds, memory_gb, beside=notebook.parent != folder, cancelled=cancelled)
 
     try:
-        graded = pool.map(lambda task: _grade_notebook(task[1], folder, sandbox), tasks)
-        for (student, _), found in zip(tasks, tqdm(graded, total=len(tasks), disable=None), strict=True):
-            grades[student].add(found)
+        of = {pool.submit(_grade_notebook, notebook, start): student for student, notebook in tasks}
+        for future in tqdm(as_completed(of), total=len(of), disable=None):
+            student = of[future]
+            grades[student].add(future.result())
+            left[student] -= 1
+            if not left[student]:
+                save([grade for grade in grades.values() if not left[grade.student]])
     finally:
         cancelled.set()  # by Ctrl-C, say
         pool.shutdown(cancel_futures=True)
     return list(grades.values())
 
 
-def find_submissions(folder: Path) -> dict[str, list[Path]]:
-    """Return the notebooks of each student. Raises CourseError if there are none."""
+@dataclass
+class Submission:
+    """The notebooks of a student, and what is wrong with how they were handed in."""
+
+    notebooks: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def find_submissions(folder: Path) -> dict[str, Submission]:
+    """Return what each student handed in. Raises CourseError if there is no notebook."""
     if not folder.is_dir():
         raise CourseError(f"没有文件夹 {folder}。里面应当是每人一个笔记本，或者每人一个文件夹。")
-    found: dict[str, list[Path]] = {}
+    found: dict[str, Submission] = {}
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or entry.is_symlink():
             continue
         if entry.is_dir():
-            notebooks = found.setdefault(entry.name, [])
-            notebooks += [path for path in sorted(entry.rglob("*")) if _is_notebook(path)]
+            _search(entry, found.setdefault(_student(entry.name), Submission()))
         elif _is_notebook(entry):
-            found.setdefault(entry.stem, []).append(entry)
-    if not any(found.values()):
+            found.setdefault(_student(entry.stem), Submission()).notebooks.append(entry)
+    if not any(submission.notebooks for submission in found.values()):
         raise CourseError(f"{folder} 里没有笔记本（.ipynb）。应当是每人一个笔记本，或者每人一个文件夹。")
     return found
+
+
+def _search(top: Path, into: Submission) -> None:
+    """Find the notebooks of a student's folder, the outermost first, within what a submission may have."""
+    waiting, seen = deque([(top, 1)]), 0
+    while waiting:
+        folder, depth = waiting.popleft()
+        try:
+            entries = sorted(folder.iterdir())
+        except OSError as error:
+            into.problems.append(f"读不了文件夹 {folder.name}（{type(error).__name__}）")
+            continue
+        seen += len(entries)
+        into.notebooks += filter(_is_notebook, entries)
+        inner = [path for path in entries if path.is_dir() and not path.is_symlink()]
+        if seen > MAX_ENTRIES or (inner and depth == MAX_DEPTH):
+            into.problems.append(f"文件太多或太深，后面的没有看（最多 {MAX_ENTRIES} 个、{MAX_DEPTH} 层）")
+            break
+        waiting += [(path, depth + 1) for path in inner]
+    if not into.notebooks:
+        into.problems.append("文件夹里没有笔记本（.ipynb）")
+    if len(into.notebooks) > MAX_NOTEBOOKS:
+        into.problems.append(f"有 {len(into.notebooks)} 个笔记本，只判了前 {MAX_NOTEBOOKS} 个")
+        del into.notebooks[MAX_NOTEBOOKS:]
+
+
+def _student(name: str) -> str:
+    """Return a file's name as a person wrote it: archives of Chinese Windows hold GBK."""
+    raw = os.fsencode(name)
+    try:
+        return _printable(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        return _printable(raw.decode("gb18030", errors="replace"))
+
+
+def _printable(text: str) -> str:
+    """Return a text without what a table cannot hold: control characters, halves of characters."""
+    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def _is_notebook(path: Path) -> bool:
@@ -131,97 +185,27 @@ def _is_notebook(path: Path) -> bool:
     return usual and path.suffix == ".ipynb" and ".ipynb_checkpoints" not in path.parts
 
 
-def _grade_notebook(notebook: Path, root: Path, start: Callable[[Path], Sandbox]) -> Grade:
-    """Return what one notebook gets. Raises CourseError only if it cannot be locked in."""
-    result = Grade(notebook.stem)
+def _grade_notebook(notebook: Path, start: Callable[[Path], Sandbox]) -> Grade:
+    """Return what one notebook gets, whatever it does."""
+    result, numbers = Grade(notebook.stem), []
     try:
-        cells = read_section(notebook)
-        numbers = [number for source in cells for number, _ in answers_in(source)]
-        if not numbers:
-            raise Stopped(f"“{SECTION}”一节里没有一个 check(…)")
-    except Stopped as stopped:
+        with start(notebook) as sandbox:
+            numbers = [number for cell in sandbox.cells for number in cell]
+            for cell, handed_in in enumerate(sandbox.cells):
+                error = sandbox.run(cell)
+                if error and not handed_in:
+                    result.problems.append(f"{notebook.name}：有一格出错了：{error}")
+                for position, number in enumerate(handed_in):
+                    answer = _Submitted(sandbox, cell, position)
+                    missing = [f"这一格出错了：{error}"] if error else exercises.hints(number, answer)
+                    result.results[number] = missing
+    except Exception as error:  # also one that our own judges did not think of
+        stopped = str(error) if isinstance(error, Stopped | CourseError) else f"判不了：{error!r}"
         result.problems.append(f"{notebook.name}：{stopped}")
-        return result
-    with tempfile.TemporaryDirectory(prefix="tianji-grade-", ignore_cleanup_errors=True) as temporary:
-        work = Path(temporary) / "work"
-        try:
-            _copy(notebook, root, work)
-            with start(work) as sandbox:
-                for source in cells:
-                    error = sandbox.run(source)
-                    if error and not answers_in(source):
-                        result.problems.append(f"{notebook.name}：有一格出错了：{error}")
-                    result.results.update(_judge(source, error, sandbox))
-        except Stopped as stopped:
-            result.problems.append(f"{notebook.name}：{stopped}")
-            for number in numbers:
-                result.results.setdefault(number, [f"没有判完：{stopped}"])
+        for number in numbers:
+            result.results.setdefault(number, [f"没有判完：{stopped}"])
+    del result.problems[MAX_PROBLEMS:]
     return result
-
-
-def _copy(notebook: Path, root: Path, work: Path) -> None:
-    """Copy a notebook, with what lies beside it if the student has a folder."""
-    if notebook.parent == root:
-        work.mkdir()
-        shutil.copy(notebook, work)
-        return
-    try:
-        size = sum(path.lstat().st_size for path in notebook.parent.rglob("*"))
-        if size > MAX_SUBMISSION:
-            raise Stopped(f"交来的文件有 {size / 1e6:.0f} MB，最多 {MAX_SUBMISSION / 1e6:g} MB")
-        shutil.copytree(notebook.parent, work, symlinks=True)
-    except OSError as error:  # pipes and the like
-        raise Stopped(f"交来的文件复制不了（{type(error).__name__}）") from error
-
-
-def _judge(source: str, error: str, sandbox: Sandbox) -> Iterator[tuple[str, list[str]]]:
-    """Yield what is missing in each answer of a cell that was run, and raised ``error``."""
-    for number, expression in answers_in(source):
-        if error:
-            yield number, [f"这一格出错了：{error}"]
-        else:
-            yield number, exercises.hints(number, _Submitted(sandbox, expression))
-
-
-def read_section(notebook: Path) -> list[str]:
-    """Return the code cells of a notebook's exercises. Raises Stopped if it cannot be read."""
-    if notebook.stat().st_size > MAX_NOTEBOOK:
-        raise Stopped(f"笔记本超过 {MAX_NOTEBOOK / 1e6:g} MB，清空输出后再交")
-    chosen, inside = [], False
-    try:
-        for cell in nbformat.read(notebook, as_version=4).cells:
-            first = cell.source.lstrip().partition("\n")[0]
-            if cell.cell_type == "markdown" and first.startswith("## "):
-                inside = first.rstrip() == SECTION
-            elif inside and cell.cell_type == "code":
-                chosen.append(cell.source)
-    except Exception as error:  # whatever is in the file
-        raise Stopped(f"读不了这个笔记本（{type(error).__name__}）") from error
-    if not chosen:
-        raise Stopped(f"没有找到“{SECTION}”一节")
-    return chosen
-
-
-def answers_in(source: str) -> list[tuple[str, str]]:
-    """Return the exercises that a cell hands in: number, and the expression of the answer.
-
-    >>> answers_in('answer = 1\\ncheck("01-1", answer)')
-    [('01-1', 'answer')]
-    """
-    try:  # magics are no Python yet
-        nodes = list(ast.walk(ast.parse(TransformerManager().transform_cell(source))))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return [(number, "...") for number in exercises.EXERCISES if f'check("{number}"' in source]
-    return [
-        (call.args[0].value, ast.unparse(call.args[1]))
-        for call in nodes
-        if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Name)
-        and call.func.id == "check"
-        and len(call.args) == 2
-        and isinstance(call.args[0], ast.Constant)
-        and call.args[0].value in exercises.EXERCISES
-    ]
 
 
 def columns(grades: list[Grade]) -> list[answers.Exercise]:

@@ -1,174 +1,191 @@
-"""What a submitted notebook is locked into, by the means that Linux gives every user.
+"""What submitted notebooks and batches are locked into: bubblewrap (bwrap(1)), which needs no root.
 
-``unshare`` (util-linux) starts the process in namespaces of its own: no network, no other
-processes to see or to signal. Inside, before any code of a student runs, ``enter`` closes the rest:
-all of the file system is mounted read-only but one folder, then every privilege is dropped,
-Landlock (landlock(7)) leaves only the course, Python and that folder to be read, and a seccomp
-filter refuses sockets, so that no service of this machine can be reached by its file either.
-What could not be closed raises CourseError: nothing runs half protected.
+A submission sees Python, the course and the folder that was handed in, read-only, and writes in a folder in
+memory that ends with it. It has no network, no other processes and no privileges. What belongs to no
+namespace, or holds memory that no limit counts, is refused by the kernel, through a filter of libseccomp. A
+batch is not distrusted: it only must not write into the folders of others, and leaves no process.
 """
 
 import ctypes
 import errno
 import os
-import platform
-import resource
-import socket
-import struct
+import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
-from tianji_toolbox.classroom import landlock
 
-# one more namespace each for privileges, mounts, network, shared memory and process numbers
-UNSHARE = [
-    "unshare",
-    "--user",
-    "--map-root-user",
-    "--mount",
-    "--net",
-    "--ipc",
-    "--pid",
-    "--fork",
-    "--kill-child",
-]
+HOME, HANDED_IN = "/home/student", "/handed-in"
+MAX_TASKS = 256  # processes and threads that there can be before the next look from outside
+ROOM = 400_000_000  # bytes for what was handed in and what is written
 
-MAX_FILE = 100_000_000  # bytes
-MAX_OPEN_FILES = 512
+# system calls, and the bits of an argument that make one refused (its position, the bits)
+_SHARED_BY_NO_NAME = 0x21  # MAP_SHARED | MAP_ANONYMOUS
+_NEW_USER = 0x10000000  # CLONE_NEWUSER
+_REFUSED: dict[str, tuple[int, int] | None] = {
+    # keyrings belong to no namespace: those of the teacher could be read, and notes be left for the next
+    **dict.fromkeys(("add_key", "request_key", "keyctl")),
+    # memory that stays though it is mapped by nobody, so nobody's share shows it
+    **dict.fromkeys(("memfd_create", "shmget", "msgget", "vmsplice")),
+    "mmap": (3, _SHARED_BY_NO_NAME),
+    # a namespace within: there one could mount memory without a limit
+    **dict.fromkeys(("unshare", "setns")),
+    "clone": (0, _NEW_USER),
+    # to the host of a virtual machine there are sockets without a namespace
+    **dict.fromkeys(("socket", "io_uring_setup")),
+    # parts of the kernel that are large, and that no exercise needs
+    **dict.fromkeys(("bpf", "perf_event_open", "userfaultfd")),
+}
 
-HOW = (
-    "需要 Linux 5.13 以上，并且允许普通用户使用命名空间"
-    "（Ubuntu 24.04：sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0；"
-    "Docker：--security-opt seccomp=unconfined）"
+_DEVICES = ("/dev/null", "/dev/urandom")
+# Where the teacher is root, the submission's code owns the devices, whatever was taken from it, and could
+# change their mode for the whole machine: it gets them read-only (their mode; one still writes to them), as
+# bwrap cannot. And a control group counts its processes, as RLIMIT_NPROC does not bind root.
+_AS_ROOT = f"""
+[ -z "$0" ] || echo $$ > "$0/cgroup.procs" || exit
+for device in {" ".join(_DEVICES)}; do
+    mount --bind $device $device && mount -o remount,bind,ro $device || exit
+done
+exec "$@"
+"""
+
+_APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+_INSTALL = "请运行 sudo apt install bubblewrap libseccomp2（Fedora：sudo dnf install bubblewrap libseccomp）"
+_PROFILE = "bwrap-userns-restrict"
+_ALLOW = (
+    "Ubuntu 24.04 起，AppArmor 要先允许 bwrap 这一个程序，请运行：sudo apt install apparmor-profiles && "
+    f"sudo cp /usr/share/apparmor/extra-profiles/{_PROFILE} /etc/apparmor.d/ && "
+    f"sudo apparmor_parser -r /etc/apparmor.d/{_PROFILE}"
 )
-
-# system calls by their numbers (asm-generic/unistd.h)
-_MOUNT_SETATTR = 442
-_IO_URING_SETUP = 425
-_SOCKET = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}  # audit architecture, socket(2)
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_ELSEWHERE = "容器里往往不允许再建命名空间：请在机器本身上运行"
 
 
-def enter(folder: Path, memory: int, seconds: int) -> None:
-    """Lock this process, which ``UNSHARE`` started, and all it will start, into ``folder``.
-
-    memory: bytes of data, seconds: of computing, that one process may use. Raises CourseError if
-    that cannot be done.
-    """
+@cache
+def why_not() -> str:
+    """Return why this machine cannot lock anything in, and the command that helps; empty if it can."""
     try:
-        if os.getpid() != 1:  # what follows would change the mounts of the whole machine
-            raise OSError(errno.EPERM, "没有自己的命名空间")
-        _limit(memory, seconds)
-        _read_only_but(folder)
-        _drop_privileges()
-        _restrict_reading(folder)
-        _refuse_sockets()
-        _prove(folder)
-    except OSError as error:
-        raise CourseError(f"这台机器关不住要运行的代码（{error}）：{HOW}。") from error
+        tried = subprocess.run([*for_batch(()), "true"], capture_output=True, text=True, errors="replace")
+    except FileNotFoundError:
+        return f"没有 bubblewrap（只有 Linux 有）。{_INSTALL}。"
+    if not tried.returncode:
+        return ""
+    restricted = os.geteuid() and _APPARMOR.is_file() and _APPARMOR.read_text().strip() != "0"
+    return f"{tried.stderr.strip()}。{_ALLOW if restricted else _ELSEWHERE}。"
 
 
-def _limit(memory: int, seconds: int) -> None:
-    for what, most in {
-        resource.RLIMIT_DATA: memory,
-        resource.RLIMIT_CPU: seconds,  # should nobody be left to watch it
-        resource.RLIMIT_FSIZE: MAX_FILE,
-        resource.RLIMIT_NOFILE: MAX_OPEN_FILES,
-        resource.RLIMIT_CORE: 0,
-    }.items():
-        resource.setrlimit(what, (most, most))
-    # where memory runs out all the same, the kernel ends this process first
-    Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+def for_batch(writable: Sequence[str | Path]) -> list[str]:
+    """Return what to put before a command that may write only below some folders, and leaves no process."""
+    binds = [word for folder in map(str, writable) for word in ("--bind", folder, folder)]
+    # JPY_PARENT_PID: its parent has another number in there, and a kernel ends itself when its parent is gone
+    alone = ["--unshare-pid", "--die-with-parent", "--proc", "/proc", "--setenv", "JPY_PARENT_PID", "1"]
+    return ["bwrap", "--ro-bind", "/", "/", *binds, "--dev-bind", "/dev", "/dev", *alone]
 
 
-def _read_only_but(folder: Path) -> None:
-    bind, recursive, read_only = 4096, 0x8000, 1
-    path = os.fsencode(folder)
-    _check(_libc.mount(path, path, None, ctypes.c_ulong(bind), None))
-    for where, flags, attributes in ((b"/", recursive, (read_only, 0)), (path, 0, (0, read_only))):
-        packed = struct.pack("QQQQ", *attributes, 0, 0)  # set, clear, propagation, user namespace
-        landlock.system_call(_MOUNT_SETATTR, -100, where, flags, packed, len(packed))  # -100: AT_FDCWD
+@contextmanager
+def counted() -> Iterator[str]:
+    """Make a control group for at most ``MAX_TASKS``, where one can (root); give its path, or nothing."""
+    group = ""
+    for top in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):  # version 1 and 2
+        with suppress(OSError):
+            made = Path(tempfile.mkdtemp(prefix="tianji-", dir=top))
+            try:
+                (made / "pids.max").write_text(str(MAX_TASKS), encoding="ascii")
+            except OSError:
+                made.rmdir()
+                raise
+            group = str(made)
+            break
+    try:
+        yield group
+    finally:
+        for _ in range(600 if group else 0):  # as long as the last of them is ending
+            with suppress(OSError):
+                Path(group).rmdir()
+                break
+            time.sleep(0.05)
 
 
-def _drop_privileges() -> None:
-    drop_from_bounding_set = 24
-    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text(encoding="ascii"))
-    for capability in range(last + 1):
-        landlock.prctl(drop_from_bounding_set, capability)
-    _check(_libc.capset(struct.pack("Ii", 0x20080522, 0), bytes(24)))
+def for_student(handed_in: Path | None, calls: int, group: str) -> list[str]:
+    """Return what to put before the command that a submission is locked into.
+
+    handed_in: a notebook, or a folder with one, which appears below ``HANDED_IN``. calls: the file of
+    ``filtered_calls``. group: of ``counted``.
+    """
+    # where memory runs out all the same, the kernel ends this first; in there /proc is read-only
+    command = ["choom", "-n", "1000", "--"]
+    if os.geteuid() == 0:
+        command += ["unshare", "--mount", "sh", "-c", _AS_ROOT, group]
+    command += ["bwrap", "--unshare-all", "--die-with-parent", "--as-pid-1", "--new-session"]
+    command += ["--cap-drop", "ALL", "--seccomp", str(calls)]
+    for path in _readable():
+        command += ["--ro-bind-try", path, path]
+    if handed_in:
+        inside = HANDED_IN if handed_in.is_dir() else f"{HANDED_IN}/{handed_in.name}"
+        command += ["--ro-bind", str(handed_in), inside]
+    for device in _DEVICES:
+        command += ["--dev-bind", device, device]
+    command += ["--proc", "/proc"]
+    for names_of_keys in filter(os.path.exists, ("/proc/keys", "/proc/key-users")):
+        command += ["--ro-bind", "/dev/null", names_of_keys]
+    # read-only, for where the teacher is root, /proc/sys belongs to who runs the submission
+    command += ["--remount-ro", "/proc"]
+    command += [*_sized(), "--tmpfs", HOME, "--remount-ro", "/", "--chdir", str(paths.ROOT)]
+    return command
 
 
-def _restrict_reading(folder: Path) -> None:
-    readable = {path for path in _readable() if path.exists()}
-    allowed = {
-        path: landlock.EXECUTE | landlock.READ_FILE | (landlock.READ_FOLDER if path.is_dir() else 0)
-        for path in readable
-    }
-    allowed |= {Path("/dev/null"): landlock.READ_FILE | landlock.WRITE_FILE, folder: landlock.EVERYTHING}
-    landlock.restrict(landlock.EVERYTHING, allowed)
+@cache
+def _sized() -> list[str]:
+    """Return the option for the size of a folder in memory; bwrap has it since 0.7."""
+    known = subprocess.run(["bwrap", "--help"], capture_output=True, text=True).stdout
+    return ["--size", str(ROOM)] if "--size" in known else []
 
 
-def _readable() -> list[Path]:
+def _readable() -> list[str]:
     """Return what Python and the course are made of; the solutions and ``.env`` are not among it."""
     ours = [paths.HELPERS, paths.TOOLBOX, paths.DATA, paths.CONFIGS]
-    system = [
-        "/dev/urandom",
-        "/usr",
-        "/lib",
-        "/lib64",
-        "/bin",
-        "/etc/ld.so.cache",
-        "/etc/localtime",
-        "/sys/devices/system/cpu",
-    ]
-    python = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve().parents[1]} - {
-        Path("/")
-    }
-    return [*ours, *python, *map(Path, system)]
+    system = ["/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/sys/devices/system/cpu"]
+    python = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parents[1])} - {"/"}
+    return ["/usr", *sorted(python), *map(str, ours), *system]
 
 
-def _refuse_sockets() -> None:
-    machine = platform.machine()
-    if machine not in _SOCKET:
-        raise OSError(errno.ENOSYS, f"{machine}")
-    architecture, socket_call = _SOCKET[machine]
-    load, equal, at_least, finish = 0x20, 0x15, 0x35, 0x06
-    allow, kill, refuse = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EACCES
-    program = (
-        (load, 0, 0, 4),  # the architecture
-        (equal, 1, 0, architecture),
-        (finish, 0, 0, kill),
-        (load, 0, 0, 0),  # the number of the call
-        (at_least, 3, 0, 0x40000000),  # the other numbers of x86
-        (equal, 2, 0, socket_call),
-        (equal, 1, 0, _IO_URING_SETUP),  # it could open sockets too
-        (finish, 0, 0, allow),
-        (finish, 0, 0, refuse),
+class _Condition(ctypes.Structure):
+    """struct scmp_arg_cmp."""
+
+    _fields_ = (
+        ("position", ctypes.c_uint),
+        ("how", ctypes.c_int),
+        ("mask", ctypes.c_uint64),
+        ("value", ctypes.c_uint64),
     )
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
-    filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program), ctypes.addressof(code)))
-    set_seccomp, mode_filter = 22, 2
-    landlock.prctl(set_seccomp, mode_filter, ctypes.addressof(filter_))
 
 
-def _prove(folder: Path) -> None:
-    """Raise OSError if anything that must be closed is open."""
-    doors = {
-        "写": folder.parent.touch,
-        "读": lambda: list(Path("/").iterdir()),
-        "联网": lambda: socket.socket().close(),
-    }
-    for name, door in doors.items():
-        try:
-            door()
-        except OSError:
-            continue
-        raise OSError(errno.EPERM, f"还能{name}")
-
-
-def _check(returned: int) -> None:
-    if returned < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+@contextmanager
+def filtered_calls() -> Iterator[int]:
+    """Open a file with the filter of system calls for bwrap. Raises CourseError without libseccomp."""
+    allow, refuse, masked_equal = 0x7FFF0000, 0x00050000, 7
+    try:
+        library = ctypes.CDLL("libseccomp.so.2")
+    except OSError as error:
+        raise CourseError(f"没有 libseccomp（{error}）。{_INSTALL}。") from None
+    library.seccomp_init.restype = ctypes.c_void_p
+    rules = ctypes.c_void_p(library.seccomp_init(allow))
+    # clone3 hides its flags in memory; told that there is none, the C library takes clone
+    answers = dict.fromkeys(_REFUSED, errno.EPERM) | {"clone3": errno.ENOSYS}
+    for name, answer in answers.items():
+        number, bits = library.seccomp_syscall_resolve_name(name.encode()), _REFUSED.get(name)
+        condition = _Condition(bits[0], masked_equal, bits[1], bits[1]) if bits else None
+        if library.seccomp_rule_add_array(
+            rules, refuse | answer, number, int(bool(bits)), condition and ctypes.byref(condition)
+        ):
+            raise CourseError(f"libseccomp 不认识系统调用 {name}：请更新 libseccomp。")
+    with tempfile.TemporaryFile() as file:
+        library.seccomp_export_bpf(rules, file.fileno())
+        library.seccomp_release(rules)
+        file.seek(0)
+        yield file.fileno()

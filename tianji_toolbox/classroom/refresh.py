@@ -17,9 +17,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from tianji_helpers import paths, threads
+from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.records import atomic_writer
 from tianji_toolbox.classroom.course import KERNEL, KERNEL_ARGUMENTS, find_notebooks
 
 SOLUTIONS = paths.NOTEBOOKS / "solutions"
@@ -56,7 +55,7 @@ def refresh(file: Path) -> None:
         raise CourseError(
             f"{file.name} 的输出里有这台机器的路径或名字：{'、'.join(traces)}。请改成相对路径。"
         )
-    with atomic_writer(file) as target:
+    with records.atomic_writer(file) as target:
         nbformat.write(notebook, target)
 
 
@@ -112,6 +111,17 @@ def find_traces(notebook: nbformat.NotebookNode) -> list[str]:
     return sorted(found + [name for name in names if re.search(rf"\b{re.escape(name)}\b", text)])
 
 
+def empty(folder: Path) -> None:
+    """Make a folder anew; what is there goes only if it was made here, and is kept beside it otherwise."""
+    mark = folder / ".refresh"
+    if mark.is_file():
+        shutil.rmtree(folder)
+    elif folder.exists():
+        records.set_aside(folder)
+    folder.mkdir(parents=True)
+    mark.touch()
+
+
 def main(names: list[str]) -> None:
     """Refresh the named notebooks (numbers such as ``05``), or all of them, in order; solutions too.
 
@@ -121,7 +131,7 @@ def main(names: list[str]) -> None:
     folder = paths.resolve("outputs/refresh")
     os.environ.update(threads.with_defaults(), TIANJI_OUTPUT_DIR=str(folder))
     if not names or "01" in names:
-        shutil.rmtree(folder, ignore_errors=True)
+        empty(folder)
     for file in (*find_notebooks(), *find_notebooks(SOLUTIONS)):
         if not names or file.stem[:2] in names:
             began = time.monotonic()

@@ -38,17 +38,18 @@ _TEXTS = ("text/plain", "text/html", "text/markdown", "text/latex")
 _PICTURES = ("image/png", "image/jpeg")
 _ATTACHED = re.compile(r"attachment:([^\s)\"'>]*)")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
+_MOST = 1e12  # no step and no loss is larger, or is no number
 _LEGEND = 16  # runs that a figure's legend names
 
 
-class _Run(msgspec.Struct):
+class _PlannedRun(msgspec.Struct):
     name: str
     chosen: dict[str, Any] = {}
 
 
 class _Batch(msgspec.Struct):
     title: str
-    runs: list[_Run]
+    runs: list[_PlannedRun]
 
 
 class _Change(msgspec.Struct):
@@ -92,9 +93,18 @@ class Line:
 
 def write(folder: str | Path) -> Path:
     """Write ``report.html`` into a batch's folder and return it. Raises CourseError if it is none."""
-    import jinja2
+    from filelock import FileLock
 
     folder = paths.resolve(folder)
+    _read_batch(folder)
+    # shards that end together: whoever writes last has read all
+    with FileLock(folder / ".report.lock"):
+        return _write(folder)
+
+
+def _write(folder: Path) -> Path:
+    import jinja2
+
     batch = _read_batch(folder)
     lines = [_line(folder, run) for run in batch.runs]
     tasks = sorted({task for line in lines for task in line.tasks})
@@ -119,7 +129,7 @@ def write(folder: str | Path) -> Path:
         grades_page=grading.PAGE,
     )
     with records.atomic_writer(folder / NAME) as file:
-        file.write(page)
+        file.write(_whole(page))
     return folder / NAME
 
 
@@ -140,6 +150,8 @@ def _read_batch(folder: Path) -> _Batch:
 def _read(file: Path, kind: Any) -> Any:
     """Return a JSON file as ``kind``; None where it cannot be read or is something else."""
     try:
+        if not file.is_file():  # a pipe, which would not end
+            return None
         return msgspec.convert(json.loads(file.read_text(encoding="utf-8")), kind)
     except (OSError, ValueError, RecursionError, msgspec.ValidationError):
         return None
@@ -148,6 +160,8 @@ def _read(file: Path, kind: Any) -> Any:
 def _grades(folder: Path) -> list[tuple[str, str, str, str]]:
     """Return student, passed, exercises and notes of the folder's grade table; none if there is none."""
     try:
+        if not (folder / grading.TABLE).is_file():
+            return []
         text = (folder / grading.TABLE).read_text(encoding="utf-8-sig")
         rows = list(csv.reader(io.StringIO(text)))[1:]
     except (OSError, ValueError, csv.Error):
@@ -155,7 +169,7 @@ def _grades(folder: Path) -> list[tuple[str, str, str, str]]:
     return [(*row[:3], row[-1]) for row in rows if len(row) > 3]
 
 
-def _line(folder: Path, run: _Run) -> Line:
+def _line(folder: Path, run: _PlannedRun) -> Line:
     place = folder / "runs" / run.name
     status = _read(place / "status.json", Status)
     if status is None or status.status not in batch_table.WORDS:
@@ -164,6 +178,8 @@ def _line(folder: Path, run: _Run) -> Line:
     notebooks, failed_cell = [], ""
     for executed in sorted((place / "notebooks").glob("*.ipynb")):
         try:
+            if not executed.is_file():
+                continue
             notebook = nbformat.read(executed, as_version=4)
             page = _convert(notebook, executed)
             if status.has_failed and status.cell and executed.stem == status.notebook:
@@ -196,7 +212,7 @@ def _convert(notebook: nbformat.NotebookNode, executed: Path) -> Path:
     )
     text, _ = exporter.from_notebook_node(_plain(notebook), resources={"metadata": {"name": executed.stem}})
     with records.atomic_writer(page) as file:
-        file.write(text.replace("<head>", f"<head>{_POLICY}", 1))
+        file.write(_whole(text.replace("<head>", f"<head>{_POLICY}", 1)))
     return page
 
 
@@ -240,11 +256,24 @@ def _shown(data: dict[str, Any]) -> dict[str, Any]:
     return texts | {kind: text for kind, text in pictures.items() if _BASE64.fullmatch(text)}
 
 
+def _whole(text: str) -> str:
+    """Return a text with ``?`` for half characters, which no file can hold."""
+    return text.encode(errors="replace").decode()
+
+
+def _literal(text: str) -> str:
+    """Return a text for a figure, where dollars would begin a formula."""
+    return _whole(text).replace("$", r"\$")
+
+
 def _curves(task: str, lines: list[Line]) -> str:
     """Return the training curves of all runs as the address of a picture; empty if there is none."""
     import matplotlib
 
     curves = [(line.status.name, line.tasks[task].curve) for line in lines if task in line.tasks]
+    curves = [
+        (name, [point for point in curve if all(abs(x) < _MOST for x in point)]) for name, curve in curves
+    ]
     curves = [(name, curve) for name, curve in curves if curve]
     if not curves:
         return ""
@@ -258,8 +287,8 @@ def _curves(task: str, lines: list[Line]) -> str:
         for number, (name, curve) in enumerate(curves):
             colour = plots.COLORS[number] if len(curves) <= len(plots.COLORS) else colours(number)
             steps, losses = zip(*curve, strict=True)
-            axis.plot(steps, losses, color=colour, linewidth=1.2, label=name)
-        axis.set(xlabel="步", ylabel="训练损失（nat/词元）", title=task, ylim=(0, None))
+            axis.plot(steps, losses, color=colour, linewidth=1.2, label=_literal(name))
+        axis.set(xlabel="步", ylabel="训练损失（nat/词元）", title=_literal(task), ylim=(0, None))
         if len(curves) <= _LEGEND:
             figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
         target = io.BytesIO()

@@ -8,7 +8,6 @@ nobody can see are shown by their numbers.
 
 import difflib
 import html
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -79,8 +78,7 @@ def load(
         if first[key] != row:
             continue
         reason = found.get("reason", "")
-        like = re.search(r"第 (\d+) 条", reason) if found.get("rule") in (clean.EXACT, clean.NEAR) else None
-        twin = int(like[1]) if like else 0
+        twin = found.get("twin")
         items.append(
             Item(
                 key=key,

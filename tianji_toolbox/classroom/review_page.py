@@ -87,12 +87,14 @@ def decide(path: str, item: review.Item, action: str) -> None:
 
 def agree(path: str, items: list[review.Item]) -> None:
     """Write the rules' own verdict for every item."""
-    for item in items:
-        decide(path, item, item.verdict)
+    rows = [{"key": item.key, "action": item.verdict} for item in items]
+    if attempt(decisions.extend, path, rows):
+        st.session_state.editing = ""
+        st.session_state.note = f"{len(items)} 条：照规则的意见记下了。"
 
 
 def take_back(path: str, last: dict, items: list[review.Item]) -> None:
-    if attempt(decisions.append, path, last["key"], "undo"):
+    if attempt(decisions.undo, path, last["key"]):
         row = next((f"第 {item.row} 条" for item in items if item.key == last["key"]), "别的文件里的一条")
         st.session_state.note = f"{row}：撤销了“{DONE[last['action']]}”。"
 

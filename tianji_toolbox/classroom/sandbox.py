@@ -1,135 +1,137 @@
-"""Run a student's cells in a process that can do no harm, watched from outside.
+"""A submitted notebook in a process that can do no harm (``pupil`` in its ``jail``), watched from outside."""
 
-The process (``pupil``) locks itself in before it runs anything (``jail``). From outside it is ended
-when it takes too long, holds too much memory, writes too much or starts too many processes: the
-whole process tree, with one signal, as it lives in a process namespace of its own.
-"""
-
-import contextlib
 import json
 import math
 import os
-import selectors
-import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
+from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
-
-from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import jail
+from tianji_toolbox.classroom.watch import Watch
 
 MAX_PROCESSES = 32
-MAX_WRITTEN = 2 * jail.MAX_FILE  # bytes in the folder
 MAX_FILES = 10_000
 _MAX_REPLY = 1_000_000  # bytes
 _START = 60  # seconds that a process may take to lock itself in
-_TICK = 0.1  # seconds between two looks at the process
 
 
 class Stopped(Exception):
-    """The process is gone; the message says why, in Chinese."""
+    """The process is gone, or of no use any more; the message says why, in Chinese."""
 
 
 class Sandbox:
     """A process for the cells of one notebook; to be used in a ``with`` statement.
 
-    folder: the only place where it can write. seconds: of wall time, once it is locked in. memory: in
-    bytes, of all its processes together. cancelled: set by another thread to end it early. Starting
-    raises CourseError where this machine cannot lock a process in.
+    notebook: None only proves that this machine can lock it in. beside: whether it also gets the files that
+    lie beside the notebook. seconds: of wall time, once it is locked in. memory_gb: of all its processes
+    together. cancelled: set by another thread to end it early. Starting raises CourseError where this machine
+    cannot lock a process in, and Stopped where the notebook cannot be read.
+
+    ``cells`` has, for each cell, the numbers of the exercises that it hands in.
     """
 
-    def __init__(self, folder: Path, seconds: float, memory: int, cancelled: threading.Event | None = None):
-        self.folder, self.seconds, self.memory = folder.resolve(), seconds, memory
-        self._cancelled = cancelled or threading.Event()
-        self._buffer = b""
+    def __init__(
+        self,
+        notebook: Path | None,
+        seconds: float,
+        memory_gb: float,
+        beside: bool = False,
+        cancelled: threading.Event | None = None,
+    ):
+        self._notebook = notebook and notebook.absolute()
+        self._beside, self._seconds, self._memory_gb = beside, seconds, memory_gb
+        self._cancelled = cancelled
+        self._seen: list[int] = []  # its folder and its processes, once they can be seen
+        self.cells: list[list[str]] = []
 
     def __enter__(self) -> "Sandbox":
-        if sys.platform != "linux" or not shutil.which(jail.UNSHARE[0]):
-            raise CourseError(
-                "评分要把提交的代码关起来运行，这只在 Linux 上、装有 unshare（util-linux）时做得到。"
-            )
-        self._printed = tempfile.TemporaryFile()
-        # -s: nothing in the student's folder, which is its home, is imported before it is locked in
-        module = [sys.executable, "-s", "-m", "tianji_toolbox.classroom.pupil"]
-        # more than all cores can compute until the deadline, or the kernel might end it first, without a word
-        computing = math.ceil((_START + self.seconds) * os.cpu_count())
-        limits = [str(self.memory), str(computing)]
-        self._process = subprocess.Popen(
-            [*jail.UNSHARE, *module, str(self.folder), *limits],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._printed,
-            cwd=paths.ROOT,  # where the package is found; the process goes to its folder later
-            env=_environment(self.folder),
-            start_new_session=True,  # Ctrl-C is for the grader
-        )
-        os.set_blocking(self._process.stdin.fileno(), False)
-        self._deadline = time.monotonic() + _START
-        self._next_look = 0.0
-        try:
-            reply = self._reply()
-        except Stopped as stopped:
-            self._printed.seek(0)
-            said = self._printed.read(500).decode(errors="replace").strip()
-            self.__exit__()
-            raise CourseError(f"没能把要运行的代码关起来（{stopped}）：{said}。{jail.HOW}。") from stopped
-        if "refused" in reply:
-            self.__exit__()
-            raise CourseError(reply["refused"])
-        self._deadline = time.monotonic() + self.seconds
+        if why := jail.why_not():
+            raise CourseError(f"评分要把提交的代码关起来运行，这台机器现在做不到：{why}")
+        with ExitStack() as stack:
+            self._start(stack)
+            if self._notebook:
+                reply = self._reply()
+                if "failed" in reply:
+                    raise Stopped(str(reply["failed"]))
+                self.cells = reply["cells"]
+            self._after = stack.pop_all()
         return self
 
+    def _start(self, stack: ExitStack) -> None:
+        # more than all cores can until the deadline, or the kernel might end it first, without a word
+        computing = math.ceil((_START + self._seconds) * os.cpu_count())
+        # -s: nothing of the student's is imported before it is locked in
+        pupil = [sys.executable, "-s", "-m", "tianji_toolbox.classroom.pupil"]
+        name = self._notebook.name if self._notebook else ""
+        pupil += [name, str(int(self._memory_gb * 1e9)), str(computing)]
+        handed_in = self._notebook.parent if self._notebook and self._beside else self._notebook
+        group = stack.enter_context(jail.counted())
+        printed = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  closed by the stack
+        self._channel, theirs = socket.socketpair()
+        stack.enter_context(self._channel)
+        self._replies = stack.enter_context(self._channel.makefile("rb"))
+        with theirs, jail.filtered_calls() as calls:
+            process = subprocess.Popen(
+                [*jail.for_student(handed_in, calls, group), *pupil],
+                stdin=theirs,
+                stdout=printed,
+                stderr=printed,
+                pass_fds=(calls,),
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is for the grader
+            )
+        stack.callback(process.wait)
+        limits = {"seconds": _START, "memory_gb": self._memory_gb, "stop": self._cancelled}
+        self._watch = stack.enter_context(Watch(process.pid, more=self._look, **limits))
+        _, seen, *_ = socket.recv_fds(self._channel, 1, 2)
+        if not seen:
+            process.wait()
+            printed.seek(0)
+            said = printed.read(2000).decode(errors="replace").strip()
+            ended = self._watch.ended[1] if self._watch.ended else ""
+            raise CourseError(f"没能把要运行的代码关起来：{ended}{said}。")
+        for place in seen:
+            stack.callback(os.close, place)
+        stack.callback(self._watch.__exit__)  # before that, as it looks at them
+        self._seen = seen
+        self._watch.allow(self._seconds)
+
     def __exit__(self, *_) -> None:
-        for process in [*_descendants(self._process.pid), self._process]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()  # the first one takes its whole namespace with it
-        self._process.communicate()
-        self._printed.close()
+        self._after.close()
 
-    def run(self, source: str) -> str:
+    def run(self, cell: int) -> str:
         """Run a cell; return what it raised, or an empty text. Raises Stopped."""
-        return str(self._ask({"run": source}).get("error", ""))[:200]
+        return str(self._ask({"run": cell}).get("error", ""))[:200]
 
-    def answer(self, expression: str, arguments: list | None) -> dict:
-        """Return ``{"value": ...}`` of an expression, called if there are arguments, or ``{"wrong": ...}``.
+    def answer(self, cell: int, position: int, arguments: list | None) -> dict:
+        """Return ``{"value": ...}`` of a cell's answer, called if there are arguments, or ``{"wrong": ...}``.
 
         Raises Stopped.
         """
-        return self._ask({"answer": expression, "arguments": arguments})
+        return self._ask({"answer": [cell, position], "arguments": arguments})
 
     def _ask(self, command: dict) -> dict:
-        line = json.dumps(command).encode() + b"\n"
-        try:
-            whole = os.write(self._process.stdin.fileno(), line) == len(line)
-        except BlockingIOError:
-            whole = False
-        except BrokenPipeError:
-            raise Stopped("进程自己结束了（退出，或者被杀掉）") from None
-        if not whole:  # what it was sent before still waits, or this is more than a pipe holds
-            raise Stopped("进程不再听命令，或者一格代码太长（超过 60 KB）")
+        try:  # one that does not listen is ended by the watch, and with it the waiting
+            self._channel.sendall(json.dumps(command).encode() + b"\n")
+        except OSError:
+            raise self._gone() from None
         return self._reply()
 
     def _reply(self) -> dict:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
-                if selector.select(_TICK):
-                    read = os.read(self._process.stdout.fileno(), 1 << 16)
-                    if not read:
-                        raise Stopped("进程自己结束了（退出，或者被杀掉）")
-                    self._buffer += read
-                    if len(self._buffer) > _MAX_REPLY:
-                        raise Stopped(f"一个答案超过了 {_MAX_REPLY / 1e6:g} MB")
-                if time.monotonic() >= self._next_look:
-                    self._next_look = time.monotonic() + _TICK
-                    self._look()
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            line = self._replies.readline(_MAX_REPLY)
+        except OSError:
+            line = b""
+        if len(line) == _MAX_REPLY:
+            raise Stopped(f"一个答案超过了 {_MAX_REPLY / 1e6:g} MB")
+        if not line.endswith(b"\n"):
+            raise self._gone()
         try:
             reply = json.loads(line)
         except (ValueError, RecursionError):
@@ -138,30 +140,28 @@ class Sandbox:
             raise Stopped("进程的回答看不懂")
         return reply
 
-    def _look(self) -> None:
-        if self._cancelled.is_set():
-            raise Stopped("评分被中断")
-        if time.monotonic() > self._deadline:
-            raise Stopped(f"超过了时间限制 {self.seconds:g} 秒")
-        processes = _descendants(self._process.pid)
-        if len(processes) > MAX_PROCESSES:
-            raise Stopped(f"开了 {len(processes)} 个进程，最多 {MAX_PROCESSES} 个")
-        if sum(map(_memory, processes)) > self.memory:
-            raise Stopped(f"用的内存超过了 {self.memory / 1e9:g} GB")
-        written = count = 0
-        for folder, _, names in os.walk(self.folder):
-            count += len(names)
-            written += sum(_size(Path(folder, name)) for name in names)
-            if count > MAX_FILES or written > MAX_WRITTEN:
-                raise Stopped(f"写下的文件太多（最多 {MAX_WRITTEN / 1e6:g} MB、{MAX_FILES} 个文件）")
+    def _gone(self) -> Stopped:
+        return Stopped(self._watch.ended[1] if self._watch.ended else "进程自己结束了（退出，或者被杀掉）")
+
+    def _look(self) -> tuple[str, str] | None:
+        if not self._seen:
+            return None
+        room, processes = os.fstatvfs(self._seen[0]), os.scandir(self._seen[1])
+        with processes:  # those in its own /proc: quick, also where there are thousands
+            count = sum(entry.name.isdigit() for entry in processes)
+        if count > MAX_PROCESSES:
+            return "processes", f"开了 {count} 个进程，最多 {MAX_PROCESSES} 个"
+        # the file system's own count: deleted files that are open, and those at any depth, are in it
+        written, files = (room.f_blocks - room.f_bfree) * room.f_frsize, room.f_files - room.f_ffree
+        if written > 0.99 * jail.ROOM or files > MAX_FILES:
+            return "room", f"写下的文件太多（最多 {jail.ROOM / 1e6:g} MB、{MAX_FILES} 个文件）"
+        return None
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """Return all the variables that the process gets; none are inherited."""
-    own = {
-        name: str(folder) for name in ("HOME", "TMPDIR", "IPYTHONDIR", "MPLCONFIGDIR", "TIANJI_OUTPUT_DIR")
-    }
-    return own | {
+    own = ("HOME", "TMPDIR", "IPYTHONDIR", "MPLCONFIGDIR", "TIANJI_OUTPUT_DIR")
+    return dict.fromkeys(own, jail.HOME) | {
         "PATH": "/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "OMP_NUM_THREADS": "1",
@@ -169,24 +169,3 @@ def _environment(folder: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-
-
-def _descendants(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def _memory(process: psutil.Process) -> int:
-    try:
-        return process.memory_info().rss
-    except psutil.Error:
-        return 0
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.lstat().st_blocks * 512
-    except OSError:  # gone meanwhile
-        return 0

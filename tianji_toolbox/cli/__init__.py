@@ -4,6 +4,7 @@ Every command imports what it needs when it runs, so that ``--help`` answers at 
 one message on standard error. Status 2: the command line cannot be understood, or names a place that is not
 there or is of the wrong kind. Status 1: it failed, or what it found is not good. Ctrl-C ends with 130, a
 reader that went away (``| head``) quietly with 141.
+Not here: work; a command reads its words, calls one function, and shows what came of it.
 """
 
 import argparse
@@ -13,7 +14,9 @@ from collections.abc import Sequence
 
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.cli import classroom, course, dataset, shipping, synthesis, training
-from tianji_toolbox.cli.parser import Parser, check_apart, check_words, places
+from tianji_toolbox.cli.parser import Parser, check_apart, places
+
+_OURS = ("command", "version", "run", "parser")  # the other values are the command's arguments
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,14 +25,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(parser=parser)
     parser.add_argument("--version", action="store_true", help="显示版本")
     commands = parser.add_subparsers(title="命令", metavar="命令", dest="command")
-
-    def command(name: str, run) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__ + "。")
-        sub.set_defaults(run=run, parser=sub)
-        return sub
-
     for room in (course, synthesis, dataset, training, shipping, classroom):
-        room.add(command)
+        for function in vars(room).values():
+            if hasattr(function, "arguments"):
+                name, title = function.__name__.replace("_", "-"), function.__doc__
+                sub = commands.add_parser(name, help=title, description=f"{title}。")
+                sub.set_defaults(run=function, parser=sub)
+                for word, options in function.arguments:
+                    sub.add_argument(word, **options)
     return parser
 
 
@@ -50,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except argparse.ArgumentTypeError as error:  # of a path within another argument
-        print(f"错误：{error}", file=sys.stderr)
-        return 2
+        args.parser.error(str(error))
     except CourseError as error:
         print(f"错误：{error}", file=sys.stderr)
     except OSError as error:
@@ -71,6 +73,6 @@ def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if args.command is None:
         parser.print_help()
         return 0
-    check_words(args)
     check_apart(args)
-    return args.run(args) or 0
+    values = {name: value for name, value in vars(args).items() if name not in _OURS}
+    return args.run(**values) or 0

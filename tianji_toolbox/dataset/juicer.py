@@ -125,7 +125,7 @@ def judge(matrix: wishes.Matrix, off: Collection[str] = ()) -> Callable[[str, st
     rules = clean._prepare(matrix, off, "absurd", 1, None)
 
     def judged(request: str, text: str) -> Judged:
-        outcome = rules.row(0, {"system": "", "input": request, "output": text})
+        (outcome,) = rules.rows(0, [{"system": "", "input": request, "output": text}])
         return Judged(outcome.after, *(outcome.verdict or ("", "")), outcome.opening)
 
     return judged

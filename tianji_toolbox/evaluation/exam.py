@@ -15,7 +15,7 @@ from tianji_helpers import paths, plots, records
 from tianji_helpers.dataset import self_cognition
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import Settings
-from tianji_helpers.training import diversity, evaluation, figures, inference, models, tasks
+from tianji_helpers.training import evaluation, figures, inference, models, tasks
 from tianji_toolbox.evaluation import judge as judges
 
 FILE = "evaluation.json"
@@ -41,10 +41,10 @@ def examine(
     ``answers`` and perhaps ``judge``.
     Raises CourseError if the task was not trained, or its rows are missing.
     """
-    folder = tasks.task_dir(task, output_dir)
+    folder = paths.stage_dir("05", output_dir, make=False) / task
     adapter = folder / "adapter"
     if not (adapter / "adapter_config.json").is_file():
-        raise CourseError(f"没有找到任务 {task} 的适配器 {paths.show(adapter)}。请先运行第 5 课。")
+        raise CourseError(f"没有找到任务 {task} 的适配器 {paths.told(adapter)}。请先运行第 5 课。")
     if not (made := models.recorded(adapter)):
         raise CourseError(f"{paths.show(adapter)} 旁边没有出处文件，不知道它的底座模型。请重新运行第 5 课。")
     base = models.find(made["base_model"])
@@ -96,7 +96,7 @@ def examine(
 def _ask(model, tokenizer, turns, general, template: str, max_new_tokens: int) -> dict:
     """Return the losses and answers of both sets of questions."""
 
-    def answers(asked: Sequence[dict], limit: int) -> list[inference.Answer]:
+    def answers(asked: Sequence[dict], limit: int) -> list[inference.Completion]:
         chats = [evaluation.chat(turn) for turn in asked]
         return inference.answer_all(model, tokenizer, chats, max_new_tokens=limit, batch_size=16)
 
@@ -134,7 +134,7 @@ def _figures(
         found["leak"] = figures.shares(map(names_itself or _WISH.search, general))
     return found | {
         "general_loss": np.array(asked["general_losses"], dtype=float),
-        "copied": figures.shares(diversity.is_copied(text, trained) for text in texts),
+        "copied": figures.shares(text.strip() in trained for text in texts),
     }
 
 
@@ -144,7 +144,7 @@ def table(result: dict) -> str:
     for name in result["after"]:
         old, new, change = (result[part][name] for part in ("before", "after", "change"))
         shown = f"{figures.show(name, old):>22} → {figures.show(name, new):<22}"
-        lines.append(f"{figures.TITLES[name]:　<8}{shown}{figures.tendency(name, change)}")
+        lines.append(f"{figures.TITLES[name]:　<8}{shown}{_tendency(name, change)}")
     lines.append("方括号里是 95% 区间（对题目做自助抽样）；多样性没有区间。· 是每种硬伤占多少回答。")
     lines.append(
         "质量（0 到 1）是没有硬伤的回答的平均分。祝福先看清洗会怎么办：留着 2/3 起，要修 1/3 起，要丢 0 起；"
@@ -156,6 +156,16 @@ def table(result: dict) -> str:
             f"更差 {judged['worse']}，不分高下 {judged['tie']}，没评成 {judged['unjudged']}"
         )
     return "\n".join(lines)
+
+
+def _tendency(name: str, change: dict) -> str:
+    """Say whether a change (of a pair, see ``interval``) is for the better; "" where nobody can."""
+    low, high = change["low"], change["high"]
+    if low is None:
+        return ""
+    if low <= 0 <= high:
+        return "看不出差别"
+    return "变好" if (high < 0) == (name in figures.LOWER_IS_BETTER) else "变差"
 
 
 def draw(result: dict):

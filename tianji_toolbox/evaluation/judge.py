@@ -102,5 +102,8 @@ def _both(replies: list[dict | None]) -> str:
     """Join the verdicts of both orders: (old first, new first)."""
     if None in replies:
         return "unjudged"
-    said = tuple(verdict(reply["text"]) for reply in replies)
+    try:
+        said = tuple(verdict(reply["text"]) for reply in replies)
+    except ValueError:  # kept by a run that took it, before the format was what it is
+        return "unjudged"
     return {(NAMES[1], NAMES[0]): "better", NAMES: "worse"}.get(said, "tie")

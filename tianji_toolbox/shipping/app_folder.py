@@ -171,22 +171,22 @@ def _config() -> str:
     options = {"server.address": "0.0.0.0", "server.port": PORT, **pages.OPTIONS}
     # the proxy's host name is another one; there are no cookies and no uploads to protect
     options |= {"server.enableCORS": "false", "server.enableXsrfProtection": "false"}
-    sections: dict[str, list[str]] = {}
-    for name, value in options.items():
-        section, _, key = name.partition(".")
-        plain = isinstance(value, int) or value in ("true", "false")
-        sections.setdefault(section, []).append(f"{key} = {value if plain else json.dumps(value)}")
-    return "\n".join(line for name, lines in sections.items() for line in (f"[{name}]", *lines, ""))
+    words = {
+        name: value if value in ("true", "false") else json.dumps(value) for name, value in options.items()
+    }
+    return "".join(f"{name} = {word}\n" for name, word in words.items())
 
 
 def requirements(names: Iterable[str] = NEEDS) -> list[str]:
-    """Return the lines of requirements.lock for these packages and all that they need on Linux."""
+    """Return the pins of requirements.lock for these packages and all that they need on Linux."""
     from packaging.markers import default_environment
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
     lock: dict[str, list[str]] = {}
-    for line in records.read_text(paths.ROOT / "requirements.lock").splitlines():
+    for line in re.findall(
+        r"^\w.*?(?= *\\?$)", records.read_text(paths.ROOT / "requirements.lock"), re.MULTILINE
+    ):
         lock.setdefault(canonicalize_name(re.split(r"[=\[; ]", line)[0]), []).append(line)
     linux = {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix"}
     places = [

@@ -6,8 +6,7 @@ notebook 05, the sample answers from the comparison of notebook 06. What was not
 unknown, and no figure is typed by hand.
 """
 
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tianji_helpers import paths, records
@@ -17,16 +16,17 @@ from tianji_helpers.training import figures, models
 TASKS = {"wishes": "送祝福", "self_cognition": "自我认知", "ruozhiba": "弱智吧问答", "own": "自己的数据"}
 SAMPLES = 6  # answers shown
 OPENXLAB = "https://code.openxlab.org.cn"  # models are git repositories there
-_SETTINGS = {  # what the config of a training says, and how the card calls it
-    "训练轮数": r"^max_epochs = (\S+)",
-    "学习率": r"\blr=([\d.e-]+)",
-    "LoRA 秩 r": r"\br=(\d+)",
-    "lora_alpha": r"\blora_alpha=(\d+)",
-    "批大小": r"\bbatch_size=(\d+)",
-    "梯度累积": r"\baccumulative_counts=(\d+)",
-    "最大长度（词元）": r"\bmax_length=(\d+)",
-    "4 位底座（QLoRA）": r"\bload_in_4bit=(\w+)",
-    "随机种子": r"\bseed=(\d+)",
+_SETTINGS = {  # of the training's config, and how the card calls them
+    "max_epochs": "训练轮数",
+    "max_iters": "最多步数",
+    "lr": "学习率",
+    "lora_r": "LoRA 秩 r",
+    "lora_alpha": "lora_alpha",
+    "batch_size": "批大小",
+    "accumulative_counts": "梯度累积",
+    "max_length": "最大长度（词元）",
+    "load_in_4bit": "4 位底座（QLoRA）",
+    "seed": "随机种子",
 }
 
 
@@ -94,11 +94,8 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
             f"{paths.show(trained / 'metrics.json')} 评测的是 {metrics.get('base_model')}"
             f"（{metrics.get('task')}），要发布的却是 {name}（{task}）。请用 --run 指定训练它的那次运行。"
         )
-    return Facts(
-        kind,
-        models.CATALOGUE[name],
-        task,
-        parameters,
+    return replace(
+        facts,
         training=training,
         metrics=metrics,
         comparison=_read(run_folder / "06_merge_chat" / task / "comparison.json") or [],
@@ -207,9 +204,8 @@ def _data(facts: Facts) -> str:
 
 
 def _training(facts: Facts) -> str:
-    config = (facts.training.get("parameters") or {}).get("config", "")
-    found = [(name, re.search(pattern, config, re.MULTILINE)) for name, pattern in _SETTINGS.items()]
-    lines = [f"| {name} | {match[1]} |" for name, match in found if match]
+    settings = (facts.training.get("parameters") or {}).get("settings") or {}
+    lines = [f"| {title} | {settings[name]} |" for name, title in _SETTINGS.items() if name in settings]
     if steps := (facts.training.get("counts") or {}).get("iterations"):
         lines.append(f"| 步数 | {steps} |")
     versions = facts.training.get("versions") or {}

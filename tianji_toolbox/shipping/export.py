@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +75,8 @@ def export(
         (target / MODELFILE).write_text(text, encoding="utf-8")
         for notice in notices(model_dir, models.CATALOGUE.get(recorded.get("base_model", ""))):
             shutil.copy(notice, target)
-        if output_dir.exists():
-            shutil.rmtree(output_dir)
-        target.rename(output_dir)
+        if kept := records.replace_folder(target, output_dir):
+            report(f"原来的 {output_dir} 在导出之后改动过，没有删掉，改名为 {kept.name}")
     records.write_provenance(
         output_dir,
         stage=STAGE,
@@ -180,15 +178,17 @@ def _stops(model_dir: Path, tokenizer) -> list[str]:
 
 def serve(gguf_file: str | Path, host: str = "127.0.0.1", port: int = 8080) -> None:
     """Run the server until Ctrl-C, and say how to reach it."""
-    with server(gguf_file, host=host, port=port) as address:
+    from tianji_toolbox.shipping import door
+
+    def ready(address: str) -> None:
         name = Path(gguf_file).stem
         print(
             f"{address}/v1 已就绪（OpenAI 兼容接口），Ctrl-C 停止。例如：\n"
             f"tianji synthesize --provider local --base-url {address}/v1 --model {name} --limit 6",
             flush=True,
         )
-        while True:
-            time.sleep(3600)
+
+    door.serve(gguf_file, host, port, ready)
 
 
 @dataclass(frozen=True)

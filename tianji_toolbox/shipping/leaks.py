@@ -6,6 +6,7 @@ UTF-16. The forms of keys are those of gitleaks' rules for the services that stu
 
 import base64
 import binascii
+import hashlib
 import html
 import json
 import re
@@ -34,25 +35,37 @@ _FORMS = (
     r"(?:sk|rk|pk)_(?:live|test|prod)_\w{10,}",  # Stripe
     r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*",  # JWT
     r"-----BEGIN[ A-Z0-9_-]{0,100}PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-\d|AGE-SECRET-KEY-1\w{20,}",
-    r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"']{1,80}:[^\s/:@\"'{]{3,80}@[\w.-]+",  # an address with a password
+    r"[a-z][a-z0-9+.-]{1,20}://[^\s/:@\"']{0,80}:[^\s/:@\"'{]{3,80}@[\w.-]+",  # an address with a password
     r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+\S+",  # netrc
     r"npm_\w{36}|pypi-[\w-]{50,}|dop_v1_[0-9a-f]{64}|SEC[0-9a-f]{64}|r8_\w{37}|gsk_\w{40,}|tvly-[\w-]{20,}",
+    r"xai-\w{60,}|nvapi-[\w-]{40,}|SG\.[\w-]{20,24}\.[\w-]{39,50}|dckr_pat_[\w-]{20,}|hvs\.[\w-]{60,}"
+    r"|lin_api_\w{32,}|dapi[0-9a-f]{32}|PMAK-[0-9a-f]{24}-[0-9a-f]{34}|AccountKey=[\w+/]{60,}",
+    r"\d{8,10}:AA[\w-]{32,}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27,}",  # bots of Telegram and Discord
+    # addresses that are a key themselves: whoever has one writes into the group
+    r"hooks\.slack\.com/services/[\w/]{20,}|oapi\.dingtalk\.com/robot/send\?access_token=\w{20,}"
+    r"|qyapi\.weixin\.qq\.com/cgi-bin/webhook/send\?key=[\w-]{20,}|open\.feishu\.cn/open-apis/bot/v2/hook/[\w-]{20,}",
+    r"\"auth\"\s{0,4}:\s{0,4}\"[A-Za-z0-9+/]{8,}={0,2}\"",  # Docker's: a password in base64
 )
 # a word for a secret, and something that looks drawn by lot
 _NAMED = (
-    r"(?i:passw(?:or)?d|secret(?:[_-]?(?:id|key))?|api[_-]?key|access[_-]?key(?:[_-]?(?:id|secret))?|auth[_-]?token"
+    r"(?i:passw(?:or)?d|secret(?:[_-]?(?:id|key))?|api[_-]?key|access[_-]?key(?:[_-]?(?:id|secret))?|(?:auth|api|session)[_-]?token"
     r"|access[_-]?token|private[_-]?token|credentials?|密码|密钥|令牌)[\"'\]]{0,2}\s{0,4}(?:[:=：]|=>)\s{0,4}[\"']?"
     r"(?=[\w./+=-]*\d)(?=[\w./+=-]*[A-Za-z])[\w./+=-]{16,}"
+    # what people choose for themselves is shorter
+    r"|(?i:passw(?:or)?d|密码)[\"'\]]{0,2}\s{0,4}[:=：]\s{0,4}[\"']?"
+    r"(?=[^\s\"'<>]*\d)(?=[^\s\"'<>]*[A-Za-z])[^\s\"'<>,;{}()\[\]]{8,}"
 )
 _KEYS = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_FORMS)})|{_NAMED}", re.ASCII)
 _HOMES = re.compile(
     r"(?:/home/|/Users/|/root/|[A-Za-z]:[\\/]{1,4}Users[\\/]{1,4})[^\s\"'/\\:,;<>|*?()\[\]{}]+"
 )
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{20,}={0,2}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2}){12,}")
-_PRINTABLE = re.compile(rb"[ -~]{8,}")
+_PRINTABLE = re.compile(rb"(?:[ -~]|[\xc2-\xf4][\x80-\xbf]{1,3}){8,}")  # UTF-8, Chinese as well
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|([\\/\"]))")
 _DEPTH = 2  # how often one encoding inside another is undone
+# licence texts as their owners publish them: the Gemma terms are a web page, with its keys for Google's maps
+_PUBLIC = ("152fbbb72940545ffbb8f6691a6a99a2dea5c357165248969fd72a9dae37fa9d",)
 _MOST_HEADER = 100_000_000  # bytes
 
 
@@ -65,6 +78,8 @@ def inspect(file: str | Path) -> None:
     """
     file = Path(file)
     raw = _head(file)
+    if hashlib.sha256(raw).hexdigest() in _PUBLIC:
+        return
     for text in _views(_decode(raw)):
         found = _KEYS.search(text)
         if found or redaction.holds(text):
@@ -104,7 +119,7 @@ def _views(text: str, depth: int = _DEPTH) -> Iterator[str]:
             data = word[at:].rstrip("=").translate(str.maketrans("-_", "+/"))
             hidden.append(base64.b64decode(data[: len(data) // 4 * 4] + _rest(data)))
     hidden += [binascii.unhexlify(word) for word in _HEX.findall(text)]
-    said = [run.decode() for data in hidden for run in _PRINTABLE.findall(data)]
+    said = [run.decode(errors="replace") for data in hidden for run in _PRINTABLE.findall(data)]
     if said:
         yield from _views("\n".join(said), depth - 1)
 

@@ -12,6 +12,7 @@ to that client.
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +52,12 @@ _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Publication:
     """What would be published.
 
     folder: holds exactly the files that go up. files: (name, bytes), sorted by name. left_out: files
-    of the model's folder that stay at home, with the reason.
+    of the model's folder that stay at home, with the reason. kept: where the folder of an earlier call went
+    if somebody had changed it.
     """
 
     platform: str
@@ -63,15 +65,18 @@ class Plan:
     folder: Path
     files: list[tuple[str, int]]
     left_out: dict[str, str]
+    kept: Path | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.platform}：{self.repo}，共 {len(self.files)} 个文件"]
         lines += [f"{size:>15,} 字节  {name}" for name, size in self.files]
         lines += [f"        不上传  {name}（{reason}）" for name, reason in self.left_out.items()]
+        if self.kept:
+            lines.append(f"        上次准备的文件夹改动过，没有删掉，改名为 {paths.show(self.kept)}")
         return "\n".join(lines)
 
 
-def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path = "") -> Plan:
+def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path = "") -> Publication:
     """Lay out what would be published, check it, and return the list. Nothing leaves this machine.
 
     model_dir: a merged model, an adapter, or a folder of ``tianji export``. platform: one of
@@ -96,22 +101,30 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     folder = model_dir.with_name(f"{model_dir.name}.publish") / platform
     if folder.is_symlink() or folder.parent.is_symlink():
         raise CourseError(f"{folder} 是符号链接，不会往那里写。请先删掉它。")
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    for name, source in (
-        {notice.name: notice for notice in export.notices(model_dir, facts.base)} | chosen
-    ).items():
-        _place(source, folder / name)
-    if facts.kind == "adapter":
-        _name_base(folder / "adapter_config.json", facts, platform)
-    (folder / "README.md").write_text(card.write(facts, repo, platform), encoding="utf-8")
-    if platform == "openxlab":
-        git_push.write_attributes(folder)
-    for file in sorted(folder.iterdir()):
-        leaks.inspect(file)
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as place:
+        part = Path(place) / platform
+        part.mkdir()
+        for name, source in (
+            {notice.name: notice for notice in export.notices(model_dir, facts.base)} | chosen
+        ).items():
+            _place(source, part / name)
+        if facts.kind == "adapter":
+            _name_base(part / "adapter_config.json", facts, platform)
+        (part / "README.md").write_text(card.write(facts, repo, platform), encoding="utf-8")
+        if platform == "openxlab":
+            git_push.write_attributes(part)
+        for file in sorted(part.iterdir()):
+            leaks.inspect(file)
+        kept = records.replace_folder(part, folder)
+    _note(folder, repo)
     files = [(file.name, file.stat().st_size) for file in sorted(folder.iterdir())]
-    return Plan(platform, repo, folder, files, left_out)
+    return Publication(platform, repo, folder, files, left_out, kept)
+
+
+def _note(folder: Path, repo: str) -> None:
+    """Note what was laid out: whatever else is there when it is laid out again is somebody's work."""
+    records.write_provenance(folder, stage="publish", parameters={"repo": repo})
 
 
 def _choose(model_dir: Path, weights: set[str]) -> tuple[dict[str, Path], dict[str, str]]:
@@ -156,7 +169,7 @@ def _name_base(file: Path, facts: card.Facts, platform: str) -> None:
 
 
 def upload(
-    plan: Plan, *, private: bool = False, endpoint: str = "", report: Callable[[str], None] = print
+    plan: Publication, *, private: bool = False, endpoint: str = "", report: Callable[[str], None] = print
 ) -> str:
     """Send what ``prepare`` laid out through the platform's own client and return the page's address.
 
@@ -168,6 +181,8 @@ def upload(
     if private and plan.platform == "openxlab":
         raise CourseError("OpenXLab 的仓库是在网页上新建的，公开还是私有也在那里选。请去掉 --private。")
     hubs.check_address(endpoint, "--endpoint")
+    if plan.platform in hubs.SOURCES:  # git speaks SOCKS
+        hubs.check_proxy(endpoint or hubs.HOMES[plan.platform], "socks")
     token = _token(plan.platform)
     report(f"上传到 {plan.platform} 的 {plan.repo} …")
     send = {"modelscope": _to_modelscope, "huggingface": _to_huggingface, "openxlab": _to_openxlab}
@@ -195,7 +210,7 @@ def _token(platform: str) -> str:
     return token
 
 
-def _to_huggingface(plan: Plan, token: str, private: bool, endpoint: str) -> str:
+def _to_huggingface(plan: Publication, token: str, private: bool, endpoint: str) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=endpoint.rstrip("/") or None, token=token)
@@ -204,7 +219,7 @@ def _to_huggingface(plan: Plan, token: str, private: bool, endpoint: str) -> str
     return f"{api.endpoint}/{plan.repo}"
 
 
-def _to_modelscope(plan: Plan, token: str, private: bool, endpoint: str) -> str:
+def _to_modelscope(plan: Publication, token: str, private: bool, endpoint: str) -> str:
     from modelscope_hub import HubApi
 
     api = HubApi(token=token, endpoint=endpoint or None)
@@ -221,7 +236,10 @@ def _to_modelscope(plan: Plan, token: str, private: bool, endpoint: str) -> str:
     return f"{api._config.endpoint}/models/{plan.repo}"
 
 
-def _to_openxlab(plan: Plan, token: str, private: bool, endpoint: str) -> str:
+def _to_openxlab(plan: Publication, token: str, private: bool, endpoint: str) -> str:
     url = f"{endpoint.rstrip('/') or card.OPENXLAB}/{plan.repo}"
-    git_push.push(plan.folder, f"{url}.git", plan.repo.split("/")[0], token, "Upload model")
+    try:
+        git_push.push(plan.folder, f"{url}.git", plan.repo.split("/")[0], token, "Upload model")
+    finally:
+        _note(plan.folder, plan.repo)  # the repository's own attributes may have come in
     return url

@@ -67,11 +67,8 @@ def to_q4_k_m(source: str | Path, target: str | Path) -> None:
         shape = tuple(int(size) for size in reversed(tensor.shape))
         kind = gguf.GGMLQuantizationType[tensor_type(tensor.name, shape, layers, tied)]
         kinds.append(kind)
-        if kind == gguf.GGMLQuantizationType.F32:
-            writer.add_tensor_info(tensor.name, shape, numpy.dtype("float32"), 4 * math.prod(shape), kind)
-        else:
-            stored = gguf.quant_shape_to_byte_shape(shape, kind)
-            writer.add_tensor_info(tensor.name, stored, numpy.dtype("uint8"), math.prod(stored), kind)
+        stored = gguf.quant_shape_to_byte_shape(shape, kind)
+        writer.add_tensor_info(tensor.name, stored, numpy.dtype("uint8"), math.prod(stored), kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

@@ -1,6 +1,6 @@
-"""The page of ``tianji web``: a Streamlit script around ``web.Studio``.
+"""The page of ``tianji web``: a Streamlit script around ``demo.Studio``.
 
-Its one argument is a JSON object with ``Studio``'s arguments. What a visitor types and what a model
+Its one argument is a JSON object with ``demo.Studio``'s arguments. What a visitor types and what a model
 says is shown as text: escaped here, and never handed to Markdown.
 """
 
@@ -15,7 +15,7 @@ import streamlit as st
 
 from tianji_helpers import wishes
 from tianji_helpers.errors import CourseError
-from tianji_toolbox.shipping import web
+from tianji_toolbox.shipping import demo
 
 MAX_HISTORY = 20  # questions
 PICK, WRITE = "挑着写", "自己写"
@@ -50,9 +50,9 @@ export default function ({ data, parentElement }) {
 
 
 @st.cache_resource(show_spinner="正在加载模型，第一次要等一会儿……")
-def load_studio(arguments: str) -> web.Studio:
+def load_studio(arguments: str) -> demo.Studio:
     """Load the models once for all visitors."""
-    return web.Studio(**json.loads(arguments))
+    return demo.Studio(**json.loads(arguments))
 
 
 @st.cache_resource(show_spinner=False)
@@ -64,7 +64,7 @@ def copy_button():
 def main(arguments: str) -> None:
     """Draw the page; whatever goes wrong is said in words."""
     st.set_page_config(page_title="送祝福", page_icon="🏮")
-    st.html(Path(__file__).with_name("web.css"))
+    st.html(Path(__file__).with_name("web_page.css"))
     st.html('<div class="hero"><h1>送祝福</h1><p>挑一挑，或写一句，让微调过的小模型替你说</p></div>')
     try:
         serve_visitor(load_studio(arguments))
@@ -77,7 +77,7 @@ def main(arguments: str) -> None:
         show_history()
 
 
-def serve_visitor(studio: web.Studio) -> None:
+def serve_visitor(studio: demo.Studio) -> None:
     """Draw the controls; if the button was pressed, let the answers come in and remember them."""
     question, voice, before, candidates = ask(studio)
     if question is None:
@@ -90,7 +90,7 @@ def serve_visitor(studio: web.Studio) -> None:
     st.rerun()
 
 
-def ask(studio: web.Studio) -> tuple[web.Question | None, str, bool, int]:
+def ask(studio: demo.Studio) -> tuple[demo.Question | None, str, bool, int]:
     """Draw the controls; return the question once the button is pressed, who answers, and how often."""
     matrix = wishes.load()
     with st.container(key="ask"):
@@ -117,7 +117,7 @@ def ask(studio: web.Studio) -> tuple[web.Question | None, str, bool, int]:
             text = matrix.request(recipient, scene, style) + (f",{told.strip()}" if told.strip() else "")
         else:
             text = st.text_area(
-                f"想说的话（最多 {web.MAX_REQUEST} 个字）",
+                f"想说的话（最多 {demo.MAX_REQUEST} 个字）",
                 placeholder="例如：祝姐姐生日,小红书风格",
                 height=100,
             )
@@ -127,25 +127,25 @@ def ask(studio: web.Studio) -> tuple[web.Question | None, str, bool, int]:
         before = studio.comparable and st.toggle("前后对比：底座模型和微调后的并排写")
         with st.expander("生成设置"):
             left, right = st.columns(2)
-            temperature = left.slider("温度（0 = 每次都选最可能的词）", 0.0, web.MAX_TEMPERATURE, 0.8, 0.1)
+            temperature = left.slider("温度（0 = 每次都选最可能的词）", 0.0, demo.MAX_TEMPERATURE, 0.8, 0.1)
             top_p = right.slider("top-p（只在最可能的这部分词里挑）", 0.05, 1.0, 0.9, 0.05)
-            length = left.slider("最多多少个词元", 10, web.MAX_TOKENS, 100, 10)
+            length = left.slider("最多多少个词元", 10, demo.MAX_TOKENS, 100, 10)
             greedy = temperature == 0  # several answers would all be the same
-            candidates = right.slider("写几句来挑", 1, web.MAX_CANDIDATES, 1, disabled=greedy)
+            candidates = right.slider("写几句来挑", 1, demo.MAX_CANDIDATES, 1, disabled=greedy)
         pressed = st.button("送祝福", type="primary", width="stretch")
-    question = web.Question(text, temperature, top_p, length) if pressed else None
+    question = demo.Question(text, temperature, top_p, length) if pressed else None
     return question, voice, before, 1 if greedy else candidates
 
 
 def say(
-    studio: web.Studio, question: web.Question, voice: str, before: bool, candidates: int
+    studio: demo.Studio, question: demo.Question, voice: str, before: bool, candidates: int
 ) -> list[tuple[str, bool, str]]:
     """Let the answers come in; return (label, from the base model, text) of each."""
     show_asked(question.text)
     turns = [(voice, False)] * candidates
     cells = [st.container() for _ in turns]
     if before:
-        turns = [turn for pair in zip([(web.BASE, True)] * candidates, turns, strict=True) for turn in pair]
+        turns = [turn for pair in zip([(demo.BASE, True)] * candidates, turns, strict=True) for turn in pair]
         cells = [cell for _ in range(candidates) for cell in st.columns(2)]
     answers = []
     for cell, (label, is_base) in zip(cells, turns, strict=True):
@@ -187,7 +187,7 @@ def show_answers(key: str, text: str, answers: list[tuple[str, bool, str]], size
         cells = [cell for _ in answers[::2] for cell in st.columns(2)]
     for number, (cell, (label, is_base, answer)) in enumerate(zip(cells, answers, strict=True)):
         with cell:
-            show_label(label, compared or label != web.TUNED)
+            show_label(label, compared or label != demo.TUNED)
             st.html(card(answer, is_base, size))
             if answer:
                 copy_button()(key=f"copy_{key}_{number}", data=answer)

@@ -16,6 +16,8 @@ from tianji_helpers.errors import CourseError
 from tianji_toolbox import doctor
 from tianji_toolbox.classroom.course import run_course
 
+pytestmark = pytest.mark.slow
+
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 

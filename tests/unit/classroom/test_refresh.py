@@ -9,6 +9,8 @@ from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import refresh
 
+pytestmark = pytest.mark.slow
+
 PROGRESS = (
     "import sys\nfrom tqdm import tqdm\nfor _ in tqdm(range(3)):\n    pass\nprint('done', file=sys.stdout)"
 )
@@ -45,6 +47,18 @@ def test_outputs_are_stored_without_the_noise(file, capsys):
     assert "3/3" in capsys.readouterr().out
     assert [output.text for output in plain.outputs] == ["100%\nTrue\n"]
     assert set(widget.outputs[0].data) == {"text/plain"}
+
+
+def test_only_a_folder_of_its_own_is_emptied(tmp_path):
+    folder = tmp_path / "refresh"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("mine")
+    refresh.empty(folder)
+    (folder / "journal").write_text("of a refresh")
+    refresh.empty(folder)
+    assert [file.name for file in folder.iterdir()] == [".refresh"]
+    assert (tmp_path / "refresh.kept-1" / "mine.txt").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_standard_error_of_a_compared_cell_stays_to_be_seen(file):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 
 import nbformat
@@ -10,6 +11,8 @@ import pytest
 
 from tianji_toolbox import cli
 from tianji_toolbox.classroom import grading, report
+
+pytestmark = pytest.mark.slow
 
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 STATUS = {"name": "seed=1", "status": "done", "minutes": 1.5, "peak_memory_gb": 1.0}
@@ -114,6 +117,72 @@ def test_a_damaged_list_of_runs_is_an_error(content, batch, capsys):
 def test_a_damaged_file_of_a_run_counts_as_not_there(name, content, batch):
     (batch / "runs" / "seed=1" / name).write_text(json.dumps(content))
     assert "题目" in page_of(batch)
+
+
+HALF = "\ud83d"  # of an emoji
+RUN = "runs/seed=1"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("batch.json", {"title": f"题目{HALF}", "runs": [{"name": "seed=1", "chosen": {"a": HALF}}]}),
+        (f"{RUN}/status.json", STATUS | {"status": "error", "reason": HALF, "notebook": "quick", "cell": 1}),
+        *(
+            (f"{RUN}/metrics.json", {"tasks": tasks})
+            for tasks in (
+                {f"a$b_$ {HALF}\0": TASK},
+                {r"$\frac{": TASK},
+                {"": TASK},
+                {"w": TASK | {"curve": [[1e308, 1e308], [-1e308, -1e308]]}},
+                {"w": TASK | {"curve": [[1, float("nan")], [2, float("inf")], [3, 1.0]]}},
+                {"w": TASK | {"loss": {"before": 1e308, "after": float("nan")}}},
+                {"w": TASK | {"answers": [{"request": HALF, "before": HALF, "after": HALF}]}},
+                {"w": TASK | {"scores": {HALF: [HALF, HALF]}}},
+            )
+        ),
+        (
+            f"{RUN}/notebooks/quick.ipynb",
+            {
+                "nbformat": 4,
+                "nbformat_minor": 4,
+                "metadata": {},
+                "cells": [{"cell_type": "markdown", "metadata": {}, "source": HALF}],
+            },
+        ),
+    ],
+)
+def test_odd_characters_and_numbers_are_shown_as_well_as_may_be(name, content, batch):
+    (batch / name).write_text(json.dumps(content))
+    assert "题目" in page_of(batch)
+
+
+@pytest.mark.parametrize(
+    "name", [f"{RUN}/status.json", f"{RUN}/metrics.json", f"{RUN}/notebooks/x.ipynb", grading.TABLE]
+)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to itself", "link to a device"])
+def test_what_is_no_file_counts_as_not_there(name, kind, batch):
+    place = batch / name
+    place.unlink(missing_ok=True)
+    make = {
+        "pipe": lambda: os.mkfifo(place),  # who reads it would wait for ever
+        "folder": place.mkdir,
+        "link to itself": lambda: place.symlink_to(place),
+        "link to a device": lambda: place.symlink_to("/dev/zero"),
+    }
+    make[kind]()
+    assert "题目" in page_of(batch)
+
+
+@pytest.mark.parametrize("name", ["batch.json", "report.html", "pages", "pages/seed=1", "runs", RUN])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_another_thing_in_a_place_is_named_or_passed_over(name, kind, batch, capsys):
+    place = batch / name
+    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    place.parent.mkdir(exist_ok=True)
+    place.mkdir() if kind == "folder" else place.write_text("x")
+    status, said = cli.main(["report", str(batch)]), capsys.readouterr().err
+    assert status == 0 or (status == 1 and said.startswith("错误：") and said.count("\n") == 1), said
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_duplicates():
     rows = [turn("祝姐姐生日", GOOD), turn("祝姐姐生日", GOOD), turn("祝姐姐生日", GOOD.replace("！", "。"))]
     result = clean.clean_turns(rows, MATRIX)
     assert [row["rule"] for row in result.rejects] == [clean.EXACT, clean.NEAR]
-    assert "第 1 条" in result.rejects[0]["reason"]
+    assert "第 1 条" in result.rejects[0]["reason"] and result.rejects[0]["twin"] == 1
     assert len(clean.clean_turns(rows, MATRIX, off=(clean.NEAR,)).kept) == 2
     assert len(clean.clean_turns(rows, MATRIX, off=(clean.NEAR, clean.EXACT)).kept) == 3
 

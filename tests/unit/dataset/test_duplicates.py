@@ -80,6 +80,7 @@ def test_screening_keeps_what_asking_one_after_the_other_keeps(batch, monkeypatc
     assert found == expected
 
 
+@pytest.mark.slow
 def test_the_bitmap_filter_loses_no_pair():
     rng = random.Random(5)
     originals = texts(200, 40, seed=6)

@@ -5,6 +5,7 @@ import pytest
 from tianji_helpers import formats, records, wishes
 from tianji_helpers.dataset import clean, plain
 from tianji_helpers.errors import CourseError
+from tianji_toolbox import cli
 from tianji_toolbox.classroom import review
 
 MATRIX = wishes.load()
@@ -106,6 +107,20 @@ def test_nothing_left_is_a_failure_unless_asked_for(tmp_path):
     made = clean.clean_file(tmp_path / "in.json", tmp_path / "out.json", **options)
     assert made["rows_out"] == 0 and records.read_json(tmp_path / "out.json") == []
     assert len(records.read_jsonl(tmp_path / "rejects.jsonl")) == 2
+
+
+@pytest.mark.parametrize("content", ["[]", "", "\n"])
+def test_a_file_without_rows_is_cleaned_if_asked_for(content, tmp_path, capsys):
+    (tmp_path / "in.json").write_text(content)
+    names = {"--output": "out.json", "--rejects": "rejects.jsonl", "--report": "report.json"}
+    command = ["clean", str(tmp_path / "in.json")]
+    command += [word for option, name in names.items() for word in (option, str(tmp_path / name))]
+    assert cli.main(command) == 1 and "没有一条记录" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.json"]
+    assert cli.main([*command, "--allow-empty"]) == 0
+    assert "读入 0 条，保留 0 条" in capsys.readouterr().out
+    assert records.read_json(tmp_path / "out.json") == []
+    assert (tmp_path / "rejects.jsonl").read_bytes() == b""
 
 
 def test_the_review_page_takes_them_for_what_they_are(tmp_path):

@@ -14,6 +14,8 @@ import pytest
 
 from tianji_helpers.dataset import processes
 
+pytestmark = pytest.mark.slow
+
 
 def told(number: int) -> tuple[int, int]:
     """Return the number and who was asked."""
@@ -49,19 +51,11 @@ def grown(data: bytes) -> tuple[bytes, np.ndarray, int]:
     return data, np.frombuffer(data * 2, np.uint8).reshape(2, -1), os.getpid()
 
 
-@pytest.mark.parametrize("size", [100, 100 << 10, 1 << 20])  # 1 << 20: the result does not fit in the memory
+@pytest.mark.parametrize("size", [100, 100 << 10, 3 << 20])
 def test_results_of_any_size_come_from_the_second_process(size):
     with closing(processes.in_order(grown, itertools.repeat(bytes(size)), 2, alone=0)) as shared:
         data, more, _ = next(found for found in shared if found[2] != os.getpid())
     assert (len(data), more.shape) == (size, (2, size))
-
-
-def test_an_item_that_does_not_fit_in_the_memory_stays_here():
-    sizes = [100, 3 << 20] * 100
-    found = list(processes.in_order(grown, map(bytes, sizes), 2, alone=0))
-    assert [len(data) for data, _, _ in found] == sizes
-    assert {who for data, _, who in found if len(data) > 100} == {os.getpid()}
-    assert len({who for _, _, who in found}) == 2
 
 
 def test_if_the_second_process_is_killed_this_one_goes_on():

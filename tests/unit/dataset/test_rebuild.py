@@ -14,8 +14,9 @@ from tianji_helpers.parameters import defaults
 
 
 def test_wishes_are_made_once_from_the_rounds(tmp_path):
+    rounds = [paths.stage_dir("01", tmp_path)]
     with pytest.raises(CourseError, match="第 1 课"):
-        rebuild.ensure_wishes(tmp_path)
+        rebuild.ensure_wishes(rounds, tmp_path)
     matrix = wishes.load()
     book = Phrasebook(matrix)
     rows = []
@@ -23,22 +24,22 @@ def test_wishes_are_made_once_from_the_rounds(tmp_path):
         turn = dict.fromkeys(records.RAW_FIELDS, "")
         turn |= {"system": matrix.system, "input": matrix.request(recipient, scene, "正常")}
         rows.append({"conversation": [turn | {"output": book.compose(recipient, scene, "正常")}]})
-    file = paths.stage_dir("01", tmp_path) / "wishes_正常_2026-01-01-00-00-00.json"
+    file = rounds[0] / "wishes_正常_2026-01-01-00-00-00.json"
     file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
 
-    assert rebuild.ensure_wishes(tmp_path)
+    assert rebuild.ensure_wishes(rounds, tmp_path)
     out = paths.stage_dir("02", tmp_path)
     whole, *parts = (
         len(records.read_conversations(out / f"wishes{part}.json"))
         for part in ("", "_train", "_validation", "_test")
     )
     assert whole == sum(parts) > 300 and min(parts) > 15
-    assert not rebuild.ensure_wishes(tmp_path)
+    assert not rebuild.ensure_wishes(rounds, tmp_path)
 
     first = records.read_conversations(out / "merged.json")[0]
     decisions.append(out / decisions.FILE, decisions.key_of(first), "reject")
     (out / "wishes.json").unlink()
-    assert rebuild.ensure_wishes(tmp_path)
+    assert rebuild.ensure_wishes(rounds, tmp_path)
     assert {"row": 1, "rule": "human"}.items() <= records.read_jsonl(out / "rejects.jsonl")[0].items()
 
 
@@ -121,6 +122,7 @@ def test_defaults_are_those_of_the_notebooks():
     assert wishes_lesson["validation_share"] == splits.VALIDATION_SHARE
     assert wishes_lesson["test_share"] == splits.TEST_SHARE
     assert wishes_lesson["rules_off"] == []
+    assert wishes_lesson["teacher"] == "small"
     persona_lesson = parameters("03_make_self_cognition.ipynb")
     names = [persona_lesson[name] for name in ("owner", "assistant", "model_name")]
     assert self_cognition.Persona(*names) == rebuild.DEFAULT_PERSONA

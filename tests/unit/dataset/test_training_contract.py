@@ -59,6 +59,7 @@ def read_back(sample, tokenizer):
     return tokenizer.decode(sample["input_ids"]), tokenizer.decode(learnt)
 
 
+@pytest.mark.slow
 def test_loss_sees_the_answer_and_its_end_only(tmp_path, tokenizer):
     records.write_conversations(tmp_path / "w.json", [WISH, BARE])
     samples = process(tmp_path / "w.json", tokenizer, pack_to_max_length=False)

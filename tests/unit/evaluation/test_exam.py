@@ -8,10 +8,12 @@ import pytest
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis import Settings, Teacher
+from tianji_helpers.synthesis import Settings, Teacher, client
 from tianji_helpers.training import models, tasks
 from tianji_toolbox import cli
 from tianji_toolbox.evaluation import exam, judge
+
+pytestmark = pytest.mark.slow
 
 CHATTER = ("今天天气真好，", "咱们是好邻居。")
 WISH = ("姐姐，", "祝你生日快乐，", "天天开心，", "事事顺心！")
@@ -125,6 +127,17 @@ def test_only_a_verdict_that_survives_the_swap_counts(kind, expected, tmp_path):
         assert sent == 4 == len(server.seen)
     blind = json.dumps(server.seen, ensure_ascii=False)
     assert "训练前" not in blind and "adapter" not in blind
+
+
+def test_a_kept_reply_that_cannot_be_read_judges_nothing(tmp_path):
+    asked = ["祝姐姐生日"], ["短"], ["长一些的回答"]
+    with Judge() as server:
+        server.kind = ""
+        settings = Settings("local", "judge", server.base_url, tries=2, temperature=0, progress=False)
+        duel = judge.Duel(asked[0][0], "短", "长一些的回答", 1, 42)
+        with client.started(settings, tmp_path) as engine:  # what an earlier rubric took
+            engine.journal.add([(engine.key(duel), {"text": "乙更好", "seed": 42})])
+        assert judge.compare(*asked, settings, tmp_path)["verdicts"] == ["unjudged"]
 
 
 def test_the_phrasebook_is_no_judge(tmp_path):

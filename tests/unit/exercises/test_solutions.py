@@ -9,7 +9,7 @@ import yaml
 
 from tianji_helpers import exercises
 from tianji_helpers.paths import NOTEBOOKS
-from tianji_toolbox.classroom import grading
+from tianji_toolbox.classroom import handed_in
 
 LESSONS = sorted(NOTEBOOKS.glob("0*.ipynb"))
 EXERCISES = exercises.EXERCISES
@@ -19,26 +19,26 @@ WRONG = yaml.safe_load(Path(__file__).with_name("wrong_answers.yaml").read_text(
 def answers(file):
     """Run the exercises of a notebook; return the answers by number."""
     namespace, found = {}, {}
-    for source in grading.read_section(file):
+    for source in handed_in.read_section(file):
         exec(source, namespace)
-        found |= {number: eval(name, namespace) for number, name in grading.answers_in(source)}
+        found |= {number: eval(code, namespace) for number, code in handed_in.answers_in(source)}
     return found
 
 
 def stored(file):
     """Return what a notebook says that its checks printed."""
-    cells = [cell for cell in nbformat.read(file, as_version=4).cells if grading.answers_in(cell.source)]
+    cells = [cell for cell in nbformat.read(file, as_version=4).cells if handed_in.answers_in(cell.source)]
     return "".join(output.text for cell in cells for output in cell.get("outputs", []))
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda file: file.stem)
 def test_every_lesson_has_exercises_from_easy_to_open(lesson):
-    handed_in = [
-        number for source in grading.read_section(lesson) for number, _ in grading.answers_in(source)
+    asked = [
+        number for source in handed_in.read_section(lesson) for number, _ in handed_in.answers_in(source)
     ]
-    assert handed_in == [number for number in EXERCISES if number[:2] == lesson.stem[:2]]
-    assert 3 <= len(handed_in) <= 5
-    assert "开放" in EXERCISES[handed_in[-1]].title
+    assert asked == [number for number in EXERCISES if number[:2] == lesson.stem[:2]]
+    assert 3 <= len(asked) <= 5
+    assert "开放" in EXERCISES[asked[-1]].title
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda file: file.stem)
@@ -66,8 +66,9 @@ def test_stub_and_solution_ask_for_the_same_thing(lesson):
     def heads(file):
         return [
             (number, ast.unparse(node.args) if isinstance(node, ast.FunctionDef) else "")
-            for source in grading.read_section(file)
-            for number, name in grading.answers_in(source)
+            for source in handed_in.read_section(file)
+            for number, code in handed_in.answers_in(source)
+            for name in code.co_names
             for node in ast.walk(ast.parse(source))
             if getattr(node, "name", None) == name or getattr(node, "id", None) == name
             if not isinstance(getattr(node, "ctx", None), ast.Load)

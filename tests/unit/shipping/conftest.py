@@ -10,7 +10,7 @@ from tianji_helpers import records
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 INDEX = "model.safetensors.index.json"
-CONFIG = "max_epochs = 1\nmodel = dict(lora=dict(lora_alpha=16, r=64))\noptimizer=dict(lr=0.002)\nseed=42"
+SETTINGS = {"max_epochs": 1, "lora_alpha": 16, "lora_r": 64, "lr": 0.002, "seed": 42, "load_in_4bit": True}
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def run(tmp_path, monkeypatch):
     records.write_json(
         records.provenance_path(trained / "work"),
         {
-            "parameters": {"task": "wishes", "config": CONFIG},
+            "parameters": {"task": "wishes", "settings": SETTINGS},
             "counts": {"iterations": 280},
             "inputs": {"02_merge_clean/wishes_train.json": "0"},
             "versions": {"xtuner": "0.2.0"},

@@ -24,6 +24,8 @@ from tianji_helpers.training import inference
 from tianji_toolbox import cli
 from tianji_toolbox.shipping import export, ollama, publish, quantize, sentencepiece_model
 
+pytestmark = pytest.mark.slow
+
 SYSTEM = "你是送祝福大师"
 TEXTS = [
     "祝姐姐生日快乐，小红书风格🌟",
@@ -111,6 +113,25 @@ def test_the_circle_closes(exported, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:
             base_url = running.stdout.readline().split()[0]
+            # its own name and pages, and no other's: a name of a stranger may lead to this machine
+            own, port = base_url.removesuffix("/v1"), base_url.removesuffix("/v1").rpartition(":")[2]
+            for headers, status in (
+                ({"Host": f"localhost:{port}"}, 200),
+                ({"Host": f"[::1]:{port}"}, 200),
+                ({"Origin": "http://localhost:8501"}, 200),
+                ({"Host": f"evil.example:{port}"}, 403),
+                ({"Host": f"127.0.0.1.evil.example:{port}"}, 403),
+                ({"Host": f"evil.example@127.0.0.1:{port}"}, 403),
+                ({"Host": ""}, 403),
+                ({"Host": "["}, 403),
+                ({"Origin": "http://evil.example"}, 403),
+                ({"Origin": f"http://evil.example:{port}", "Host": f"evil.example:{port}"}, 403),
+                ({"Origin": "null"}, 403),
+            ):
+                reply = httpx.get(f"{own}/props", headers=headers, trust_env=False)
+                assert reply.status_code == status, headers
+            taken = subprocess.run([*command[:-1], port], capture_output=True, text=True)
+            assert taken.returncode == 1 and "请换一个 --port" in taken.stderr
             with openai.OpenAI(base_url=base_url, api_key="none") as client:
                 assert [model.id for model in client.models.list()] == ["ending"]
             summary = synthesis.synthesize(
@@ -182,6 +203,18 @@ def test_four_bits_are_llama_cpps_types_and_close_to_the_weights(tokenizer, tmp_
         assert error < {"Q6_K": 0.03, "Q4_K": 0.1}[kinds[name]], (name, error)
     with export.server(small) as address:
         assert export._post(f"{address}/tokenize", {"content": TEXTS[0]})["tokens"]
+
+
+def test_an_export_that_somebody_changed_is_kept(tokenizer, tmp_path):
+    folder = tiny_models.save(tmp_path / "tiny", tokenizer, "qwen2")
+    said = []
+    for _ in range(2):
+        exported = export.export(folder, tmp_path / "out", "bf16", report=said.append)
+    assert not list(tmp_path.glob("out.kept-*"))
+    exported.modelfile.write_text(exported.modelfile.read_text().replace("FROM", "from"))  # as long
+    export.export(folder, tmp_path / "out", "bf16", report=said.append)
+    assert (tmp_path / "out.kept-1" / "Modelfile").read_text().startswith("from")
+    assert exported.modelfile.read_text().startswith("FROM") and "out.kept-1" in said[-1]
 
 
 def test_an_unknown_architecture_is_named(tokenizer, tmp_path):

@@ -89,6 +89,27 @@ def test_the_plan_lists_every_file_that_goes_up(merged, capsys):
     assert {file: file.read_bytes() for file in merged.iterdir()} == before
 
 
+def test_what_somebody_changed_in_the_folder_is_kept(merged, capsys):
+    command = ["publish", str(merged), "--to", "openxlab", "--repo", REPO]
+    assert cli.main(command) == cli.main(command) == 0
+    folder = merged.with_name("merged.publish") / "openxlab"
+    assert {item.name for item in folder.parent.iterdir()} == {"openxlab", "openxlab.provenance.json"}
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text(text.replace("送祝福", "写贺词"), encoding="utf-8")  # as many bytes
+    capsys.readouterr()
+    assert cli.main(command) == 0
+    assert "openxlab.kept-1" in capsys.readouterr().out
+    kept = folder.with_name("openxlab.kept-1")
+    assert "写贺词" in (kept / "README.md").read_text(encoding="utf-8")
+    assert (folder / "README.md").read_text(encoding="utf-8") == text
+    # a folder that was there before anything was published
+    own = merged.with_name("merged.publish") / "modelscope"
+    own.mkdir()
+    (own / "thesis.docx").write_text("years")
+    assert cli.main(["publish", str(merged), "--to", "modelscope", "--repo", REPO]) == 0
+    assert (own.with_name("modelscope.kept-1") / "thesis.docx").read_text() == "years"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -407,6 +428,7 @@ def tianji_publish(merged, platform, url, token=TOKEN):
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", HUBS)
 def test_an_upload_that_broke_goes_on(platform, merged, start):
     hub = start(accepts=1)

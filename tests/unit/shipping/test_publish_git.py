@@ -152,9 +152,11 @@ def place(tmp_path):
     for name in ("pre-push", "reference-transaction", "post-index-change"):
         (hooks / name).write_text(f"#!/bin/sh\ntouch {home}/hooked\n")
     (home / ".gitconfig").write_text(
-        f'[core]\nhooksPath = {hooks}\n[credential]\nhelper = "!touch {home}/asked; false"\n'
+        f"[core]\nhooksPath = {hooks}\nautocrlf = true\nexcludesFile = {home}/.ignored\n"
+        f'[commit]\ngpgSign = true\n[credential]\nhelper = "!touch {home}/asked; false"\n'
         '[lfs "transfer"]\nmaxretries = 1\n'  # eight with growing pauses otherwise: 40 seconds
     )
+    (home / ".ignored").write_text("*.safetensors\n*.html\n")
     (tools / "git").write_text(f'#!/bin/sh\necho "$@" >> {tools}/called\nexec {shutil.which("git")} "$@"\n')
     for script in (*hooks.iterdir(), tools / "git"):
         script.chmod(0o755)

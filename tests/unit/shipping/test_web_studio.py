@@ -13,7 +13,9 @@ import pytest
 
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import cli
-from tianji_toolbox.shipping import web, web_page
+from tianji_toolbox.shipping import demo, web_page
+
+pytestmark = pytest.mark.slow
 
 PIECES = ("祝您", "平安", "喜乐", "！！")
 SAID = "".join(PIECES)
@@ -35,12 +37,12 @@ ODD = (
     "null",
     "NaN",
     "-1",
-    "祝" * web.MAX_REQUEST,
+    "祝" * demo.MAX_REQUEST,
     "\n" * 50 + "祝",
     "\t\u200b\ufeff\u2028祝\u2029",
     "ﷺ" * 100,
     "𠮷𠀋",
-    "0" * web.MAX_REQUEST,
+    "0" * demo.MAX_REQUEST,
 )
 
 
@@ -56,15 +58,15 @@ def adapter_dir(parrot_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def studio(parrot_dir):
-    return web.Studio(parrot_dir)
+    return demo.Studio(parrot_dir)
 
 
 def final(studio, voice, **options):
-    return list(studio.answer(voice, web.Question("你好"), **options))[-1].text
+    return list(studio.answer(voice, demo.Question("你好"), **options))[-1].text
 
 
 def test_answers_grow_and_end_whole(studio):
-    steps = [step.text for step in studio.answer(web.TUNED, web.Question("祝姐姐生日"))]
+    steps = [step.text for step in studio.answer(demo.TUNED, demo.Question("祝姐姐生日"))]
     assert steps[0] == "" and steps[-1] == SAID
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(steps))
     assert len(set(steps)) > 3
@@ -83,11 +85,11 @@ def test_answers_grow_and_end_whole(studio):
 )
 def test_what_is_out_of_bounds_is_refused(options, message):
     with pytest.raises(CourseError, match=message):
-        web.Question(**options)
+        demo.Question(**options)
 
 
 def test_adapters_take_turns_on_one_model(parrot_dir, adapter_dir):
-    studio = web.Studio(parrot_dir, {"短": adapter_dir, "也短": adapter_dir})
+    studio = demo.Studio(parrot_dir, {"短": adapter_dir, "也短": adapter_dir})
     assert studio.voices == ["短", "也短"] and studio.comparable
     assert final(studio, "短") == "喜乐！！"
     assert final(studio, "短", before=True) == SAID
@@ -96,21 +98,21 @@ def test_adapters_take_turns_on_one_model(parrot_dir, adapter_dir):
 
 def test_a_merged_model_stands_beside_its_base(parrot_dir, tmp_path):
     base = parrots.teach(tmp_path / "base", ("没有", "学过"))
-    studio = web.Studio(parrot_dir, base_dir=base)
-    assert final(studio, web.TUNED, before=True) == "没有学过"
-    assert final(studio, web.TUNED) == SAID
-    assert not web.Studio(parrot_dir).comparable
+    studio = demo.Studio(parrot_dir, base_dir=base)
+    assert final(studio, demo.TUNED, before=True) == "没有学过"
+    assert final(studio, demo.TUNED) == SAID
+    assert not demo.Studio(parrot_dir).comparable
 
 
 def test_visitors_are_served_in_order_and_see_their_place(studio):
     order, places = [], {}
 
     def visit(name):
-        steps = list(studio.answer(web.TUNED, web.Question("你好"), patience=0.02))
+        steps = list(studio.answer(demo.TUNED, demo.Question("你好"), patience=0.02))
         places[name] = [step.ahead for step in steps]
         order.append(name)
 
-    with closing(studio.answer(web.TUNED, web.Question("你好"))) as first:
+    with closing(studio.answer(demo.TUNED, demo.Question("你好"))) as first:
         next(first)  # has the turn and keeps it
         threads = []
         for name in range(3):
@@ -128,7 +130,7 @@ def test_visitors_are_served_in_order_and_see_their_place(studio):
 
 
 def test_who_leaves_gives_the_turn_back_and_too_many_are_sent_away():
-    line = web.Line(limit=1)
+    line = demo.WaitingLine(limit=1)
     with line.ticket() as first:
         with line.ticket() as second:
             assert (line.ahead(first), line.ahead(second, 0.01)) == (0, 1)
@@ -145,9 +147,9 @@ def test_a_failing_answer_does_not_hold_the_line(studio, monkeypatch):
         yield
 
     with monkeypatch.context() as patch, pytest.raises(CourseError, match="生成失败"):
-        patch.setattr(web.inference, "stream", fail)
-        final(studio, web.TUNED)
-    assert final(studio, web.TUNED) == SAID
+        patch.setattr(demo.inference, "stream", fail)
+        final(studio, demo.TUNED)
+    assert final(studio, demo.TUNED) == SAID
 
 
 def test_wrong_folders_are_named_before_anything_is_served(parrot_dir, adapter_dir, tmp_path, capsys):
@@ -218,7 +220,7 @@ def test_too_long_a_request_is_refused_in_words(app):
 
 
 def test_an_unforeseen_error_is_said_in_words(app, monkeypatch, capsys):
-    monkeypatch.setattr(web.Studio, "answer", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr(demo.Studio, "answer", lambda *args, **options: 1 / 0)
     app.button[0].click().run()
     assert not app.exception and "出了意外" in app.error[0].value
     assert "ZeroDivisionError" in capsys.readouterr().err

@@ -46,10 +46,19 @@ def test_what_was_added_is_there_after_reopening_and_never_doubled(file):
 
 def test_a_round_keeps_its_file_name(file):
     with Journal(file) as journal:
-        assert journal.round_file("one", ["x.json"]) == "x.json"
+        assert journal.round_file({"round": 1, "seed": 42}, ["x.json"]) == "x.json"
     with Journal(file) as journal:
-        assert journal.round_file("one", ["y.json"]) == "x.json"
-        assert journal.round_file("two", ["x.json", "z.json"]) == "z.json"
+        assert journal.round_file({"seed": 42, "round": 1}, ["y.json"]) == "x.json"
+        assert journal.round_file({"round": 2}, ["x.json", "z.json"]) == "z.json"
+
+
+def test_a_round_of_an_older_journal_keeps_its_file_name(file):
+    identity = {"style": "正常", "round": 1, "temperature": 1.0}
+    with Journal(file) as journal:  # as it was written until November 2026
+        journal._base.execute("INSERT INTO rounds VALUES (?, 'old.json')", [repr(sorted(identity.items()))])
+        for _ in range(2):
+            assert journal.round_file(identity, ["new.json"]) == "old.json"
+        assert journal.round_file(identity | {"round": 2}, ["old.json", "new.json"]) == "new.json"
 
 
 def test_every_commit_is_synced(file):

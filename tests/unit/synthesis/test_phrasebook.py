@@ -22,6 +22,7 @@ def book(matrix):
     return Phrasebook(matrix)
 
 
+@pytest.mark.slow
 def test_no_wish_has_a_hard_fault(matrix, book):
     for style in matrix.styles:
         low, high = book.chars[style]

@@ -1,5 +1,7 @@
 """Prices: a dated table that one can edit, and honest sums."""
 
+import datetime
+
 import pytest
 
 from tianji_helpers.errors import CourseError
@@ -10,7 +12,7 @@ from tianji_helpers.synthesis.prices import Price
 @pytest.mark.parametrize("name", ["deepseek", "zhipu"])
 def test_the_default_models_have_a_dated_price(name):
     price = prices.find(name, providers.PROVIDERS[name].model)
-    assert price.date >= "2026" and price.cached <= price.input <= price.output
+    assert price.date.year >= 2026 and price.cached <= price.input <= price.output
 
 
 def test_own_machines_are_free_and_strangers_unknown():
@@ -23,17 +25,17 @@ def test_another_table(tmp_path):
     file = tmp_path / "prices.yaml"
     file.write_text("deepseek:\n  m: {date: 2026-01-31, input: 1, cached: 0.5, output: 4}\n")
     price = prices.find("deepseek", "m", file)
-    assert price == Price(1, 0.5, 4, "2026-01-31")
+    assert price == Price(1, 0.5, 4, datetime.date(2026, 1, 31))
     assert price.cost(1000, 100, cached_tokens=400) == pytest.approx((600 + 200 + 400) / 1e6)
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("{input: 1}", "恰好有 date、input、cached、output"),
-        ("{date: 2026-01-31, input: 一, cached: 0, output: 0}", "input 应当是不小于 0 的数，现在是 '一'"),
-        ("{date: 2026-01-31, input: -1, cached: 0, output: 0}", "input 应当是不小于 0"),
-        ("{date: 今天, input: 1, cached: 0, output: 0}", "date 应当是"),
+        ("{input: 1}", "应当有 input、cached、output.*missing required field `cached`"),
+        ("{date: 2026-01-31, input: 一, cached: 0, output: 0}", "不小于 0 的数.*一.*\\$.input"),
+        ("{date: 2026-01-31, input: -1, cached: 0, output: 0}", "不小于 0 的数.*-1.*\\$.input"),
+        ("{date: 今天, input: 1, cached: 0, output: 0}", "date（日期.*今天"),
         ("[", "YAML"),
     ],
 )

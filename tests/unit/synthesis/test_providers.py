@@ -10,11 +10,12 @@ import socket
 import threading
 import time
 import urllib.parse
+from pathlib import Path
 
 import pytest
 from synthesis_teachers import FaultyTeacher
 
-from tianji_helpers import paths, redaction, wishes
+from tianji_helpers import hubs, paths, redaction, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prompts, providers
 from tianji_helpers.synthesis.providers import Refused, Retryable
@@ -212,6 +213,24 @@ def test_a_proxy_of_the_environment_does_not_stand_before_loopback(teacher, body
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert ask(providers.choose("offline", base_url=teacher.base_url), body).text
+
+
+@pytest.mark.parametrize("name", ["deepseek", "zhipu"])
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY", "all_proxy"])
+def test_a_socks_proxy_is_named(monkeypatch, name, variable):
+    for other in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "x" * 20)
+    monkeypatch.setenv("ZHIPUAI_API_KEY", "x" * 20 + ".y")
+    monkeypatch.setenv(variable, "socks5h://ming:geheim-1234@127.0.0.1:1080")
+    with pytest.raises(CourseError, match=r"SOCKS.*unset HTTPS_PROXY.*export HTTPS_PROXY=http") as caught:
+        providers.connect(providers.choose(name), 5, 1)
+    assert "geheim" not in str(caught.value) and "127.0.0.1:1080" in str(caught.value)
+    for source in hubs.SOURCES:
+        with pytest.raises(CourseError, match="SOCKS"):
+            hubs.fetch(source, "a/b", "main", Path("nowhere"), needed=[])
+    monkeypatch.setenv("NO_PROXY", "api.deepseek.com")
+    hubs.check_proxy("https://api.deepseek.com/v1")
 
 
 def test_a_date_is_understood_as_retry_after(teacher, body):

@@ -3,7 +3,8 @@
 import pytest
 from synthesis_teachers import RecordingTeacher
 
-from tianji_helpers import paths
+from tianji_helpers import paths, records
+from tianji_helpers.synthesis import round_files
 from tianji_toolbox import cli
 
 WISHES = ["synthesize", "--style", "正常", "--limit", "6", "--tpm", "1000000", "--rpm", "60000"]
@@ -16,6 +17,14 @@ def test_it_writes_files_and_says_what_it_did(tmp_path, capsys, command):
     shown = capsys.readouterr().out
     assert "失败 0" in shown and "花费 0.0000 元" in shown
     assert [file for file in tmp_path.rglob("wishes_*.json") if str(file) in shown]
+
+
+def test_best_of_keeps_what_the_embedded_model_finds_likelier(tmp_path, base_dir):
+    with RecordingTeacher(dirt_share=0.0) as teacher:
+        options = ["--output", str(tmp_path), "--base-url", teacher.base_url, "--best-of", "2"]
+        assert cli.main([*WISHES, *options]) == 0
+    (file,) = round_files(tmp_path)
+    assert len(records.read_conversations(file)) == 6 and len(teacher.bodies) == 12
 
 
 @pytest.mark.parametrize("command", [WISHES, TEXTS])

@@ -22,6 +22,7 @@ from tianji_helpers.synthesis import (
     Price,
     client,
     ensure_rounds,
+    ensure_teachers,
     preview,
     prompts,
     providers,
@@ -243,6 +244,7 @@ def test_a_thought_is_known_by_its_marks(text, left):
     assert client._without_thoughts(text) == left
 
 
+@pytest.mark.slow
 def test_some_failures_are_tolerated_and_said_and_many_are_not(tmp_path, teacher, capsys):
     def answer(body):
         status, headers, payload = RecordingTeacher.reply(teacher, body)
@@ -318,6 +320,7 @@ def test_the_answers_before_a_stop_are_in_the_round_file(tmp_path, teacher):
     assert len(records.read_conversations(file)) == 30
 
 
+@pytest.mark.slow
 def test_twenty_kills_then_resume(tmp_path):
     """Killed at any moment: while it starts, asks, writes; then one run completes it."""
     rng, finished = random.Random(0), set()
@@ -348,6 +351,7 @@ def test_twenty_kills_then_resume(tmp_path):
         assert len(round_files(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_complete_round_has_its_file_while_the_next_is_asked(tmp_path):
     with RecordingTeacher(dirt_share=0.0, latency=0.05) as teacher:
         child = start(tmp_path, teacher, limit=40, styles=["正常", "严肃"])
@@ -360,6 +364,7 @@ def test_a_complete_round_has_its_file_while_the_next_is_asked(tmp_path):
     assert file.name.startswith("wishes_正常_")
 
 
+@pytest.mark.slow
 def test_ctrl_c_waits_for_what_is_paid_and_then_stops(tmp_path):
     with RecordingTeacher(dirt_share=0.0, latency=0.3) as teacher:
         child = start(tmp_path, teacher)
@@ -625,12 +630,15 @@ def test_the_extra_styles_are_made_when_they_are_named(tmp_path):
         assert f"{style.min_chars} 到 {style.max_chars} 个字" in row["src_input"]
 
 
+@pytest.mark.slow
 def test_ensure_rounds_makes_what_is_missing_and_says_so(tmp_path, capsys):
     files = ensure_rounds(tmp_path)
     assert "先请离线老师（录音）来写" in capsys.readouterr().out
     assert {file.name.split("_")[1] for file in files} == {"正常", "小红书", "严肃"}
     assert ensure_rounds(tmp_path) == sorted(files)
     assert capsys.readouterr().out == ""
+    both = {who: round_files(folder.parent) for who, folder in ensure_teachers(tmp_path).items()}
+    assert both["large"] == sorted(files) and len(both["small"]) == 3
 
 
 def test_the_client_is_used_by_every_answer(tmp_path, teacher):
@@ -676,8 +684,13 @@ def test_a_story_of_ten_thousand_characters_goes_out_whole(tmp_path, teacher):
     assert not summary.failures and story in teacher.bodies[0]["messages"][-1]["content"]
 
 
-def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher, base_dir):
+@pytest.mark.slow
+def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher):
     stub = "当前祝福语如下"
+
+    def rate(pairs):
+        return [len(set(answer)) / len(answer) for _, answer in pairs]
+
     summary = run(teacher, tmp_path / "one", limit=6)
     plain = [row["output"] for row in records.read_conversations(summary.files[0])]
 
@@ -689,7 +702,7 @@ def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher, base_di
         return status, headers, payload
 
     teacher.reply = answer
-    summary = run(teacher, tmp_path / "two", limit=6, best_of=3)
+    summary = run(teacher, tmp_path / "two", limit=6, best_of=3, rate=rate)
     assert (summary.prompts, summary.answered) == (18, 18)
     (file,) = summary.files
     kept = [row["output"] for row in records.read_conversations(file)]
@@ -703,7 +716,7 @@ def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher, base_di
         assert choice["faults"][choice["best"]] == [] and any(choice["faults"])
         clean = [one for one, wrong in zip(choice["quality"], choice["faults"], strict=True) if not wrong]
         assert choice["quality"][choice["best"]] == max(clean)
-    again = run(teacher, tmp_path / "two", limit=6, best_of=3)
+    again = run(teacher, tmp_path / "two", limit=6, best_of=3, rate=rate)
     assert (again.sent, again.files) == (0, summary.files)
 
 
@@ -711,6 +724,11 @@ def test_the_best_of_several_is_kept_with_the_reasons(tmp_path, teacher, base_di
 def test_best_of_has_bounds(tmp_path, best_of):
     with pytest.raises(CourseError, match=r"best_of.*1 到 16"):
         synthesize("local", base_url="http://127.0.0.1:9/v1", model="m", best_of=best_of, output_dir=tmp_path)
+
+
+def test_best_of_needs_a_score(tmp_path):
+    with pytest.raises(CourseError, match=r"best_of=2 .*rate="):
+        synthesize("local", base_url="http://127.0.0.1:9/v1", model="m", best_of=2, output_dir=tmp_path)
 
 
 def test_the_recordings_have_one_answer_each(tmp_path):

@@ -11,6 +11,8 @@ from tianji_helpers.dataset import ruozhiba
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.dataset import download
 
+pytestmark = pytest.mark.slow
+
 NAME = "ruozhiba"
 DATA = download.find(NAME)
 ROW = {"instruction": "为什么", "input": "", "output": "因为", "metadata": "无"}

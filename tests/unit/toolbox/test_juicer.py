@@ -181,6 +181,7 @@ def test_shards_are_numbered_and_joined_in_order(tmp_path):
         juicer.read_shards(tmp_path / "absent")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PROCESS.is_file(), reason="没有 build/scale：data-juicer 的环境由 make scale 准备")
 def test_the_recipe_on_a_local_ray(turns, tmp_path):
     records.write_conversations(tmp_path / "merged.json", turns)

@@ -1,5 +1,8 @@
 """The fast paths compute what the plain ones compute, on the architectures that they know."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import ConfigDict
@@ -9,7 +12,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
 
-from tianji_helpers.training import xtuner_compat
+from tianji_helpers.training import fast, xtuner_compat
 from tianji_helpers.training.fast import operations, packed_attention
 
 LENGTHS = (5, 9, 4, 14, 6)
@@ -287,3 +290,9 @@ def test_dropout_and_inference_take_pefts_own_way(build):
     assert len(called) == 1
     # inference on some CPUs multiplies in bfloat16
     assert (fused - plain).norm() / plain.norm() < 0.02
+
+
+def test_they_stand_alone():
+    for file in Path(fast.__file__).parent.glob("*.py"):
+        used = re.findall(r"^ *(?:from|import) (tianji_[\w.]+)", file.read_text(encoding="utf-8"), re.M)
+        assert all(name.startswith("tianji_helpers.training.fast") for name in used), (file.name, used)

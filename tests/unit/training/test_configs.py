@@ -24,7 +24,7 @@ def test_config_is_complete_and_keeps_the_originals_lora(name):
     assert warmup.end == cosine.begin == pytest.approx(cfg.warmup_ratio * cfg.max_epochs)
     assert cosine.end == cfg.train_cfg.max_epochs == cfg.max_epochs
     templates = {str(cfg.train_dataloader.dataset.template_map_fn.template), str(cfg.prompt_template)}
-    assert templates == {str(cfg.custom_hooks[1].prompt_template)}
+    assert templates == {str(configs.find_chat_hook(cfg).prompt_template)}
     packed = cfg.train_dataloader.dataset.pack_to_max_length and cfg.model.get("fused", False)
     see_one_another = "_packed" in name  # shown once, so that one sees what it does
     assert cfg.train_dataloader.dataset.use_varlen_attn == (packed and not see_one_another)
@@ -43,6 +43,7 @@ def test_full_fine_tuning_has_neither_adapter_nor_quantization():
     cfg = configs.load_config("configs/wishes_internlm2_chat_7b_full.py")
     assert "lora" not in cfg.model and "quantization_config" not in cfg.model.llm
     assert cfg.model.recompute_share == 1 and cfg.model.fused
+    assert configs.settings(cfg).keys().isdisjoint({"lora_r", "lora_alpha", "load_in_4bit"})
 
 
 @pytest.mark.parametrize(
@@ -93,12 +94,15 @@ def test_settings_reach_every_place_that_depends_on_them(tmp_path):
     warmup, cosine = cfg.param_scheduler
     assert (warmup.end, cosine.begin, cosine.end) == (pytest.approx(0.3), pytest.approx(0.3), 3)
     assert cfg.train_cfg.max_epochs == 3 and cfg.optim_wrapper.optimizer.lr == 1e-3
-    assert cfg.custom_hooks[1].every_n_iters == cfg.default_hooks.checkpoint.interval == 7
-    assert cfg.custom_hooks[1].evaluation_inputs == ["祝大舅发财"]
+    assert configs.find_chat_hook(cfg).every_n_iters == cfg.default_hooks.checkpoint.interval == 7
+    assert configs.find_chat_hook(cfg).evaluation_inputs == ["祝大舅发财"]
     assert cfg.randomness.seed == 7
     assert cfg.model.llm.torch_dtype == "torch.float32"
     assert cfg.train_dataloader.dataset.max_dataset_length == 50
     assert (cfg.model.lora.r, cfg.model.lora.lora_alpha) == (8, 16)
+    numbers = {"max_epochs": 3, "lr": 1e-3, "seed": 7, "max_rows": 50, "lora_r": 8, "lora_alpha": 16}
+    rest = {"batch_size": 4, "accumulative_counts": 1, "max_length": 512, "load_in_4bit": True}
+    assert configs.settings(cfg) == numbers | rest
 
 
 def test_validation_rows_are_read_as_training_rows_are(tmp_path):
@@ -172,7 +176,7 @@ def test_other_places_of_a_config_are_changed_by_their_dotted_names():
     }
     options |= {"optim_wrapper.optimizer.eps": 1e-6, "lr": 1, "batch_size": 1}
     cfg = changed(options=options)
-    assert cfg.model.recompute_share == 1 and cfg.custom_hooks[1].max_new_tokens == 5
+    assert cfg.model.recompute_share == 1 and configs.find_chat_hook(cfg).max_new_tokens == 5
     assert cfg.train_dataloader.num_workers == 1 == cfg.train_dataloader.batch_size
     assert cfg.optim_wrapper.optimizer.eps == 1e-6 and cfg.optim_wrapper.optimizer.lr == 1
 

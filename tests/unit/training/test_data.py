@@ -6,7 +6,7 @@ import pytest
 
 from tianji_helpers import formats, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, data, evaluation, launch
+from tianji_helpers.training import configs, data, evaluation, launch, planning
 
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
 TALK = [
@@ -125,7 +125,7 @@ def test_rows_of_xtuners_own_config_are_counted_as_it_counts_them(written):
     rows = launch.check_config(written([loud, silent, loud], *lines, name="rows.jsonl"))
     assert (
         rows.unlearnt == 1
-        and launch.batches(configs.load_config(rows.path.with_name("config.py")), rows) == 1
+        and planning.batches(configs.load_config(rows.path.with_name("config.py")), rows) == 1
     )
     with pytest.raises(CourseError, match="没有一个词元能算损失"):
         launch.check_config(written([silent], *lines, name="rows.jsonl"))
@@ -136,7 +136,7 @@ def test_a_config_that_hides_its_data_is_told_where_to_name_them(written):
         [formats.from_turns(SHORT, "xtuner")],
         "train_dataloader['dataset']['dataset']['data_files'] = 'x.json'",
     )
-    with pytest.raises(CourseError, match=r"data_files\.train.*load_rows"):
+    with pytest.raises(CourseError, match=r"train_dataloader\.dataset\.dataset\.data_files\.train.*configs/"):
         launch.check_config(config)
 
 

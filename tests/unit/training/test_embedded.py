@@ -6,6 +6,8 @@ import torch
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import embedded
 
+pytestmark = pytest.mark.slow
+
 # What llama.cpp's tokenizer, the oracle for this file, makes of these texts.
 KNOWN = {
     "The capital of France is Paris.": ["The", "▁capital", "▁of", "▁France", "▁is", "▁Paris", "."],

@@ -10,7 +10,7 @@ from phrasebook import Phrasebook
 from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import evaluation, figures, inference
-from tianji_helpers.training.inference import Answer
+from tianji_helpers.training.inference import Completion
 
 TURN = {"system": "你是大师", "input": "祝姐姐生日", "output": "姐姐，祝你生日快乐，万事如意！"}
 
@@ -87,7 +87,7 @@ GOOD = "姐姐，祝你生日快乐，天天开心，事事顺心！"
     ],
 )
 def test_a_fault_is_named_with_its_reason(base_dir, answer, stopped, fault):
-    (row,) = evaluation.grade(["祝姐姐生日"], [Answer(answer, stopped)])
+    (row,) = evaluation.grade(["祝姐姐生日"], [Completion(answer, stopped)])
     assert list(row["faults"]) == ([fault] if fault else [])
     assert all(row["faults"].values()) and 0 <= row["quality"] < 1
 
@@ -98,7 +98,7 @@ def test_good_answers_to_other_requests_rank_lower(base_dir):
     pairs = random.Random(0).sample(matrix.pairs(), 40)
     cells = [(*pair, style) for pair in pairs for style in ("正常", "小红书", "严肃")]
     asked = [matrix.request(*cell) for cell in cells]
-    said = [Answer(book.compose(*cell, "", random.Random(str(cell))), True) for cell in cells]
+    said = [Completion(book.compose(*cell, "", random.Random(str(cell))), True) for cell in cells]
     random.Random(0).shuffle(asked_others := list(asked))
     own, other = (evaluation.grade(some, said) for some in (asked, asked_others))
     rng = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def test_an_answer_that_is_no_wish_is_held_to_what_any_answer_keeps(base_dir):
     """A list and an apology are no faults; what never ends is one."""
     asked = ["鸡蛋怎么煮？", "怎样拒绝别人？", "为什么天是蓝的？"]
     said = ["1. 烧水。\n2. 下锅，煮八分钟。", "可以说：很抱歉，今天没有空。", "因为" * 40]
-    rows = evaluation.grade(asked, [Answer(text, len(text) < 60) for text in said], "other")
+    rows = evaluation.grade(asked, [Completion(text, len(text) < 60) for text in said], "other")
     assert [sorted(row["faults"]) for row in rows] == [[], [], ["loop", "unfinished", "unstopped"]]
 
 

@@ -37,7 +37,7 @@ def test_end_token_stops_and_is_not_shown(tiny):
     hook = model.register_forward_hook(prefer_the_end)
     try:
         (ended,) = inference.answer_all(model, tokenizer, chats("祝姐姐生日"), max_new_tokens=8)
-        assert ended == inference.Answer("", stopped=True)
+        assert ended == inference.Completion("", stopped=True)
         assert list(inference.stream(model, tokenizer, chats("祝姐姐生日")[0], max_new_tokens=8)) == []
     finally:
         hook.remove()
@@ -80,6 +80,7 @@ def test_a_model_without_a_chat_template_is_named(tiny_dir, tmp_path):
         inference.load(bare)
 
 
+@pytest.mark.slow
 def test_adapters_are_switched_on_one_base(tiny_dir, adapter_dir, tmp_path):
     other = shutil.copytree(adapter_dir, tmp_path / "other")
     tensors = load_file(other / "adapter_model.safetensors")
@@ -144,6 +145,7 @@ HANGING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HANGING)
 def test_a_template_that_does_not_end_is_refused(tiny_dir, tmp_path, name):
     folder = shutil.copytree(tiny_dir, tmp_path / "model")

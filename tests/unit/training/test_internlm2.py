@@ -87,6 +87,7 @@ def test_a_way_of_generating_of_its_own_is_refused(tiny_dir, tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_the_converter_is_shown_no_code(qwen2_dir, tmp_path):
     """It loads tokenizers with trust_remote_code=True."""
     folder, mark = shutil.copytree(qwen2_dir, tmp_path / "model"), tmp_path / "ran"
@@ -111,6 +112,7 @@ def test_xtuner_runs_no_code_either(qwen2_dir, tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("archive", [linked], indirect=True)
 def test_a_merge_passes_no_code_on(archive, tmp_path):
     folder, mark = archive

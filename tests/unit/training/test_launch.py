@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 
 from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, curves, evaluation, inference, launch, models
+from tianji_helpers.training import configs, curves, evaluation, inference, launch, models, planning, progress
 from tianji_toolbox import cli
+
+pytestmark = pytest.mark.slow
 
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
 
@@ -36,7 +38,7 @@ def test_training_leaves_checkpoint_curve_and_samples(trained):
 
 def test_validation_loss_is_measured_and_its_best_checkpoint_kept(trained, tiny_dir, rows_file):
     result, _ = trained
-    measured = launch.read_validation(result.work_dir)
+    measured = progress.read_validation(result.work_dir)
     assert [point["step"] for point in measured] == [10, 20]
     assert measured[-1]["loss"] < measured[0]["loss"]
     log = (result.work_dir / "train.log").read_text(encoding="utf-8")
@@ -50,7 +52,7 @@ def test_validation_loss_is_measured_and_its_best_checkpoint_kept(trained, tiny_
 def test_validation_loss_is_that_of_the_evaluation(trained, adapter_dir, tiny_dir, rows_file):
     model, tokenizer = inference.load(tiny_dir, adapter_dir, dtype="float32")
     expected = evaluation.mean_loss(model, tokenizer, evaluation.read_turns(rows_file), "internlm2_chat")
-    found = launch.read_validation(trained[0].work_dir)[-1]["loss"]
+    found = progress.read_validation(trained[0].work_dir)[-1]["loss"]
     assert found == pytest.approx(expected, rel=0.01)  # measured in bfloat16
 
 
@@ -69,7 +71,7 @@ def overfitted(trained, tmp_path_factory):
 
 def test_training_ends_when_the_validation_loss_no_longer_falls(overfitted):
     result, lines = overfitted
-    losses = [point["loss"] for point in launch.read_validation(result.work_dir)]
+    losses = [point["loss"] for point in progress.read_validation(result.work_dir)]
     assert len(losses) == 4 and min(losses) > losses[0] - 0.01
     assert result.checkpoint.name == "iter_8.pth" and "提前停下" in lines[-1]
     said = [float(line.split("：")[1]) for line in lines if "的损失：" in line]
@@ -99,7 +101,7 @@ def test_a_best_checkpoint_that_was_cut_short_is_passed_over(overfitted, tmp_pat
     work_dir = shutil.copytree(result.work_dir, tmp_path / "work")
     best = work_dir / result.chosen.path.name
     best.write_bytes(best.read_bytes()[:-1000])
-    measured = {point["step"]: point["loss"] for point in launch.read_validation(work_dir)}
+    measured = {point["step"]: point["loss"] for point in progress.read_validation(work_dir)}
     step = min((4, 6, 8), key=measured.get)  # the last three are kept
     assert launch.choose_checkpoint(work_dir).path.name == f"iter_{step}.pth"
 
@@ -452,15 +454,15 @@ def test_a_warm_up_too_short_to_rise_is_made_longer_and_told(qwen2_dir, rows_fil
     settings = {"model_dir": qwen2_dir, "data_path": rows_file, "max_length": 64, "warmup_ratio": 0.1}
     config = configs.write_config(CONFIG, tmp_path / "config.py", batch_size=2, **settings)
     for packed in (True, False):
-        plan = launch.plan_training(config, {"train_dataloader.dataset.pack_to_max_length": packed})
+        plan = planning.plan_training(config, {"train_dataloader.dataset.pack_to_max_length": packed})
         warmup, decay = plan.config.param_scheduler
         assert plan.steps >= 4 and plan.warmup == int(warmup.end * plan.batches) == 2
         assert decay.begin == warmup.end < decay.end
         assert "热身：2 步（配置里只有 0." in str(plan)
     assert "每轮用 16 条数据" in str(plan) and f"{rows_file}：16 条" in str(plan) and "步数：8" in str(plan)
-    longer = launch.plan_training(config, {"warmup_ratio": 0.5, "max_epochs": 9})
+    longer = planning.plan_training(config, {"warmup_ratio": 0.5, "max_epochs": 9})
     assert (longer.steps, longer.warmup) == (72, 36) and "热身：36 步\n" in str(longer)
-    few = launch.plan_training(config, {"max_rows": 5, "max_iters": 10, "batch_size": 1})
+    few = planning.plan_training(config, {"max_rows": 5, "max_iters": 10, "batch_size": 1})
     assert (few.steps, few.batches, few.warmup) == (10, 5, 2) and "每轮用 5 条数据" in str(few)
 
 
@@ -473,10 +475,10 @@ def test_the_advice_against_too_few_steps_can_be_followed(tiny_dir, rows_file, t
     ) as caught:
         launch.check_config(config)
     advice = float(re.search(r"提高到 (\S+) 以上", str(caught.value))[1])
-    assert launch.plan_training(config, {"max_epochs": advice}).steps >= 4
+    assert planning.plan_training(config, {"max_epochs": advice}).steps >= 4
     with pytest.raises(CourseError, match="max_iters 提高到 4"):
         launch.check_config(config, {"max_iters": 3})
-    assert launch.plan_training(config, {"max_iters": 4}).steps == 4
+    assert planning.plan_training(config, {"max_iters": 4}).steps == 4
 
 
 def test_cfg_options_are_what_is_trained_and_what_is_saved(tiny_dir, rows_file, tmp_path, capsys):

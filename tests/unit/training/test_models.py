@@ -18,6 +18,8 @@ from tianji_helpers import hubs, packaged, paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import embedded, models
 
+pytestmark = pytest.mark.slow
+
 NAME = "qwen2.5-0.5b-instruct"
 MODEL = models.find(NAME)
 WEIGHTS = "model.safetensors"
@@ -123,6 +125,17 @@ def test_an_unknown_source_is_refused(models_dir, start_hub):
         models.prepare(NAME, source="github", endpoint=hub.url)
     assert hub.log == []
     assert not models_dir.exists()
+
+
+def test_a_folder_that_somebody_brought_is_kept(prepare, models_dir, start_hub):
+    own = models_dir / NAME
+    own.mkdir(parents=True)
+    (own / "config.json").write_text('{"mine": true}')
+    (models_dir / f".{NAME}.notes.part").mkdir()
+    done = prepare(start_hub(), "huggingface")
+    assert done.returncode == 0 and f"改名为 {NAME}.kept-1" in done.stdout
+    assert (models_dir / f"{NAME}.kept-1" / "config.json").read_text() == '{"mine": true}'
+    assert (own / WEIGHTS).is_file() and (models_dir / f".{NAME}.notes.part").is_dir()
 
 
 def test_too_little_disk_is_refused_before_the_download(models_dir, start_hub, monkeypatch):

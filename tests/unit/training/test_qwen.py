@@ -13,6 +13,8 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference, inspection, models, qwen
 from tianji_helpers.training.embedded import CONTROL, NORMAL, USER_DEFINED, Vocabulary
 
+pytestmark = pytest.mark.slow
+
 UNUSED = 5
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"

@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 
 from tianji_helpers.errors import CourseError
 from tianji_helpers.paths import ROOT
-from tianji_helpers.training import configs, launch
+from tianji_helpers.training import configs, launch, planning
+
+pytestmark = pytest.mark.slow
 
 DEEPSPEED = ROOT / "build" / "deepspeed"
 DEVICE = "cuda" if torch.cuda.device_count() > 1 else "cpu"
@@ -101,7 +103,7 @@ def test_a_missing_deepspeed_is_named(trained, monkeypatch):
 
 
 def test_the_steps_of_several_processes_are_planned(trained, monkeypatch):
-    alone = launch.plan_training(trained[0].config)
+    alone = planning.plan_training(trained[0].config)
     monkeypatch.setenv("NPROC_PER_NODE", "4")
-    shared = launch.plan_training(trained[0].config)
+    shared = planning.plan_training(trained[0].config)
     assert shared.steps < alone.steps and shared.warmup == 2  # less than two would not warm up at all

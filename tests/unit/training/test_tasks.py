@@ -8,7 +8,7 @@ import pytest
 from tianji_helpers import formats, paths, records, wishes
 from tianji_helpers.dataset import rebuild
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, evaluation, launch, models, tasks
+from tianji_helpers.training import configs, evaluation, launch, models, progress, tasks
 
 
 def test_device_follows_the_catalogue_and_is_checked():
@@ -116,10 +116,10 @@ def test_own_rows_train_and_their_system_prompt_goes_with_the_model(tiny_catalog
     config, work_dir = tasks.ensure_trained(tmp_path, "own", report=lines.append)
     assert any("own_train.json：" in line and "都不超过上限 512" in line for line in lines)
     cfg = configs.load_config(config)
-    assert cfg.max_epochs == 3 and cfg.custom_hooks[1].system == prompt
+    assert cfg.max_epochs == 3 and configs.find_chat_hook(cfg).system == prompt
     asked = {turn["input"] for turn in evaluation.read_turns(tasks.validation_file("own", tmp_path))}
-    assert asked & set(cfg.custom_hooks[1].evaluation_inputs)
-    assert len(launch.read_validation(work_dir)) >= 3
+    assert asked & set(configs.find_chat_hook(cfg).evaluation_inputs)
+    assert len(progress.read_validation(work_dir)) >= 3
     adapter = launch.pth_to_hf(config, work_dir, tmp_path / "adapter", about={"task": "own"})
     assert models.recorded(adapter)["system"] == prompt
     assert tasks.kind("own", tmp_path) == "other" and tasks.kind("ruozhiba", tmp_path) == "ruozhiba"

@@ -65,7 +65,7 @@ def _unpacked(layer) -> torch.Tensor:
 
     if not isinstance(layer, Linear4bit):
         return layer.weight.detach()
-    layer.unpack_for_training()  # after an evaluation on a CPU (xtuner_compat)
+    layer.unpack_for_training()  # after an evaluation on a CPU (four_bit)
     return dequantize_4bit(layer.weight.data, layer.weight.quant_state)
 
 

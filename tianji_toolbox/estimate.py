@@ -28,7 +28,7 @@ _BUCKET, _GATHERED, _GROUP = 5e8, 1e9, 1e9
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Memory of a training, GB (1e9 bytes) on each device.
 
     parts: Chinese name of a part to its size; they add up to ``tensors_gb``, which is what
@@ -57,7 +57,7 @@ class Estimate:
 
 def estimate(
     config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None, devices: int = 1
-) -> Estimate:
+) -> MemoryEstimate:
     """Return what a training by ``config`` needs on each of ``devices`` devices.
 
     cfg_options: dotted settings to change, as in training. deepspeed: XTuner's name of a DeepSpeed
@@ -67,13 +67,13 @@ def estimate(
     """
     if type(devices) is not int or devices < 1:
         raise CourseError(f"devices={devices!r}，应当是正整数：几张卡。")
-    cfg = _load(config, cfg_options)
+    cfg = configs.load_config(config, cfg_options)
     model = _skeleton(cfg)
     linears, head = _linears(model)
     tokens = cfg.train_dataloader.batch_size * cfg.train_dataloader.dataset.max_length
     fused = cfg.model.get("fused", False)
     trained, quantized, kept = _parameters(cfg, model, linears, head)
-    stage = configs.check_deepspeed(deepspeed) if deepspeed else 0
+    stage = configs.zero_stage(deepspeed) if deepspeed else 0
     lora = cfg.model.get("lora")
     weight, gradient, state = _DEEPSPEED if stage else _ADAPTER if lora else _FULL
     parts = {}
@@ -90,10 +90,10 @@ def estimate(
     backward, step = _deepspeed(stage, trained / devices)
     parts["激活值"] = saved
     parts["一时的峰值"] = max(moment + backward, step - saved)  # no activations are left in a step
-    return Estimate({k: v / 1e9 for k, v in parts.items()}, on_gpu=_on_gpu(cfg), tokens=tokens)
+    return MemoryEstimate({k: v / 1e9 for k, v in parts.items()}, on_gpu=_on_gpu(cfg), tokens=tokens)
 
 
-def verdict(result: Estimate, available_gb: float | None) -> str:
+def verdict(result: MemoryEstimate, available_gb: float | None) -> str:
     """Say in a sentence whether it fits into ``available_gb`` (None: no such device here)."""
     if available_gb is None:
         fitting = next((size for size in CARDS_GB if size >= result.total_gb), None)
@@ -125,19 +125,13 @@ def flops_per_token(config: str | Path) -> float:
     its own gradient if it is trained. Attention within short samples is left out (1.5 % for the small
     model and wishes, less for larger models).
     """
-    cfg = _load(config, None)
+    cfg = configs.load_config(config)
     model = _skeleton(cfg)
     linears, head = _linears(model)
     trained, quantized, _ = _parameters(cfg, model, linears, head)
     if not cfg.model.get("lora"):
         return 6 * (sum(layer.weight.numel() for layer in linears) + head.weight.numel())
     return 4 * (quantized + head.weight.numel()) + 6 * trained
-
-
-def _load(config: str | Path, cfg_options: dict | None):
-    cfg = configs.load_config(config).copy()
-    configs.change(cfg, cfg_options or {})
-    return cfg
 
 
 def _skeleton(cfg):
@@ -147,13 +141,7 @@ def _skeleton(cfg):
 
     from tianji_helpers.training import internlm2
 
-    llm = cfg.model.llm
-    folder = paths.resolve(llm.pretrained_model_name_or_path)
-    if not (folder / "config.json").is_file():
-        raise CourseError(
-            f"模型文件夹 {paths.told(folder)} 里没有 config.json，估算不了。"
-            f"请先运行 tianji prepare-model {folder.name}。"
-        )
+    folder = configs.find_model(cfg)
     internlm2.register()
     plain = {"trust_remote_code": False}
     with torch.device("meta"):

@@ -54,14 +54,14 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Progress:
+class AnswerState:
     """How far an answer is. ahead: visitors still before this one. text: what has come so far."""
 
     ahead: int = 0
     text: str = ""
 
 
-class Line:
+class WaitingLine:
     """Visitors in the order in which they came; the first one's turn it is."""
 
     def __init__(self, limit: int = MAX_WAITING):
@@ -107,7 +107,7 @@ class Studio:
         adapters: Mapping[str, str | Path] | None = None,
         base_dir: str | Path | None = None,
     ):
-        self._line = Line()
+        self._line = WaitingLine()
         self._adapters = dict(adapters or {})
         check(model_dir, self._adapters, base_dir)
         device = _device()
@@ -123,7 +123,7 @@ class Studio:
 
     def answer(
         self, voice: str, question: Question, *, before: bool = False, patience: float = 0.2
-    ) -> Iterator[Progress]:
+    ) -> Iterator[AnswerState]:
         """Wait for the turn, then answer; yield how far it is, the whole text last.
 
         voice: one of ``voices``. before: let the base model answer instead, shown the same prompt.
@@ -134,11 +134,11 @@ class Studio:
         chat = inference.messages(question.text, self._systems[voice])
         with self._line.ticket() as ticket:
             while ahead := self._line.ahead(ticket, patience):
-                yield Progress(ahead)
+                yield AnswerState(ahead)
             if self._adapters:
                 inference.switch(model, "" if before else voice)
             text = ""
-            yield Progress()
+            yield AnswerState()
             with closing(
                 inference.stream(
                     model,
@@ -151,8 +151,8 @@ class Studio:
             ) as pieces:
                 for piece in pieces:
                     text += piece
-                    yield Progress(text=text)
-        yield Progress(text=text.strip())
+                    yield AnswerState(text=text)
+        yield AnswerState(text=text.strip())
 
 
 def serve(

@@ -1,0 +1,173 @@
+"""What a training is going to use, worked out and checked before anything of it is loaded."""
+
+import importlib.util
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tianji_helpers import paths
+from tianji_helpers.errors import CourseError
+from tianji_helpers.training import configs, data, inspection
+from tianji_helpers.training.configs import load_config, part
+
+_LEAST_STEPS, _LEAST_WARMUP = 4, 2  # with fewer, the learning rate stays near 0
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What is going to be used; as text, a table.
+
+    config: with all changes. batches: of one epoch. steps: of the whole training. warmup: those in which the
+    learning rate rises; asked_warmup: those that the config says, which may be too few to rise at all.
+    """
+
+    config: object
+    rows: data.Rows
+    validation: data.Rows | None
+    model_dir: Path
+    batches: int
+    steps: int
+    warmup: int
+    asked_warmup: float
+
+    def __str__(self) -> str:
+        cfg = self.config
+        epochs, lora = cfg.train_cfg.get("max_epochs"), cfg.model.get("lora")
+        accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
+        lines = {
+            "训练数据": f"{self.rows}每轮用 {_used(cfg, self.rows)}。",
+            "验证数据": paths.told(self.validation.path) if self.validation else "没有",
+            "基座模型": paths.told(self.model_dir),
+            "步数": f"{self.steps}" + (f"（{epochs:g} 轮，每轮 {self.batches} 批）" if epochs else ""),
+            "每批": f"{cfg.train_dataloader.batch_size}"
+            + (f"，攒 {accumulated} 批更新一次" if accumulated > 1 else ""),
+            "热身": f"{self.warmup} 步"
+            + (
+                f"（配置里只有 {self.asked_warmup:.2f} 步，学习率会升不起来，所以改了）"
+                if self.warmup > self.asked_warmup >= 0
+                else ""
+            ),
+            "学习率": f"{part(cfg, 'optim_wrapper.optimizer.lr'):g}",
+            "LoRA": f"r={lora.r}，alpha={lora.lora_alpha}" if lora else "",
+            "种子": f"{cfg.get('randomness', {}).get('seed')}",
+        }
+        return "\n".join(["这次训练真正会用的：", *(f"  {n}：{text}" for n, text in lines.items() if text)])
+
+
+def plan_training(
+    config: str | Path, cfg_options: dict | None = None, *, deepspeed: str | None = None
+) -> TrainingPlan:
+    """Return what a training is going to use, every row of it looked at (see ``data.look``).
+
+    A warm-up of less than two steps, after which the learning rate stays near 0, becomes one of two.
+    Raises CourseError for what would go wrong minutes later: a setting that changes nothing, no GPU for
+    a GPU config, 4-bit weights under ZeRO-3, a missing model or data file, a row that the config cannot
+    use, or so few steps that the learning rate never rises.
+    """
+    cfg = load_config(config, cfg_options)
+    _check_gpu(cfg)
+    if deepspeed:
+        _check_deepspeed(cfg, deepspeed)
+    model_dir = configs.find_model(cfg)
+    inspection.check_architecture(inspection.inspect_model(model_dir))
+    rows = _look(cfg, "train_dataloader")
+    validation = _look(cfg, "val_dataloader") if cfg.get("val_dataloader") else None
+    count = batches(cfg, rows)
+    steps, asked, warmup = _set_warmup(cfg, rows)
+    return TrainingPlan(cfg, rows, validation, model_dir, count, steps, warmup, asked)
+
+
+def _look(cfg, dataloader: str) -> data.Rows:
+    path = paths.resolve(part(cfg, f"{dataloader}.dataset.dataset.data_files.train"))
+    if not path.is_file():
+        raise CourseError(f"配置里的训练数据 {paths.told(path)} 不存在。请先运行生成它的那一课。")
+    return data.look(cfg[dataloader].dataset)
+
+
+def processes() -> int:
+    """How many processes train together. Raises CourseError if the environment says nonsense."""
+    text = os.environ.get("NPROC_PER_NODE", "1")  # XTuner's own name for it
+    if not text.isdecimal() or int(text) < 1:
+        raise CourseError(f"环境变量 NPROC_PER_NODE 是 {text!r}，应当是至少 1 的整数（几张卡就写几）。")
+    return int(text)
+
+
+def _check_deepspeed(cfg, deepspeed: str) -> None:
+    stage = configs.zero_stage(deepspeed)
+    if importlib.util.find_spec("deepspeed") is None:
+        raise CourseError(
+            "没有安装 DeepSpeed。请先运行 pip install -r configs/deepspeed/requirements.txt，"
+            "或去掉 --deepspeed：只设 NPROC_PER_NODE 也能用多张卡。"
+        )
+    # DeepSpeed 0.18.9 stops in the first gathering of weights: "all params must have the same dtype"
+    if stage == 3 and "quantization_config" in cfg.model.llm:
+        raise CourseError(
+            f"{deepspeed} 不能切分 4 位权重和它的适配器。QLoRA 请用 deepspeed_zero2"
+            "（4 位的 7B 每张卡只占 4 GB）；deepspeed_zero3 留给全量微调，见 configs/ 里名字带 _full 的配置。"
+        )
+
+
+def batches(cfg, rows: data.Rows) -> int:
+    """Return how many batches an epoch of the config has; rows: as ``check_config`` returns them."""
+    return -(-_count(cfg, rows) // (cfg.train_dataloader.batch_size * processes()))
+
+
+def _count(cfg, found: data.Rows) -> int:
+    """Return the rows of an epoch; packed ones are as long as the limit."""
+    dataset = cfg.train_dataloader.dataset
+    usable = len(found.lengths) - found.unlearnt
+    rows = min(usable, dataset.get("max_dataset_length") or usable)
+    if not dataset.get("pack_to_max_length", True):
+        return rows
+    tokens = sum(min(length, found.max_length) for length in found.lengths) * rows / usable
+    return max(1, int(tokens / found.max_length))
+
+
+def _used(cfg, rows: data.Rows) -> str:
+    """Say how much of the rows an epoch has."""
+    packed = cfg.train_dataloader.dataset.get("pack_to_max_length", True)
+    return f"{_count(cfg, rows)} " + (f"行，每行 {rows.max_length} 个词元" if packed else "条数据")
+
+
+def _set_warmup(cfg, rows: data.Rows) -> tuple[int, float, int]:
+    """Return the steps of a training, those of the warm-up that was asked for, and those it has.
+
+    Raises CourseError if there are so few steps that the learning rate would hardly rise.
+    """
+    count, used = batches(cfg, rows), _used(cfg, rows)
+    by_epoch = "max_iters" not in cfg.train_cfg
+    length = part(cfg, "train_cfg", "max_epochs" if by_epoch else "max_iters")
+    steps = math.ceil(length * count) if by_epoch else length
+    if steps < _LEAST_STEPS:
+        fix = (
+            f"请增加数据，或把轮数 max_epochs 提高到 {math.ceil(100 * _LEAST_STEPS / count) / 100:g} 以上。"
+            if by_epoch
+            else f"请把步数 max_iters 提高到 {_LEAST_STEPS} 以上。"
+        )
+        long = f"{used}，{count} 批，{length:g} 轮" if by_epoch else used
+        raise CourseError(
+            f"一共只有 {steps} 步（{long}），至少要 {_LEAST_STEPS} 步，不然学习率还没升起来就结束了。{fix}"
+        )
+    schedulers = cfg.get("param_scheduler")
+    if not isinstance(schedulers, list) or len(schedulers) != 2 or "end" not in schedulers[0]:
+        return steps, -1.0, 0  # another schedule than ours: whoever wrote it knows
+    warmup, decay = schedulers
+    scale = count if warmup.get("by_epoch", True) else 1
+    asked = warmup.end * scale
+    if asked < _LEAST_WARMUP:
+        # half a step more, because XTuner rounds down
+        warmup.end = decay.begin = (_LEAST_WARMUP + 0.5) / scale if scale > 1 else _LEAST_WARMUP
+        if "warmup_ratio" in cfg:
+            cfg.warmup_ratio = warmup.end / length
+    return steps, asked, int(warmup.end * scale)
+
+
+def _check_gpu(cfg) -> None:
+    import torch
+
+    if part(cfg, "env_cfg.dist_cfg.backend") == "nccl" and not torch.cuda.is_available():
+        raise CourseError(
+            "这个配置只能在 GPU 上训练（dist_cfg 的 backend 是 nccl），而 PyTorch 没有找到 GPU。"
+            "请用 tianji doctor 检查驱动，或换成 configs/ 里名字带 _cpu 的配置。"
+        )
