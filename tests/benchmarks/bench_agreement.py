@@ -1,13 +1,12 @@
-"""How far people and the score agree: ``python tests/benchmarks/bench_agreement.py [FILE…]``
+"""How far people and the score agree: ``python tests/benchmarks/bench_agreement.py FILE…``
 
 FILE: JSON Lines, a wish a line, with ``input``, ``output`` and what a person said: ``grade`` (1 to 5), and
-``verdict`` (keep, mend or reject); either may be absent. Without one, the course's own wishes are measured,
-with the grades of a large model that read them (``data/wishes/graded.jsonl``). Prints, for each file and
-for all together:
+``verdict`` (keep, mend or reject); either may be absent. Prints, for each file and for all together:
 
 - Spearman's rank correlation of grade and quality, with a 95 % bootstrap interval over rows: for quality
-  alone, and where a wish with a hard fault ranks below all others. Beside them, how far the same person's
-  verdict goes with the grade;
+  alone; where a wish with a hard fault ranks below all others; and where cleaning decides first (what it
+  rejects ranks below what it mends, that below the rest, absurd pairs among the rejects). Beside them, how
+  far the same person's verdict goes with the grade: no score can be expected to go much further;
 - the share of keep rows without a hard fault, and what the others have;
 - the share of keep rows that rank higher for their own request than for another row's (a random order of
   the file's requests; a request that is the same is passed over), with and without hard faults.
@@ -17,33 +16,35 @@ import argparse
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+from bench_labels import decide
 from scipy.stats import spearmanr
 
-from tianji_helpers import faults, paths, records, wishes
+from tianji_helpers import faults, records, wishes
 from tianji_helpers.training import inference, models, quality
 
 _RESAMPLES = 2000
 
 
-def measure(rows: list[dict], judge: Callable[[list], list[float]], seed: int) -> list[dict]:
+def measure(rows: list[dict], loaded, seed: int) -> list[dict]:
     """Return the rows with ``quality``, ``faulty``, and both for the request of another row."""
     matrix = wishes.load()
     others = [row["input"] for row in rows]
     random.Random(seed).shuffle(others)
     scores = {
-        "own": judge([(row["input"], row["output"]) for row in rows]),
-        "other": judge([(asked, row["output"]) for asked, row in zip(others, rows, strict=True)]),
+        "own": quality.score(*loaded, [(row["input"], row["output"]) for row in rows]),
+        "other": quality.score(
+            *loaded, [(asked, row["output"]) for asked, row in zip(others, rows, strict=True)]
+        ),
     }
     return [
         row
         | {
             "quality": scores["own"][place],
             "faults": list(faults.find(matrix.read(row["input"]), row["output"])),
+            "cleaned": decide(matrix, row)[0],
             "other": other,
             "other_quality": scores["other"][place],
             "other_faults": list(faults.find(matrix.read(other), row["output"])),
@@ -64,6 +65,7 @@ def report(name: str, rows: list[dict]) -> None:
     print(f"{name}: {len(rows)} rows")
     graded = [row for row in rows if row.get("grade") is not None]
     ranks = {title: [gate(row) + row["quality"] for row in graded] for title, gate in GATES.items()}
+    ranks["cleaning first"] = [VERDICTS[row["cleaned"]] + row["quality"] for row in graded]
     if all(row.get("verdict") in VERDICTS for row in graded):
         ranks["the person's own verdict"] = [VERDICTS[row["verdict"]] for row in graded]
     for title, some in ranks.items():
@@ -98,16 +100,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", nargs="*", type=Path, default=[paths.DATA / "wishes" / "graded.jsonl"])
+    parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--seed", type=int, default=42, help="of the order of the requests")
-    parser.add_argument("--likelihood", action="store_true", help="in place of the quality of wishes")
-    parser.add_argument("--model", type=Path, help="folder of another model, for its likelihood")
+    parser.add_argument("--model", type=Path, help="folder of another model that gives the likelihoods")
     options = parser.parse_args()
     loaded = inference.load(options.model or models.prepare(models.EMBEDDED))
-    judge = partial(quality.likelihood if options.likelihood or options.model else quality.score, *loaded)
     together, began = [], time.monotonic()
     for path in options.files:
-        rows = measure(list(records.read_jsonl(path)), judge, options.seed)
+        rows = measure(list(records.read_jsonl(path)), loaded, options.seed)
         report(path.name, rows)
         together += rows
     seconds = time.monotonic() - began

@@ -107,18 +107,17 @@ def grade(
     device: str = "cpu",
     report: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Look at each answer three ways: hard faults, quality, details.
+    """Look at each answer in ways that know nothing of each other: hard faults, quality, details.
 
     requests: in any wording; answers: in the same order. kind: ``tasks.kind`` of the task; where it is
-    not ``wishes``, only the faults of any answer count (``ANY_ANSWER``), and quality is the likelihood.
-    device, report: as ``quality.rate`` takes them. Returns rows of ``request``, ``answer``, ``stopped``,
-    ``faults`` (name → reason in Chinese; empty if there is none), ``quality`` (0 to 1) and ``details``
-    (whether the answer takes up what the request tells; None if it tells nothing).
+    not ``wishes``, only the faults of any answer count (``ANY_ANSWER``). device, report: as
+    ``quality.rate`` takes them. Returns rows of ``request``, ``answer``, ``stopped``, ``faults`` (name →
+    reason in Chinese; empty if there is none), ``quality`` (0 to 1) and ``details`` (whether the answer takes
+    up what the request tells; None if it tells nothing).
     """
     matrix = matrix or wishes.load()
     scores = quality.rate(
         [(request, answer.text) for request, answer in zip(requests, answers, strict=True)],
-        are_wishes=kind == "wishes",
         device=device,
         report=report,
     )

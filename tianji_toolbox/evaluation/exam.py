@@ -147,8 +147,8 @@ def table(result: dict) -> str:
         lines.append(f"{figures.TITLES[name]:　<8}{shown}{_tendency(name, change)}")
     lines.append("方括号里是 95% 区间（对题目做自助抽样）；多样性没有区间。· 是每种硬伤占多少回答。")
     lines.append(
-        "质量（0 到 1）是没有硬伤的回答的平均分。祝福先看清洗会怎么办：留着 2/3 起，要修 1/3 起，要丢 0 起；"
-        f"再看 {models.EMBEDDED} 觉得它接在请求后面有多自然。拿来比大小，不是好坏的百分比。"
+        f"质量（0 到 1）是没有硬伤的回答的平均分，由 {models.EMBEDDED} 打出："
+        "它觉得这句话接在请求后面有多自然。拿来比大小，不是好坏的百分比。"
     )
     if judged := result.get("judge"):
         lines.append(

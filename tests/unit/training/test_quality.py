@@ -1,4 +1,4 @@
-"""Quality: arithmetic by hand, and wishes whose order everybody agrees on."""
+"""The likelihood score: arithmetic by hand, and wishes whose order everybody agrees on."""
 
 import math
 
@@ -26,7 +26,7 @@ def loaded(base_dir):
     return inference.load(base_dir)
 
 
-def test_likelihood_is_the_geometric_mean_of_the_tokens_probabilities(tiny_dir):
+def test_it_is_the_geometric_mean_of_the_tokens_probabilities(tiny_dir):
     model, tokenizer = inference.load(tiny_dir, dtype="float32")
     pairs = [WISHES[0], ("你是谁", "我。"), WISHES[2]]
     expected = []
@@ -41,50 +41,26 @@ def test_likelihood_is_the_geometric_mean_of_the_tokens_probabilities(tiny_dir):
         logs = [scores[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer)]
         expected.append(math.exp(sum(logs) / len(logs)))
     # together and padded as alone
-    assert quality.likelihood(model, tokenizer, pairs, batch_size=3) == pytest.approx(expected, rel=1e-4)
-    assert quality.likelihood(model, tokenizer, pairs, batch_size=1) == pytest.approx(expected, rel=1e-4)
+    assert quality.score(model, tokenizer, pairs, batch_size=3) == pytest.approx(expected, rel=1e-4)
+    assert quality.score(model, tokenizer, pairs, batch_size=1) == pytest.approx(expected, rel=1e-4)
 
 
-def test_an_empty_answer_has_none_and_a_long_one_is_cut(loaded):
-    pairs = [("祝姐姐生日", " \n"), ("问" * 2000, "答" * 2000)]
-    for judge in (quality.likelihood, quality.score):
-        scores = judge(*loaded, pairs)
-        assert scores[0] == 0 < scores[1] < 1
+def test_an_empty_answer_has_none_and_a_long_one_is_cut(tiny_dir):
+    model, tokenizer = inference.load(tiny_dir)
+    scores = quality.score(model, tokenizer, [("祝姐姐生日", " \n"), ("问" * 2000, "答" * 2000)])
+    assert scores[0] == 0 < scores[1] < 1
 
 
-@pytest.mark.parametrize(
-    "asked, worse, rejected",
-    [
-        ("祝奶奶重阳节", "“奶奶，重阳节快乐，愿您登高望远，身体硬朗！”", "奶奶，生日快乐，愿您健康！"),
-        ("祝妹妹考试顺利", "，妹妹，祝您考试顺利，会的都对！", "妹妹，祝你考试顺利，会的都像"),
-        ("祝外婆新婚快乐", "", "外婆，新婚快乐，百年好合！"),  # nobody sends it
-    ],
-)
-def test_what_cleaning_would_mend_ranks_below_what_it_leaves_and_above_what_it_rejects(
-    loaded, asked, worse, rejected
-):
-    best, mended, last = quality.score(*loaded, [WISHES[0], (asked, worse), (asked, rejected)])
-    assert 2 / 3 < best < 1 and 0 < last < 1 / 3
-    assert mended == 0 if not worse else 1 / 3 < mended < 2 / 3
-
-
-def test_within_a_third_the_likelihood_decides(loaded):
-    likely, found = quality.likelihood(*loaded, WISHES), quality.score(*loaded, WISHES)
-    assert found == pytest.approx([(2 + one) / 3 for one in likely])
-
-
-@pytest.mark.parametrize("judge", [quality.score, quality.likelihood])
-def test_a_wish_ranks_higher_behind_its_own_request(loaded, judge):
-    own = judge(*loaded, WISHES)
+def test_a_wish_ranks_higher_behind_its_own_request(loaded):
+    own = quality.score(*loaded, WISHES)
     for shift in range(1, len(WISHES)):
         asked = [WISHES[(place + shift) % len(WISHES)][0] for place in range(len(WISHES))]
-        other = judge(*loaded, [(a, said) for a, (_, said) in zip(asked, WISHES, strict=True)])
+        other = quality.score(*loaded, [(a, said) for a, (_, said) in zip(asked, WISHES, strict=True)])
         assert sum(a > b for a, b in zip(own, other, strict=True)) >= len(WISHES) - 1, asked
 
 
-@pytest.mark.parametrize("judge", [quality.score, quality.likelihood])
 @pytest.mark.parametrize("spoil", [lambda text: text[::-1], lambda text: text.replace("，", "的，了")])
-def test_a_broken_sentence_ranks_lower(loaded, spoil, judge):
-    whole = judge(*loaded, WISHES)
-    broken = judge(*loaded, [(asked, spoil(said)) for asked, said in WISHES])
+def test_a_broken_sentence_ranks_lower(loaded, spoil):
+    whole = quality.score(*loaded, WISHES)
+    broken = quality.score(*loaded, [(asked, spoil(said)) for asked, said in WISHES])
     assert all(a > b for a, b in zip(whole, broken, strict=True))
