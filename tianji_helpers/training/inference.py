@@ -35,9 +35,9 @@ class Completion:
 def cpu_dtype() -> str:
     """Return the type in which this CPU multiplies matrices fastest: ``bfloat16`` or ``float32``.
 
-    Measured, in some hundredths of a second: what a processor says of itself does not do. Sapphire and Emerald
-    Rapids have AVX512-BF16 at half of their speed in float32, and are fast only where a virtual machine lets
-    their AMX through (2 cores without: 141 against 264 GFLOP/s).
+    Measured, in some hundredths of a second: what a processor says of itself does not do. Sapphire Rapids and
+    its successors have AVX512-BF16 at half of their speed in float32, and are fast only where a virtual
+    machine lets their AMX through (2 cores without: 141 against 264 GFLOP/s).
     """
     import torch
 
