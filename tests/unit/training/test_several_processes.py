@@ -90,14 +90,14 @@ def test_zero_3_shares_the_weights_of_a_full_fine_tuning(internlm2_dir, rows_fil
 
 
 def test_zero_3_with_4_bit_weights_is_refused(internlm2_dir, rows_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     config = write_config(QLORA, tmp_path, internlm2_dir, rows_file)
     with pytest.raises(CourseError, match=r"deepspeed_zero3 不能切分 4 位权重.*deepspeed_zero2"):
         launch.check_config(config, deepspeed="deepspeed_zero3")
 
 
 def test_a_missing_deepspeed_is_named(trained, monkeypatch):
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CourseError, match="没有安装 DeepSpeed"):
         launch.check_config(trained[0].config, deepspeed="deepspeed_zero2")
 
