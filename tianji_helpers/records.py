@@ -488,7 +488,9 @@ def as_read(value: Any) -> str:
         return "空的（没有加引号的 null 和 ~ 也是空；要当文字，请加引号）"
     kinds = {int: "数", float: "数", datetime.date: "日期", datetime.datetime: "时间"}
     if kind := kinds.get(type(value)):
-        return f'{value}（没有加引号，被 YAML 读成了{kind}；要当文字，请写成 "{value}"）'
+        if len(shown := str(value)) > 40:
+            return f"{brief(value)}（没有加引号，被 YAML 读成了{kind}；要当文字，请加引号）"
+        return f'{shown}（没有加引号，被 YAML 读成了{kind}；要当文字，请写成 "{shown}"）'
     return brief(value)
 
 
