@@ -94,7 +94,7 @@ def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> Check:
         return Check("CPU", OK, f"{cores} 核，{platform.machine()}（指令集未知）")
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     if "avx512_bf16" in flags:
-        return Check("CPU", OK, f"{cores} 核，有 AVX512-BF16：bf16 训练快")
+        return Check("CPU", OK, f"{cores} 核，有 AVX512-BF16：训练前会量一量，bf16 快就用它")
     if "avx2" in flags:
         return Check("CPU", OK, f"{cores} 核，有 AVX2，没有 AVX512-BF16：第 5 课会慢几倍，结果一样好")
     return Check(
