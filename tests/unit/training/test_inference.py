@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -161,3 +162,29 @@ def test_what_a_template_refuses_is_said_in_words(tiny_dir, tmp_path):
         tokenizer = inference.load_tokenizer(folder)
         with pytest.raises(CourseError, match="对话模板不接受这样的对话"):
             inference._prompt(tokenizer, chats("祝姐姐生日")[0])
+
+
+def test_a_processor_without_bf16_instructions_is_not_measured(monkeypatch):
+    inference.cpu_dtype.cache_clear()
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(time, "perf_counter", None)
+    assert inference.cpu_dtype() == "float32"
+    inference.cpu_dtype.cache_clear()
+
+
+@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
+def test_the_type_that_was_faster_is_taken(faster, monkeypatch):
+    inference.cpu_dtype.cache_clear()
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    ticks = iter(range(10_000))
+    spent = {"float32": 2, "bfloat16": 2} | {faster: 1}
+    types = [dtype for dtype in ("float32", "bfloat16") for _ in range(8) for _ in range(2)]
+
+    def clock():
+        number = next(ticks)
+        return sum(spent[dtype] for dtype in types[: number + 1])
+
+    monkeypatch.setattr(time, "perf_counter", clock)
+    assert inference.cpu_dtype() == faster
+    inference.cpu_dtype.cache_clear()
