@@ -452,6 +452,7 @@ def test_gpu_config_goes_the_whole_way(
 
 def test_a_warm_up_too_short_to_rise_is_made_longer_and_told(qwen2_dir, rows_file, tmp_path):
     settings = {"model_dir": qwen2_dir, "data_path": rows_file, "max_length": 64, "warmup_ratio": 0.1}
+    settings["max_epochs"] = 1
     config = configs.write_config(CONFIG, tmp_path / "config.py", batch_size=2, **settings)
     for packed in (True, False):
         plan = planning.plan_training(config, {"train_dataloader.dataset.pack_to_max_length": packed})
@@ -468,7 +469,7 @@ def test_a_warm_up_too_short_to_rise_is_made_longer_and_told(qwen2_dir, rows_fil
 
 def test_the_advice_against_too_few_steps_can_be_followed(tiny_dir, rows_file, tmp_path):
     config = configs.write_config(
-        CONFIG, tmp_path / "config.py", model_dir=tiny_dir, data_path=rows_file, max_rows=8
+        CONFIG, tmp_path / "config.py", model_dir=tiny_dir, data_path=rows_file, max_rows=8, max_epochs=1
     )
     with pytest.raises(
         CourseError, match=r"一共只有 2 步（8 条数据，2 批，1 轮）.*max_epochs 提高到"
