@@ -22,8 +22,7 @@ import torch
 from bench_gpu import computed_share, read_examples, write_rows
 
 from tianji_helpers import paths
-from tianji_helpers.training import configs, inference, launch
-from tianji_toolbox import estimate
+from tianji_helpers.training import configs, estimate, inference, launch
 
 CONFIG = paths.CONFIGS / "wishes_gemma3_270m_cpu.py"
 

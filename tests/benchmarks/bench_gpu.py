@@ -31,9 +31,8 @@ from torch.nn import functional as F
 
 from tianji_helpers import paths, records, wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, evaluation, inference, launch
+from tianji_helpers.training import configs, estimate, evaluation, inference, launch
 from tianji_helpers.training.fast import packed_attention
-from tianji_toolbox import estimate
 
 ROWS = 16  # of 2,048 tokens an update, in both
 INTERNLM2 = {

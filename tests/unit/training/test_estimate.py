@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs
-from tianji_toolbox import cli, estimate
+from tianji_helpers.training import configs, estimate
+from tianji_toolbox import cli
 
 # shapes of the real models, and the peak of allocated memory measured on an H100 with
 # tests/benchmarks/bench_gpu.py: wishes of which 40 % of the tokens are answers, 4 rows of 2,048

@@ -8,7 +8,8 @@ Measures, each for itself and none of them XTuner's:
   share in place (PEFT keeps copies and walks over the output four times);
 * on a GPU, norms, rotary positions, SwiGLU and cross-entropy run in liger-kernel's Triton kernels where
   that package is installed and the architecture is known; on a CPU, Gemma 3's layers are few operations
-  (``operations``), a 4-bit matrix is unpacked once and kept, and few shapes occur;
+  (``operations``), a 4-bit matrix is unpacked once and kept (twice, if the model is small), and few shapes
+  occur;
 * vocabulary scores are computed only for tokens that some answer needs;
 * a chosen share of the layers, not all or none, is computed again in the backward pass.
 
@@ -29,6 +30,7 @@ from tianji_helpers.training.fast import four_bit, operations
 from tianji_helpers.training.fast.packed_attention import Packing, attend, find_shared_prefix
 
 PACKED_ATTENTION = "tianji_packed"
+LEAN_FROM = 0.6e9  # parameters: above, on a CPU, memory counts for more than time (1.5B: 7 GB, not 16)
 
 
 def accelerate(llm: nn.Module, causal_lm: nn.Module, recompute_share: float = 0.0) -> "AnswerLoss":
@@ -41,33 +43,34 @@ def accelerate(llm: nn.Module, causal_lm: nn.Module, recompute_share: float = 0.
     """
     four_bit.keep_weights_trainable()
     packing = Packing()
-    _fuse_adapters(llm)
-    name = type(causal_lm).__name__
     on_gpu = next(causal_lm.parameters()).is_cuda
+    lean = causal_lm.num_parameters() > LEAN_FROM
+    _fuse_adapters(llm, lean)
+    name = type(causal_lm).__name__
     use_liger = on_gpu and importlib.util.find_spec("liger_kernel") is not None
     if name == "InternLM2ForCausalLM":
         _accelerate_internlm2(causal_lm, packing, use_liger)
     elif name in ("Qwen2ForCausalLM", "Qwen3ForCausalLM"):
         _accelerate_qwen(causal_lm, use_liger)
     elif name == "Gemma3ForCausalLM":
-        _accelerate_gemma3(causal_lm)
+        _accelerate_gemma3(causal_lm, lean)
     else:
         packing = None
     layers = causal_lm.model.layers
     for index, layer in enumerate(layers):
         if int((index + 1) * recompute_share) > int(index * recompute_share):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    return AnswerLoss(causal_lm, packing)
+    return AnswerLoss(causal_lm, packing, lean)
 
 
 class AnswerLoss:
     """The mean negative log-likelihood of the answer tokens of a batch."""
 
-    def __init__(self, causal_lm: nn.Module, packing: Packing | None):
-        """packing: where the model looks where samples begin and end, if it does."""
+    def __init__(self, causal_lm: nn.Module, packing: Packing | None, lean: bool = False):
+        """packing: where the model looks where samples begin and end, if it does. lean: of the head."""
         self.causal_lm, self.packing = causal_lm, packing
         self.head = causal_lm.get_output_embeddings()
-        self.frozen_head = operations.FrozenMatrices([self.head])
+        self.frozen_head = operations.FrozenMatrices([self.head], lean=lean)
 
     def __call__(self, data: dict) -> torch.Tensor:
         """Return it, 0-dimensional.
@@ -119,9 +122,9 @@ class _AdaptedLayers:
     Called like a layer, gives their outputs side by side. Otherwise PEFT's own way is taken.
     """
 
-    def __init__(self, layers: tuple[nn.Module, ...]):
+    def __init__(self, layers: tuple[nn.Module, ...], lean: bool):
         self.layers = layers
-        self.matrices = operations.FrozenMatrices([layer.base_layer for layer in layers])
+        self.matrices = operations.FrozenMatrices([layer.base_layer for layer in layers], lean=lean)
 
     @staticmethod
     def can_take(layer: nn.Module) -> bool:
@@ -142,16 +145,16 @@ class _AdaptedLayers:
         return operations.LinearsWithAdapters.apply(x, self.matrices, scalings, *adapters)
 
 
-def _fuse_adapters(llm: nn.Module) -> None:
+def _fuse_adapters(llm: nn.Module, lean: bool) -> None:
     for module in llm.modules():
         if _AdaptedLayers.can_take(module):
-            module.forward = _AdaptedLayers((module,))
+            module.forward = _AdaptedLayers((module,), lean)
 
 
-def _as_one(*layers: nn.Module):
+def _as_one(lean: bool, *layers: nn.Module):
     """Return a function that gives the outputs of layers that share an input, side by side."""
     if all(map(_AdaptedLayers.can_take, layers)):
-        return _AdaptedLayers(layers)
+        return _AdaptedLayers(layers, lean)
     return lambda x: _side_by_side(layer(x) for layer in layers)
 
 
@@ -226,7 +229,7 @@ def _attend_within_samples(causal_lm: nn.Module) -> None:
     causal_lm.config._attn_implementation = PACKED_ATTENTION
 
 
-def _accelerate_gemma3(causal_lm: nn.Module) -> None:
+def _accelerate_gemma3(causal_lm: nn.Module, lean: bool) -> None:
     """On a CPU: few operations instead of many small ones."""
     from transformers.models.gemma3 import modeling_gemma3
 
@@ -255,11 +258,11 @@ def _accelerate_gemma3(causal_lm: nn.Module) -> None:
         if isinstance(module, modeling_gemma3.Gemma3RMSNorm) and not module.weight.requires_grad:
             module.forward = MethodType(norm, module)
         elif isinstance(module, modeling_gemma3.Gemma3MLP):
-            forward = partial(feed_forward, _as_one(module.gate_proj, module.up_proj))
+            forward = partial(feed_forward, _as_one(lean, module.gate_proj, module.up_proj))
             module.forward = MethodType(forward, module)
         elif isinstance(module, modeling_gemma3.Gemma3Attention) and not module.q_norm.weight.requires_grad:
             config, norms = module.config, (module.q_norm.weight, module.k_norm.weight)
             repeats = config.num_attention_heads, config.num_key_value_heads
             weight = torch.cat([part.detach().repeat(n, 1) for part, n in zip(norms, repeats, strict=True)])
-            forward = partial(attention, _as_one(module.q_proj, module.k_proj, module.v_proj), weight)
+            forward = partial(attention, _as_one(lean, module.q_proj, module.k_proj, module.v_proj), weight)
             module.forward = MethodType(forward, module)

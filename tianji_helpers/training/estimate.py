@@ -15,6 +15,7 @@ from pathlib import Path
 from tianji_helpers import formats, paths
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import configs
+from tianji_helpers.training.fast.acceleration import LEAN_FROM
 
 CARDS_GB = (8, 12, 16, 24, 32, 40, 48, 80)
 # what is not a tensor: the CUDA context, or Python with its libraries; and the allocator's gaps
@@ -80,9 +81,10 @@ def estimate(
     if lora:
         parts["四比特权重"] = quantized * (0.5 + _scales_bytes(cfg))
         if fused and not _on_gpu(cfg):
-            # kept by operations.FrozenMatrices, for both directions
-            parts["展开的权重"] = (quantized + head.weight.numel()) * 2 * 2
-        parts["其余权重"] = kept * (2 if fused else 4)
+            # kept by operations.FrozenMatrices: once in bfloat16, or for both directions
+            lean = model.num_parameters() > LEAN_FROM
+            parts["展开的权重"] = quantized * 2 if lean else (quantized + head.weight.numel()) * 2 * _wide(cfg)
+        parts["其余权重"] = kept * (_wide(cfg) if fused else 4)
     parts["适配器" if lora else "权重"] = trained * weight / (devices if stage == 3 else 1)
     parts["梯度"] = trained * gradient / (devices if stage >= 2 else 1)
     parts["优化器状态"] = trained * state / (devices if stage >= 1 else 1)
@@ -204,10 +206,11 @@ def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool)
         elements += queries + keys
     rank = cfg.model.lora.r if cfg.model.get("lora") else 0
     elements += rank * len(linears) / layers
-    size = 2 if fused else 6  # float32 beside bfloat16
+    wide = _wide(cfg)
+    size = wide if fused else 6  # float32 beside bfloat16
     full_layer = tokens * elements * size
-    if fused:
-        full_layer += trained / layers * 2  # the adapter in bfloat16
+    if fused and wide < 4:
+        full_layer += trained / layers * wide  # the adapter in bfloat16
     recomputed = (
         cfg.model.get("recompute_share", 0.0)
         if fused
@@ -215,12 +218,12 @@ def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool)
     )
     count = int(layers * recomputed)
     # kept by a recomputed layer: its input
-    saved = (layers - count) * full_layer + count * tokens * hidden * (2 if fused else 4)
-    # one layer at work: a matrix in bfloat16, and the gradients of gate, up and product
-    largest = max(layer.weight.numel() for layer in linears) * 2
-    work = largest + tokens * 3 * inner * 2 + (full_layer if count else 0)
+    saved = (layers - count) * full_layer + count * tokens * hidden * (wide if fused else 4)
+    # one layer at work: a matrix, and the gradients of gate, up and product
+    largest = max(layer.weight.numel() for layer in linears) * wide
+    work = largest + tokens * 3 * inner * wide + (full_layer if count else 0)
     # scores: with fused kernels only those of answers, and their gradient takes their place
-    scores = tokens * head.weight.shape[0] * (2 * _answer_share(cfg) if fused else 10)
+    scores = tokens * head.weight.shape[0] * (wide * _answer_share(cfg) if fused else 10)
     # the scores are gone before the first layer goes backward
     return saved, max(scores, work)
 
@@ -233,6 +236,11 @@ def _answer_share(cfg) -> float:
     turns = [turn for _, said in formats.read(file) for turn in said]
     answers = sum(len(turn["output"]) for turn in turns)
     return answers / max(1, sum(len(text) for turn in turns for text in turn.values()))
+
+
+def _wide(cfg) -> int:
+    """Bytes of a number in what is computed: some CPUs are faster in float32 (``inference.cpu_dtype``)."""
+    return 4 if str(cfg.model.llm.get("torch_dtype")).endswith("float32") else 2
 
 
 def _on_gpu(cfg) -> bool:
