@@ -7,7 +7,7 @@ is shown. Several adapters may sit on one base model; changing from one to anoth
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tianji_helpers import wishes
+from tianji_helpers import plots, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference
 
@@ -82,22 +82,30 @@ class Chat:
         self.history.append((request, said.strip()))
 
 
+def _talk(chat: Chat) -> plots.Talk:
+    return plots.Talk([(asked, {"模型": said}) for asked, said in chat.history])
+
+
 def widget(chat: Chat) -> "ipywidgets.VBox":
     """Return an ipywidgets chat for a notebook: a line to type in, a button, the conversation.
 
-    Where widgets cannot be drawn (a static page), its text says so; ``Chat.say`` does the same from a
-    cell.
+    What was said before stands in it. Where widgets cannot be drawn (a stored page), that is shown instead.
     """
     import ipywidgets
 
     class Window(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         def __repr__(self) -> str:
-            return "（聊天窗口：这里显示不了，请在 JupyterLab 里运行这一格。）"
+            return f"{_talk(chat)}\n（在 JupyterLab 里运行这一格，就能接着聊。）"
+
+        def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+            page = f"{_talk(chat)._repr_html_()}<small>在 JupyterLab 里运行这一格，就能接着聊。</small>"
+            return {**super()._repr_mimebundle_(**options), "text/html": page}
 
     line = ipywidgets.Text(placeholder="例如：祝姐姐生日快乐,小红书风格", layout={"width": "60%"})
     send = ipywidgets.Button(description="发送", button_style="primary")
     forget = ipywidgets.Button(description="清空")
     shown = ipywidgets.Textarea(disabled=True, layout={"width": "90%", "height": "12em"})
+    shown.value = "".join(f"你：{asked}\n模型：{said}\n" for asked, said in chat.history)
 
     def on_send(_: "ipywidgets.Button") -> None:
         request, line.value, send.disabled = line.value, "", True

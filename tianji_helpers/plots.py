@@ -5,7 +5,7 @@ the ``mplfonts`` package. Only its file is used: the package is not imported, an
 into the user's matplotlib configuration. Emoji have no glyph in it; figures do without them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
@@ -122,4 +122,49 @@ class Chips:
             f'<span style="display: inline-block; margin: 2px; padding: 1px 5px; text-align: center; '
             f"color: #111111; background-color: #ffffff; font-weight: {weight}; "
             f'border: 1px solid {color}; border-bottom: 4px solid {color}">{inside}</span>'
+        )
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation, with one answer or several to each request: what a notebook cell shows.
+
+    turns: (request, {who answers: what}). Where there is no HTML it is text:
+
+    >>> Talk([("祝姐姐生日", {"训练前": "祝你", "训练后": "生日快乐！"})])
+    你：祝姐姐生日
+    训练前：祝你
+    训练后：生日快乐！
+    """
+
+    turns: Sequence[tuple[str, Mapping[str, str]]]
+
+    def __repr__(self) -> str:
+        """Return the turns one below the other."""
+        return "\n".join(
+            f"{who}：{said}" for asked, answers in self.turns for who, said in {"你": asked, **answers}.items()
+        )
+
+    def _repr_html_(self) -> str:
+        # as with Chips, every colour is given
+        names = list(dict.fromkeys(who for _, answers in self.turns for who in answers))
+        bubbles = []
+        for asked, answers in self.turns:
+            bubbles.append(self._bubble("right", "#e6e6e6", "#777777", "", asked))
+            for who, said in answers.items():
+                color = COLORS[(len(names) - 1 - names.index(who)) * 2] if len(names) > 1 else COLORS[0]
+                bubbles.append(self._bubble("left", "#ffffff", color, who, said))
+        return (
+            '<div style="max-width: 640px; padding: 8px; border-radius: 8px; background-color: #f5f5f5; '
+            f'color: #111111">{"".join(bubbles)}</div>'
+        )
+
+    @staticmethod
+    def _bubble(side: str, background: str, color: str, who: str, said: str) -> str:
+        name = f'<small style="color: {color}; font-weight: bold">{escape(who)}</small><br>' if who else ""
+        inside = name + escape(said).replace("\n", "<br>")
+        return (
+            f'<div style="text-align: {side}; margin: 6px 0"><span style="display: inline-block; '
+            f"text-align: left; max-width: 80%; padding: 5px 10px; border-radius: 10px; "
+            f'border: 1px solid {color}; color: #111111; background-color: {background}">{inside}</span></div>'
         )

@@ -199,7 +199,7 @@ def test_impossible_settings_are_refused(loaded, settings, message):
 def test_widget_sends_and_forgets(loaded):
     chat = Chat(*loaded, max_new_tokens=3)
     window = widget(chat)
-    assert repr(window) == "（聊天窗口：这里显示不了，请在 JupyterLab 里运行这一格。）"  # of a static page
+    assert repr(window).endswith("（在 JupyterLab 里运行这一格，就能接着聊。）")  # of a stored page
     row, shown = window.children
     line, send, forget = row.children
     line.value = "祝姐姐生日"
@@ -207,6 +207,10 @@ def test_widget_sends_and_forgets(loaded):
     assert shown.value.startswith("你：祝姐姐生日\n模型：") and line.value == "" and not send.disabled
     send.click()
     assert "请先输入一句话" in shown.value
+    (asked, said), *_ = chat.history
+    page = window._repr_mimebundle_()
+    assert asked in page["text/html"] and "application/vnd.jupyter.widget-view+json" in page
+    assert widget(chat).children[1].value == f"你：{asked}\n模型：{said}\n"  # goes on where it was
     forget.click()
     assert shown.value == "" and chat.history == []
 

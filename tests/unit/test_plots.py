@@ -96,3 +96,11 @@ def test_what_the_font_lacks_is_drawn_as_a_box(pyplot):
     plots.setup()
     draw(pyplot, plots.drawable("姐姐🎂\n，生日快乐"))
     assert plots.drawable("姐姐🎂\n") == "姐姐□□"
+
+
+def test_a_talk_shows_every_answer_as_text_whatever_a_model_wrote():
+    talk = plots.Talk([("祝<b>姐姐</b>", {"训练前": "祝你\n祝你", "训练后": "<script>生日快乐"})])
+    assert repr(talk) == "你：祝<b>姐姐</b>\n训练前：祝你\n祝你\n训练后：<script>生日快乐"
+    page = talk._repr_html_()
+    assert "<script" not in page and "<b>" not in page and "祝你<br>祝你" in page
+    assert page.index("训练前") < page.index("训练后") and page.count("background-color") == 4

@@ -1,4 +1,4 @@
-"""Exercises of lesson 5: where the loss looks, LoRA's size, perplexity, a rule against cheats."""
+"""Exercises of lesson 5: where the loss looks, a LoRA layer, perplexity, a rule against cheats."""
 
 import math
 from collections.abc import Iterator
@@ -22,19 +22,42 @@ def make_labels(answer: Answer) -> Iterator[str]:
             yield "模型学不会停：结尾标记没有参与损失。"
 
 
-@exercise("05-2", "LoRA 有多大")
-def lora_parameters(answer: Answer) -> Iterator[str]:
-    """``lora_parameters(shapes, rank)`` counts the parameters of B and A for all matrices."""
-    cases: tuple[tuple[list[list[int]], int, str], ...] = (
-        ([[10, 10]], 1, "一个 10 × 10 的矩阵，秩 1"),
-        ([[640, 2048]], 64, "一个 640 × 2048 的矩阵，秩 64（第 3 节算过）"),
-        ([[640, 1024], [256, 640]], 8, "两个矩阵，秩 8"),
-        ([], 16, "一个矩阵也不训练"),
-    )
-    for shapes, rank, what in cases:
-        got = answer.call(shapes, rank)
-        if not alike(got, sum(rank * (rows + columns) for rows, columns in shapes)):
-            yield f"{what}：得到 {brief(got)}，不对。想想 B 和 A 各是几行几列。"
+_LAYERS = (  # W (out, in), A (r, in), B (out, r), alpha, x, gradient of y
+    ([[1.0, 2.0, 0.0], [0.0, 1.0, -1.0]], [[1.0, 0.0, 2.0]], [[0.0], [0.0]], 2.0, [1.0, 2.0, 3.0], [1.0, -1.0]),
+    (
+        [[0.5, -1.0], [2.0, 1.0], [0.0, 3.0]],
+        [[1.0, 2.0], [-1.0, 0.5]],
+        [[1.0, 0.0], [0.5, -2.0], [3.0, 1.0]],
+        6.0,
+        [2.0, -1.0],
+        [1.0, 0.0, -2.0],
+    ),
+)
+
+
+@exercise("05-2", "一层 LoRA")
+def lora_layer(answer: Answer) -> Iterator[str]:
+    """``lora_layer(W, A, B, alpha, x, grad)`` returns y, and the gradients of x, A and B, by hand."""
+    import numpy as np
+
+    for *arrays, alpha, x, grad in _LAYERS:
+        W, A, B = map(np.array, arrays)
+        x, grad, scale = np.array(x), np.array(grad), alpha / len(A)
+        got = answer.call(*arrays, alpha, x.tolist(), grad.tolist())
+        if not isinstance(got, list) or len(got) != 4:
+            yield f"要返回四样：y，还有 x、A、B 的梯度；得到 {brief(got)}。"
+            return
+        y, by_x, by_a, by_b = got
+        if not alike(y, (W @ x + scale * B @ (A @ x)).tolist()):
+            yield f"前向不对：y 得到 {brief(y)}。音量是 α 除以秩，秩是 A 的行数。"
+        if alike(by_x, (scale * A.T @ (B.T @ grad)).tolist()):
+            yield "x 的梯度没有穿过 W：冻结的权重不更新，可是要把梯度往前传。"
+        elif not alike(by_x, (W.T @ grad + scale * A.T @ (B.T @ grad)).tolist()):
+            yield f"x 的梯度不对：得到 {brief(by_x)}。两条路都要走回去。"
+        wanted = {"A": (by_a, scale * np.outer(B.T @ grad, x)), "B": (by_b, scale * np.outer(grad, A @ x))}
+        for name, (found, right) in wanted.items():
+            if not alike(found, right.tolist()):
+                yield f"{name} 的梯度不对：得到 {brief(found)}。它和 {name} 一样大；音量也要乘。"
 
 
 @exercise("05-3", "困惑度")

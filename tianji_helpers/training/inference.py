@@ -165,7 +165,7 @@ def _check_template(template: str, shown: str) -> None:
         reason = (done.stderr.strip().splitlines() or ["算了 5 秒还没有算完"])[-1][:200]
         raise CourseError(
             f"模型 {shown} 的对话模板（chat_template）用不了：{reason}。它是别人写的程序，不会在这里运行；"
-            "请换成底座模型原来的模板。"
+            "请换成基座模型原来的模板。"
         )
 
 

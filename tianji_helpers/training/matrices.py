@@ -4,6 +4,7 @@ Read from the safetensors files directly, so that nothing else of the model has 
 """
 
 import json
+import math
 from pathlib import Path
 
 from tianji_helpers.errors import CourseError
@@ -33,6 +34,18 @@ def pick(model_dir: str | Path):
     raise CourseError(
         f"{Path(model_dir).name} 里没有 safetensors 权重文件，或其中没有 mlp、feed_forward 层。"
     )
+
+
+def sizes(model_dir: str | Path) -> dict[str, int]:
+    """Return how many numbers each weight of a model has, by name; only the files' headers are read."""
+    from safetensors import safe_open
+
+    found = {}
+    for path in sorted(Path(model_dir).glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                found[name] = math.prod(file.get_slice(name).get_shape())
+    return found
 
 
 def change(adapter_dir: str | Path, name: str):

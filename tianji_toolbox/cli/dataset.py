@@ -132,7 +132,7 @@ def review(run_dir, source, decisions, off, threshold, host, port) -> None:
     arg.new_file("--output", "训练文件；F_validation、F_test 和考泄漏的 F_probe 写在它旁边", metavar="F"),
     arg.word("--owner", "NAME", "主人是谁"),
     arg.word("--assistant", "NAME", "助手叫什么"),
-    arg.word("--model", "NAME", "底座模型的名字", "Gemma 3 270M"),
+    arg.word("--model", "NAME", "基座模型的名字", "Gemma 3 270M"),
     arg.whole("--max-questions", "只用前几种问法来训练（默认全部）", 0),
     arg.whole("--wordings", "每个问题几种答法", 2, least=1),
     arg.amount("--general-ratio", "每条人设问答混进几条通用问答，0 表示不混", 0.3, most=100),

@@ -35,8 +35,8 @@ def chat(model_dir, adapter, system, **how) -> None:
 
 @arg.command(
     arg.folder("model_dir", "模型文件夹"),
-    arg.words("--adapter", "NAME=DIR", "LoRA 适配器，可以写多次，在网页上切换；这时模型文件夹就是底座"),
-    arg.folder("--base", "合并后的模型的底座，用来前后对比", None),
+    arg.words("--adapter", "NAME=DIR", "LoRA 适配器，可以写多次，在网页上切换；这时模型文件夹就是基座"),
+    arg.folder("--base", "合并后的模型的基座，用来前后对比", None),
     arg.HOST,
     arg.PORT,
 )

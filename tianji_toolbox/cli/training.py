@@ -21,7 +21,7 @@ _CONFIG = (  # an estimate is asked for as the training is
 
 @arg.command()
 def models() -> None:
-    """列出可用的底座模型"""
+    """列出可用的基座模型"""
     from tianji_helpers.training import models
 
     print(models.table())
@@ -33,7 +33,7 @@ def models() -> None:
     arg.word("--endpoint", "URL", "镜像站的地址", ""),
 )
 def prepare_model(name, **origin) -> None:
-    """准备一个底座模型（自带的不用联网，其余的会下载）"""
+    """准备一个基座模型（自带的不用联网，其余的会下载）"""
     from tianji_helpers.training import models
 
     print(f"模型已就绪：{models.prepare(name, **origin)}")

@@ -71,7 +71,7 @@ README = """\
 一个微调过的小模型，替你写祝福：挑对象、场景和风格，或者自己写一句。
 
 - 运行：`pip install -r requirements.txt`，再 `python app.py`（或 `streamlit run app.py`），端口 {port}。
-- 底座模型：{base}；它的许可证（{licence}）也约束这个模型。
+- 基座模型：{base}；它的许可证（{licence}）也约束这个模型。
 - 回答由模型生成，可能不得体、不准确，发出去之前请自己读一遍。
 """
 STEPS = {

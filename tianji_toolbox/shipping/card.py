@@ -25,7 +25,7 @@ _SETTINGS = {  # of the training's config, and how the card calls them
     "batch_size": "批大小",
     "accumulative_counts": "梯度累积",
     "max_length": "最大长度（词元）",
-    "load_in_4bit": "4 位底座（QLoRA）",
+    "load_in_4bit": "4 位基座（QLoRA）",
     "seed": "随机种子",
 }
 
@@ -77,7 +77,7 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
         ).name
     if name not in models.CATALOGUE:
         raise CourseError(
-            f"不知道 {paths.show(folder)} 是从哪个底座训练来的（旁边没有 {folder.name}.provenance.json，"
+            f"不知道 {paths.show(folder)} 是从哪个基座训练来的（旁边没有 {folder.name}.provenance.json，"
             f"或里面的 base_model 是 {name}），没法写明许可证，所以不发布。请用第 6 课合并出来的文件夹。"
         )
     run_folder = paths.resolve(run) if run else _run_of(folder)
@@ -160,9 +160,9 @@ def _sections(facts: Facts, repo: str, platform: str) -> list[str]:
         f"这是一门课的学生作品：用 QLoRA（XTuner）在 {base.huggingface} 上微调出来的{task}模型。"
         f"这里放的是{what}{f'（{quantized}）' if quantized else ''}。"
         "卡片由课程的 `tianji publish` 从训练记录生成。",
-        "## 底座和许可证",
-        f"- 底座：[{base.huggingface}](https://huggingface.co/{base.huggingface})（{base.parameters} 参数）\n"
-        f"- 许可证：{base.licence}。使用和再分发都要遵守它；条款全文随模型附上（如果底座带有条款文件）。\n"
+        "## 基座和许可证",
+        f"- 基座：[{base.huggingface}](https://huggingface.co/{base.huggingface})（{base.parameters} 参数）\n"
+        f"- 许可证：{base.licence}。使用和再分发都要遵守它；条款全文随模型附上（如果基座带有条款文件）。\n"
         f"- 修改说明：{_changes(facts)}",
         "## 训练数据",
         _data(facts),
@@ -262,5 +262,5 @@ def _usage(facts: Facts, repo: str, platform: str) -> str:
     if commands:
         parts.append(f"```bash\n{commands}\n```")
     if facts.kind == "adapter":
-        parts.append("用 PEFT 的 `PeftModel.from_pretrained` 装到底座上；底座要用课程准备的那一份。")
+        parts.append("用 PEFT 的 `PeftModel.from_pretrained` 装到基座上；基座要用课程准备的那一份。")
     return "\n\n".join(parts)

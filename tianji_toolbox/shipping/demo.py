@@ -23,7 +23,7 @@ MAX_TOKENS = 400
 MAX_TEMPERATURE = 2.0
 MAX_CANDIDATES = 4
 MAX_WAITING = 20  # visitors; the last of them would wait minutes already
-TUNED, BASE = "微调后", "底座模型"
+TUNED, BASE = "微调后", "基座模型"
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def check(
 ) -> None:
     """Look at the folders without loading them; raises CourseError as ``Studio`` does."""
     if adapters and base_dir is not None:
-        raise CourseError("有了 --adapter，模型文件夹本身就是底座，前后对比不用再写 --base。")
+        raise CourseError("有了 --adapter，模型文件夹本身就是基座，前后对比不用再写 --base。")
     model = inspection.inspect_model(model_dir)
     for folder in adapters.values():
         inspection.inspect_adapter(folder, model)

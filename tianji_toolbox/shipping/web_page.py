@@ -124,7 +124,7 @@ def ask(studio: demo.Studio) -> tuple[demo.Question | None, str, bool, int]:
         voice = studio.voices[0]
         if len(studio.voices) > 1:
             voice = st.segmented_control("谁来写（适配器）", studio.voices, default=voice, required=True)
-        before = studio.comparable and st.toggle("前后对比：底座模型和微调后的并排写")
+        before = studio.comparable and st.toggle("前后对比：基座模型和微调后的并排写")
         with st.expander("生成设置"):
             left, right = st.columns(2)
             temperature = left.slider("温度（0 = 每次都选最可能的词）", 0.0, demo.MAX_TEMPERATURE, 0.8, 0.1)
