@@ -73,6 +73,7 @@ def drop_hashtags(answer: Answer) -> Iterator[str]:
             "愿你的夏天都是西瓜味哦🍉 #生日祝福 #闺蜜 #小红书文案": "愿你的夏天都是西瓜味哦🍉",
             "奶奶，福寿安康呢🧡#重阳节#家人": "奶奶，福寿安康呢🧡",
             "你是我心里的 #1 同桌，考试顺利呀！": "你是我心里的 #1 同桌，考试顺利呀！",
+            "你是全班的 #1，考试顺利呀！": "你是全班的 #1，考试顺利呀！",
             "店长，开业大吉！": "店长，开业大吉！",
             "用 C# 写了一百行，只为说句生日快乐！": "用 C# 写了一百行，只为说句生日快乐！",
         },
@@ -81,16 +82,16 @@ def drop_hashtags(answer: Answer) -> Iterator[str]:
 
 def _without_hashtags(text: str) -> str:
     """Do what 02-4 asks for."""
-    return re.sub(r"(?:\s*#[^\s#]+)+$", "", text)
+    return re.sub(r"(?:\s*#\w+)+$", "", text)
 
 
 _WRONG_RULES: dict[str, Callable[[str], str]] = {
     "什么也不做": str,
     "只删掉 # 号，话题的字还留着": lambda text: text.replace("#", ""),
     "从第一个 # 起，后面的全删掉": lambda text: text.split("#")[0].rstrip(),
-    "句子中间的话题也删": lambda text: re.sub(r"\s*#[^\s#]+", "", text),
-    "句尾有几个话题时，只删最后一个": lambda text: re.sub(r"\s*#[^\s#]+$", "", text),
-    "删了话题，前面的空格还留着": lambda text: re.sub(r"(?:#[^\s#]+\s*)+$", "", text),
+    "句子中间的话题也删": lambda text: re.sub(r"\s*#\w+", "", text),
+    "句尾有几个话题时，只删最后一个": lambda text: re.sub(r"\s*#\w+$", "", text),
+    "删了话题，前面的空格还留着": lambda text: re.sub(r"(?:#\w+\s*)+$", "", text),
 }
 
 

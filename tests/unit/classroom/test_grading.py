@@ -16,6 +16,7 @@ import pytest
 from submissions import ENDLESS, RIGHT, WRONG, notebook
 
 from tianji_helpers import paths
+from tianji_helpers.exercises import EXERCISES
 from tianji_toolbox import cli
 from tianji_toolbox.classroom import grading, jail
 
@@ -98,7 +99,8 @@ def test_the_command_accepts_the_solutions_and_rejects_the_stubs(tmp_path, capsy
         shutil.copy(file, tmp_path / "class" / "空白")
     assert cli.main(["grade", str(tmp_path / "class"), "--output", str(tmp_path), "--workers", "2"]) == 0
     printed = capsys.readouterr().out
-    assert " 24 / 24  答案\n" in printed and "  0 / 24  空白\n" in printed
+    every = len(EXERCISES)
+    assert f" {every} / {every}  答案\n" in printed and f"  0 / {every}  空白\n" in printed
     assert (tmp_path / "grades.csv").is_file() and (tmp_path / "grades.html").is_file()
 
 
