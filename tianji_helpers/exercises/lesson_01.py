@@ -1,4 +1,4 @@
-"""Exercises of lesson 1: the matrix, the request, the fingerprint, the prompt."""
+"""Exercises of lesson 1: the matrix, the request, the fingerprint, the best of several, the prompt."""
 
 import string
 from collections.abc import Iterator
@@ -64,7 +64,26 @@ def fingerprint(answer: Answer) -> Iterator[str]:
             yield f"{brief(one)} 和 {brief(other)} 是两个请求，指纹却一样：拼在一起时分不清哪里断开。"
 
 
-@exercise("01-4", "你的提示词（开放）")
+@exercise("01-4", "几个里挑一个")
+def best_of(answer: Answer) -> Iterator[str]:
+    """``best_of(answers, faults, scores)`` is the answer to keep: without faults first, then by score."""
+    said, faulty = ["恭喜发财", "开业大吉", "生意兴隆", "财源广进"], ["照抄了参考句"]
+    cases = (
+        ([[], faulty, [], []], [0.2, 0.9, 0.7, 0.4], 2, "有硬伤的分再高，也不能留；没有硬伤的里面挑分最高的"),
+        ([faulty, faulty, faulty * 2, faulty], [0.1, 0.3, 0.8, 0.5], 2, "个个都有硬伤，就在全部里挑分最高的"),
+        ([[], [], [], faulty], [-3.0, -1.5, -2.0, -0.5], 1, "分可以是负的，-1.5 比 -3 高"),
+        ([[], [], faulty, []], [0.1, 0.6, 0.6, 0.6], 1, "分一样，留排在前面的"),
+    )
+    for found, scores, best, why in cases:
+        got = answer.call(said, found, scores)
+        if got != said[best]:
+            numbers = "、".join(
+                f"{score}{'（有硬伤）' if bad else ''}" for bad, score in zip(found, scores, strict=True)
+            )
+            yield f"四个回答的分是 {numbers}：{why}，应该返回第 {best + 1} 个（文字），得到 {brief(got)}。"
+
+
+@exercise("01-5", "你的提示词（开放）")
 def template(answer: Answer) -> Iterator[str]:
     """``my_template`` is a template with the four fields, a length, and what not to write."""
     text = answer.value()

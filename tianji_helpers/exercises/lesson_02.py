@@ -1,8 +1,9 @@
-"""Exercises of lesson 2: rules that mend one kind of dirt and leave the rest alone."""
+"""Exercises of lesson 2: rules that mend one kind of dirt and leave the rest alone, and their examples."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 
-from tianji_helpers.exercises.answers import Answer, alike, brief, exercise
+from tianji_helpers.exercises.answers import Answer, Wrong, alike, brief, exercise
 
 
 def _mends(answer: Answer, cases: dict[str, str]) -> Iterator[str]:
@@ -62,7 +63,7 @@ def similarity(answer: Answer) -> Iterator[str]:
         yield "同一个小片在一句里出现几次，也只算一次。"
 
 
-@exercise("02-4", "一条新规则（开放）")
+@exercise("02-4", "一条新规则")
 def drop_hashtags(answer: Answer) -> Iterator[str]:
     """``drop_hashtags(text)`` drops hashtags at the end, and leaves other # alone."""
     yield from _mends(
@@ -72,7 +73,40 @@ def drop_hashtags(answer: Answer) -> Iterator[str]:
             "愿你的夏天都是西瓜味哦🍉 #生日祝福 #闺蜜 #小红书文案": "愿你的夏天都是西瓜味哦🍉",
             "奶奶，福寿安康呢🧡#重阳节#家人": "奶奶，福寿安康呢🧡",
             "你是我心里的 #1 同桌，考试顺利呀！": "你是我心里的 #1 同桌，考试顺利呀！",
+            "你是全班的 #1，考试顺利呀！": "你是全班的 #1，考试顺利呀！",
             "店长，开业大吉！": "店长，开业大吉！",
             "用 C# 写了一百行，只为说句生日快乐！": "用 C# 写了一百行，只为说句生日快乐！",
         },
     )
+
+
+def _without_hashtags(text: str) -> str:
+    """Do what 02-4 asks for."""
+    return re.sub(r"(?:\s*#\w+)+$", "", text)
+
+
+_WRONG_RULES: dict[str, Callable[[str], str]] = {
+    "什么也不做": str,
+    "只删掉 # 号，话题的字还留着": lambda text: text.replace("#", ""),
+    "从第一个 # 起，后面的全删掉": lambda text: text.split("#")[0].rstrip(),
+    "句子中间的话题也删": lambda text: re.sub(r"\s*#\w+", "", text),
+    "句尾有几个话题时，只删最后一个": lambda text: re.sub(r"\s*#\w+$", "", text),
+    "删了话题，前面的空格还留着": lambda text: re.sub(r"(?:#\w+\s*)+$", "", text),
+}
+
+
+@exercise("02-5", "规则的例子（开放）")
+def hashtag_examples(answer: Answer) -> Iterator[str]:
+    """``my_examples`` are (before, after) pairs that the right rule passes, and no wrong one does."""
+    examples = answer.value()
+    if not isinstance(examples, list) or not examples:
+        raise Wrong(f"要交的是一个列表，里面是一对一对的（修之前, 修之后），得到的是 {brief(examples)}。")
+    for pair in examples:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise Wrong(f"每个例子是一对文字（修之前, 修之后），这一个不是：{brief(pair)}。")
+    for before, after in examples:
+        if _without_hashtags(before) != after:
+            yield f"例子本身不对：{brief(before)} 修好以后不是 {brief(after)}。"
+    for what, rule in _WRONG_RULES.items():
+        if all(rule(before) == after for before, after in examples):
+            yield f"有一条错的规则（{what}）通过了你的全部例子：再加一个能抓住它的。"

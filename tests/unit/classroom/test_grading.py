@@ -16,6 +16,7 @@ import pytest
 from submissions import ENDLESS, RIGHT, WRONG, notebook
 
 from tianji_helpers import paths
+from tianji_helpers.exercises import EXERCISES
 from tianji_toolbox import cli
 from tianji_toolbox.classroom import grading, jail
 
@@ -81,9 +82,9 @@ def test_the_table_is_safe_to_open(grades, tmp_path):
     files = grading.write(list(grades.values()), tmp_path)
     assert [file.name for file in files] == ["grades.csv", "grades.html"]
     text = files[0].read_bytes().decode("utf-8")
-    assert text.startswith("\ufeff学生,通过,共,02-1,02-2,02-3,02-4,备注")
+    assert text.startswith("\ufeff学生,通过,共,02-1,02-2,02-3,02-4,02-5,备注")
     rows = {row[0]: row for row in csv.reader(io.StringIO(text[1:]))}
-    assert rows["'=honest()<b>"][1:5] == ["1", "4", "", "1"]
+    assert rows["'=honest()<b>"][1:5] == ["1", "5", "", "1"]
     assert not [cell for row in rows.values() for cell in row if cell.startswith(("=", "+", "-", "@"))]
     page = files[1].read_text(encoding="utf-8")
     assert "=honest()&lt;b&gt;" in page and "<b>" not in page and "没有一个 check" in page
@@ -98,7 +99,8 @@ def test_the_command_accepts_the_solutions_and_rejects_the_stubs(tmp_path, capsy
         shutil.copy(file, tmp_path / "class" / "空白")
     assert cli.main(["grade", str(tmp_path / "class"), "--output", str(tmp_path), "--workers", "2"]) == 0
     printed = capsys.readouterr().out
-    assert " 24 / 24  答案\n" in printed and "  0 / 24  空白\n" in printed
+    every = len(EXERCISES)
+    assert f" {every} / {every}  答案\n" in printed and f"  0 / {every}  空白\n" in printed
     assert (tmp_path / "grades.csv").is_file() and (tmp_path / "grades.html").is_file()
 
 
