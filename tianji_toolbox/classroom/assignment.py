@@ -16,11 +16,9 @@ student's kernel.
 import ast
 import builtins
 import re
-import symtable
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,41 +79,33 @@ def load(file: Path) -> Assignment:
         where = f"{file.name} 第 {number} 格"
         kept, solved, hidden = _strip(cell, where)
         name = handed_in.question(cell, cell.source)
-        if hidden and (not name or solved):
+        is_test = bool(name) and not solved and cell.cell_type == "code"
+        if hidden and not is_test:
             raise CourseError(f"{where}：{_HIDDEN} 只能写在测试里，就是第一行写明分值、又没有答案的格子。")
         if name in graded:
             raise CourseError(f"{where}：题目 {name} 出现了两次，请换一个名字。")
         if name:
-            graded[name] = Question(name, _points(cell, name, where), "", hidden)
-        if cell.cell_type != "code":
-            continue
-        if name and not solved:
-            graded[name] = Question(name, graded[name].points, cell.source, hidden)
-            _symbols(kept, f"{where}去掉看不见的测试以后，")
-            _symbols(cell.source, where)
-            if not ast.parse(cell.source).body:
+            graded[name] = Question(name, _points(cell, name, where), cell.source if is_test else "", hidden)
+        if is_test:
+            _parse(kept, f"{where}去掉看不见的测试以后，")
+            if not _parse(cell.source, where).body:
                 raise CourseError(f"{where}：题目 {name} 的测试是空的。")
-            continue
-        code = TransformerManager().transform_cell(cell.source)
-        if solved:
-            answers |= _bound(_symbols(code, where))
-        else:
-            given.append(code)
+        elif cell.cell_type == "code":
+            tree = _parse(TransformerManager().transform_cell(cell.source), where)
+            answers |= _names(tree)[1] if solved else set()
+            given += [] if solved else tree.body
     if not graded:
-        raise CourseError(
-            f"{file} 里没有计分的格子：第一行应当像“# 去重: 3 分”（文字格“<!-- 心得: 3 分 -->”）。"
-        )
+        raise CourseError(f"{file} 里没有计分的格子，它的第一行像“# 去重: 3 分”或“<!-- 心得: 3 分 -->”。")
     imports = _imports(given, file)
     for name, question in graded.items():
-        needed = _needed(_symbols(question.test, f"{file.name} 的题目 {name}"))
-        unknown = sorted(needed - answers - imports.keys())
-        if unknown:
+        used, own = _names(ast.parse(question.test))
+        needed = used - own - set(dir(builtins))
+        if unknown := sorted(needed - answers - imports.keys()):
             raise CourseError(
                 f"{file.name} 的题目 {name} 用到了 {'、'.join(unknown)}：不是答案里写的，也没有 import。"
                 "测试只能用答案、import 和它自己写的名字。"
             )
-        needs = tuple(sorted(needed & answers))
-        graded[name] = Question(name, question.points, question.test, question.hidden, needs)
+        graded[name] = replace(question, needs=tuple(sorted(needed & answers)))
     return Assignment(file, graded, imports)
 
 
@@ -266,46 +256,33 @@ def _points(cell: Any, name: str, where: str) -> float:
     return points
 
 
-def _imports(codes: Iterable[str], file: Path) -> dict[str, Any]:
+def _imports(given: list[ast.stmt], file: Path) -> dict[str, Any]:
     """Return what the imports of a source import."""
     space: dict[str, Any] = {}
-    for code in codes:
-        try:
-            body = ast.parse(code).body
-        except SyntaxError:
-            continue
-        for node in body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                try:
-                    exec(compile(ast.Module([node], []), file.name, "exec"), space)
-                except Exception as error:
-                    raise CourseError(f"{file.name} 的 {ast.unparse(node)} 做不到：{error}。") from error
-    space.pop("__builtins__", None)
+    for node in given:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            try:
+                exec(compile(ast.Module([node], []), file.name, "exec"), space)
+            except Exception as error:
+                raise CourseError(f"{file.name} 的 {ast.unparse(node)} 做不到：{error}。") from error
     return space
 
 
-def _symbols(code: str, where: str) -> symtable.SymbolTable:
+def _parse(code: str, where: str) -> ast.Module:
     try:
-        return symtable.symtable(code, where, "exec")
-    except (SyntaxError, ValueError) as error:
+        return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError) as error:
         raise CourseError(f"{where}不是 Python：{error}。") from error
 
 
-def _bound(table: symtable.SymbolTable) -> set[str]:
-    symbols = table.get_symbols()
-    return {one.get_name() for one in symbols if one.is_assigned() or one.is_imported() or one.is_namespace()}
-
-
-def _needed(top: symtable.SymbolTable) -> set[str]:
-    """Return the names that a piece of code expects to be there."""
-    used, waiting = set(), [top]
-    is_outside: Callable[[symtable.Symbol], bool] = symtable.Symbol.is_global
-    while waiting:
-        table = waiting.pop()
-        waiting += table.get_children()
-        used |= {
-            one.get_name()
-            for one in table.get_symbols()
-            if one.is_referenced() and (table is top or is_outside(one))
-        }
-    return used - _bound(top) - set(dir(builtins))
+def _names(tree: ast.AST) -> tuple[set[str], set[str]]:
+    """Return the names that a piece of code reads, and those that it gives a value."""
+    read, given = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (read if isinstance(node.ctx, ast.Load) else given).add(node.id)
+        elif isinstance(node, ast.alias):
+            given.add(node.asname or node.name.partition(".")[0])
+        else:  # functions, classes, caught errors; parameters
+            given |= {value for key in ("name", "arg") if isinstance(value := getattr(node, key, None), str)}
+    return read, given

@@ -30,70 +30,82 @@ _ABOVE = 10  # lines that may stand above the columns' names
 class Roster:
     """A class list.
 
-    rows: all of the file. header: the index of the columns' names. students: by submission, the index of
-    the row.
+    rows: all of the file. names: of the columns, which stand in the row ``header``. students: by
+    submission, the index of the row. missing: who handed in nothing.
     """
 
     file: Path
     rows: list[list[str]]
+    names: list[str]
     header: int
     students: dict[str, int]
+    missing: list[str]
 
-    @property
-    def missing(self) -> list[str]:
-        """Who handed in nothing."""
-        found = set(self.students.values())
-        return [_name(self, row) for row in _people(self) if row not in found]
+    def column(self, wanted: tuple[str, ...]) -> int | None:
+        """Return the index of the first column that has one of these names."""
+        return next((self.names.index(name) for name in wanted if name in self.names), None)
 
 
 def load(file: Path, submissions: list[str]) -> Roster:
     """Read a class list, and find who handed in what.
 
-    A submission is a student's if its name, or a part of it between underscores (as platforms name what
-    they collect), is one of the student's own: number, login, address, name. Raises CourseError for a file
-    that is no class list, a student who stands there twice, and a submission that is nobody's, or may be of
-    two, or of one who has another.
+    A submission is a student's if its name, or a part of it between underscores (as platforms name what they
+    collect), is one of the student's own: number, login, address, name.
+    Raises CourseError for a file that is no class list, a student who stands there twice, and a submission
+    that is nobody's, or may be of two, or of one who has another.
     """
     rows = _read(file)
-    known = {*_IDS, *_NAMES}
-    header = next((at for at, row in enumerate(rows[:_ABOVE]) if known.intersection(map(_plain, row))), None)
-    if header is None:
+    known, names, header = {*_IDS, *_NAMES}, [], 0
+    for row in rows[:_ABOVE]:
+        names = [name.strip().strip("*").strip() for name in row]  # templates mark what must be filled in
+        if known.intersection(names):
+            break
+        header += 1
+    else:
         raise CourseError(
             f"{file} 的前 {_ABOVE} 行里没有列名，例如“学号”或“姓名”；Canvas 和 Moodle 导出的不用改。"
         )
-    roster = Roster(file, rows, header, {})
     owners: dict[str, list[int]] = {}
-    for row in _people(roster):
-        for key in {*_keys(roster, row, _IDS), *_keys(roster, row, _NAMES)}:
-            owners.setdefault(key, []).append(row)
-        for key in _keys(roster, row, _IDS):
-            if len(owners[key]) > 1:
+    people: dict[int, str] = {}
+    for at, row in enumerate(rows[header + 1 :], header + 1):
+        cells = [(name, cell.strip()) for name, cell in zip(names, row, strict=False) if name in known]
+        if not any(cell for _, cell in cells) or _POSSIBLE in row[0]:
+            continue
+        people[at] = next((cell for name, cell in cells if name in _NAMES and cell), cells[0][1])
+        ids = {cell.casefold() for name, cell in cells if name in _IDS and cell}
+        ids |= {
+            found[1] for one in ids if (found := re.fullmatch(r"\D+ (\d+)", one))
+        }  # Moodle: Participant 7
+        for key in ids | {cell.casefold() for name, cell in cells if name in _NAMES and cell}:
+            owners.setdefault(key, []).append(at)
+            if key in ids and len(owners[key]) > 1:
                 both = " 和 ".join(str(other + 1) for other in owners[key])
                 raise CourseError(f"{file} 里 {key} 出现了两次（第 {both} 行）。一个学生只能有一行。")
-    if not owners:
+    if not people:
         raise CourseError(f"{file} 里一个学生也没有。")
+    students: dict[str, int] = {}
     nobody = []
     for name in submissions:
-        found = owners.get(name.casefold().strip())
-        if found is None:
-            parts = {part.casefold() for part in re.split(r"[_\s]+", name)} & owners.keys()
-            found = sorted({row for part in parts for row in owners[part]})
+        parts = {part.casefold() for part in re.split(r"[_\s]+", name)} & owners.keys()
+        found = owners.get(name.casefold().strip()) or sorted({at for part in parts for at in owners[part]})
         if len(found) > 1:
-            who = "、".join(f"{_name(roster, row)}（第 {row + 1} 行）" for row in found)
+            who = "、".join(f"{people[at]}（第 {at + 1} 行）" for at in found)
             raise CourseError(f"{name} 可能是花名册里的 {who}。请用学号给它改名。")
-        if not found:
-            nobody.append(name)
-            continue
-        if found[0] in roster.students.values():
-            other = next(one for one, row in roster.students.items() if row == found[0])
+        if found and found[0] in students.values():
+            other = next(one for one, at in students.items() if at == found[0])
             raise CourseError(f"{other} 和 {name} 是花名册里的同一个人（第 {found[0] + 1} 行）。请只留一份。")
-        roster.students[name] = found[0]
+        if found:
+            students[name] = found[0]
+        else:
+            nobody.append(name)
     if nobody:
+        some = "、".join(nobody[:20])
         raise CourseError(
-            f"花名册 {file} 里没有这些人：{'、'.join(nobody[:20])}{'……' if len(nobody) > 20 else ''}（一共 "
-            f"{len(nobody)} 个）。请用学号或者花名册里的名字给文件改名。"
+            f"花名册 {file} 里没有这些人：{some}（一共 {len(nobody)} 个）。请用学号或者花名册里的"
+            "名字给文件改名。"
         )
-    return roster
+    missing = [name for at, name in people.items() if at not in students.values()]
+    return Roster(file, rows, names, header, students, missing)
 
 
 def write(roster: Roster, book: gradebook.Book, grades: list, title: str, folder: Path) -> Path:
@@ -102,26 +114,22 @@ def write(roster: Roster, book: gradebook.Book, grades: list, title: str, folder
     title: of the column, where the file has none for grades (Canvas's ``title (number)`` is found, too).
     Where the file says how many points there are, the grades are scaled to that.
     """
-    rows = [list(row) for row in roster.rows]
-    names = [_plain(name) for name in rows[roster.header]]
+    rows, items = [list(row) for row in roster.rows], book.items(grades)
     own = re.compile(rf"{re.escape(title)}( \(\d+\))?")
-    column = next((at for at, name in enumerate(names) if own.fullmatch(name)), None)
-    column = _column(names, _GRADES) if column is None else column
-    items = book.items(grades)
-    most, changed = book.most(items), {}
+    column = next((at for at, name in enumerate(roster.names) if own.fullmatch(name)), roster.column(_GRADES))
+    limit, comments = roster.column(_MOST), roster.column(_COMMENTS)
+    most, possible, changed = book.most(items), None, {}
     if column is None:
-        column = max(len(row) for row in rows)
+        column = max(map(len, rows))
         changed[roster.header, column] = title
-    limit, comments = _column(names, _MOST), _column(names, _COMMENTS)
-    possible = None
     for at, row in enumerate(rows):
-        if at > roster.header and row and _POSSIBLE in row[0]:
-            possible = _number(_cell(row, column))
+        if any(_POSSIBLE in cell for cell in row[:1]):
+            possible = _number(row, column)
             if possible is None:
                 changed[at, column] = most
     for grade in grades:
         at = roster.students[grade.student]
-        of = possible or (_number(_cell(rows[at], limit)) if limit is not None else None) or most
+        of = possible or _number(rows[at], limit) or most
         changed[at, column] = round(book.total(grade, items) * of / most, 2) if most else 0
         if comments is not None:
             changed[at, comments] = gradebook.no_formula(gradebook.summary(grade, items, book))
@@ -160,43 +168,10 @@ def _write_workbook(file: Path, changed: dict[tuple[int, int], Any], target: Pat
     return target
 
 
-def _people(roster: Roster) -> list[int]:
-    """Return the indexes of the rows that are a student's."""
-    rows = range(roster.header + 1, len(roster.rows))
-    possible = [row for row in rows if not any(_POSSIBLE in cell for cell in roster.rows[row][:1])]
-    return [row for row in possible if _keys(roster, row, (*_IDS, *_NAMES))]
-
-
-def _keys(roster: Roster, row: int, columns: tuple[str, ...]) -> set[str]:
-    """Return what a row has in some columns; of Moodle's ``Participant 123`` also the number."""
-    found = set()
-    for name, cell in zip(roster.rows[roster.header], roster.rows[row], strict=False):
-        if _plain(name) in columns and cell.strip():
-            found.add(cell.strip().casefold())
-            if number := re.fullmatch(r"\D+ ?(\d+)", cell.strip()):
-                found.add(number[1])
-    return found
-
-
-def _name(roster: Roster, row: int) -> str:
-    column = _column([_plain(name) for name in roster.rows[roster.header]], (*_NAMES, *_IDS))
-    return _cell(roster.rows[row], column)
-
-
-def _plain(name: str) -> str:
-    return name.strip().strip("*").strip()  # templates mark what must be filled in
-
-
-def _column(names: list[str], wanted: tuple[str, ...]) -> int | None:
-    return next((names.index(name) for name in wanted if name in names), None)
-
-
-def _cell(row: list[str], column: int | None) -> str:
-    return row[column] if column is not None and column < len(row) else ""
-
-
-def _number(text: str) -> float | None:
+def _number(row: list[str], column: int | None) -> float | None:
+    """Return the number of points in a cell, if it is one."""
     try:
-        return float(text) if 0 < float(text) < 1e6 else None
-    except ValueError:
+        value = float(row[column]) if column is not None else 0.0
+    except (ValueError, IndexError):
         return None
+    return value if 0 < value < 1e6 else None

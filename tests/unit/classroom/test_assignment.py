@@ -246,6 +246,13 @@ def test_days_late_are_counted_from_the_exchange_or_the_file(tmp_path):
     assert late == {"early": 0, "hour": 1, "day": 1, "two": 2, "stamp": 1, "zone": 0, "odd": 3}
 
 
+def test_a_deadline_that_is_none_is_refused(tmp_path, capsys):
+    for text in ("", "明天", "2026-13-01", "9" * 99, "0001-01-01"):
+        with pytest.raises(SystemExit) as exited:
+            cli.main(["grade", str(tmp_path), "--deadline", text])
+        assert exited.value.code == 2 and "--deadline" in capsys.readouterr().err
+
+
 def class_book(master, **options):
     book = gradebook.Book(assignment.load(master), NINE, 0.1, **options)
     points = {"去重": 3.0, "count": 1.5}
