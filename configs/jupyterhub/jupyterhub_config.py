@@ -1,4 +1,4 @@
-"""JupyterHub for a class on one machine, see notebooks/jupyterhub.md: root runs it, servers are the students'."""
+"""JupyterHub for a class on one machine (notebooks/jupyterhub.md). Root runs it; servers run as students."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,8 @@ PASSWORD = os.environ.get("TIANJI_TRIAL_PASSWORD", "")  # one for all, to try it
 
 c = get_config()  # noqa: F821  JupyterHub defines it
 c.JupyterHub.bind_url = "http://127.0.0.1:8000"  # a web server with HTTPS stands before it
-c.JupyterHub.concurrent_spawn_limit = 5  # a class comes all at once
+c.JupyterHub.concurrent_spawn_limit = 5  # a class comes all at once ...
+c.Spawner.start_timeout = c.Spawner.http_timeout = 180  # ... and a busy machine takes its time
 if PASSWORD:
     c.JupyterHub.authenticator_class = "dummy"
     c.DummyAuthenticator.password = PASSWORD

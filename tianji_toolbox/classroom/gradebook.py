@@ -162,7 +162,7 @@ def write_rows(file: Path, rows: Iterable[Iterable]) -> Path:
     """Write rows as CSV with a byte order mark, which Excel needs."""
     text = io.StringIO()
     csv.writer(text).writerows(rows)
-    return _write(file, "\ufeff" + text.getvalue())
+    return write_text(file, "\ufeff" + text.getvalue())
 
 
 def _safe(rows: Iterable[Iterable[str]]) -> list[list[str]]:
@@ -188,12 +188,13 @@ def write(grades: list[Grade], folder: Path, book: Book | None = None, whole: bo
     items = book.items(grades)
     pages = {grade.student: f"{FEEDBACK}/{_file_name(grade.student)}.html" for grade in grades}
     shared = {"book": book, "items": items, "late": LATE}
+    page = render("grades", grades=grades, pages=pages, **shared)
     files = [
         write_rows(folder / TABLE, _safe(_table(grades, items, book))),
-        write_page("grades", folder / PAGE, grades=grades, pages=pages, **shared),
+        write_text(folder / PAGE, page),
     ]
     for grade in grades if whole else ():
-        write_page("feedback", folder / pages[grade.student], grade=grade, **shared)
+        write_text(folder / pages[grade.student], render("feedback", grade=grade, **shared))
     comments = book.write_comments(grades, folder) if whole else None
     return [*files, comments] if comments else files
 
@@ -223,17 +224,18 @@ def _table(grades: list[Grade], items: list[Item], book: Book) -> list[list[str]
     return rows
 
 
-def write_page(template: str, file: Path, **values) -> Path:
-    """Write a page that needs nothing else."""
+def render(template: str, **values) -> str:
+    """Return a page that needs nothing else."""
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return _write(file, environment.get_template(f"{template}.html.j2").render(**values))
+    return environment.get_template(f"{template}.html.j2").render(**values)
 
 
-def _write(file: Path, text: str) -> Path:
+def write_text(file: Path, text: str) -> Path:
+    """Write a text, with ``?`` for half characters."""
     with records.atomic_writer(file) as target:
         target.write(text.encode(errors="replace").decode())
     return file

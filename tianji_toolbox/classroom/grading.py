@@ -97,6 +97,7 @@ def grade(
     seconds: float = 60,
     memory_gb: float = 2,
     workers: int = 1,
+    before: Callable[[list[str]], object] = lambda students: None,
     save: Callable[[list[Grade]], object] = lambda grades: None,
     assignment: assignments.Assignment | None = None,
     deadline: datetime | None = None,
@@ -104,9 +105,9 @@ def grade(
     """Grade all submissions of a folder: a notebook, or a folder of notebooks, for each student.
 
     assignment: what was handed in; the lessons' exercises if None. deadline: after it a submission is late.
-    seconds, memory_gb: limits of each notebook. workers: how many notebooks run at a time. save: called
-    with the students who are graded so far, whenever one more is.
-    Raises CourseError if there are none, for a limit that is too small, and where this machine
+    seconds, memory_gb: limits of each notebook. workers: how many notebooks run at a time. before: called
+    with all students before anything runs. save: called with the students who are graded so far, whenever
+    one more is. Raises CourseError if there are none, for a limit that is too small, and where this machine
     cannot lock the notebooks in.
     """
     if seconds < 5 or memory_gb < 0.5 or workers < 1:
@@ -115,6 +116,7 @@ def grade(
             f"同时运行的份数（{workers}）至少 1。"
         )
     submissions = find_submissions(folder)
+    before(list(submissions))
     grades = {
         student: Grade(student, problems=found.problems, late=found.days_after(deadline))
         for student, found in submissions.items()

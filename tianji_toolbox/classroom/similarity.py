@@ -127,7 +127,7 @@ def write(pairs: list[Pair], problems: Mapping[str, str], threshold: float, fold
         for pair in pairs[:MAX_PAIRS]
     ]
     values = {"pairs": shown, "left": len(pairs) - len(shown), "threshold": threshold, "problems": problems}
-    return gradebook.write_page("similar", folder / PAGE, **values)
+    return gradebook.write_text(folder / PAGE, gradebook.render("similar", **values))
 
 
 def _marked(one: str, other: str) -> tuple[str, str]:

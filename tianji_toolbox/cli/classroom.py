@@ -121,10 +121,13 @@ def grade(submissions, output, assignment, roster, column, deadline, late, timeo
 
     folder = output or paths.resolve("outputs/grades")
     source = assignments.load(assignment) if assignment else None
-    students = list(grading.find_submissions(submissions))
-    book = gradebook.Book(source, deadline, late)
-    book.read_comments(folder, students)
-    people = rosters.load(roster, students) if roster else None
+    book, people = gradebook.Book(source, deadline, late), None
+
+    def look(students: list[str]) -> None:
+        nonlocal people
+        book.read_comments(folder, students)
+        people = rosters.load(roster, students) if roster else None
+
     limits = {"seconds": timeout, "memory_gb": memory, "workers": workers}
     # what is graded stays, whatever comes after it
     grades = grading.grade(
@@ -132,6 +135,7 @@ def grade(submissions, output, assignment, roster, column, deadline, late, timeo
         **limits,
         assignment=source,
         deadline=deadline,
+        before=look,
         save=lambda some: gradebook.write(some, folder, book, whole=False),
     )
     items = book.items(grades)
