@@ -325,3 +325,28 @@ def test_two_hundred_damaged_notebooks_are_read_or_refused(master, tmp_path):
             refused += 1
             assert str(error).startswith("读不了这个笔记本")
     assert 50 < refused < 190
+
+
+@lockable
+@pytest.mark.slow
+def test_the_command_grades_and_fills_the_list(master, tmp_path, capsys):
+    (tmp_path / "class").mkdir()
+    nbformat.write(source(GOOD, "<!-- 心得: 2 分 -->\n我写的"), tmp_path / "class" / "0001.ipynb")
+    os.utime(tmp_path / "class" / "0001.ipynb", (NINE.timestamp() + 60,) * 2)
+    people = tmp_path / "名单.csv"
+    people.write_text("学号,姓名,成绩\n0001,张三,\n0002,李四,\n", encoding="gb18030")
+    line = ["grade", str(tmp_path / "class"), "--assignment", str(master), "--output", str(tmp_path / "out")]
+    line += ["--roster", str(people), "--deadline", NINE.isoformat(), "--late", "0.5"]
+    assert cli.main(line) == 0
+    said = capsys.readouterr().out
+    assert "1.5 / 9  0001" in said and "没有交的 1 人：李四" in said
+    filled = gradebook.read_table(tmp_path / "out" / "名单-grades.csv")
+    assert filled == [["学号", "姓名", "成绩"], ["0001", "张三", "1.5"], ["0002", "李四", ""]]
+    people.write_text("学号,姓名\n0003,王五\n", encoding="utf-8")
+    comments = tmp_path / "out" / "comments.csv"
+    comments.write_text("学生,题目,得分,评语\n王五,心得,1,\n", encoding="utf-8")
+    before = (tmp_path / "out" / "grades.csv").stat().st_mtime_ns
+    assert cli.main(line) == 1 and "没有 '王五' 交来的东西" in capsys.readouterr().err
+    comments.unlink()
+    assert cli.main(line) == 1 and "没有这些人：0001" in capsys.readouterr().err
+    assert (tmp_path / "out" / "grades.csv").stat().st_mtime_ns == before
