@@ -86,7 +86,7 @@ class Book:
         Raises CourseError for a student or a question that is not there or stands twice, and for points that
         are no number between 0 and the question's.
         """
-        file, students = folder / COMMENTS, set(students)
+        file, known = folder / COMMENTS, {student.strip(): student for student in students}
         if not file.exists():
             return
         most = {item.number: item.points for item in self.items([])}
@@ -103,12 +103,13 @@ class Book:
             student, where = _as_given(student), f"{file} 第 {line} 行"
             if not any(row):
                 continue
-            if student not in students:
+            if student not in known:
                 raise CourseError(
                     f"{where}：没有 {student!r} 交来的东西。请改成成绩表里的名字，或者删掉这一行。"
                 )
             if number not in most:
                 raise CourseError(f"{where}：没有题目 {number!r}，有的是 {'、'.join(most)}。")
+            student = known[student]
             if (student, number) in self.by_hand:
                 raise CourseError(f"{where}：{student} 的 {number} 写了两次，请只留一行。")
             points = None
