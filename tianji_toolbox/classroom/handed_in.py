@@ -52,7 +52,8 @@ def question(cell: dict, source: str) -> str:
     marked = nbgrader(cell)
     if marked.get("grade") or marked.get("task"):
         return str(marked.get("grade_id"))
-    found = HEADER[cell["cell_type"]].match(source) if cell["cell_type"] in HEADER else None
+    kind = next((kind for kind in HEADER if kind == cell["cell_type"]), None)
+    found = kind and HEADER[kind].match(source)
     return found[1] if found else ""
 
 

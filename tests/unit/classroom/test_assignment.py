@@ -149,6 +149,11 @@ def unique(items):
     raise Secret(str(seen))
 def count(text):
     raise KeyError(str(seen))"""
+LEAKER = [
+    "seen = []\n" + GOOD.replace("    return", "    seen.append(items)\n    return"),
+    "# 去重: 3 分\npass",
+    "raise type(str(seen), (Exception,), {})(str(seen))",
+]
 FORGER = """import builtins, tianji_toolbox.classroom.transport as theirs
 theirs.pack = lambda value: {"value": True}
 class Equal(tuple):
@@ -174,7 +179,7 @@ def class_of(master, tmp_path_factory):
         "forger": [FORGER],
         "empty": ["pass"],
     }
-    given |= {"hanging": [HANGING], "killer": [KILLER]}
+    given |= {"leaker": LEAKER, "hanging": [HANGING], "killer": [KILLER]}
     # a test is judged where it stands: a name may mean another thing further down
     given["in_place"] = [GOOD, "# 去重: 3 分\nraise SystemExit", "unique = None"]
     for name, cells in given.items():
@@ -206,6 +211,7 @@ def test_a_student_reads_nothing_of_a_hidden_test(class_of, master, tmp_path):
     for page in [*(tmp_path / "feedback").iterdir(), *files]:
         assert "secret" not in page.read_text(encoding="utf-8"), page
     assert class_of["shown_only"].results["去重"] == [assignment.HIDDEN_FAILED]
+    assert class_of["leaker"].points["去重"] == 3 and "不显示" in class_of["leaker"].problems[0]
     assert class_of["spy"].results["去重"] == ["没有通过：assert unique([1, 1, 2]) == (1, 2)"]
     assert "找不到" in class_of["empty"].results["去重"][0]
 
@@ -350,3 +356,11 @@ def test_the_command_grades_and_fills_the_list(master, tmp_path, capsys):
     comments.unlink()
     assert cli.main(line) == 1 and "没有这些人：0001" in capsys.readouterr().err
     assert (tmp_path / "out" / "grades.csv").stat().st_mtime_ns == before
+
+
+def test_odd_cells_keep_no_notebook_back(tmp_path):
+    odd = [{"cell_type": [], "source": "x"}, {"cell_type": "code", "source": "x", "metadata": [1]}]
+    odd += [{"cell_type": None, "source": [], "metadata": {"nbgrader": 3}}]
+    section = [{"cell_type": "markdown", "source": handed_in.SECTION}, {"cell_type": "code", "source": "y"}]
+    (tmp_path / "1.ipynb").write_text(json.dumps({"cells": [*odd, *section]}), encoding="utf-8")
+    assert handed_in.read_section(tmp_path / "1.ipynb") == ["y"]
