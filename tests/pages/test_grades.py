@@ -3,7 +3,7 @@
 import pytest
 
 from tianji_helpers import exercises
-from tianji_toolbox.classroom import grading
+from tianji_toolbox.classroom import gradebook, grading
 
 EVIL = """<img src=x onerror="document.title='hit'"><script>document.title='hit'</script>"""
 
@@ -16,7 +16,7 @@ def table(tmp_path_factory):
         grading.Grade(EVIL, right | {"01-1": [EVIL, "W" * 300]}, [f"01.ipynb：{EVIL}"]),
         grading.Grade("李雷", {"01-2": []}),
     ]
-    return grading.write(grades, tmp_path_factory.mktemp("grades"))[1]
+    return gradebook.write(grades, tmp_path_factory.mktemp("grades"))[1]
 
 
 def test_it_shows_marks_and_what_is_missing(page, table):

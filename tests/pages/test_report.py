@@ -7,7 +7,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import cli
-from tianji_toolbox.classroom import grading, report
+from tianji_toolbox.classroom import gradebook, grading, report
 
 EVIL = """<img src=x onerror="document.title='hit'"><script>document.title='hit'</script>"""
 LESSON = """
@@ -80,8 +80,8 @@ def test_it_can_be_made_again_and_only_from_a_batch(batch, tmp_path, capsys):
 def test_grades_in_the_folder_are_shown(page, batch):
     passed, failed = {"01-1": [], "01-2": ["还差一点"]}, {"01-1": ["没有动手"]}
     grades = [grading.Grade("小红", passed), grading.Grade(EVIL, failed, ["读不了"])]
-    files = grading.write(grades, batch)
-    total = len(grading.columns(grades))
+    files = gradebook.write(grades, batch)
+    total = len(gradebook.Book().items(grades))
     try:
         assert cli.main(["report", str(batch)]) == 0
         page.goto((batch / "report.html").as_uri())

@@ -23,7 +23,7 @@ WORDS = [(name, a) for name, a in ACTIONS if a.type is text and not a.choices]
 DEFAULTED = [(name, a) for name, a in ACTIONS if a.type is folder_or_default]
 CHOICES = [(name, a) for name, a in ACTIONS if a.choices]
 FLAGS = [(name, a) for name, a in ACTIONS if a.nargs == 0]
-OTHERS = [("batch", "--shard")]  # has a test of its own
+OTHERS = [("batch", "--shard"), ("grade", "--deadline")]  # have tests of their own
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
 
 

@@ -1,32 +1,34 @@
-"""``tianji grade``: grade a folder of submitted notebooks.
+"""``tianji grade``: grade a folder of submitted notebooks; ``gradebook`` writes what came of it.
 
-Only what stands under the heading 练习 is run, up to the next heading of that level, so a submission
-takes seconds and needs neither a model nor the lesson's outputs; exercises therefore import what
+Of the lessons only what stands under the heading 练习 is run, up to the next heading of that level, so a
+submission takes seconds and needs neither a model nor the lesson's outputs; exercises therefore import what
 they use. Each notebook is read and run in a ``Sandbox`` of its own, and its answers are judged out here, by
-the same checks that the student has: code of a student can fail, but cannot hand out a grade. It can
-learn from the checks, which are open, what they expect; reading the notebooks is what finds that out.
-Whatever a notebook does is its own result; the others get theirs.
+the same checks that the student has: code of a student can fail, but cannot hand out a grade. It can learn
+from the checks, which are open, what they expect; reading the notebooks is what finds that out. The tests
+of an assignment (``assignment``) are not open, and all cells of it are run. Whatever a notebook does is its
+own result; the others get theirs.
 """
 
-import csv
-import io
+import math
 import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from tqdm import tqdm
 
-from tianji_helpers import exercises, records
+from tianji_helpers import exercises
 from tianji_helpers.errors import CourseError
 from tianji_helpers.exercises import answers
+from tianji_toolbox.classroom import assignment as assignments
 from tianji_toolbox.classroom.sandbox import Sandbox, Stopped
 
-TABLE, PAGE = "grades.csv", "grades.html"
 # of a student: there are six lessons; a folder of more is no submission
 MAX_NOTEBOOKS, MAX_ENTRIES, MAX_DEPTH = 12, 10_000, 8
 MAX_PROBLEMS = 20  # of a notebook, that are told
@@ -34,11 +36,21 @@ MAX_PROBLEMS = 20  # of a notebook, that are told
 
 @dataclass
 class Grade:
-    """What one student handed in: for each exercise what is missing, and what kept a notebook back."""
+    """What one student handed in.
+
+    results: for each exercise or question, what is missing. points: what it is worth. problems: what kept a
+    notebook back. answers: the texts of what a person grades. late: days that have begun after the deadline.
+    """
 
     student: str
     results: dict[str, list[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    points: dict[str, float] = field(default_factory=dict)
+    answers: dict[str, str] = field(default_factory=dict)
+    late: int = 0
+
+    def __post_init__(self) -> None:
+        self.points = {number: float(not missing) for number, missing in self.results.items()} | self.points
 
     @property
     def passed(self) -> int:
@@ -48,9 +60,16 @@ class Grade:
     def add(self, other: "Grade") -> None:
         """Add what another notebook of the student got; of two answers the better one counts."""
         self.problems += map(_printable, other.problems)
+        self.answers |= other.answers
         for number, missing in other.results.items():
-            if self.results.get(number) != []:
+            if number not in self.points or other.points[number] > self.points[number]:
                 self.results[number] = [_printable(hint) for hint in missing]
+                self.points[number] = other.points[number]
+
+    def put(self, number: str, missing: list[str], points: float) -> None:
+        """Note what one exercise got, unless it got more before."""
+        if points > self.points.get(number, -1):
+            self.results[number], self.points[number] = missing, points
 
 
 class _Submitted(answers.Answer):
@@ -78,13 +97,17 @@ def grade(
     seconds: float = 60,
     memory_gb: float = 2,
     workers: int = 1,
+    before: Callable[[list[str]], object] = lambda students: None,
     save: Callable[[list[Grade]], object] = lambda grades: None,
+    assignment: assignments.Assignment | None = None,
+    deadline: datetime | None = None,
 ) -> list[Grade]:
     """Grade all submissions of a folder: a notebook, or a folder of notebooks, for each student.
 
-    seconds, memory_gb: limits of each notebook. workers: how many notebooks run at a time. save: called
-    with the students who are graded so far, whenever one more is.
-    Raises CourseError if there are none, for a limit that is too small, and where this machine
+    assignment: what was handed in; the lessons' exercises if None. deadline: after it a submission is late.
+    seconds, memory_gb: limits of each notebook. workers: how many notebooks run at a time. before: called
+    with all students before anything runs. save: called with the students who are graded so far, whenever
+    one more is. Raises CourseError if there are none, for a limit that is too small, and where this machine
     cannot lock the notebooks in.
     """
     if seconds < 5 or memory_gb < 0.5 or workers < 1:
@@ -93,7 +116,11 @@ def grade(
             f"同时运行的份数（{workers}）至少 1。"
         )
     submissions = find_submissions(folder)
-    grades = {student: Grade(student, problems=found.problems) for student, found in submissions.items()}
+    before(list(submissions))
+    grades = {
+        student: Grade(student, problems=found.problems, late=found.days_after(deadline))
+        for student, found in submissions.items()
+    }
     tasks = [(student, notebook) for student, found in submissions.items() for notebook in found.notebooks]
     with Sandbox(None, seconds, memory_gb):
         pass  # it proves that this machine can do it
@@ -101,10 +128,13 @@ def grade(
     pool, cancelled = ThreadPoolExecutor(workers), threading.Event()
 
     def start(notebook: Path) -> Sandbox:
-        return Sandbox(notebook, seconds, memory_gb, beside=notebook.parent != folder, cancelled=cancelled)
+        limits = {"seconds": seconds, "memory_gb": memory_gb, "cancelled": cancelled}
+        return Sandbox(notebook, beside=notebook.parent != folder, whole=assignment is not None, **limits)
 
     try:
-        of = {pool.submit(_grade_notebook, notebook, start): student for student, notebook in tasks}
+        of = {
+            pool.submit(_grade_notebook, notebook, start, assignment): student for student, notebook in tasks
+        }
         for future in tqdm(as_completed(of), total=len(of), disable=None):
             student = of[future]
             grades[student].add(future.result())
@@ -117,12 +147,40 @@ def grade(
     return list(grades.values())
 
 
+def grade_one(notebook: Path, assignment: assignments.Assignment, seconds: float = 60) -> Grade:
+    """Return what one notebook gets: the instructor tries an assignment. Raises CourseError as ``grade``."""
+    with Sandbox(None, seconds, 2):
+        pass
+    return _grade_notebook(notebook, lambda file: Sandbox(file, seconds, 2, whole=True), assignment)
+
+
 @dataclass
 class Submission:
     """The notebooks of a student, and what is wrong with how they were handed in."""
 
     notebooks: list[Path] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def days_after(self, deadline: datetime | None) -> int:
+        """Return how many days after the deadline have begun when the last of it was handed in."""
+        if deadline is None or not self.notebooks:
+            return 0
+        late = (max(map(_handed_in_at, self.notebooks)) - deadline).total_seconds()
+        return max(0, math.ceil(late / 86400))
+
+
+def _handed_in_at(notebook: Path) -> datetime:
+    """Return the time that nbgrader's exchange wrote beside a notebook, else when the file was changed."""
+    stamp = notebook.parent / "timestamp.txt"
+    try:
+        if stamp.is_file() and not stamp.is_symlink() and stamp.stat().st_size < 100:
+            day, clock, *zone = stamp.read_text(encoding="utf-8").split()
+            return datetime.fromisoformat(f"{day} {clock[:8]}").replace(
+                tzinfo=ZoneInfo(zone[0] if zone else "UTC")
+            )
+    except (OSError, ValueError, LookupError):
+        pass
+    return datetime.fromtimestamp(notebook.stat().st_mtime, timezone.utc)
 
 
 def find_submissions(folder: Path) -> dict[str, Submission]:
@@ -185,73 +243,56 @@ def _is_notebook(path: Path) -> bool:
     return usual and path.suffix == ".ipynb" and ".ipynb_checkpoints" not in path.parts
 
 
-def _grade_notebook(notebook: Path, start: Callable[[Path], Sandbox]) -> Grade:
+def _grade_notebook(
+    notebook: Path, start: Callable[[Path], Sandbox], assignment: assignments.Assignment | None
+) -> Grade:
     """Return what one notebook gets, whatever it does."""
     result, numbers = Grade(notebook.stem), []
     try:
         with start(notebook) as sandbox:
-            numbers = [number for cell in sandbox.cells for number in cell]
-            for cell, handed_in in enumerate(sandbox.cells):
-                error = sandbox.run(cell)
-                if error and not handed_in:
-                    result.problems.append(f"{notebook.name}：有一格出错了：{error}")
-                for position, number in enumerate(handed_in):
-                    answer = _Submitted(sandbox, cell, position)
-                    missing = [f"这一格出错了：{error}"] if error else exercises.hints(number, answer)
-                    result.results[number] = missing
+            if assignment:
+                numbers = list(assignment.tests)
+                _grade_assignment(sandbox, result, notebook, assignment)
+            else:
+                numbers = [number for cell in sandbox.cells for number in cell]
+                _grade_exercises(sandbox, result, notebook)
     except Exception as error:  # also one that our own judges did not think of
         stopped = str(error) if isinstance(error, Stopped | CourseError) else f"判不了：{error!r}"
         result.problems.append(f"{notebook.name}：{stopped}")
         for number in numbers:
-            result.results.setdefault(number, [f"没有判完：{stopped}"])
+            result.put(number, [f"没有判完：{stopped}"], 0)
     del result.problems[MAX_PROBLEMS:]
     return result
 
 
-def columns(grades: list[Grade]) -> list[answers.Exercise]:
-    """Return the exercises of all the lessons that anybody handed in."""
-    lessons = {number[:2] for grade in grades for number in grade.results}
-    return [item for number, item in sorted(exercises.EXERCISES.items()) if number[:2] in lessons]
+def _grade_exercises(sandbox: Sandbox, result: Grade, notebook: Path) -> None:
+    for cell, handed_in in enumerate(sandbox.cells):
+        error = sandbox.run(cell)
+        if error and not handed_in:
+            result.problems.append(f"{notebook.name}：有一格出错了：{error}")
+        for position, number in enumerate(handed_in):
+            answer = _Submitted(sandbox, cell, position)
+            missing = [f"这一格出错了：{error}"] if error else exercises.hints(number, answer)
+            result.results[number], result.points[number] = missing, float(not missing)
 
 
-def write(grades: list[Grade], folder: Path) -> list[Path]:
-    """Write the grades as CSV (for Excel too) and as a page, and return both paths."""
-    files = [folder / TABLE, folder / PAGE]
-    for file, text in zip(files, (to_csv(grades), to_html(grades)), strict=True):
-        with records.atomic_writer(file) as target:
-            target.write(text)
-    return files
-
-
-def to_csv(grades: list[Grade]) -> str:
-    """Return the grades as CSV with a byte order mark; a cell never starts like a formula."""
-    asked = columns(grades)
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(["学生", "通过", "共", *(item.number for item in asked), "备注"])
-    for grade in grades:
-        marks = [_mark(grade, item.number) for item in asked]
-        row = [grade.student, grade.passed, len(asked), *marks, "；".join(grade.problems)]
-        table.writerow([_no_formula(cell) if isinstance(cell, str) else cell for cell in row])
-    return "\ufeff" + text.getvalue()
-
-
-def _mark(grade: Grade, number: str) -> int | str:
-    return int(not grade.results[number]) if number in grade.results else ""
-
-
-def _no_formula(text: str) -> str:
-    risky = text[:1] in ("\t", "\r", "\n") or text.lstrip().startswith(("=", "+", "-", "@"))
-    return "'" + text if risky else text
-
-
-def to_html(grades: list[Grade]) -> str:
-    """Return the grades as one page that needs nothing else."""
-    from jinja2 import Environment, FileSystemLoader
-
-    asked = columns(grades)
-    passed = {item.number: sum(_mark(grade, item.number) == 1 for grade in grades) for item in asked}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("grades.html.j2").render(grades=grades, exercises=asked, passed=passed)
+def _grade_assignment(
+    sandbox: Sandbox, result: Grade, notebook: Path, assignment: assignments.Assignment
+) -> None:
+    """Run all cells, and in the place of a test's cell the source's test; at the end those that are gone."""
+    by_hand = assignment.questions.keys() - assignment.tests.keys()
+    result.answers = {name: str(text) for name, text in sandbox.texts.items() if name in by_hand}
+    tests = dict(assignment.tests)
+    for cell, names in enumerate(sandbox.cells):
+        found = [name for name in names if name in assignment.tests]
+        error = "" if found else sandbox.run(cell)
+        if error:  # what was asked in a hidden test could be in it
+            shown = f"：{error}" if tests == assignment.tests else "（在测试之后，不显示原因）"
+            result.problems.append(f"{notebook.name}：有一格出错了{shown}")
+        for name in found:
+            points, missing = assignments.judge(assignment.tests[name], assignment.imports, sandbox)
+            result.put(name, missing, points)
+            tests.pop(name, None)
+    for name, test in tests.items():
+        points, missing = assignments.judge(test, assignment.imports, sandbox)
+        result.put(name, missing, points)

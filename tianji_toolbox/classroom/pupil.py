@@ -24,19 +24,21 @@ from traitlets.config import Config
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 from tianji_helpers.exercises.answers import Answer, Wrong, brief
-from tianji_toolbox.classroom import handed_in, jail
+from tianji_toolbox.classroom import handed_in, jail, transport
 
 MAX_FILE = 100_000_000  # bytes
+MAX_TEXT = 10_000  # characters of an answer that a person will read
+MAX_RETURNED = 200_000  # characters of what a function returns, as JSON
 _MAX_OPEN_FILES = 128  # a socket holds up to 0.2 MB that nobody else sees
 _MAX_ADDRESSES = 64_000_000_000  # bytes; the page tables of more would be large themselves
 _KEYCTL = 250 if platform.machine() == "x86_64" else 219  # as everywhere else
 
 
-def main(name: str, memory: int, seconds: int) -> None:
+def main(name: str, memory: int, seconds: int, whole: bool) -> None:
     """Answer commands until there are no more.
 
     name: of the notebook; empty if only the confinement is to be proved. memory: bytes of data, seconds: of
-    computing, that one process may use.
+    computing, that one process may use. whole: whether all cells are handed in, or the exercises only.
     """
     _limit(memory, seconds)
     prove()
@@ -49,7 +51,7 @@ def main(name: str, memory: int, seconds: int) -> None:
     for folder in seen_from_outside:
         os.close(folder)
     if name:  # from here on the student's time runs
-        _serve(channel.makefile("rw", encoding="utf-8", errors="replace"), name)
+        _serve(channel.makefile("rw", encoding="utf-8", errors="replace"), name, whole)
 
 
 def _limit(memory: int, seconds: int) -> None:
@@ -102,7 +104,7 @@ def prove() -> None:
         raise CourseError(f"还能{name}")
 
 
-def _serve(channel, name: str) -> None:
+def _serve(channel, name: str, whole: bool) -> None:
     def reply(message: dict) -> None:
         channel.write(json.dumps(message, ensure_ascii=False) + "\n")
         channel.flush()
@@ -111,15 +113,24 @@ def _serve(channel, name: str) -> None:
     try:
         shutil.copytree(jail.HANDED_IN, work, symlinks=True)
         os.chdir(work)
-        cells = handed_in.read_section(Path(name))
-        answers = [handed_in.answers_in(source) for source in cells]
-        if not any(answers):
-            raise CourseError(f"“{handed_in.SECTION}”一节里没有一个 check(…)")
+        texts = {}
+        if whole:
+            read = handed_in.read_cells(Path(name))
+            cells = [cell.source for cell in read if cell.kind == "code"]
+            answers = [
+                [(cell.question, None)] if cell.question else [] for cell in read if cell.kind == "code"
+            ]
+            texts = {cell.question: cell.source[:MAX_TEXT] for cell in read if cell.question}
+        else:
+            cells = handed_in.read_section(Path(name))
+            answers = [handed_in.answers_in(source) for source in cells]
+            if not any(answers):
+                raise CourseError(f"“{handed_in.SECTION}”一节里没有一个 check(…)")
     except CourseError as error:
         return reply({"failed": str(error)})
     except (OSError, RecursionError) as error:  # pipes, no room, no permission, folders without end
         return reply({"failed": f"交来的文件复制不了（{type(error).__name__}），最多 {jail.ROOM / 1e6:g} MB"})
-    reply({"cells": [[number for number, _ in found] for found in answers]})
+    reply({"cells": [[number for number, _ in found] for found in answers], "texts": texts})
     sys.path[0] = work
     config = Config()
     config.HistoryManager.enabled = False
@@ -129,6 +140,8 @@ def _serve(channel, name: str) -> None:
         command = json.loads(line)
         if "run" in command:
             reply(_run(shell, cells[command["run"]]))
+        elif "name" in command:
+            reply(_named(shell, **command))
         else:
             cell, position = command["answer"]
             reply(_answer(shell, answers[cell][position][1], command["arguments"]))
@@ -138,6 +151,20 @@ def _run(shell, source: str) -> dict:
     result = shell.run_cell(source)
     error = result.error_before_exec or result.error_in_exec
     return {"error": f"{type(error).__name__}: {brief(error, 120)}" if error else ""}
+
+
+def _named(shell, name: str, arguments: list | None, keywords: dict | None) -> dict:
+    """Return what stands under a name, or what the function of that name returns; or what it raised."""
+    try:
+        value = eval(name, shell.user_ns)
+        if arguments is None:
+            return {"function": True} if callable(value) else {"value": transport.pack(value)}
+        returned = transport.pack(value(*transport.unpack(arguments), **transport.unpack(keywords)))
+        if len(json.dumps(returned)) > MAX_RETURNED:
+            raise OverflowError
+        return {"value": returned}
+    except BaseException as error:  # SystemExit too
+        return {"raised": type(error).__name__}
 
 
 def _answer(shell, code, arguments: list | None) -> dict:
@@ -153,6 +180,6 @@ def _answer(shell, code, arguments: list | None) -> dict:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "whole")
     except CourseError as error:
         sys.exit(str(error))

@@ -24,7 +24,7 @@ import nbformat
 
 from tianji_helpers import paths, plots, records
 from tianji_helpers.errors import CourseError
-from tianji_toolbox.classroom import batch_table, grading, runs
+from tianji_toolbox.classroom import batch_table, gradebook, runs
 from tianji_toolbox.classroom.batch_run import Status
 
 NAME = "report.html"
@@ -126,7 +126,7 @@ def _write(folder: Path) -> Path:
         figures={task: _curves(task, lines) for task in tasks},
         answers={task: _answers(task, lines) for task in tasks},
         grades=_grades(folder),
-        grades_page=grading.PAGE,
+        grades_page=gradebook.PAGE,
     )
     with records.atomic_writer(folder / NAME) as file:
         file.write(_whole(page))
@@ -160,9 +160,9 @@ def _read(file: Path, kind: Any) -> Any:
 def _grades(folder: Path) -> list[tuple[str, str, str, str]]:
     """Return student, passed, exercises and notes of the folder's grade table; none if there is none."""
     try:
-        if not (folder / grading.TABLE).is_file():
+        if not (folder / gradebook.TABLE).is_file():
             return []
-        text = (folder / grading.TABLE).read_text(encoding="utf-8-sig")
+        text = (folder / gradebook.TABLE).read_text(encoding="utf-8-sig")
         rows = list(csv.reader(io.StringIO(text)))[1:]
     except (OSError, ValueError, csv.Error):
         return []

@@ -30,10 +30,12 @@ class Sandbox:
 
     notebook: None only proves that this machine can lock it in. beside: whether it also gets the files that
     lie beside the notebook. seconds: of wall time, once it is locked in. memory_gb: of all its processes
-    together. cancelled: set by another thread to end it early. Starting raises CourseError where this machine
-    cannot lock a process in, and Stopped where the notebook cannot be read.
+    together. cancelled: set by another thread to end it early. whole: whether all cells are handed in, as
+    those of an assignment are, or the exercises only. Starting raises CourseError where this machine cannot
+    lock a process in, and Stopped where the notebook cannot be read.
 
-    ``cells`` has, for each cell, the numbers of the exercises that it hands in.
+    ``cells`` has, for each cell of code, the numbers of the exercises that it hands in, or the question
+    that it belongs to; ``texts``, for each question of an assignment, the text of its cell.
     """
 
     def __init__(
@@ -43,12 +45,15 @@ class Sandbox:
         memory_gb: float,
         beside: bool = False,
         cancelled: threading.Event | None = None,
+        whole: bool = False,
     ):
         self._notebook = notebook and notebook.absolute()
         self._beside, self._seconds, self._memory_gb = beside, seconds, memory_gb
         self._cancelled = cancelled
         self._seen: list[int] = []  # its folder and its processes, once they can be seen
+        self._whole = whole
         self.cells: list[list[str]] = []
+        self.texts: dict[str, str] = {}
 
     def __enter__(self) -> "Sandbox":
         if why := jail.why_not():
@@ -59,7 +64,7 @@ class Sandbox:
                 reply = self._reply()
                 if "failed" in reply:
                     raise Stopped(str(reply["failed"]))
-                self.cells = reply["cells"]
+                self.cells, self.texts = reply["cells"], reply["texts"]
             self._after = stack.pop_all()
         return self
 
@@ -69,7 +74,12 @@ class Sandbox:
         # -s: nothing of the student's is imported before it is locked in
         pupil = [sys.executable, "-s", "-m", "tianji_toolbox.classroom.pupil"]
         name = self._notebook.name if self._notebook else ""
-        pupil += [name, str(int(self._memory_gb * 1e9)), str(computing)]
+        pupil += [
+            name,
+            str(int(self._memory_gb * 1e9)),
+            str(computing),
+            "whole" if self._whole else "section",
+        ]
         handed_in = self._notebook.parent if self._notebook and self._beside else self._notebook
         group = stack.enter_context(jail.counted())
         printed = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  closed by the stack
@@ -115,6 +125,14 @@ class Sandbox:
         Raises Stopped.
         """
         return self._ask({"answer": [cell, position], "arguments": arguments})
+
+    def named(self, name: str, arguments: list | None = None, keywords: dict | None = None) -> dict:
+        """Return ``{"value": ...}`` of a name, ``{"function": True}``, or ``{"raised": ...}``.
+
+        arguments, keywords: of a call; then of what it returns. All values are packed (``transport``). Raises
+        Stopped.
+        """
+        return self._ask({"name": name, "arguments": arguments, "keywords": keywords})
 
     def _ask(self, command: dict) -> dict:
         try:  # one that does not listen is ended by the watch, and with it the waiting

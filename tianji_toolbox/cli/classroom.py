@@ -1,8 +1,9 @@
-"""For the class: batches of runs and their report, grades of submitted notebooks."""
+"""For the class: batches of runs and their report, assignments, grades of submitted notebooks."""
 
 import argparse
 import re
 import sys
+from datetime import datetime
 from reprlib import repr as brief
 
 from tianji_toolbox.cli import arguments as arg
@@ -66,25 +67,103 @@ def report(folder) -> None:
 
 
 @arg.command(
+    arg.file("source", "作业，用 ### BEGIN SOLUTION、### BEGIN HIDDEN TESTS 标出答案和看不见的测试"),
+    arg.results("--output", "写到哪里（默认 outputs/assignments/作业的名字）"),
+    arg.amount("--timeout", "运行答案最多几秒", 60, least=0.1, most=10**6),
+)
+def assignment(source, output, timeout) -> int:
+    """由一份作业写出学生版和教师版，并试一试答案和空白的各得几分"""
+    from tianji_helpers import paths
+    from tianji_toolbox.classroom import assignment, grading
+
+    read = assignment.load(source)
+    student, master = assignment.write(source, output or paths.resolve(f"outputs/assignments/{source.stem}"))
+    most = sum(test.points for test in read.tests.values())
+    for name, question in read.questions.items():
+        print(f"{name}：{question.points:g} 分" + ("" if question.test else "，由人来判"))
+    tried = grading.grade_one(master, read, seconds=timeout)
+    missing = [f"  {name}：{hint}" for name, hints in tried.results.items() for hint in hints]
+    blank = sum(grading.grade_one(student, read, seconds=timeout).points.values())
+    got = sum(tried.points.values())
+    print(f"自动判的一共 {most:g} 分：答案得 {got:g} 分，学生版原样交上来得 {blank:g} 分。")
+    print(f"学生版：{student}\n教师版：{master}（评分用：tianji grade … --assignment {master}）")
+    if missing or tried.problems:
+        print("答案没有全部通过，请先改好：", *missing, *tried.problems, sep="\n", file=sys.stderr)
+    return 1 if missing else 0
+
+
+def _time(text: str) -> datetime:
+    """Read a point in time; without a zone it is this machine's."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{brief(text)} 不行，应当像 2026-12-01T23:59") from None
+
+
+@arg.command(
     arg.folder("submissions", "每人一个笔记本、或者每人一个文件夹"),
     arg.results("--output", "成绩表写到哪里（默认 outputs/grades）"),
+    arg.file("--assignment", "tianji assignment 写出的教师版（默认判六课的练习）", None),
+    arg.file("--roster", "学习平台导出的名单（CSV 或 .xlsx）；成绩填进它的一份副本，可以导回去", None),
+    arg.word("--column", "NAME", "名单里没有成绩那一列时，新的一列叫什么（默认作业的名字）", ""),
+    arg.argument("--deadline", "截止时间，例如 2026-12-01T23:59", None, type=_time, metavar="TIME"),
+    arg.amount("--late", "迟交每过一天减去得分的几成，例如 0.1", 0.0),
     arg.amount("--timeout", "每个笔记本最多几秒", 60, least=0.1, most=10**6),
     arg.amount("--memory", "每个笔记本最多几 GB 内存", 2, least=0.1, most=10**6),
     arg.whole("--workers", "同时判几份", 1, least=1, most=10_000),
 )
-def grade(submissions, output, timeout, memory, workers) -> None:
-    """给交上来的笔记本判练习，写出成绩表"""
+def grade(submissions, output, assignment, roster, column, deadline, late, timeout, memory, workers) -> None:
+    """给交上来的笔记本判练习或作业，写出成绩表和每人一页的反馈"""
     from tianji_helpers import paths
-    from tianji_toolbox.classroom import grading
+    from tianji_toolbox.classroom import assignment as assignments
+    from tianji_toolbox.classroom import gradebook, grading
+    from tianji_toolbox.classroom import roster as rosters
 
     folder = output or paths.resolve("outputs/grades")
+    source = assignments.load(assignment) if assignment else None
+    book, people = gradebook.Book(source, deadline, late), None
+
+    def look(students: list[str]) -> None:
+        nonlocal people
+        book.read_comments(folder, students)
+        people = rosters.load(roster, students) if roster else None
+
     limits = {"seconds": timeout, "memory_gb": memory, "workers": workers}
     # what is graded stays, whatever comes after it
-    grades = grading.grade(submissions, **limits, save=lambda some: grading.write(some, folder))
-    total = len(grading.columns(grades))
+    grades = grading.grade(
+        submissions,
+        **limits,
+        assignment=source,
+        deadline=deadline,
+        before=look,
+        save=lambda some: gradebook.write(some, folder, book, whole=False),
+    )
+    items = book.items(grades)
     for row in grades:
-        print(
-            f"{row.passed:>3} / {total}  {row.student}" + "".join(f"\n      {line}" for line in row.problems)
-        )
-    for file in grading.write(grades, folder):
+        notes = "".join(f"\n      {line}" for line in row.problems)
+        print(f"{book.total(row, items):>3g} / {book.most(items):g}  {row.student}{notes}")
+    for file in gradebook.write(grades, folder, book):
         print(f"写出 {file}")
+    if people:
+        title = column or (assignment.stem if assignment else "练习")
+        print(f"写出 {rosters.write(people, book, grades, title, folder)}")
+        if people.missing:
+            print(f"没有交的 {len(people.missing)} 人：{'、'.join(people.missing)}")
+
+
+@arg.command(
+    arg.folder("submissions", "每人一个笔记本、或者每人一个文件夹"),
+    arg.file("--template", "发给学生的笔记本，里面的每一行都不算（默认是六课）；可以写几个", [], nargs="+"),
+    arg.amount("--threshold", "两段有多像才列出来：相同的三字片段占几成", 0.8, least=0.3),
+    arg.results("--output", "写到哪里（默认 outputs/grades）"),
+)
+def similar(submissions, template, threshold, output) -> None:
+    """找出彼此相像的提交，把相像的段落并排给人看"""
+    from tianji_helpers import paths
+    from tianji_toolbox.classroom import course, similarity
+
+    pairs, problems = similarity.find(submissions, template or course.find_notebooks(), threshold)
+    for pair in pairs[:20]:
+        print(f"{pair.one} 和 {pair.other}：{len(pair.passages)} 段，约 {pair.size} 个字符")
+    page = similarity.write(pairs, problems, threshold, output or paths.resolve("outputs/grades"))
+    print(f"{len(pairs)} 对相像。并排看：{page}")

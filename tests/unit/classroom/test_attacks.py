@@ -20,7 +20,7 @@ from submissions import RIGHT, WRONG, notebook
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
-from tianji_toolbox.classroom import grading, jail, sandbox
+from tianji_toolbox.classroom import gradebook, grading, jail, sandbox
 from tianji_toolbox.classroom.sandbox import MAX_FILES, Sandbox, Stopped
 
 pytestmark = [
@@ -426,7 +426,7 @@ def test_nothing_was_reached_or_left(grades, outside, server):
 
 
 def test_the_tables_can_be_written_whatever_they_hold(grades, tmp_path):
-    table, page = grading.write(list(grades.values()), tmp_path)
+    table, page = gradebook.write(list(grades.values()), tmp_path)
     assert "张三" in table.read_text(encoding="utf-8-sig") and "<script>" not in page.read_text(
         encoding="utf-8"
     )

@@ -18,7 +18,7 @@ from submissions import ENDLESS, RIGHT, WRONG, notebook
 from tianji_helpers import paths
 from tianji_helpers.exercises import EXERCISES
 from tianji_toolbox import cli
-from tianji_toolbox.classroom import grading, jail
+from tianji_toolbox.classroom import gradebook, grading, jail
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +79,7 @@ def test_submissions_get_what_they_deserve(grades):
 
 @lockable
 def test_the_table_is_safe_to_open(grades, tmp_path):
-    files = grading.write(list(grades.values()), tmp_path)
+    files = gradebook.write(list(grades.values()), tmp_path)
     assert [file.name for file in files] == ["grades.csv", "grades.html"]
     text = files[0].read_bytes().decode("utf-8")
     assert text.startswith("\ufeff学生,通过,共,02-1,02-2,02-3,02-4,02-5,备注")

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from tianji_toolbox import cli
-from tianji_toolbox.classroom import grading, report
+from tianji_toolbox.classroom import gradebook, report
 
 pytestmark = pytest.mark.slow
 
@@ -158,7 +158,7 @@ def test_odd_characters_and_numbers_are_shown_as_well_as_may_be(name, content, b
 
 
 @pytest.mark.parametrize(
-    "name", [f"{RUN}/status.json", f"{RUN}/metrics.json", f"{RUN}/notebooks/x.ipynb", grading.TABLE]
+    "name", [f"{RUN}/status.json", f"{RUN}/metrics.json", f"{RUN}/notebooks/x.ipynb", gradebook.TABLE]
 )
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link to itself", "link to a device"])
 def test_what_is_no_file_counts_as_not_there(name, kind, batch):
@@ -189,7 +189,7 @@ def test_another_thing_in_a_place_is_named_or_passed_over(name, kind, batch, cap
     "text", ["", "a,b\nx\n", "a\0b\nx,1,2,y\n", "a,b,c,d\nx,1,2," + "y" * 200_000, "\udcff"]
 )
 def test_damaged_grades_are_passed_over(text, batch):
-    (batch / grading.TABLE).write_bytes(text.encode(errors="surrogateescape"))
+    (batch / gradebook.TABLE).write_bytes(text.encode(errors="surrogateescape"))
     page_of(batch)
 
 
@@ -268,4 +268,4 @@ def test_a_page_that_a_run_left_is_not_shown(batch):
 
 def test_our_own_pages_forbid_scripts_too(batch):
     assert "Content-Security-Policy" in page_of(batch)
-    assert "Content-Security-Policy" in grading.to_html([])
+    assert "Content-Security-Policy" in gradebook.write([], batch)[1].read_text(encoding="utf-8")

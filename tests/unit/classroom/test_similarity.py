@@ -1,0 +1,74 @@
+"""Similarity: copies are found though their names differ; the template and what is short are not."""
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from tianji_helpers import paths
+from tianji_toolbox import cli
+from tianji_toolbox.classroom import similarity
+
+GIVEN = """def load(path):
+    with open(path, encoding='utf-8') as file:
+        return [line.strip() for line in file]"""
+ONE = """def squeeze(text):
+    result = []
+    for letter in text:
+        if result and letter == result[-1] and letter in '！～':
+            continue
+        result.append(letter)
+    return ''.join(result)"""
+RENAMED = ONE.replace("result", "kept").replace("letter", "c").replace("squeeze", "mine") + "  # 自己写的"
+OTHER = """def squeeze(text):
+    while '！！' in text or '～～' in text:
+        text = text.replace('！！', '！').replace('～～', '～')
+    return text if text.strip() else ''"""
+ESSAY = (
+    "这门课里我学到最多的是第二课。" * 3
+    + "清洗数据要留下理由，<b>不能</b>悄悄丢掉，否则谁也不知道少了什么，也就没有人能改。"
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    given = {"甲": [ONE], "乙": ["%matplotlib inline", RENAMED], "丙": [OTHER], "丁": ["x = 1"]}
+    given |= {"戊": [ESSAY], "己": [ESSAY.replace("第二课", "第四课")]}
+    (tmp_path / "class").mkdir()
+    for name, cells in given.items():
+        made = [
+            new_markdown_cell(text) if text == ESSAY or "第四课" in text else new_code_cell(text)
+            for text in cells
+        ]
+        nbformat.write(
+            new_notebook(cells=[new_code_cell(GIVEN), *made]), tmp_path / "class" / f"{name}.ipynb"
+        )
+    nbformat.write(new_notebook(cells=[new_code_cell(GIVEN)]), tmp_path / "template.ipynb")
+    (tmp_path / "class" / "坏.ipynb").write_text("{" * 9999)
+    return tmp_path
+
+
+def test_copies_are_found_and_nothing_else(folder):
+    pairs, problems = similarity.find(folder / "class", [folder / "template.ipynb"], 0.8)
+    assert {frozenset((pair.one, pair.other)) for pair in pairs} == {frozenset("甲乙"), frozenset("戊己")}
+    assert [len(pair.passages) for pair in pairs] == [1, 1] and "读不了" in problems["坏"]
+    page = similarity.write(pairs, problems, 0.8, folder).read_text(encoding="utf-8")
+    assert "<b>" not in page and "&lt;b&gt;" in page and "<mark>" in page and "load(path)" not in page
+    everything, _ = similarity.find(folder / "class", [], 0.8)
+    assert len(everything) == 15, "who does not name the template finds it in all six"
+
+
+def test_of_the_lessons_nothing_is_anybodys_own(folder, capsys):
+    for name in ("一", "二"):
+        lesson = paths.NOTEBOOKS / "02_merge_clean.ipynb"
+        (folder / "class" / f"{name}.ipynb").write_bytes(lesson.read_bytes())
+    line = ["similar", str(folder / "class"), "--output", str(folder)]
+    assert cli.main(line) == 0
+    said = capsys.readouterr().out
+    assert "甲" in said and "一 和 二" not in said and (folder / "similar.html").is_file()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"cells": 3}'])
+def test_a_template_that_is_no_notebook_is_refused(content, folder, capsys):
+    (folder / "template.ipynb").write_text(content)
+    line = ["similar", str(folder / "class"), "--template", str(folder / "template.ipynb")]
+    assert cli.main(line) == 1 and "读不了" in capsys.readouterr().err

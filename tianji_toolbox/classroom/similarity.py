@@ -1,0 +1,147 @@
+"""``tianji similar``: pairs of submissions that resemble one another, for a person to look at.
+
+What counts is what a student added to the template. Functions, other statements and paragraphs are compared
+as sets of 3-grams, by the index that finds near duplicates among wishes. Names that a program may choose
+freely become one and the same letter first, so renaming hides nothing. No grade follows from it.
+"""
+
+import ast
+import builtins
+import difflib
+import html
+import keyword
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tianji_helpers.dataset.duplicates import NearIndex
+from tianji_helpers.errors import CourseError
+from tianji_toolbox.classroom import gradebook, grading, handed_in
+
+PAGE = "similar.html"
+LEAST = 60  # letters and digits of a passage; shorter ones are alike by chance
+MAX_PASSAGE = 4000  # characters
+MAX_PAIRS = 200  # on the page
+_KNOWN = {*keyword.kwlist, *dir(builtins)}
+_WORD, _COMMENT = re.compile(r"\b[A-Za-z_]\w*", re.ASCII), re.compile(r"#.*")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of what a student added. compared: the same without names."""
+
+    student: str
+    text: str
+    compared: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two students, and their passages that are alike: one's, the other's, and how much, from 0 to 1."""
+
+    one: str
+    other: str
+    passages: tuple[tuple[str, str, float], ...]
+
+    @property
+    def size(self) -> int:
+        """How many characters are alike."""
+        return round(sum(len(one) * share for one, _, share in self.passages))
+
+
+def find(folder: Path, templates: Iterable[Path], threshold: float) -> tuple[list[Pair], dict[str, str]]:
+    """Return the pairs of submissions in a folder with passages that are alike, the longest first.
+
+    templates: notebooks whose lines are nobody's own. threshold: Jaccard similarity, (0, 1]. Also returns, by
+    student, why a notebook was not read. Raises CourseError where there is nothing to compare.
+    """
+    given = {
+        line.strip() for file in templates for cell in handed_in.read_cells(file) for line in _lines(cell)
+    }
+    passages: list[Passage] = []
+    problems: dict[str, str] = {}
+    submissions = grading.find_submissions(folder)
+    for student, submission in submissions.items():
+        for notebook in submission.notebooks:
+            try:
+                cells = handed_in.read_cells(notebook)
+            except (CourseError, OSError) as error:
+                problems[student] = f"{notebook.name}：{error}"
+                continue
+            passages += [one for cell in cells for one in _passages(student, cell, given)]
+    if len(submissions) < 2:
+        raise CourseError(f"{folder} 里只有一个人交，没有可以比的。")
+    return _pairs(passages, threshold), problems
+
+
+def _lines(cell: handed_in.Cell) -> list[str]:
+    return cell.source.split("\n")
+
+
+def _passages(student: str, cell: handed_in.Cell, given: set[str]) -> Iterable[Passage]:
+    pieces = [cell.source]
+    if cell.kind == "code":
+        try:
+            body, lines = ast.parse(cell.source).body, _lines(cell)
+            pieces = ["\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in body]
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # magics, or no Python
+            pass
+    else:
+        pieces = cell.source.split("\n\n")
+    for piece in pieces:
+        own = "\n".join(line for line in piece.split("\n") if line.strip() and line.strip() not in given)
+        own = own[:MAX_PASSAGE]
+        if sum(map(str.isalnum, own)) >= LEAST:
+            yield Passage(student, own, _nameless(own) if cell.kind == "code" else own)
+
+
+def _nameless(code: str) -> str:
+    """Return code without comments, with one letter for all names that its author chose.
+
+    >>> _nameless("for wish in wishes: print(wish)  # 祝福")
+    'for 名 in 名: print(名)  '
+    """
+    return _WORD.sub(lambda word: word[0] if word[0] in _KNOWN else "名", _COMMENT.sub("", code))
+
+
+def _pairs(passages: list[Passage], threshold: float) -> list[Pair]:
+    index = NearIndex(threshold)
+    found: dict[tuple[str, str], list[tuple[str, str, float]]] = {}
+    for passage in passages:
+        best: dict[str, tuple[Passage, float]] = {}
+        for other, share in index.near(passage.compared):
+            if other.student != passage.student and share > best.get(other.student, (None, 0))[1]:
+                best[other.student] = other, share
+        for other, share in best.values():
+            found.setdefault((other.student, passage.student), []).append((other.text, passage.text, share))
+        index.add(passage, passage.compared)
+    pairs = [Pair(one, other, tuple(alike)) for (one, other), alike in found.items()]
+    return sorted(pairs, key=lambda pair: -pair.size)
+
+
+def write(pairs: list[Pair], problems: Mapping[str, str], threshold: float, folder: Path) -> Path:
+    """Write the page with the passages side by side, and return it."""
+    shown = [
+        {"pair": pair, "passages": [(*_marked(one, other), share) for one, other, share in pair.passages]}
+        for pair in pairs[:MAX_PAIRS]
+    ]
+    values = {"pairs": shown, "left": len(pairs) - len(shown), "threshold": threshold, "problems": problems}
+    return gradebook.write_text(folder / PAGE, gradebook.render("similar", **values))
+
+
+def _marked(one: str, other: str) -> tuple[str, str]:
+    """Return two texts as HTML, with what they share marked."""
+    shared = difflib.SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
+    texts = []
+    for text, starts in ((one, [block.a for block in shared]), (other, [block.b for block in shared])):
+        parts, end = [], 0
+        for start, block in zip(starts, shared, strict=True):
+            parts += [html.escape(text[end:start]), _mark(text[start : start + block.size])]
+            end = start + block.size
+        texts.append("".join(parts))
+    return texts[0], texts[1]
+
+
+def _mark(text: str) -> str:
+    return f"<mark>{html.escape(text)}</mark>" if len(text) > 3 else html.escape(text)
