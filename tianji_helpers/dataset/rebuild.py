@@ -112,10 +112,11 @@ def ensure_self_cognition(output_dir: str | Path = "", seed: int = 42) -> bool:
 
 
 def ensure_ruozhiba(output_dir: str | Path = "") -> bool:
-    """Convert the project's own sample unless that is done; return whether it was work."""
+    """Convert the project's own sample, without its leak, unless that is done; return whether it was work."""
     out = paths.stage_dir("04", output_dir)
-    train, validation, test = (out / f"ruozhiba_{part}.jsonl" for part in splits.PARTS)
-    if all(file.is_file() for file in (train, validation, test)):
+    train, validation, test = parts = [out / f"ruozhiba_{part}.jsonl" for part in splits.PARTS]
+    if all(file.is_file() for file in parts):
         return False
     ruozhiba.convert_file(RUOZHIBA_SAMPLE, train, test, validation_path=validation)
+    splits.repair(parts, threshold=ruozhiba.SAME_QUESTION)
     return True

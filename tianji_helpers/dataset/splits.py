@@ -10,13 +10,15 @@ are a group; elsewhere the rows with nearly the same question are (``group``).
 
 Whether a part is honest is one question for all tasks: does a row of it stand in an earlier part, word by
 word or nearly? ``leakage`` looks at texts, ``file_leakage`` at two files of any format that
-``formats`` reads, and ``repair_test`` takes such rows out of the later one and keeps them apart.
+``formats`` reads, and ``repair_test`` takes such rows out of the later one and keeps them apart; ``repair``
+does so for all parts.
 """
 
 import random
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TypeVar
 
@@ -274,6 +276,19 @@ def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -
         inputs=[train_path],
     )
     return apart
+
+
+def repair(parts: Sequence[str | Path], *, threshold: float = 0.9) -> int:
+    """Take out of each part's file the rows that an earlier part has seen; return how many there were.
+
+    parts: the files in their order: training, validation, test. See ``file_leakage`` and ``repair_test``.
+    """
+    leaked = 0
+    for earlier, later in combinations(parts, 2):
+        if found := file_leakage(earlier, later, threshold=threshold):
+            repair_test(later, earlier, found)
+            leaked += len(found)
+    return leaked
 
 
 def write_split(

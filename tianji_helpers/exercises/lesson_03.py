@@ -1,8 +1,9 @@
-"""Exercises of lesson 3: the persona, repetition, leaks."""
+"""Exercises of lesson 3: the persona, repetition, leaks, and the mixture that holds them back."""
 
 import itertools
 import re
 import string
+from collections import Counter
 from collections.abc import Iterator
 
 from tianji_helpers.exercises.answers import Answer, Wrong, alike, brief, exercise
@@ -63,10 +64,39 @@ def leak(answer: Answer) -> Iterator[str]:
             yield f"{what}：泄漏应该是 0 到 1 之间的另一个数，得到 {brief(got)}。"
 
 
+@exercise("03-4", "混进通用问答")
+def mix(answer: Answer) -> Iterator[str]:
+    """``mix(about_me, general, ratio, seed)`` is a shuffled list: every persona row, and the general ones."""
+    about_me = [{"input": f"你是谁（第 {number} 种问法）", "output": "我是小满。"} for number in range(20)]
+    general = [{"input": f"{number} 加 1 等于几", "output": str(number + 1)} for number in range(12)]
+    for ratio, rounds in ((0, "一条也不混"), (0.3, "够用"), (0.6, "正好用完"), (1.5, "要用两遍半")):
+        got, wanted = answer.call(about_me, general, ratio, 7), round(ratio * len(about_me))
+        if not isinstance(got, list) or not all(isinstance(row, dict) for row in got):
+            raise Wrong(f"应该返回一个列表，里面是一问一答的字典；得到 {brief(got)}。")
+        asked = Counter(str(row.get("input")) for row in got)
+        if sorted(asked[row["input"]] for row in about_me) != [1] * len(about_me):
+            yield f"比例 {ratio}：{len(about_me)} 条人设问答应该各有一条，不多不少。"
+        times = [asked[row["input"]] for row in general]
+        if sum(times) != wanted:
+            yield f"比例 {ratio}：通用问答应该有 {wanted} 条，现在是 {sum(times)} 条。"
+        elif max(times) - min(times) > 1:
+            yield f"比例 {ratio}（{rounds}）：有的通用问答用了 {max(times)} 遍，有的才 {min(times)} 遍。"
+        if len(got) != len(about_me) + sum(times):
+            yield f"比例 {ratio}：混进了两边都没有的条目。"
+    got = answer.call(about_me, general, 0.6, 7)
+    if got != answer.call(about_me, general, 0.6, 7):
+        yield "同一个 seed，两次的结果不一样。"
+    if got == answer.call(about_me, general, 0.6, 8):
+        yield "换了 seed，结果却一点没变。"
+    mine = [row in about_me for row in got]
+    if mine == sorted(mine) or mine == sorted(mine, reverse=True):
+        yield "没有打乱：人设问答和通用问答还各排在一头。"
+
+
 _FIELDS = {"title": 1, "questions": 3, "validation": 1, "test": 1, "answers": 3}
 
 
-@exercise("03-4", "添一类问题（开放）")
+@exercise("03-5", "添一类问题（开放）")
 def my_kind(answer: Answer) -> Iterator[str]:
     """``my_kind`` is a kind of questions: wordings to train, to validate and to test on, and answers."""
     kind = answer.value()

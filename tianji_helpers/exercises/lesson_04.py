@@ -1,33 +1,45 @@
-"""Exercises of lesson 4: formats, leaks, and a split that keeps alike questions together."""
+"""Exercises of lesson 4: formats, leaks, groups of alike questions, and a split that keeps them together."""
 
 from collections.abc import Iterator
 
 from tianji_helpers.exercises.answers import Answer, Wrong, brief, exercise
 
 
-@exercise("04-1", "别丢 input")
+@exercise("04-1", "别丢历史")
 def to_messages(answer: Answer) -> Iterator[str]:
-    """``to_messages(record)`` turns a COIG-CQIA record into OpenAI messages."""
+    """``to_messages(record)`` turns an Alpaca record, with what was said before, into OpenAI messages."""
+    last = {"instruction": "那猫呢？", "input": "", "output": "会，记得添水。"}
+    before = [["鱼会渴吗？", "不会。"], ["为什么？", "它一直泡在水里。"]]
+    loose = {"instruction": "这句话错在哪里？", "input": "先有彩虹，后有雨。", "output": "次序反了。"}
+    ending = ["那猫呢？", "会，记得添水。"]
     cases = {
-        "input 是空的": ({"instruction": "鱼会渴吗？", "input": "", "output": "不会。"}, "鱼会渴吗？"),
+        "只有一问一答": (last, ending),
+        "history 里有两轮": (
+            last | {"history": before},
+            [*before[0], *before[1], *ending],
+        ),
+        "history 是空的": (last | {"history": []}, ending),
         "input 不空": (
-            {"instruction": "这句话错在哪里？", "input": "先有彩虹，后有雨。", "output": "次序反了。"},
-            "这句话错在哪里？\n先有彩虹，后有雨。",
+            loose | {"history": before[:1]},
+            [*before[0], "这句话错在哪里？\n先有彩虹，后有雨。", "次序反了。"],
         ),
     }
-    for when, (record, content) in cases.items():
+    for when, (record, wanted) in cases.items():
         made = answer.call(record)
         rows = made.get("messages") if isinstance(made, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise Wrong(f"要一个字典，里面的 messages 是消息的列表；得到 {brief(made)}。")
-        roles = [row.get("role") for row in rows]
-        if roles != ["user", "assistant"]:
-            yield f"{when}时：角色应该先是问的人，再是答的人，得到 {brief(roles)}。"
-            return
-        if rows[0].get("content") != content:
-            yield f"{when}时：问题的文字不对，得到 {brief(rows[0].get('content'))}。"
-        if rows[1].get("content") != record["output"]:
-            yield f"{when}时：答案的文字不对，得到 {brief(rows[1].get('content'))}。"
+        if len(rows) != len(wanted):
+            yield f"{when}：应该有 {len(wanted)} 条消息，得到 {len(rows)} 条。"
+        elif [row.get("role") for row in rows] != ["user", "assistant"] * (len(wanted) // 2):
+            yield f"{when}：角色应该一问一答轮流来，得到 {brief([row.get('role') for row in rows])}。"
+        elif (said := [row.get("content") for row in rows]) != wanted:
+            wrong = next(
+                number
+                for number, pair in enumerate(zip(said, wanted, strict=True))
+                if len(set(map(str, pair))) > 1
+            )
+            yield f"{when}：第 {wrong + 1} 条消息的文字不对，得到 {brief(said[wrong])}。"
 
 
 @exercise("04-2", "换一个盒子")
@@ -71,7 +83,27 @@ def leaked(answer: Answer) -> Iterator[str]:
             yield f"{what}题{should}（照测试题原来的样子）：测试 {test}，得到 {brief(got)}。"
 
 
-@exercise("04-4", "公平地切（开放）")
+@exercise("04-4", "捆成组")
+def bundle(answer: Answer) -> Iterator[str]:
+    """``bundle(count, alike)`` joins positions that are alike, directly or through others, to groups."""
+    cases: dict[str, tuple[int, list[list[int]], list[list[int]]]] = {
+        "谁和谁都不像": (3, [], [[0], [1], [2]]),
+        "两对": (5, [[0, 3], [1, 4]], [[0, 3], [1, 4], [2]]),
+        "一条牵一条": (5, [[0, 1], [1, 2], [2, 4]], [[0, 1, 2, 4], [3]]),
+        "后来才牵上的两组": (6, [[0, 1], [2, 3], [4, 5], [3, 0]], [[0, 1, 2, 3], [4, 5]]),
+        "次序乱着给": (6, [[5, 2], [3, 1], [2, 3]], [[0], [1, 2, 3, 5], [4]]),
+    }
+    for what, (count, pairs, wanted) in cases.items():
+        got = answer.call(count, pairs)
+        if not isinstance(got, list) or not all(isinstance(group, list) for group in got):
+            raise Wrong(f"应该返回组的列表，每组是题号的列表；得到 {brief(got)}。")
+        if sorted(str(number) for group in got for number in group) != sorted(map(str, range(count))):
+            yield f"{what}：{count} 道题，每一道应该正好在一组里；得到 {brief(got)}。"
+        elif sorted(map(sorted, got)) != wanted:
+            yield f"{what}：{count} 道题，像的是 {pairs}，应该捆成 {len(wanted)} 组，得到 {brief(got)}。"
+
+
+@exercise("04-5", "公平地切（开放）")
 def fair_split(answer: Answer) -> Iterator[str]:
     """``fair_split(rows, ratio)`` returns train and test; a group is never on both sides."""
     sizes = [3, 1, 2, 1, 4, 1, 2, 1, 1, 3, 1]

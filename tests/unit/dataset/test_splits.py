@@ -202,6 +202,24 @@ def test_a_test_of_leaks_only_is_left_as_it_is(tmp_path):
     assert test.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
+def test_every_part_is_repaired_against_all_that_come_before_it(tmp_path):
+    parts = [tmp_path / f"openai_{part}.jsonl" for part in splits.PARTS]
+    asked = (
+        ["鱼会渴吗？", "云重不重？"],
+        ["鱼会渴吗", "猫会渴吗？"],
+        ["请问，云重不重？", "猫会渴吗", "影子有影子吗？"],
+    )
+    for file, questions in zip(parts, asked, strict=True):
+        write_rows(file, *((question, "答。") for question in questions))
+    assert splits.repair(parts, threshold=0.5) == 3
+    assert [[turn["input"] for turn in formats.read_turns(file)] for file in parts] == [
+        asked[0],
+        ["猫会渴吗？"],
+        ["影子有影子吗？"],
+    ]
+    assert splits.repair(parts, threshold=0.5) == 0
+
+
 def test_no_part_of_the_wishes_leaks_a_request():
     requests = [turn["input"] for turn in TURNS]
     parts = splits.split(requests, splits.group(requests, matrix=MATRIX)).values()
