@@ -142,7 +142,9 @@ class Talk:
     def __repr__(self) -> str:
         """Return the turns one below the other."""
         return "\n".join(
-            f"{who}：{said}" for asked, answers in self.turns for who, said in {"你": asked, **answers}.items()
+            f"{who}：{said}"
+            for asked, answers in self.turns
+            for who, said in {"你": asked, **answers}.items()
         )
 
     def _repr_html_(self) -> str:
@@ -166,5 +168,6 @@ class Talk:
         return (
             f'<div style="text-align: {side}; margin: 6px 0"><span style="display: inline-block; '
             f"text-align: left; max-width: 80%; padding: 5px 10px; border-radius: 10px; "
-            f'border: 1px solid {color}; color: #111111; background-color: {background}">{inside}</span></div>'
+            f"border: 1px solid {color}; color: #111111; "
+            f'background-color: {background}">{inside}</span></div>'
         )

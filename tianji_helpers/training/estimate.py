@@ -83,7 +83,9 @@ def estimate(
         if fused and not _on_gpu(cfg):
             # kept by operations.FrozenMatrices: once in bfloat16, or for both directions
             lean = model.num_parameters() > LEAN_FROM
-            parts["展开的权重"] = quantized * 2 if lean else (quantized + head.weight.numel()) * 2 * _wide(cfg)
+            parts["展开的权重"] = (
+                quantized * 2 if lean else (quantized + head.weight.numel()) * 2 * _wide(cfg)
+            )
         parts["其余权重"] = kept * (_wide(cfg) if fused else 4)
     parts["适配器" if lora else "权重"] = trained * weight / (devices if stage == 3 else 1)
     parts["梯度"] = trained * gradient / (devices if stage >= 2 else 1)

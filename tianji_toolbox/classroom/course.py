@@ -32,6 +32,8 @@ UNREADABLE = (OSError, ValueError, nbformat.ValidationError)  # what nbformat.re
 # the kernel process warns that loopback is not encrypted, and of being stopped; what goes wrong in a
 # cell arrives as a message all the same
 KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
+# seconds for what a cell showed to arrive after it has ended; with nbclient's 4, a busy machine loses it
+IOPUB_TIMEOUT = 600
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,7 @@ def _execute(
             progress_bar=bar,
             cwd=paths.ROOT,
             start_timeout=300,
+            iopub_timeout=IOPUB_TIMEOUT,
             extra_arguments=KERNEL_ARGUMENTS,
         )
     except PapermillExecutionError as error:

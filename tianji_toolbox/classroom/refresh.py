@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_toolbox.classroom.course import KERNEL, KERNEL_ARGUMENTS, find_notebooks
+from tianji_toolbox.classroom.course import IOPUB_TIMEOUT, KERNEL, KERNEL_ARGUMENTS, find_notebooks
 
 SOLUTIONS = paths.NOTEBOOKS / "solutions"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -44,6 +44,8 @@ def refresh(file: Path) -> None:
         kernel_name=KERNEL,
         timeout=None,
         startup_timeout=300,
+        iopub_timeout=IOPUB_TIMEOUT,
+        raise_on_iopub_timeout=True,
         extra_arguments=KERNEL_ARGUMENTS,
         record_timing=False,
         coalesce_streams=True,  # also resolves carriage returns

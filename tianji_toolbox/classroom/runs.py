@@ -158,6 +158,7 @@ class _Run(NotebookClient):
             log=_LOG,
             startup_timeout=300,
             timeout=None,
+            iopub_timeout=course.IOPUB_TIMEOUT,
             extra_arguments=[*course.KERNEL_ARGUMENTS],
             on_cell_execute=self._note_cell,
         )
