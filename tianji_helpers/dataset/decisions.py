@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from reprlib import repr as brief
 
-from tianji_helpers import records
+from tianji_helpers import locks, records
 from tianji_helpers.errors import CourseError
 
 FILE = "decisions.jsonl"  # beside the merged file, where the course looks for it
@@ -106,8 +106,10 @@ def _alone(path: Path) -> Iterator[None]:
             f"写不了 {path}：{error.strerror or error}。请检查磁盘空间和文件夹权限。"
         ) from error
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        with locks.told(path):
+            fcntl.flock(folder, fcntl.LOCK_EX)
         yield
+        os.fsync(folder)  # the new file's name is on the disk, too
     finally:
         os.close(folder)
 

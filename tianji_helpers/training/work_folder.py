@@ -15,8 +15,10 @@ from tianji_helpers.errors import CourseError
 
 MARK = "training.json"
 _ASIDE = ".earlier-trainings"
+_CHECKPOINT = r"(?:best_\w+_)?iter_\d+\.pth"
+_PART = re.compile(rf"\.{_CHECKPOINT}\.\w+\.part")  # what a killed training leaves
 _FILES = re.compile(
-    r"(?:best_\w+_)?iter_\d+\.pth|last_checkpoint|zero_to_fp32\.py|samples\.jsonl|(?:train|failed)\.log"
+    rf"{_CHECKPOINT}|{_PART.pattern}|last_checkpoint|zero_to_fp32\.py|samples\.jsonl|(?:train|failed)\.log"
 )
 _LOGS = re.compile(r"\d{8}_\d{6}")  # mmengine's folder of a run, with a log of the same name
 
@@ -42,6 +44,13 @@ def begin(work_dir: Path, config_name: str, about: dict) -> None:
         for item in found:
             item.rename(place / item.name)
     records.write_json(work_dir / MARK, {"made_by": "tianji train", **about})
+
+
+def go_on(work_dir: Path) -> None:
+    """Make the folder ready for a training that goes on: half of a checkpoint is of no use to it."""
+    for item in work_dir.iterdir():
+        if _PART.fullmatch(item.name) and is_ours(work_dir):
+            item.unlink()
 
 
 def end(work_dir: Path) -> None:
