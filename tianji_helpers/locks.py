@@ -52,16 +52,20 @@ def told(path: Path) -> Iterator[None]:
         raise
     except (OSError, NotImplementedError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        remedy = "请检查磁盘空间和文件夹权限" if path.parent.is_dir() and works_in(path.parent) else REMEDY
+        remedy = "请检查磁盘空间和文件夹权限" if works_in(path.parent) else REMEDY
         raise CourseError(f"锁不住 {path}（{reason or error}）：{remedy}。") from error
 
 
 def works_in(folder: Path) -> bool:
-    """Say whether files in a folder can be locked, in both ways."""
+    """Say whether files in a folder can be locked, in both ways; what can have no files has no such fault."""
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  closed below
+    except OSError:
+        return True
+    with file:
+        try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+        except OSError:
+            return False
     return True

@@ -696,27 +696,27 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(made: Path, folder: Path) -> Path | None:
-    """Move a folder that is whole to its place.
+    """Move a folder that is whole to its place, and with it the provenance that is beside it.
 
     What is there goes only if the provenance beside it lists all that lies in it; otherwise somebody else put
     something in, and it is kept under another name, which is returned.
     """
-    kept = None
+    file, kept, is_ours = provenance_path(folder), None, False
     if folder.exists():
-        file = provenance_path(folder)
         listed = read_json(file) if file.is_file() else None
         is_ours = isinstance(listed, dict) and listed.get("files") == listing(folder)
         kept = set_aside(folder)
-        try:
-            made.rename(folder)
-        except OSError:
-            kept.rename(folder)
-            raise
-        if is_ours:
-            shutil.rmtree(kept, ignore_errors=True)  # the new one stands, whatever is left of this
-            kept = None
-    else:
+    try:
         made.rename(folder)
+    except OSError:
+        if kept:
+            kept.rename(folder)
+        raise
+    if provenance_path(made).is_file():
+        provenance_path(made).replace(file)
+    if kept and is_ours:
+        shutil.rmtree(kept, ignore_errors=True)  # the new one stands, whatever is left of this
+        kept = None
     return kept
 
 

@@ -97,11 +97,16 @@ static int of_path(int base, const char *name, char *path)
 	return is_below(path);
 }
 
-/* Count a call. Return 1, with errno set, if it has to fail. */
-static int fails(int makes_room)
+/* Count a call. Return 1, with errno set, if it has to fail. A disk that is full has room again for a name
+   that was given up, and lets go of files. */
+enum need { TAKES_ROOM, TAKES_A_NAME, MAKES_ROOM };
+
+static int fails(enum need need)
 {
 	int64_t number = __atomic_add_fetch(&orders->count, 1, __ATOMIC_SEQ_CST), at = orders->at;
-	if (at <= 0 || number < at || (number > at && !orders->lasting) || (orders->lasting && makes_room))
+	if (at <= 0 || number < at || (number > at && (!orders->lasting || need != TAKES_ROOM)))
+		return 0;
+	if (orders->lasting && need == MAKES_ROOM)
 		return 0;
 	errno = orders->error;
 	return 1;
@@ -138,7 +143,7 @@ ssize_t write(int handle, const void *data, size_t length)
 	char path[PATH_MAX];
 	if (handle == record || !of_handle(handle, path))
 		return NEXT(write)(handle, data, length);
-	if (fails(0)) {
+	if (fails(TAKES_ROOM)) {
 		if (!orders->halves || length < 2)
 			return -1;
 		orders->halves = 0;
@@ -153,7 +158,7 @@ ssize_t pwrite64(int handle, const void *data, size_t length, off64_t offset)
 	char path[PATH_MAX];
 	if (!of_handle(handle, path))
 		return NEXT(pwrite64)(handle, data, length, offset);
-	if (fails(0)) {
+	if (fails(TAKES_ROOM)) {
 		if (!orders->halves || length < 2)
 			return -1;
 		orders->halves = 0;
@@ -171,13 +176,13 @@ ssize_t pwrite(int handle, const void *data, size_t length, off_t offset)
 ssize_t writev(int handle, const struct iovec *parts, int count)
 {
 	char path[PATH_MAX];
-	return of_handle(handle, path) && fails(0) ? -1 : NEXT(writev)(handle, parts, count);
+	return of_handle(handle, path) && fails(TAKES_ROOM) ? -1 : NEXT(writev)(handle, parts, count);
 }
 
 ssize_t sendfile64(int to, int from, off64_t *offset, size_t length)
 {
 	char path[PATH_MAX];
-	return of_handle(to, path) && fails(0) ? -1 : NEXT(sendfile64)(to, from, offset, length);
+	return of_handle(to, path) && fails(TAKES_ROOM) ? -1 : NEXT(sendfile64)(to, from, offset, length);
 }
 
 ssize_t sendfile(int to, int from, off_t *offset, size_t length)
@@ -188,14 +193,14 @@ ssize_t sendfile(int to, int from, off_t *offset, size_t length)
 ssize_t copy_file_range(int from, off64_t *start, int to, off64_t *place, size_t length, unsigned flags)
 {
 	char path[PATH_MAX];
-	return of_handle(to, path) && fails(0) ? -1 : NEXT(copy_file_range)(from, start, to, place, length, flags);
+	return of_handle(to, path) && fails(TAKES_ROOM) ? -1 : NEXT(copy_file_range)(from, start, to, place, length, flags);
 }
 
 /* glibc's own calls of write() within stdio cannot be caught */
 size_t fwrite(const void *data, size_t size, size_t count, FILE *file)
 {
 	char path[PATH_MAX];
-	if (!of_handle(fileno(file), path) || !fails(0))
+	if (!of_handle(fileno(file), path) || !fails(TAKES_ROOM))
 		return NEXT(fwrite)(data, size, count, file);
 	return 0;
 }
@@ -205,7 +210,7 @@ int ftruncate64(int handle, off64_t length)
 	char path[PATH_MAX];
 	if (!of_handle(handle, path))
 		return NEXT(ftruncate64)(handle, length);
-	if (fails(0))
+	if (fails(TAKES_ROOM))
 		return -1;
 	note("truncate", path, length, NULL, 0);
 	return NEXT(ftruncate64)(handle, length);
@@ -223,7 +228,7 @@ int fsync(int handle)
 	char path[PATH_MAX];
 	if (!of_handle(handle, path))
 		return NEXT(fsync)(handle);
-	if (fails(0))
+	if (fails(TAKES_ROOM))
 		return -1;
 	note("sync", path, 0, NULL, 0);
 	return NEXT(fsync)(handle);
@@ -234,7 +239,7 @@ int fdatasync(int handle)
 	char path[PATH_MAX];
 	if (!of_handle(handle, path))
 		return NEXT(fdatasync)(handle);
-	if (fails(0))
+	if (fails(TAKES_ROOM))
 		return -1;
 	note("sync", path, 0, NULL, 0);
 	return NEXT(fdatasync)(handle);
@@ -244,7 +249,7 @@ int close(int handle)
 {
 	char path[PATH_MAX];
 	int flags = orders && of_handle(handle, path) ? fcntl(handle, F_GETFL) : -1;
-	int failed = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && fails(0), error = errno;
+	int failed = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && fails(TAKES_ROOM), error = errno;
 	int done = NEXT(close)(handle); /* a handle is gone, even if its close failed */
 	if (failed)
 		errno = error;
@@ -257,7 +262,7 @@ static int opens(int base, const char *name, int flags, mode_t mode)
 {
 	char path[PATH_MAX];
 	int new = (flags & O_CREAT) && of_path(base, name, path) && syscall(SYS_faccessat, AT_FDCWD, path, F_OK) < 0;
-	if (new && fails(0))
+	if (new && fails(TAKES_ROOM))
 		return -1;
 	int handle = syscall(SYS_openat, base, name, flags, mode);
 	if (handle >= 0 && new)
@@ -286,7 +291,7 @@ OPEN(openat64, BASE, base)
 int mkdir(const char *name, mode_t mode)
 {
 	char path[PATH_MAX];
-	return of_path(AT_FDCWD, name, path) && fails(0) ? -1 : NEXT(mkdir)(name, mode);
+	return of_path(AT_FDCWD, name, path) && fails(TAKES_ROOM) ? -1 : NEXT(mkdir)(name, mode);
 }
 
 static int renames(const char *kind, int old_base, const char *old, int new_base, const char *new, unsigned flags)
@@ -294,7 +299,7 @@ static int renames(const char *kind, int old_base, const char *old, int new_base
 	char from[PATH_MAX], to[PATH_MAX], both[2 * PATH_MAX];
 	of_path(old_base, old, from);
 	if (of_path(new_base, new, to)) {
-		if (fails(0))
+		if (fails(TAKES_A_NAME))
 			return -1;
 		snprintf(both, sizeof both, "%s\t%s", from, to);
 		note(kind, to, 0, from, strlen(from));
@@ -317,26 +322,26 @@ int renameat2(int old_base, const char *old, int new_base, const char *new, unsi
 int link(const char *old, const char *new)
 {
 	char path[PATH_MAX];
-	return of_path(AT_FDCWD, new, path) && fails(0) ? -1 : NEXT(link)(old, new);
+	return of_path(AT_FDCWD, new, path) && fails(TAKES_ROOM) ? -1 : NEXT(link)(old, new);
 }
 
 int linkat(int old_base, const char *old, int new_base, const char *new, int flags)
 {
 	char path[PATH_MAX];
-	return of_path(new_base, new, path) && fails(0) ? -1 : NEXT(linkat)(old_base, old, new_base, new, flags);
+	return of_path(new_base, new, path) && fails(TAKES_ROOM) ? -1 : NEXT(linkat)(old_base, old, new_base, new, flags);
 }
 
 int symlink(const char *to, const char *name)
 {
 	char path[PATH_MAX];
-	return of_path(AT_FDCWD, name, path) && fails(0) ? -1 : NEXT(symlink)(to, name);
+	return of_path(AT_FDCWD, name, path) && fails(TAKES_ROOM) ? -1 : NEXT(symlink)(to, name);
 }
 
 int unlinkat(int base, const char *name, int flags)
 {
 	char path[PATH_MAX];
 	int ours = of_path(base, name, path);
-	if (ours && fails(1))
+	if (ours && fails(MAKES_ROOM))
 		return -1;
 	int done = syscall(SYS_unlinkat, base, name, flags);
 	if (ours && !done)

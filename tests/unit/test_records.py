@@ -246,9 +246,8 @@ def test_a_folder_is_replaced_only_if_all_in_it_is_ours(tmp_path):
         made = tmp_path / "made"
         (made / "part" / "empty").mkdir(parents=True)
         (made / "part" / "a.txt").write_text(text)
-        kept = records.replace_folder(made, folder)
-        records.write_provenance(folder, stage="x", parameters={})
-        return kept
+        records.write_provenance(made, stage="x", parameters={})
+        return records.replace_folder(made, folder)
 
     assert make("one") is None and make("two") is None  # nothing there; one of ours
     (folder / "part" / "empty" / "mine.txt").write_text("mine")

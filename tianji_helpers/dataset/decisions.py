@@ -109,7 +109,8 @@ def _alone(path: Path) -> Iterator[None]:
         with locks.told(path):
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
-        os.fsync(folder)  # the new file's name is on the disk, too
+        with records.writing(path):
+            os.fsync(folder)  # the new file's name is on the disk, too
     finally:
         os.close(folder)
 

@@ -330,9 +330,9 @@ def _make_folder(
     with records.scratch(folder) as part:
         target = part / folder.name
         make(target, part, folder.parent / f"{tool}.log")
+        records.write_provenance(target, stage=tool, parameters=parameters, inputs=inputs)
         if kept := records.replace_folder(target, folder):
             print(f"{folder} 里有不是课程写的东西，没有删掉，改名为 {kept.name}。")
-        records.write_provenance(folder, stage=tool, parameters=parameters, inputs=inputs)
     return folder
 
 

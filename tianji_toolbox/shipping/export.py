@@ -73,14 +73,10 @@ def export(
         (target / MODELFILE).write_text(text, encoding="utf-8")
         for notice in notices(model_dir, models.CATALOGUE.get(recorded.get("base_model", ""))):
             shutil.copy(notice, target)
+        parameters = recorded | {"quantize": quantize}
+        records.write_provenance(target, stage=STAGE, parameters=parameters, inputs=model.weights)
         if kept := records.replace_folder(target, output_dir):
             report(f"原来的 {output_dir} 在导出之后改动过，没有删掉，改名为 {kept.name}")
-    records.write_provenance(
-        output_dir,
-        stage=STAGE,
-        parameters=recorded | {"quantize": quantize},
-        inputs=model.weights,
-    )
     return Exported(output_dir / name, output_dir / MODELFILE)
 
 

@@ -114,8 +114,8 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
             git_push.write_attributes(part)
         for file in sorted(part.iterdir()):
             leaks.inspect(file)
+        _note(part, repo)
         kept = records.replace_folder(part, folder)
-    _note(folder, repo)
     files = [(file.name, file.stat().st_size) for file in sorted(folder.iterdir())]
     return Publication(platform, repo, folder, files, left_out, kept)
 
