@@ -708,12 +708,14 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
         kept = set_aside(folder)
     try:
         made.rename(folder)
-    except OSError:
+        if provenance_path(made).is_file():
+            provenance_path(made).replace(file)
+    except OSError:  # all as it was
+        if folder.exists():
+            folder.rename(made)
         if kept:
             kept.rename(folder)
         raise
-    if provenance_path(made).is_file():
-        provenance_path(made).replace(file)
     if kept and is_ours:
         shutil.rmtree(kept, ignore_errors=True)  # the new one stands, whatever is left of this
         kept = None

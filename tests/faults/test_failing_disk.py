@@ -179,7 +179,7 @@ def decisions(folder):
             said.append(str(error))
 
     for how in failing_disk.every_call(act, lambda: failing_disk.lay_out(file.parent, before)):
-        assert list(decisions.read(file)) == (["a"] if said else ["a", "b"]), how
+        assert list(decisions.read(file)) in ([["a"], ["a", "b"]] if said else [["a", "b"]]), how
         assert all(str(file) in text and "请" in text for text in said), (how, said)
         decisions.append(file, "b", "reject")
         assert list(decisions.read(file)) == ["a", "b"], how
@@ -277,7 +277,7 @@ def results(folder):
     new = seen()
     for how in failing_disk.every_call(lambda: make("2"), lambda: failing_disk.lay_out(work, before)):
         assert seen() in (old, new) and (said or seen() == new), (how, said)
-        assert all(str(work / "merged") in text and "请" in text for text in said), (how, said)
+        assert all(str(work) in text and "merged" in text and "请" in text for text in said), (how, said)
         make("2")
         assert seen() == new and not said, (how, said)
 

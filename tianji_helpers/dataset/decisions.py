@@ -109,8 +109,12 @@ def _alone(path: Path) -> Iterator[None]:
         with locks.told(path):
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
-        with records.writing(path):
+        try:
             os.fsync(folder)  # the new file's name is on the disk, too
+        except OSError as error:
+            raise CourseError(
+                f"{path} 写好了，但不知道断电以后还在不在：{error.strerror}。请检查磁盘，再做一次。"
+            ) from error
     finally:
         os.close(folder)
 
