@@ -390,7 +390,12 @@ def checkpoints(folder):
         assert [file.name for file in work.glob("best_*.pth")] == ["best_sum_iter_2.pth"], how
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = {"merge", "decisions", "locks", "results", "trainings"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_a_failure_at_any_call_leaves_what_is_old_or_whole(library, name, quick):
     folder = quick / "disk"
     (folder / "work").mkdir(parents=True)
