@@ -52,7 +52,7 @@ test: $(SCALE)/.ready $(SITE)/.ready $(DEEPSPEED)/.ready  ## 全部检查：代�
 	stage 排版 $(BIN)/ruff format --check; \
 	stage 类型 $(BIN)/mypy; \
 	stage 单元测试和文档例子 $(OFFLINE) $(BIN)/python -m pytest -q $(PARALLEL); \
-	stage 读写文件的分支覆盖 sh -c "$(BIN)/python -m coverage run -m pytest -q -m 'not slow' $(RELIED_ON) && \
+	stage 读写文件的分支覆盖 sh -c "$(BIN)/python -m coverage run -m pytest -q $(RELIED_ON) && \
 		$(BIN)/python -m coverage report"; \
 	stage 六课逐格比对 env TIANJI_OUTPUT_DIR=outputs/test-nbval $(OFFLINE) $(BIN)/python -m pytest -q \
 		-p no:cacheprovider --nbval --nbval-current-env $(NOTEBOOKS); \

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from itertools import count
 from pathlib import Path
@@ -78,13 +78,16 @@ def orders() -> Orders:
         return Orders.from_buffer(mmap.mmap(file.fileno(), 0))
 
 
-def every_call(act: Callable[[], None], begin: Callable[[], None]) -> Iterator[tuple[str, int]]:
+def every_call(
+    act: Callable[[], None], begin: Callable[[], None], kinds: Iterable[str] = KINDS
+) -> Iterator[tuple[str, int]]:
     """Let the first call of ``act`` fail, then the second, until there is none left, in every way.
 
-    begin: lays out the folder as it was before. Yields (how it failed, number of the call) after each.
+    kinds: of ``KINDS``. begin: lays out the folder as it was before. Yields (how it failed, number of the call) after each.
     """
     told = orders()
-    for kind, (error, lasting, halves) in KINDS.items():
+    for kind in kinds:
+        error, lasting, halves = KINDS[kind]
         for at in count(1):
             begin()
             told.give(at, error, lasting, halves)
