@@ -83,7 +83,8 @@ def every_call(
 ) -> Iterator[tuple[str, int]]:
     """Let the first call of ``act`` fail, then the second, until there is none left, in every way.
 
-    kinds: of ``KINDS``. begin: lays out the folder as it was before. Yields (how it failed, number of the call) after each.
+    kinds: of ``KINDS``. begin: lays out the folder as it was before. Yields (how it failed, number of the
+    call) after each.
     """
     told = orders()
     for kind in kinds:
