@@ -390,7 +390,7 @@ def checkpoints(folder):
             assert found[-1] == 1 or list(work.glob("best_*.pth")), how
         train()
         assert torch.load(work / "iter_2.pth", weights_only=False)["meta"]["iter"] == 2, how
-        assert [file.name for file in work.glob("best_*.pth")] == ["best_sum_iter_2.pth"], how
+        assert launch._is_whole(work / "best_sum_iter_2.pth"), how
 
 
 QUICK = {"merge", "decisions", "locks", "results", "trainings"}
