@@ -458,7 +458,7 @@ def test_nothing_runs_half_locked_in(words, instead, reason, monkeypatch, tmp_pa
     whole = jail.for_student
 
     def lacking(handed_in, calls, group, copy):
-        given = {"FILE": str(calls), "GROUP": group, "COPY": copy, "HANDED_IN": str(handed_in)}
+        given = {"FILE": str(calls), "GROUP": group, "COPY": copy, "HANDED_IN": str(handed_in or "")}
         command = [given.get(word, word) for word in words]
         built = whole(handed_in, calls, group, copy)
         (start,) = [n for n in range(len(built)) if built[n : n + len(command)] == command]
