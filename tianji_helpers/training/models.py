@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from tianji_helpers import hubs, packaged, paths, records
+from tianji_helpers import hubs, locks, packaged, paths, records
 from tianji_helpers.errors import CourseError
 
 EMBEDDED = "gemma-3-270m"
@@ -198,8 +198,6 @@ def prepare(
     step. A download goes on where it stopped. Raises CourseError for an unknown model or source, too little
     disk, a package that is not installed, a client that was told to stay offline, or a failed download.
     """
-    from filelock import FileLock
-
     model = find(name)
     if source:
         hubs.check_source(source)
@@ -212,7 +210,7 @@ def prepare(
         return model.folder
     folder = model.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f".{name}.lock"):
+    with locks.alone(folder.parent / f".{name}.lock"):
         if model.is_prepared:  # another process was faster
             return folder
         source = source or ("package" if model.package else hubs.SOURCES[0])
