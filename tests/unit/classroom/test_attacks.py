@@ -21,7 +21,7 @@ from submissions import RIGHT, WRONG, notebook
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import gradebook, grading, jail, sandbox
-from tianji_toolbox.classroom.sandbox import MAX_FILES, Sandbox, Stopped
+from tianji_toolbox.classroom.sandbox import Sandbox, Stopped
 
 pytestmark = [
     pytest.mark.slow,
