@@ -15,6 +15,10 @@ NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
 OFFLINE := $(BIN)/python tests/offline.py
 # two processes: most tests use one core, or wait; a file stays in one of them, with what it prepared
 PARALLEL := --numprocesses 2 --dist loadfile
+# the tests of what answers and rows rely on: pyproject.toml names the modules, and the least share of branches
+RELIED_ON := $(addprefix tests/unit/,test_records.py test_formats.py test_locks.py test_bad_input.py \
+	synthesis/test_journal.py training/test_work_folder.py $(addprefix dataset/test_,clean.py clean_files.py \
+	decisions.py merge.py plain.py rules.py splits.py variety.py))
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # as tianji_helpers/threads.py, for what is started from here
@@ -48,11 +52,15 @@ test: $(SCALE)/.ready $(SITE)/.ready $(DEEPSPEED)/.ready  ## 全部检查：代�
 	stage 排版 $(BIN)/ruff format --check; \
 	stage 类型 $(BIN)/mypy; \
 	stage 单元测试和文档例子 $(OFFLINE) $(BIN)/python -m pytest -q $(PARALLEL); \
+	stage 读写文件的分支覆盖 sh -c "$(BIN)/python -m coverage run -m pytest -q $(RELIED_ON) && \
+		$(BIN)/python -m coverage report"; \
 	stage 六课逐格比对 env TIANJI_OUTPUT_DIR=outputs/test-nbval $(OFFLINE) $(BIN)/python -m pytest -q \
 		-p no:cacheprovider --nbval --nbval-current-env $(NOTEBOOKS); \
 	stage 换一组参数再跑一遍六课 $(OFFLINE) $(BIN)/python -m pytest -q -m course tests/course; \
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| echo '没有 Chromium：网页的测试都跳过了。装上再运行一次就有：apt install chromium'; \
+	command -v gcc >/dev/null || command -v cc >/dev/null \
+		|| echo '没有 gcc：磁盘出错和断电的测试跳过了。装上再运行一次就有：apt install gcc'; \
 	why=$$($(BIN)/python -c 'from tianji_toolbox.classroom import jail; print(jail.why_not())'); \
 	[ -z "$$why" ] || echo "关不住学生的代码：评分的测试都跳过了。$$why"; \
 	if [ -n "$$failed" ]; then echo "没有通过：$$failed" >&2; exit 1; fi; \

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tianji_helpers import paths
+from tianji_helpers import locks, paths
 from tianji_helpers.errors import CourseError
 from tianji_helpers.records import sha256
 
@@ -45,15 +45,13 @@ def assemble(report: Callable[[str], None] = print) -> Path:
     joined is taken over. report: called with one line (str) a step.
     Raises CourseError for a package that is missing, of another version or cut, and for too little disk.
     """
-    from filelock import FileLock
-
     target = gguf_file()
     if target.is_file():
         return target
     slices = list(_slices())
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
-    with FileLock(target.with_name(f".{target.name}.lock")):
+    with locks.alone(target.with_name(f".{target.name}.lock")):
         if target.is_file():  # another process was faster
             return target
         done = part.stat().st_size if part.is_file() else 0

@@ -70,7 +70,7 @@ def atomic_writer(path: str | Path, binary: bool = False) -> Iterator[IO]:
     path = Path(path)
     temporary = None
     try:
-        with _said(path):
+        with writing(path):
             if path.is_dir():
                 raise CourseError(f"{path} 是一个文件夹，不能写成文件；请换一个文件名。")
             if path.exists() and not path.is_file():
@@ -81,9 +81,9 @@ def atomic_writer(path: str | Path, binary: bool = False) -> Iterator[IO]:
         with raw if binary else io.TextIOWrapper(raw, encoding="utf-8", newline="") as file:
             yield file
             file.flush()
-            with _said(path):
+            with writing(path):
                 os.fsync(file.fileno())
-        with _said(path):
+        with writing(path):
             Path(temporary).chmod(0o666 & ~_umask())
             Path(temporary).replace(path)
     except UnicodeEncodeError as error:
@@ -98,7 +98,7 @@ def atomic_writer(path: str | Path, binary: bool = False) -> Iterator[IO]:
 
 
 @contextmanager
-def _said(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn what the system says about writing ``path`` into a CourseError."""
     try:
         yield
@@ -116,7 +116,7 @@ class _Target(io.FileIO):
         self._path, self._fresh = path, 0
 
     def write(self, data) -> int:
-        with _said(self._path):
+        with writing(self._path):
             written = super().write(data)
             self._fresh += written
             if self._fresh >= _AHEAD and hasattr(os, "posix_fadvise"):
@@ -125,6 +125,10 @@ class _Target(io.FileIO):
                 os.posix_fadvise(self.fileno(), start, self._fresh, os.POSIX_FADV_DONTNEED)
                 self._fresh = 0
             return written
+
+    def close(self) -> None:
+        with writing(self._path):  # a network disk may say only here that it is full
+            super().close()
 
 
 def _umask() -> int:
@@ -677,21 +681,44 @@ def write_provenance(
     return record
 
 
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Make a folder beside ``folder``, in which that can be made; what is left there goes.
+
+    Raises CourseError, naming ``folder``, if the disk refuses.
+    """
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True
+        ) as place:
+            yield Path(place)
+
+
 def replace_folder(made: Path, folder: Path) -> Path | None:
-    """Move a folder that is whole to its place.
+    """Move a folder that is whole to its place, and with it the provenance that is beside it.
 
     What is there goes only if the provenance beside it lists all that lies in it; otherwise somebody else put
     something in, and it is kept under another name, which is returned.
     """
-    kept = None
+    file, kept, is_ours = provenance_path(folder), None, False
     if folder.exists():
-        file = provenance_path(folder)
         listed = read_json(file) if file.is_file() else None
-        if isinstance(listed, dict) and listed.get("files") == listing(folder):
-            shutil.rmtree(folder)
-        else:
-            kept = set_aside(folder)
-    made.rename(folder)
+        is_ours = isinstance(listed, dict) and listed.get("files") == listing(folder)
+        kept = set_aside(folder)
+    try:
+        made.rename(folder)
+        if provenance_path(made).is_file():
+            provenance_path(made).replace(file)
+    except OSError:  # all as it was
+        if folder.exists():
+            folder.rename(made)
+        if kept:
+            kept.rename(folder)
+        raise
+    if kept and is_ours:
+        shutil.rmtree(kept, ignore_errors=True)  # the new one stands, whatever is left of this
+        kept = None
     return kept
 
 

@@ -4,6 +4,7 @@
     python tests/benchmarks/bench_dataset.py merge      # ours, and the original's loop beside it
     python tests/benchmarks/bench_dataset.py clean      # with and without the search for near duplicates
     python tests/benchmarks/bench_dataset.py recall     # planted near duplicates, found and missed
+    python tests/benchmarks/bench_dataset.py clean --beside COMMIT   # and an earlier cleaning in turn with it
 
 The rows are wishes of the offline teacher's grammar, 18 % of them spoilt as it spoils them, in round
 files with all that a real round holds. Each run is a process of its own, which imports only what it
@@ -20,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -33,6 +36,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "bench_dataset")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each call, medians are shown")
+    parser.add_argument("--beside", metavar="COMMIT", help="an earlier cleaning, in turn with this")
     parser.add_argument("--run", help="the call to make (used by the benchmark itself)")
     args = parser.parse_args()
     if args.what == "one":
@@ -50,10 +54,26 @@ def main() -> None:
             (folder / "done").touch()
     if args.what in ("merge", None):
         table("merge", folders, {"the original's loop": "original", "tianji merge": "merge"}, args.repeat)
-    if args.what in ("clean", None):
+    if args.what in ("clean", None) and args.beside:
+        with earlier(args.beside) as checkout:
+            calls = {f"clean at {args.beside}": f"clean@{checkout}", "clean now": "clean"}
+            table("clean", folders, calls, args.repeat)
+    elif args.what in ("clean", None):
         table("clean", folders, {"no near duplicates": "clean_rules", "all rules": "clean"}, args.repeat)
     if args.what in ("recall", None):
         dataset_rows.recall()
+
+
+@contextmanager
+def earlier(commit: str) -> Iterator[str]:
+    """Check a commit out for as long as this is open; return the folder."""
+    git = ["git", "-C", str(Path(__file__).parent), "worktree"]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([*git, "add", "--quiet", "--detach", folder, commit], check=True)
+        try:
+            yield folder
+        finally:
+            subprocess.run([*git, "remove", "--force", folder], check=True)
 
 
 def table(title: str, folders: dict[int, Path], calls: dict[str, str], repeat: int) -> None:
@@ -86,8 +106,11 @@ def child(call: str, folder: Path) -> dict:
     for path in (*(folder / "rounds").iterdir(), folder / "merged.json"):
         if path.exists():
             path.read_bytes()
+    call, _, checkout = call.partition("@")
+    environment = os.environ | ({"PYTHONPATH": checkout} if checkout else {})
     command = [sys.executable, __file__, "one", "--run", call, "--folder", str(folder)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
+    return json.loads(done.stdout)
 
 
 def one(call: str, folder: Path) -> dict:
@@ -113,6 +136,7 @@ def one(call: str, folder: Path) -> dict:
             report=out / "report.json",
             off=(clean.NEAR,) if call == "clean_rules" else (),
         )
+        report = getattr(report, "report", report)  # an earlier one returned more
         counts = {rule["name"]: rule["rows"] for rule in report["rules"]}
         note = f"{report['rows_out']} kept, {counts[clean.EXACT]} twice, {counts[clean.NEAR]} nearly"
     seconds = time.perf_counter() - began

@@ -1,6 +1,7 @@
 """Data contracts and files: bytes as promised, never half a file, errors that name the place."""
 
 import json
+import os
 from unittest import mock
 
 import pytest
@@ -246,9 +247,8 @@ def test_a_folder_is_replaced_only_if_all_in_it_is_ours(tmp_path):
         made = tmp_path / "made"
         (made / "part" / "empty").mkdir(parents=True)
         (made / "part" / "a.txt").write_text(text)
-        kept = records.replace_folder(made, folder)
-        records.write_provenance(folder, stage="x", parameters={})
-        return kept
+        records.write_provenance(made, stage="x", parameters={})
+        return records.replace_folder(made, folder)
 
     assert make("one") is None and make("two") is None  # nothing there; one of ours
     (folder / "part" / "empty" / "mine.txt").write_text("mine")
@@ -271,3 +271,55 @@ def test_the_name_decides_whether_conversations_are_an_array_or_lines(tmp_path):
     array = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))
     lines = (tmp_path / "all.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in lines] == array
+
+
+def refuse(*_, **__):
+    raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("refused", ["rename", "replace"])
+def test_a_folder_that_cannot_take_its_place_leaves_all_as_it_was(tmp_path, monkeypatch, refused):
+    """``refused``: the folder itself, or the provenance beside it."""
+    folder = tmp_path / "result"
+
+    def make(text):
+        with records.scratch(folder) as place:
+            made = place / "result"
+            made.mkdir()
+            (made / "a.txt").write_text(text)
+            records.write_provenance(made, stage="x", parameters={"text": text})
+            if text == "two":
+                real = getattr(records.Path, refused)
+
+                def fail(path, target):
+                    return refuse() if place in path.parents else real(path, target)
+
+                monkeypatch.setattr(records.Path, refused, fail)
+            return records.replace_folder(made, folder)
+
+    make("one")
+    before = {file.name: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(CourseError, match=r"写不了 .*result：Input/output error"):
+        make("two")
+    assert before == {file.name: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    monkeypatch.undo()
+    assert make("three") is None and (folder / "a.txt").read_text() == "three"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["result", "result.provenance.json"]
+
+
+def test_a_first_result_that_cannot_take_its_place_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(records.Path, "rename", refuse)
+    with pytest.raises(CourseError), records.scratch(tmp_path / "result") as place:
+        (place / "made").mkdir()
+        records.replace_folder(place / "made", tmp_path / "result")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_says_only_at_the_end_that_it_is_full_is_heard(tmp_path, monkeypatch):
+    """As network disks do: it is the closing that fails."""
+    path = tmp_path / "rows.json"
+    path.write_text("old")
+    monkeypatch.setattr(records.os, "fsync", os.close)
+    with pytest.raises(CourseError, match=r"写不了 .*rows\.json：Bad file descriptor"):
+        records.write_json(path, {"a": 1})
+    assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["rows.json"]

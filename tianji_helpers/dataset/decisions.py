@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from reprlib import repr as brief
 
-from tianji_helpers import records
+from tianji_helpers import locks, records
 from tianji_helpers.errors import CourseError
 
 FILE = "decisions.jsonl"  # beside the merged file, where the course looks for it
@@ -106,8 +106,15 @@ def _alone(path: Path) -> Iterator[None]:
             f"写不了 {path}：{error.strerror or error}。请检查磁盘空间和文件夹权限。"
         ) from error
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        with locks.told(path):
+            fcntl.flock(folder, fcntl.LOCK_EX)
         yield
+        try:
+            os.fsync(folder)  # the new file's name is on the disk, too
+        except OSError as error:
+            raise CourseError(
+                f"{path} 写好了，但不知道断电以后还在不在：{error.strerror}。请检查磁盘，再做一次。"
+            ) from error
     finally:
         os.close(folder)
 

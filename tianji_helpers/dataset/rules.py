@@ -495,8 +495,9 @@ def pronoun(text: str, request: Request) -> str:
 
 
 _BARE = re.compile(
-    r"(?P<before>(?:[\u4e00-\u9fff]{1,5}[，！])?)(?![^，。！～]*[吗？])"
+    r"(?P<before>(?:[\u4e00-\u9fff]{1,5}[，！])?)"
     r"(?=[您你](?:[^，。！？～的们得了]{0,6}(?:快乐|安康|吉祥|健康|平安|顺利|幸福)[^的]|在?新的一年))"
+    r"(?![您你](?:在?新的一年，)?[^，。！～\n]*[吗？?])"  # a question is no wish
 )
 
 
@@ -506,6 +507,8 @@ _BARE = re.compile(
     ("祝赵老师元宵节", "赵老师，您元宵节快乐！", "赵老师，祝您元宵节快乐！"),
     ("祝表妹春节", "你新的一年，事业蒸蒸日上！", "祝你新的一年，事业蒸蒸日上！"),
     ("祝同学中秋节", "你快乐吗？祝你中秋节快乐！", "你快乐吗？祝你中秋节快乐！"),
+    ("祝大舅生日", "您快乐吗？愿您天天开心！", "您快乐吗？愿您天天开心！"),
+    ("祝表妹春节", "你新的一年，有什么愿望？", "你新的一年，有什么愿望？"),
 )
 def missing_wish(text: str, request: Request) -> str:
     """Put the 祝 in front of 您生日快乐, where the wish begins; the one mend that makes a text longer."""

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tianji_helpers import locks
 from tianji_helpers.errors import CourseError
 
 # "tjj2": tells our journal from any other SQLite file, and from that of the first version, "tjj1"
@@ -176,7 +177,9 @@ def _explained(file: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         text = str(error)
-        if "locked" in text:
+        if "locked" in text and not locks.works_in(file.parent):  # SQLite says the same of both
+            fix = locks.REMEDY
+        elif "locked" in text:
             fix = "另一个程序正在用同一个输出文件夹生成。请等它结束，或换一个输出文件夹"
         elif "full" in text:
             fix = "磁盘满了。已经完成的回答都还在，请腾出空间后再运行一次"

@@ -29,6 +29,7 @@ _CAUSES = {
     "is non-finite": "损失或梯度变成了 NaN 或无穷大，训练已停下，权重没有被它改坏。多半是学习率太大："
     "请把配置里的 optim_wrapper.optimizer.lr 调小几倍，重新训练。",
     "No space left on device": "磁盘写满了。请腾出空间，或换一个 --work-dir。",
+    "Input/output error": "磁盘读写出错了，可能坏了或断开了。请检查磁盘，或换一个 --work-dir。",
     "Disk quota exceeded": "磁盘配额用完了。请腾出空间，或换一个 --work-dir。",
     "File too large": "文件大小超过了系统的限制（ulimit -f）。请放宽限制，或换一个 --work-dir。",
 }
@@ -91,6 +92,7 @@ def train(
         work_folder.put_back(work_dir, config.name)  # a killed training left only this
     if resume:
         arguments += ["--resume", str(last_checkpoint(work_dir))]
+        work_folder.go_on(work_dir)
     if deepspeed:
         arguments += ["--deepspeed", deepspeed]
     # DeepSpeed asks for a launcher, or for MPI, even to start one process
@@ -325,13 +327,12 @@ def _make_folder(
         raise CourseError(
             f"{paths.told(folder)} 里已经有别的东西（没有 {marker}），不覆盖。请换一个文件夹，或先把它移走。"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as part:
-        target = Path(part) / folder.name
-        make(target, Path(part), folder.parent / f"{tool}.log")
+    with records.scratch(folder) as part:
+        target = part / folder.name
+        make(target, part, folder.parent / f"{tool}.log")
+        records.write_provenance(target, stage=tool, parameters=parameters, inputs=inputs)
         if kept := records.replace_folder(target, folder):
             print(f"{folder} 里有不是课程写的东西，没有删掉，改名为 {kept.name}。")
-        records.write_provenance(folder, stage=tool, parameters=parameters, inputs=inputs)
     return folder
 
 

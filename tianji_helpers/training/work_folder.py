@@ -15,8 +15,10 @@ from tianji_helpers.errors import CourseError
 
 MARK = "training.json"
 _ASIDE = ".earlier-trainings"
+_CHECKPOINT = r"(?:best_\w+_)?iter_\d+\.pth"
+_PART = re.compile(rf"\.{_CHECKPOINT}\.\w+\.part")  # what a killed training leaves
 _FILES = re.compile(
-    r"(?:best_\w+_)?iter_\d+\.pth|last_checkpoint|zero_to_fp32\.py|samples\.jsonl|(?:train|failed)\.log"
+    rf"{_CHECKPOINT}|{_PART.pattern}|last_checkpoint|zero_to_fp32\.py|samples\.jsonl|(?:train|failed)\.log"
 )
 _LOGS = re.compile(r"\d{8}_\d{6}")  # mmengine's folder of a run, with a log of the same name
 
@@ -38,10 +40,22 @@ def begin(work_dir: Path, config_name: str, about: dict) -> None:
     if found:
         numbers = [int(item.name) for item in (work_dir / _ASIDE).glob("*")]
         place = work_dir / _ASIDE / str(max(numbers, default=0) + 1)
-        place.mkdir(parents=True)
-        for item in found:
-            item.rename(place / item.name)
+        with records.writing(work_dir):
+            place.mkdir(parents=True)
+            try:
+                for item in found:
+                    item.rename(place / item.name)
+            except OSError:
+                _take_back(place, work_dir)
+                raise
     records.write_json(work_dir / MARK, {"made_by": "tianji train", **about})
+
+
+def go_on(work_dir: Path) -> None:
+    """Make the folder ready for a training that goes on: half of a checkpoint is of no use to it."""
+    for item in work_dir.iterdir():
+        if _PART.fullmatch(item.name) and is_ours(work_dir):
+            item.unlink()
 
 
 def end(work_dir: Path) -> None:
@@ -58,17 +72,23 @@ def put_back(work_dir: Path, config_name: str) -> bool:
     places = sorted((work_dir / _ASIDE).glob("*"), key=lambda place: int(place.name))
     if not places:
         return False
-    for item in _results(work_dir, config_name):
+    # the mark is the last to be moved: without it the earlier training was not even set aside
+    whole = (places[-1] / MARK).is_file() or not is_ours(work_dir)
+    for item in _results(work_dir, config_name) if whole else ():
         if item.name == "train.log":
             item.replace(work_dir / "failed.log")
         else:
             _remove(item)
-    for item in places[-1].iterdir():
-        item.replace(work_dir / item.name)
-    places[-1].rmdir()
-    if len(places) == 1:
-        (work_dir / _ASIDE).rmdir()
+    _take_back(places[-1], work_dir)
     return True
+
+
+def _take_back(place: Path, work_dir: Path) -> None:
+    for item in place.iterdir():
+        item.replace(work_dir / item.name)
+    place.rmdir()
+    if not any(place.parent.iterdir()):
+        place.parent.rmdir()
 
 
 def _remove(item: Path) -> None:

@@ -21,7 +21,8 @@ from types import SimpleNamespace
 import torch
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
-from mmengine.hooks import Hook
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapper as _OptimWrapper
 from mmengine.runner import load_checkpoint
 from peft import get_peft_model
@@ -32,6 +33,7 @@ from xtuner.engine.hooks import EvaluateChatHook as _EvaluateChatHook
 from xtuner.model import SupervisedFinetune as _SupervisedFinetune
 from xtuner.model.utils import find_all_linear_names
 
+from tianji_helpers import records
 from tianji_helpers.training import inference, internlm2
 from tianji_helpers.training.fast import acceleration, four_bit
 
@@ -50,6 +52,7 @@ def apply() -> None:
     internlm2.forbid_code()
     internlm2.register()
     four_bit.keep_weights_trainable()
+    write_checkpoints_whole()
 
 
 def define_cpu_bf16_check() -> None:
@@ -71,6 +74,55 @@ def start_processes_without_gpu() -> None:
     if not torch.cuda.is_available():
         torch.cuda.set_device = lambda device: None
         torch.distributed.all_gather_into_tensor = torch.no_grad()(torch.distributed.all_gather_into_tensor)
+
+
+def write_checkpoints_whole() -> None:
+    """Write a checkpoint whole or not at all, and let its predecessor go only when it stands.
+
+    Source: mmengine 0.10.7 writes into the file that is to be replaced (fileio/backends/local_backend.py),
+    and removes the oldest checkpoint, and the best so far, before it writes the new one
+    (hooks/checkpoint_hook.py): a full disk then leaves neither.
+    """
+    LocalBackend.put = _put
+    for name in ("_save_checkpoint_with_step", "_save_best_checkpoint"):
+        save = getattr(CheckpointHook, name)
+        if not hasattr(save, "__wrapped__"):
+            setattr(CheckpointHook, name, _removes_last(save))
+
+
+def _put(backend, obj, filepath) -> None:
+    with records.atomic_writer(filepath, binary=True) as file:
+        file.write(obj)
+
+
+def _removes_last(save):
+    @functools.wraps(save)
+    def saved(hook, *args, **kwargs):
+        backend, removals = hook.file_backend, []
+        hook.file_backend = _Waiting(backend, removals)
+        try:
+            save(hook, *args, **kwargs)
+        finally:
+            hook.file_backend = backend
+        best = getattr(hook, "best_ckpt_path_dict", {"": getattr(hook, "best_ckpt_path", None)})
+        for remove, path in removals:
+            if path not in (hook.last_ckpt, *best.values()):  # a resumed training writes some names again
+                remove(path)
+
+    return saved
+
+
+class _Waiting:
+    """A file backend of mmengine's that only notes down what it should remove."""
+
+    def __init__(self, backend, removals: list):
+        self._backend, self._removals = backend, removals
+
+    def __getattr__(self, name: str):
+        value = getattr(self._backend, name)
+        if name in ("remove", "rmtree"):
+            return lambda path: self._removals.append((value, path))
+        return value
 
 
 class SupervisedFinetune(_SupervisedFinetune):

@@ -13,10 +13,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tianji_helpers import records
+from tianji_helpers import locks, records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import runs
 from tianji_toolbox.classroom.batch_plan import Run
@@ -83,16 +84,14 @@ def execute(
     when one begins. The time limit is for the whole run. What another batch finished meanwhile is not done
     again. Raises Taken if one is at work on it.
     """
-    from filelock import FileLock, Timeout
-
     from tianji_toolbox.classroom import batch_metrics
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0).acquire()
-    except Timeout:
-        raise Taken(f"运行 {run.name} 正由另一个批次做着。") from None
-    with lock:
+    with ExitStack() as held:
+        try:
+            held.enter_context(locks.alone(folder.with_name(f".{folder.name}.lock"), timeout=0))
+        except locks.Held:
+            raise Taken(f"运行 {run.name} 正由另一个批次做着。") from None
         earlier = read_status(folder)
         if earlier.status == runs.DONE and earlier.key == run.key:
             return earlier

@@ -21,7 +21,7 @@ from typing import Any
 
 import nbformat
 
-from tianji_helpers import paths, threads
+from tianji_helpers import locks, paths, threads
 from tianji_helpers.errors import CourseError
 from tianji_helpers.parameters import assign, defaults
 from tianji_helpers.records import atomic_writer, sha256
@@ -165,13 +165,11 @@ def alone(folder: Path, lock: str, what: str) -> Iterator[None]:
 
     lock: the name of a file in it. what: the kind, in Chinese. Raises CourseError if another holds it.
     """
-    from filelock import FileLock, Timeout
-
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / lock, timeout=0):
+        with locks.alone(folder / lock, timeout=0):
             yield
-    except Timeout:
+    except locks.Held:
         raise CourseError(
             f"另一个{what}正在 {_display(folder)} 里运行。等它结束，或用 --output 换一个文件夹。"
         ) from None

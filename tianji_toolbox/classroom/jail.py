@@ -24,6 +24,7 @@ from tianji_helpers.errors import CourseError
 HOME, HANDED_IN = "/home/student", "/handed-in"
 MAX_TASKS = 256  # processes and threads that there can be before the next look from outside
 ROOM = 400_000_000  # bytes for what was handed in and what is written
+MAX_FILES = 10_000  # so many may be written
 
 # system calls, and the bits of an argument that make one refused (its position, the bits)
 _SHARED_BY_NO_NAME = 0x21  # MAP_SHARED | MAP_ANONYMOUS
@@ -46,9 +47,18 @@ _REFUSED: dict[str, tuple[int, int] | None] = {
 _DEVICES = ("/dev/null", "/dev/urandom")
 # Where the teacher is root, the submission's code owns the devices, whatever was taken from it, and could
 # change their mode for the whole machine: it gets them read-only (their mode; one still writes to them), as
-# bwrap cannot. And a control group counts its processes, as RLIMIT_NPROC does not bind root.
+# bwrap cannot. A control group counts its processes, as RLIMIT_NPROC does not bind root. And what belongs to
+# somebody else alone (mode 0600) is copied, to a folder in memory: without privileges root may not read it.
 _AS_ROOT = f"""
 [ -z "$0" ] || echo $$ > "$0/cgroup.procs" || exit
+copy=$1 handed_in=$2; shift 2
+if [ -n "$handed_in" ]; then
+    mount -t tmpfs -o nodev,nosuid,size={ROOM},nr_inodes={2 * MAX_FILES} tmpfs "$copy" || exit
+    from=$handed_in; [ ! -d "$from" ] || from=$from/.
+    if cp -rP -- "$from" "$copy" 2>/dev/null; then chmod -R u+rX "$copy" || exit
+    else umount "$copy" && mount --bind "$handed_in" "$copy" || exit  # in there it fails again, and says so
+    fi
+fi
 for device in {" ".join(_DEVICES)}; do
     mount --bind $device $device && mount -o remount,bind,ro $device || exit
 done
@@ -111,21 +121,23 @@ def counted() -> Iterator[str]:
             time.sleep(0.05)
 
 
-def for_student(handed_in: Path | None, calls: int, group: str) -> list[str]:
+def for_student(handed_in: Path | None, calls: int, group: str, copy: str) -> list[str]:
     """Return what to put before the command that a submission is locked into.
 
     handed_in: a notebook, or a folder with one, which appears below ``HANDED_IN``. calls: the file of
-    ``filtered_calls``. group: of ``counted``.
+    ``filtered_calls``. group: of ``counted``. copy: an empty folder.
     """
     # where memory runs out all the same, the kernel ends this first; in there /proc is read-only
     command = ["choom", "-n", "1000", "--"]
     if os.geteuid() == 0:
-        command += ["unshare", "--mount", "sh", "-c", _AS_ROOT, group]
+        command += ["unshare", "--mount", "sh", "-c", _AS_ROOT, group, copy, str(handed_in or "")]
     command += ["bwrap", "--unshare-all", "--die-with-parent", "--as-pid-1", "--new-session"]
     command += ["--cap-drop", "ALL", "--seccomp", str(calls)]
     for path in _readable():
         command += ["--ro-bind-try", path, path]
-    if handed_in:
+    if handed_in and os.geteuid() == 0:
+        command += ["--ro-bind", copy, HANDED_IN]
+    elif handed_in:
         inside = HANDED_IN if handed_in.is_dir() else f"{HANDED_IN}/{handed_in.name}"
         command += ["--ro-bind", str(handed_in), inside]
     for device in _DEVICES:

@@ -22,7 +22,7 @@ from urllib.parse import quote
 import msgspec
 import nbformat
 
-from tianji_helpers import paths, plots, records
+from tianji_helpers import locks, paths, plots, records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import batch_table, gradebook, runs
 from tianji_toolbox.classroom.batch_run import Status
@@ -93,12 +93,10 @@ class Line:
 
 def write(folder: str | Path) -> Path:
     """Write ``report.html`` into a batch's folder and return it. Raises CourseError if it is none."""
-    from filelock import FileLock
-
     folder = paths.resolve(folder)
     _read_batch(folder)
     # shards that end together: whoever writes last has read all
-    with FileLock(folder / ".report.lock"):
+    with locks.alone(folder / ".report.lock"):
         return _write(folder)
 
 

@@ -16,7 +16,6 @@ from tianji_toolbox.classroom import jail
 from tianji_toolbox.classroom.watch import Watch
 
 MAX_PROCESSES = 32
-MAX_FILES = 10_000
 _MAX_REPLY = 1_000_000  # bytes
 _START = 60  # seconds that a process may take to lock itself in
 
@@ -82,13 +81,14 @@ class Sandbox:
         ]
         handed_in = self._notebook.parent if self._notebook and self._beside else self._notebook
         group = stack.enter_context(jail.counted())
+        copy = stack.enter_context(tempfile.TemporaryDirectory())
         printed = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  closed by the stack
         self._channel, theirs = socket.socketpair()
         stack.enter_context(self._channel)
         self._replies = stack.enter_context(self._channel.makefile("rb"))
         with theirs, jail.filtered_calls() as calls:
             process = subprocess.Popen(
-                [*jail.for_student(handed_in, calls, group), *pupil],
+                [*jail.for_student(handed_in, calls, group, copy), *pupil],
                 stdin=theirs,
                 stdout=printed,
                 stderr=printed,
@@ -171,8 +171,8 @@ class Sandbox:
             return "processes", f"开了 {count} 个进程，最多 {MAX_PROCESSES} 个"
         # the file system's own count: deleted files that are open, and those at any depth, are in it
         written, files = (room.f_blocks - room.f_bfree) * room.f_frsize, room.f_files - room.f_ffree
-        if written > 0.99 * jail.ROOM or files > MAX_FILES:
-            return "room", f"写下的文件太多（最多 {jail.ROOM / 1e6:g} MB、{MAX_FILES} 个文件）"
+        if written > 0.99 * jail.ROOM or files > jail.MAX_FILES:
+            return "room", f"写下的文件太多（最多 {jail.ROOM / 1e6:g} MB、{jail.MAX_FILES} 个文件）"
         return None
 
 

@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CourseError as error:
         print(f"错误：{error}", file=sys.stderr)
     except OSError as error:
-        print(f"错误：{error.filename or '系统'}：{error.strerror or error}。", file=sys.stderr)
+        fix = "请检查磁盘空间和文件夹权限，再运行一次。" if error.filename else ""
+        print(f"错误：{error.filename or '系统'}：{error.strerror or error}。{fix}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\n已中断。", file=sys.stderr)
         return 130

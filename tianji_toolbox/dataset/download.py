@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from filelock import FileLock
-
-from tianji_helpers import formats, hubs, paths, records
+from tianji_helpers import formats, hubs, locks, paths, records
 from tianji_helpers.errors import CourseError
 
 STAGE = "dataset"
@@ -117,7 +115,7 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CourseError(f"建不了文件夹 {folder}：{error.strerror}。请用 --output 换一个位置。") from error
-    with FileLock(folder / f".{name}.lock"):
+    with locks.alone(folder / f".{name}.lock"):
         if _is_there(target, source, revision):
             report(f"已经有了：{paths.show(target)}")
             return target

@@ -8,7 +8,6 @@ The folder holds no file but those listed here, and no path of the machine that 
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -99,9 +98,8 @@ def write(model_dir: str | Path, platform: str, folder: str | Path) -> Path:
     model = inspection.inspect_model(model_dir)
     known = models.recorded(model.path)
     entry = models.CATALOGUE.get(known.get("base_model") or known.get("name"))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        part = Path(temporary) / "app"
+    with records.scratch(folder) as place:
+        part = place / "app"
         _copy_model(model, entry, part)
         _copy_package(part)
         _write_settings(part, platform, entry)

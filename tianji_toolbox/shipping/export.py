@@ -13,7 +13,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,23 +65,18 @@ def export(
     tokenizer = inference.load_tokenizer(model)
     chat_format = ollama.read_format(tokenizer)
     name = f"{recorded.get('task') or model_dir.name}-{quantize}.gguf"
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}.") as part:
-        target = Path(part) / output_dir.name
+    with records.scratch(output_dir) as part:
+        target = part / output_dir.name
         target.mkdir()
-        _convert(model_dir, target / name, quantize, Path(part), report)
+        _convert(model_dir, target / name, quantize, part, report)
         text = ollama.modelfile(name, chat_format, _stops(model_dir, tokenizer), recorded.get("system", ""))
         (target / MODELFILE).write_text(text, encoding="utf-8")
         for notice in notices(model_dir, models.CATALOGUE.get(recorded.get("base_model", ""))):
             shutil.copy(notice, target)
+        parameters = recorded | {"quantize": quantize}
+        records.write_provenance(target, stage=STAGE, parameters=parameters, inputs=model.weights)
         if kept := records.replace_folder(target, output_dir):
             report(f"原来的 {output_dir} 在导出之后改动过，没有删掉，改名为 {kept.name}")
-    records.write_provenance(
-        output_dir,
-        stage=STAGE,
-        parameters=recorded | {"quantize": quantize},
-        inputs=model.weights,
-    )
     return Exported(output_dir / name, output_dir / MODELFILE)
 
 

@@ -12,7 +12,6 @@ to that client.
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +100,8 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     folder = model_dir.with_name(f"{model_dir.name}.publish") / platform
     if folder.is_symlink() or folder.parent.is_symlink():
         raise CourseError(f"{folder} 是符号链接，不会往那里写。请先删掉它。")
-    folder.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as place:
-        part = Path(place) / platform
+    with records.scratch(folder) as place:
+        part = place / platform
         part.mkdir()
         for name, source in (
             {notice.name: notice for notice in export.notices(model_dir, facts.base)} | chosen
@@ -116,8 +114,8 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
             git_push.write_attributes(part)
         for file in sorted(part.iterdir()):
             leaks.inspect(file)
+        _note(part, repo)
         kept = records.replace_folder(part, folder)
-    _note(folder, repo)
     files = [(file.name, file.stat().st_size) for file in sorted(folder.iterdir())]
     return Publication(platform, repo, folder, files, left_out, kept)
 

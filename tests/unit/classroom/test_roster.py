@@ -23,7 +23,7 @@ CHINESE = """成绩导入模板,,,
 0002,李四,一班,
 0003,张三,二班,
 """
-GRADE = {"02-1": [], "02-2": ["=还差一点"], "02-3": [], "02-4": []}
+GRADE = {"06-1": [], "06-2": ["=还差一点"], "06-3": [], "06-4": []}
 
 
 def filled(text, name, tmp_path, file="list.csv", encoding="utf-8", title="作业一"):
@@ -54,7 +54,7 @@ def test_canvas_gets_a_new_column_with_its_points(tmp_path):
 def test_moodle_gets_its_worksheet_back(name, tmp_path):
     people, rows = filled(MOODLE, name, tmp_path)
     assert rows[1][:6] == ["Participant 77", "张三", "zhang@example.com", "75", "100.00", "-"]
-    assert rows[1][6] == "02-1：1/1；02-2：0/1 =还差一点；02-3：1/1；02-4：1/1"
+    assert rows[1][6] == "06-1：1/1；06-2：0/1 =还差一点；06-3：1/1；06-4：1/1"
     assert rows[2] == gradebook.read_table(tmp_path / "list.csv")[2] and people.missing == ["李四"]
 
 

@@ -1,6 +1,8 @@
 """Decisions are kept as they were made, and the last one about a row holds."""
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -126,3 +128,24 @@ def test_two_writers_lose_nothing(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda key: decisions.append(path, str(key), "keep"), range(40)))
     assert set(decisions.read(path)) == set(map(str, range(40)))
+
+
+def test_a_disk_that_does_not_keep_a_decision_or_cannot_lock_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(5, "Input/output error")
+
+    path = tmp_path / "decisions.jsonl"
+    monkeypatch.setattr(
+        decisions.os, "fsync", lambda place, real=os.fsync: refuse() if is_folder(place) else real(place)
+    )
+    with pytest.raises(CourseError, match=r"decisions\.jsonl 写好了，但不知道断电以后还在不在"):
+        decisions.append(path, "a", "keep")
+    monkeypatch.setattr(decisions.fcntl, "flock", refuse)
+    with pytest.raises(CourseError, match=r"锁不住 .*decisions\.jsonl"):
+        decisions.append(path, "b", "keep")
+    with pytest.raises(CourseError, match=r"写不了 .*请检查磁盘空间和文件夹权限"):
+        decisions.append(path / "inner" / "decisions.jsonl", "a", "keep")
+
+
+def is_folder(place):
+    return stat.S_ISDIR(os.fstat(place).st_mode)

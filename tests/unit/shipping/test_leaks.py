@@ -168,6 +168,6 @@ def test_nothing_stands_behind_the_tensors(tmp_path):
 def test_a_header_that_promises_too_much_does_not_hang(place, tmp_path):
     data = bytearray(write_gguf(tmp_path / "m.gguf").read_bytes())
     data[place : place + 8] = (1 << 60).to_bytes(8, "little")  # tensors, or settings
-    start = time.monotonic()
+    start = time.process_time()
     assert "不完整" in found(tmp_path / "m.gguf", bytes(data))
-    assert time.monotonic() - start < 60  # seconds; of one that promises this, the reader alone never ends
+    assert time.process_time() - start < 60  # seconds; of one that promises this, the reader alone never ends

@@ -13,7 +13,7 @@ from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
 
 from tianji_helpers.training import fast, xtuner_compat
-from tianji_helpers.training.fast import operations, packed_attention
+from tianji_helpers.training.fast import acceleration, operations, packed_attention
 
 LENGTHS = (5, 9, 4, 14, 6)
 
@@ -236,6 +236,23 @@ def test_a_matrix_is_multiplied_alike_however_it_is_laid_out(build, monkeypatch)
     expected = build(fused=True).compute_loss(rows)["loss"]
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     torch.testing.assert_close(build(fused=True).compute_loss(rows)["loss"], expected)
+
+
+@pytest.mark.parametrize("build", ["qwen2_dir", "tiny_dir"], indirect=True)
+def test_a_larger_model_keeps_each_matrix_once_and_learns_the_same(build, monkeypatch):
+    rows, measured = packed(samples()), []
+    for most in (acceleration.LEAN_FROM, 0):
+        monkeypatch.setattr(acceleration, "LEAN_FROM", most)
+        model = build(fused=True)
+        loss = model.compute_loss(rows)["loss"]
+        loss.backward()
+        measured.append((loss, gradients(model)))
+    assert list(model.answer_loss.frozen_head.kept) == ["plain"]
+    (expected, wanted), (loss, found) = measured
+    torch.testing.assert_close(loss, expected, rtol=1e-2, atol=1e-3)  # bfloat16 has three digits
+    for name, gradient in found.items():
+        error = (gradient - wanted[name]).norm() / wanted[name].norm()
+        assert error < 0.05, f"{name}: {error:.2e}"
 
 
 def test_a_batch_without_answers_costs_nothing(build):

@@ -121,6 +121,23 @@ def test_flops_count_frozen_weights_four_times_and_adapters_six(shaped):
     assert estimate.flops_per_token(shaped(INTERNLM2_7B)) == pytest.approx(expected)
 
 
+def test_on_a_cpu_the_computing_type_and_the_size_of_the_model_count(
+    tiny_dir, rows_file, tmp_path, monkeypatch
+):
+    def parts(dtype):
+        settings = {"model_dir": tiny_dir, "data_path": rows_file, "dtype": dtype}
+        config = configs.write_config(
+            "configs/wishes_gemma3_270m_cpu.py", tmp_path / f"{dtype}.py", **settings
+        )
+        return estimate.estimate(config).parts
+
+    wide, narrow = parts("float32"), parts("bfloat16")
+    assert wide["展开的权重"] == pytest.approx(2 * narrow["展开的权重"])
+    assert narrow["激活值"] < wide["激活值"] <= 2 * narrow["激活值"]
+    monkeypatch.setattr(estimate, "LEAN_FROM", 0)
+    assert parts("float32")["展开的权重"] < wide["展开的权重"] / 4  # once, in bfloat16, without the head
+
+
 def test_command_prints_the_parts_and_the_verdict(shaped, capsys):
     config = shaped(INTERNLM2_1_8B)
     status = cli.main(["estimate", str(config), "--cfg-options", "model.recompute_share=1"])

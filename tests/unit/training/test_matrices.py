@@ -33,6 +33,11 @@ def test_weight_plus_change_is_the_merged_weight(model, tmp_path, monkeypatch, l
         matrices.change(tmp_path / "adapter", "nowhere")
 
 
+def test_every_number_of_a_model_is_counted(model, tmp_path):
+    counted = matrices.sizes(tmp_path / "base")
+    assert counted == {name: value.numel() for name, value in model.state_dict().items()}
+
+
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(CourseError, match="没有 safetensors"):
         matrices.pick(tmp_path)

@@ -88,3 +88,42 @@ def test_a_work_folder_of_the_course_without_a_mark_is_known_by_its_provenance(w
     train(work_dir, "new")
     work_folder.end(work_dir)
     assert "old" not in contents(work_dir).values()
+
+
+def test_a_training_that_cannot_make_room_leaves_the_earlier_one_in_its_place(work_dir, monkeypatch):
+    train(work_dir, "one")
+    before = contents(work_dir)
+    rename, moved = work_folder.Path.rename, []
+
+    def fail(path, target):
+        moved.append(path)
+        if len(moved) == 4:
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(work_folder.Path, "rename", fail)
+    with pytest.raises(CourseError, match=r"写不了 .*work：No space left on device"):
+        train(work_dir, "two")
+    assert contents(work_dir) == before
+    assert not (work_dir / ".earlier-trainings").exists()
+
+
+def test_what_a_kill_left_half_aside_comes_back_whole(work_dir):
+    train(work_dir, "one")
+    before = contents(work_dir)
+    aside = work_dir / ".earlier-trainings" / "1"
+    aside.mkdir(parents=True)
+    for name in ("config.py", "iter_1.pth", "iter_2.pth"):
+        (work_dir / name).rename(aside / name)
+    assert work_folder.put_back(work_dir, "config.py")
+    assert contents(work_dir) == before
+
+
+def test_half_a_checkpoint_goes_before_a_training_goes_on_and_nothing_else(work_dir):
+    train(work_dir, "one")
+    before = contents(work_dir)
+    half = [".iter_3.pth.abc1_2.part", ".best_validation_loss_iter_3.pth.x.part"]
+    for name in (*half, ".notes.txt.abc.part"):
+        (work_dir / name).write_text("half")
+    work_folder.go_on(work_dir)
+    assert contents(work_dir) == before | {".notes.txt.abc.part": "half"}
