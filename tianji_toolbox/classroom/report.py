@@ -260,8 +260,8 @@ def _whole(text: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return a text for a figure, where dollars would begin a formula."""
-    return _whole(text).replace("$", r"\$")
+    """Return a text for a figure, where dollars would begin a formula, and some characters have no glyph."""
+    return plots.drawable(_whole(text)).replace("$", r"\$")
 
 
 def _curves(task: str, lines: list[Line]) -> str:

@@ -202,7 +202,10 @@ def test_root_grades_what_only_its_owner_may_read(tmp_path):
     alone = tmp_path / "class" / "小红.ipynb"
     nbformat.write(notebook(RIGHT), alone)
     for path in (inner / "02.ipynb", inner, alone):
-        os.chown(path, 12345, 12345)
+        try:
+            os.chown(path, 12345, 12345)
+        except OSError as error:  # root of a user namespace, as tests/offline.py makes one, has no others
+            pytest.skip(f"这里的 root 不能把文件交给别人：{error.strerror}")
         path.chmod(0o700 if path.is_dir() else 0o600)
     for grade in grading.grade(tmp_path / "class"):
         assert grade.passed == 1 and not grade.problems, grade.problems
