@@ -223,26 +223,25 @@ int ftruncate(int handle, off_t length)
 
 /* --- putting on the disk --- */
 
-int fsync(int handle)
+static int sync_file(int handle, int (*next)(int))
 {
 	char path[PATH_MAX];
 	if (!of_handle(handle, path))
-		return NEXT(fsync)(handle);
+		return next(handle);
 	if (fails(TAKES_ROOM))
 		return -1;
 	note("sync", path, 0, NULL, 0);
-	return NEXT(fsync)(handle);
+	return next(handle);
+}
+
+int fsync(int handle)
+{
+	return sync_file(handle, NEXT(fsync));
 }
 
 int fdatasync(int handle)
 {
-	char path[PATH_MAX];
-	if (!of_handle(handle, path))
-		return NEXT(fdatasync)(handle);
-	if (fails(TAKES_ROOM))
-		return -1;
-	note("sync", path, 0, NULL, 0);
-	return NEXT(fdatasync)(handle);
+	return sync_file(handle, NEXT(fdatasync));
 }
 
 int close(int handle)
