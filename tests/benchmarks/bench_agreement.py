@@ -3,13 +3,13 @@
 FILE: JSON Lines, a wish a line, with ``input``, ``output`` and what a person said: ``grade`` (1 to 5), and
 ``verdict`` (keep, mend or reject); either may be absent. Prints, for each file and for all together:
 
-- Spearman's rank correlation of grade and quality, with a 95 % bootstrap interval over rows: for quality
-  alone; where a wish with a hard fault ranks below all others; and where cleaning decides first (what it
-  rejects ranks below what it mends, that below the rest, absurd pairs among the rejects). Beside them, how
-  far the same person's verdict goes with the grade: no score can be expected to go much further;
+- Spearman's rank correlation of grade and score, with a 95 % bootstrap interval over rows: for the likelihood
+  alone; where a wish with a hard fault ranks below all others; and for quality, where cleaning decides first.
+  Beside them, how far the same person's verdict goes with the grade: no score can be expected to go much
+  further;
 - the share of keep rows without a hard fault, and what the others have;
 - the share of keep rows that rank higher for their own request than for another row's (a random order of
-  the file's requests; a request that is the same is passed over), with and without hard faults.
+  the file's requests; a request that is the same is passed over), by each of the three.
 """
 
 import argparse
@@ -29,54 +29,47 @@ _RESAMPLES = 2000
 
 
 def measure(rows: list[dict], loaded, seed: int) -> list[dict]:
-    """Return the rows with ``quality``, ``faulty``, and both for the request of another row."""
+    """Return the rows with the scores for their own request (``own``) and for another row's (``other``)."""
     matrix = wishes.load()
     others = [row["input"] for row in rows]
     random.Random(seed).shuffle(others)
-    scores = {
-        "own": quality.score(*loaded, [(row["input"], row["output"]) for row in rows]),
-        "other": quality.score(
-            *loaded, [(asked, row["output"]) for asked, row in zip(others, rows, strict=True)]
-        ),
-    }
-    return [
-        row
-        | {
-            "quality": scores["own"][place],
-            "faults": list(faults.find(matrix.read(row["input"]), row["output"])),
-            "cleaned": decide(matrix, row)[0],
-            "other": other,
-            "other_quality": scores["other"][place],
-            "other_faults": list(faults.find(matrix.read(other), row["output"])),
-        }
-        for place, (row, other) in enumerate(zip(rows, others, strict=True))
-    ]
+    measured = [dict(row) for row in rows]
+    for which, asked in (("own", [row["input"] for row in rows]), ("other", others)):
+        likely = quality.likelihood(
+            *loaded, [(one, row["output"]) for one, row in zip(asked, rows, strict=True)]
+        )
+        for row, request, one in zip(measured, asked, likely, strict=True):
+            found = list(faults.find(matrix.read(request), row["output"]))
+            band = quality.BANDS[decide(matrix, row | {"input": request})[0]]
+            row[which] = {
+                "request": request,
+                "faults": found,
+                "likelihood alone": one,
+                "hard faults first": one - bool(found),
+                "quality": (band + one) / 3,
+            }
+    return measured
 
 
-GATES = {  # what comes before quality; that is below 1
-    "quality alone": lambda row, which="": 0,
-    "hard faults first": lambda row, which="": -1 if row[which + "faults"] else 0,
-}
-VERDICTS = {"reject": -2, "mend": -1, "keep": 0}
+SCORES = ("likelihood alone", "hard faults first", "quality")
 
 
 def report(name: str, rows: list[dict]) -> None:
     """Print the agreement on some measured rows."""
     print(f"{name}: {len(rows)} rows")
     graded = [row for row in rows if row.get("grade") is not None]
-    ranks = {title: [gate(row) + row["quality"] for row in graded] for title, gate in GATES.items()}
-    ranks["cleaning first"] = [VERDICTS[row["cleaned"]] + row["quality"] for row in graded]
-    if all(row.get("verdict") in VERDICTS for row in graded):
-        ranks["the person's own verdict"] = [VERDICTS[row["verdict"]] for row in graded]
+    ranks = {title: [row["own"][title] for row in graded] for title in SCORES}
+    if all(row.get("verdict") in quality.BANDS for row in graded):
+        ranks["the person's own verdict"] = [quality.BANDS[row["verdict"]] for row in graded]
     for title, some in ranks.items():
         print(f"  Spearman, {title}: {correlation([row['grade'] for row in graded], some)}")
     keep = [row for row in rows if row.get("verdict") == "keep"]
-    faulty = [row for row in keep if row["faults"]]
-    kinds = Counter(fault for row in faulty for fault in row["faults"])
+    faulty = [row for row in keep if row["own"]["faults"]]
+    kinds = Counter(fault for row in faulty for fault in row["own"]["faults"])
     _share("keep rows without a hard fault", len(keep) - len(faulty), len(keep), str(dict(kinds) or ""))
-    pairs = [row for row in keep if row["other"] != row["input"]]
-    for title, gate in GATES.items():
-        higher = sum(gate(row) + row["quality"] > gate(row, "other_") + row["other_quality"] for row in pairs)
+    pairs = [row for row in keep if row["own"]["request"] != row["other"]["request"]]
+    for title in SCORES:
+        higher = sum(row["own"][title] > row["other"][title] for row in pairs)
         _share(f"higher for its own request than for another, {title}", higher, len(pairs))
 
 

@@ -20,16 +20,8 @@ PAIR = "pair"  # the reason of a reject that is a policy
 
 def decide(matrix: wishes.Matrix, row: dict) -> tuple[str, str, str]:
     """Return what the cleaner decides: verdict, the text after, the rule or rules."""
-    request = matrix.read(row["input"])
-    off = clean.SUITABILITY["absurd"]
-    after, steps = clean.mend(row["output"], request, off)
-    found = clean.reject(after, request, off)
-    if found:
-        return "reject", after, found[0]
-    same = after == row["output"].strip()
-    return (
-        ("keep", after, "") if same else ("mend", after, "、".join(dict.fromkeys(name for name, *_ in steps)))
-    )
+    verdict, after, found = clean.edit(row["output"], matrix.read(row["input"]), clean.SUITABILITY["absurd"])
+    return verdict, after, "、".join(found)
 
 
 def _bare(text: str) -> str:

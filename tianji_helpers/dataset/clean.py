@@ -110,6 +110,19 @@ def reject(text: str, request: Request, off: Collection[str] = ()) -> tuple[str,
     return _reject([text], [request], off)[0]
 
 
+def edit(text: str, request: Request, off: Collection[str] = ()) -> tuple[str, str, tuple[str, ...]]:
+    """Return what cleaning does with one wish: ``keep``, ``mend`` or ``reject``, the text after, the rules.
+
+    >>> edit("姐姐，生日快乐！祝啦~", wishes.load().read("祝姐姐生日"))
+    ('mend', '姐姐，生日快乐！', ('particle',))
+    """
+    after, steps = mend(text, request, off)
+    if found := reject(after, request, off):
+        return "reject", after, found[:1]
+    same = after == text.strip()
+    return ("keep", after, ()) if same else ("mend", after, tuple(dict.fromkeys(name for name, *_ in steps)))
+
+
 def _reject(
     texts: Sequence[str], requests: Sequence[Request], off: Collection[str]
 ) -> list[tuple[str, str] | None]:

@@ -107,7 +107,7 @@ def grade(
     device: str = "cpu",
     report: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Look at each answer in ways that know nothing of each other: hard faults, quality, details.
+    """Look at each answer: hard faults, quality, details.
 
     requests: in any wording; answers: in the same order. kind: ``tasks.kind`` of the task; where it is
     not ``wishes``, only the faults of any answer count (``ANY_ANSWER``). device, report: as
@@ -118,6 +118,7 @@ def grade(
     matrix = matrix or wishes.load()
     scores = quality.rate(
         [(request, answer.text) for request, answer in zip(requests, answers, strict=True)],
+        kind=kind,
         device=device,
         report=report,
     )

@@ -6,14 +6,16 @@ and is the mean over those without a hard fault, so that neither figure hides th
 (``training.diversity``) says how different the answers are from each other. Where requests tell something
 of the person, *details* is the share of their answers that take it up (``tianji_helpers.details``).
 
-An interval is the percentile bootstrap over rows (95 %): how far the figure would move with other rows
-of the same kind. It says nothing about other seeds. Diversity has none: drawing rows again repeats
+An interval (95 %) says how far the figure would move with other rows of the same kind: for a share, Wilson's,
+which knows that none of 32 is not none ever; for a mean or a difference, the percentile bootstrap over rows.
+It says nothing about other seeds. Diversity has none: drawing rows again repeats
 some, and a set with repetitions looks less diverse than it is.
 """
 
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy.stats import binomtest
 
 from tianji_helpers import faults
 from tianji_helpers.training import diversity
@@ -39,23 +41,18 @@ NOT_SHARES = {"loss", "general_loss", "self_bleu", "quality"}
 _RESAMPLES = 2000
 
 
-def of(rows: Sequence[dict], met: Iterable[str] | None = None) -> dict:
+def of(rows: Sequence[dict]) -> dict:
     """Return the figures of answers: an array of (numerator, denominator) rows, or a plain number.
 
     rows: each with ``answer``, ``faults`` (name → reason) and ``quality``, as ``evaluation.grade``
-    returns them. met: the names of the faults to count; None counts those that were found.
+    returns them.
     """
     texts = [row["answer"] for row in rows]
-    found = {name for row in rows for name in row["faults"]} if met is None else set(met)
     quality = [(row["quality"], 1) if not row["faults"] else (0, 0) for row in rows]
     told = [(bool(row["details"]), row["details"] is not None) for row in rows if "details" in row]
     return {
         "faultless": shares(not row["faults"] for row in rows),
-        **{
-            FAULT + name: shares(name in row["faults"] for row in rows)
-            for name in faults.TITLES
-            if name in found
-        },
+        **{FAULT + name: shares(name in row["faults"] for row in rows) for name in faults.TITLES},
         "quality": np.array(quality, dtype=float),
         **({"details": np.array(told, dtype=float)} if any(one for _, one in told) else {}),
         "distinct_1": diversity.distinct_n(texts, 1),
@@ -77,7 +74,7 @@ def interval(values, rng: np.random.Generator) -> dict:
     no interval.
 
     >>> interval(shares([True, True, False, True]), np.random.default_rng(0))
-    {'value': 0.75, 'low': 0.25, 'high': 1.0}
+    {'value': 0.75, 'low': 0.301, 'high': 0.954}
     """
     pair = values if isinstance(values, tuple) else (values,)
     if not isinstance(pair[0], np.ndarray):
@@ -89,6 +86,11 @@ def interval(values, rng: np.random.Generator) -> dict:
 
     if any(rows[:, 1].sum() == 0 for rows in pair):
         return {"value": None, "low": None, "high": None}
+    hits, of_rows = pair[0].T
+    if len(pair) == 1 and set(hits) | set(of_rows) <= {0, 1}:
+        share = binomtest(int(hits.sum()), int(of_rows.sum()))
+        low, high = share.proportion_ci(method="wilson")
+        return {"value": float(share.statistic), "low": round(float(low), 3), "high": round(float(high), 3)}
     drawn = rng.integers(len(pair[0]), size=(_RESAMPLES, len(pair[0])))  # the same rows of both
     with np.errstate(invalid="ignore"):  # a draw of rows without a single answer token
         spread = difference([rows[drawn] for rows in pair])
@@ -111,17 +113,27 @@ def show(name: str, figure: dict) -> str:
     return digits[0] + (f" [{digits[1]}, {digits[2]}]" if len(digits) > 1 else "")
 
 
-def compare(before: dict, after: dict) -> dict[str, tuple[str, str]]:
-    """Return name → (before, after) as text, in the order of ``TITLES``.
+def compare(*measured: dict) -> dict[str, tuple[str, ...]]:
+    """Return name → a text for each measurement, in the order of ``TITLES``.
 
-    before, after: ``figures`` of two measurements. A fault that one of them never made has 0 % there.
+    measured: ``figures`` of measurements. A fault that occurs in none of them is left out.
 
     >>> compare({}, {"fault_loop": {"value": 0.5, "low": 0.1, "high": 0.9}})
-    {'fault_loop': ('0%', '50% [10%, 90%]')}
+    {'fault_loop': ('—', '50% [10%, 90%]')}
     """
-    never = {"value": 0.0, "low": None, "high": None}
+    none, names = {"value": None, "low": None, "high": None}, met(*measured)
     return {
-        name: (show(name, before.get(name, never)), show(name, after.get(name, never)))
+        name: tuple(show(name, figures.get(name, none)) for figures in measured)
         for name in TITLES
-        if name in before or name in after
+        if name in names
+    }
+
+
+def met(*measured: dict) -> set[str]:
+    """Return the names of figures, without the faults that occur in none of the measurements."""
+    return {
+        name
+        for figures in measured
+        for name, figure in figures.items()
+        if figure["value"] or not name.startswith(FAULT)
     }

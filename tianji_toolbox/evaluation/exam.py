@@ -69,10 +69,7 @@ def examine(
         when: evaluation.grade(requests, asked["answers"], kind, device=device, report=report)
         for when, asked in raw.items()
     }
-    met = {name for graded in rows.values() for row in graded for name in row["faults"]}
-    found = {
-        when: _figures(kind, asked, rows[when], met, trained, names_itself) for when, asked in raw.items()
-    }
+    found = {when: _figures(kind, asked, rows[when], trained, names_itself) for when, asked in raw.items()}
     rng = np.random.default_rng(seed)
     for when in raw:
         result[when] = {name: figures.interval(values, rng) for name, values in found[when].items()}
@@ -121,13 +118,12 @@ def _figures(
     kind: str,
     asked: dict,
     rows: list[dict],
-    met: set[str],
     trained: set[str],
     names_itself: Callable[[str], bool] | None,
 ) -> dict:
-    """Return every figure, as ``figures.of`` returns them. met: the names of the faults that occur."""
+    """Return every figure, as ``figures.of`` returns them."""
     texts, general = ([answer.text for answer in asked[key]] for key in ("answers", "general_answers"))
-    found: dict = {"loss": np.array(asked["losses"], dtype=float)} | figures.of(rows, met)
+    found: dict = {"loss": np.array(asked["losses"], dtype=float)} | figures.of(rows)
     if names_itself:
         found["knows_itself"] = figures.shares(map(names_itself, texts))
     if names_itself or kind == "wishes":
@@ -141,14 +137,14 @@ def _figures(
 def table(result: dict) -> str:
     """Return an examination as text: a figure a line, before, after, and whether it became better."""
     lines = [f"任务 {result['task']}，模型 {result['base_model']}，{result['rows']} 条没训练过的题"]
-    for name in result["after"]:
+    for name in filter(figures.met(result["before"], result["after"]).__contains__, result["after"]):
         old, new, change = (result[part][name] for part in ("before", "after", "change"))
         shown = f"{figures.show(name, old):>22} → {figures.show(name, new):<22}"
         lines.append(f"{figures.TITLES[name]:　<8}{shown}{_tendency(name, change)}")
-    lines.append("方括号里是 95% 区间（对题目做自助抽样）；多样性没有区间。· 是每种硬伤占多少回答。")
+    lines.append("方括号里是 95% 区间；多样性没有区间。· 是每种硬伤占多少回答。")
     lines.append(
-        f"质量（0 到 1）是没有硬伤的回答的平均分，由 {models.EMBEDDED} 打出："
-        "它觉得这句话接在请求后面有多自然。拿来比大小，不是好坏的百分比。"
+        "质量（0 到 1）是没有硬伤的回答的平均分：编辑会原样留下的在 2/3 以上，要改的在 1/3 以上，其余不要；"
+        f"同一档里比 {models.EMBEDDED} 觉得它有多顺。拿来比大小，不是好坏的百分比。"
     )
     if judged := result.get("judge"):
         lines.append(
@@ -173,7 +169,8 @@ def draw(result: dict):
     import matplotlib.pyplot as plt
 
     plots.setup()
-    shares = [name for name in result["after"] if name == "quality" or name not in figures.NOT_SHARES]
+    met = figures.met(result["before"], result["after"])
+    shares = [name for name in result["after"] if name in met - figures.NOT_SHARES | {"quality"}]
     losses = [name for name in ("loss", "general_loss") if name in result["after"]]
     height = 1.5 + 0.38 * len(shares)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, height), width_ratios=(3, 1.4))

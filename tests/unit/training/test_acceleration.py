@@ -1,6 +1,7 @@
 """The fast paths compute what the plain ones compute, on the architectures that they know."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from mmengine.config import ConfigDict
 from peft import LoraConfig
 from peft.tuners.lora.bnb import Linear4bit
+from psutil import Process
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.models.qwen2 import modeling_qwen2
 from transformers.models.qwen3 import modeling_qwen3
@@ -253,6 +255,21 @@ def test_a_larger_model_keeps_each_matrix_once_and_learns_the_same(build, monkey
     for name, gradient in found.items():
         error = (gradient - wanted[name]).norm() / wanted[name].norm()
         assert error < 0.05, f"{name}: {error:.2e}"
+
+
+def test_no_weight_keeps_the_models_file_in_memory(qwen2_dir, tmp_path):
+    """Weights are read as views of the mapped file, and one such view keeps all of it."""
+    folder = shutil.copytree(qwen2_dir, tmp_path / "model")
+
+    def is_mapped():
+        return any(one.path.startswith(str(folder)) for one in Process().memory_maps())
+
+    llm = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    expected = {name: value.clone() for name, value in llm.state_dict().items()}
+    assert is_mapped()
+    acceleration.accelerate(llm, llm)
+    assert not is_mapped()
+    assert all(torch.equal(value, expected[name]) for name, value in llm.state_dict().items())
 
 
 def test_a_batch_without_answers_costs_nothing(build):

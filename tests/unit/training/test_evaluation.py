@@ -125,6 +125,7 @@ def test_a_model_is_measured_whatever_it_was_taught(base_dir, tiny_dir):
     )
     assert found["loss"] > 5 and len(found["rows"]) == 2
     # random weights say nothing that ends: there is no answer whose quality would count
-    assert found["figures"]["faultless"] == {"value": 0, "low": 0, "high": 0}
+    faultless = found["figures"]["faultless"]  # none of a few is not none ever
+    assert faultless["value"] == faultless["low"] == 0 < 0.2 < faultless["high"] < 1
     assert found["figures"]["fault_unstopped"]["value"] == 1
     assert found["figures"]["quality"]["value"] is None

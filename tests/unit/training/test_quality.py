@@ -1,4 +1,4 @@
-"""The likelihood score: arithmetic by hand, and wishes whose order everybody agrees on."""
+"""Quality: arithmetic by hand, and wishes whose order everybody agrees on."""
 
 import math
 
@@ -41,26 +41,46 @@ def test_it_is_the_geometric_mean_of_the_tokens_probabilities(tiny_dir):
         logs = [scores[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer)]
         expected.append(math.exp(sum(logs) / len(logs)))
     # together and padded as alone
-    assert quality.score(model, tokenizer, pairs, batch_size=3) == pytest.approx(expected, rel=1e-4)
-    assert quality.score(model, tokenizer, pairs, batch_size=1) == pytest.approx(expected, rel=1e-4)
+    assert quality.likelihood(model, tokenizer, pairs, batch_size=3) == pytest.approx(expected, rel=1e-4)
+    assert quality.likelihood(model, tokenizer, pairs, batch_size=1) == pytest.approx(expected, rel=1e-4)
 
 
 def test_an_empty_answer_has_none_and_a_long_one_is_cut(tiny_dir):
     model, tokenizer = inference.load(tiny_dir)
-    scores = quality.score(model, tokenizer, [("祝姐姐生日", " \n"), ("问" * 2000, "答" * 2000)])
+    scores = quality.likelihood(model, tokenizer, [("祝姐姐生日", " \n"), ("问" * 2000, "答" * 2000)])
     assert scores[0] == 0 < scores[1] < 1
 
 
 def test_a_wish_ranks_higher_behind_its_own_request(loaded):
-    own = quality.score(*loaded, WISHES)
+    own = quality.likelihood(*loaded, WISHES)
     for shift in range(1, len(WISHES)):
         asked = [WISHES[(place + shift) % len(WISHES)][0] for place in range(len(WISHES))]
-        other = quality.score(*loaded, [(a, said) for a, (_, said) in zip(asked, WISHES, strict=True)])
+        other = quality.likelihood(*loaded, [(a, said) for a, (_, said) in zip(asked, WISHES, strict=True)])
         assert sum(a > b for a, b in zip(own, other, strict=True)) >= len(WISHES) - 1, asked
 
 
 @pytest.mark.parametrize("spoil", [lambda text: text[::-1], lambda text: text.replace("，", "的，了")])
 def test_a_broken_sentence_ranks_lower(loaded, spoil):
-    whole = quality.score(*loaded, WISHES)
-    broken = quality.score(*loaded, [(asked, spoil(said)) for asked, said in WISHES])
+    whole = quality.likelihood(*loaded, WISHES)
+    broken = quality.likelihood(*loaded, [(asked, spoil(said)) for asked, said in WISHES])
     assert all(a > b for a, b in zip(whole, broken, strict=True))
+
+
+def test_what_an_editor_would_mend_or_reject_ranks_below_what_he_leaves(base_dir):
+    asked = "祝妹妹生日"
+    answers = [
+        "妹妹，生日快乐，愿你天天开心！",
+        "妹妹，生日快乐，愿你天天开心！祝啦~",
+        "作为一个人工智能，我不会过生日。",
+    ]
+    keep, mend, reject = quality.rate([(asked, said) for said in answers])
+    assert keep > 2 / 3 > mend > 1 / 3 > reject > 0
+    # where there is no editor, the likelihood is all
+    (likely,) = quality.rate([(asked, answers[0])], kind="ruozhiba")
+    assert keep == pytest.approx((2 + likely) / 3)
+
+
+def test_an_absurd_pair_ranks_below_any_other(base_dir):
+    said = "新婚快乐，愿你们白头偕老，幸福美满！"
+    aunt, brother = quality.rate([("祝奶奶新婚快乐", said), ("祝弟弟新婚快乐", said)])
+    assert aunt < 1 / 3 and brother > 2 / 3

@@ -46,6 +46,8 @@ def accelerate(llm: nn.Module, causal_lm: nn.Module, recompute_share: float = 0.
     on_gpu = next(causal_lm.parameters()).is_cuda
     lean = causal_lm.num_parameters() > LEAN_FROM
     _fuse_adapters(llm, lean)
+    if not on_gpu:
+        _leave_the_file(causal_lm)
     name = type(causal_lm).__name__
     use_liger = on_gpu and importlib.util.find_spec("liger_kernel") is not None
     if name == "InternLM2ForCausalLM":
@@ -61,6 +63,13 @@ def accelerate(llm: nn.Module, causal_lm: nn.Module, recompute_share: float = 0.
         if int((index + 1) * recompute_share) > int(index * recompute_share):
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     return AnswerLoss(causal_lm, packing, lean)
+
+
+def _leave_the_file(causal_lm: nn.Module) -> None:
+    """Copy what was not quantized: it is a view of the mapped file, which would stay in memory whole."""
+    for parameter in causal_lm.parameters():
+        if type(parameter) is nn.Parameter:
+            parameter.data = parameter.data.clone()
 
 
 class AnswerLoss:
