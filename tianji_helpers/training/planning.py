@@ -41,7 +41,11 @@ class TrainingPlan:
             "基座模型": paths.told(self.model_dir),
             "步数": f"{self.steps}" + (f"（{epochs:g} 轮，每轮 {self.batches} 批）" if epochs else ""),
             "每批": f"{cfg.train_dataloader.batch_size}"
-            + (f"，攒 {accumulated} 批更新一次" if accumulated > 1 else ""),
+            + (
+                f"，攒 {accumulated} 批更新一次，一共更新 {-(-self.steps // accumulated)} 次"
+                if accumulated > 1
+                else ""
+            ),
             "热身": f"{self.warmup} 步"
             + (
                 f"（配置里只有 {self.asked_warmup:.2f} 步，学习率会升不起来，所以改了）"
