@@ -18,7 +18,6 @@ that people bring along, in these shapes and others.
 """
 
 import codecs
-import datetime
 import gzip
 import hashlib
 import io
@@ -39,7 +38,6 @@ from reprlib import repr as brief
 from typing import IO, Any
 
 import msgspec
-import yaml
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
@@ -52,8 +50,6 @@ ARRAY_START, ARRAY_END = b"[\n    ", b"\n]"  # what stands about the rows of an 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _BLOCK = 1 << 20  # bytes read at a time
 _AHEAD = 8 << 20  # bytes written between two calls to put them on the disk
-_MAX_DEPTH = 50
-_MAX_VALUES = 1_000_000
 _SMALL = 1 << 20  # bytes; what a person edits is no larger
 _VERSIONED = ("transformers", "peft", "xtuner", "bitsandbytes", "datasets", "openai", "torch")
 
@@ -409,93 +405,6 @@ class _Window:
         self.column = self.at - newline if newline >= 0 else self.column + self.at
         self.text, self.at = "".join((self.text[self.at :], *blocks)), 0
         return True
-
-
-class _UniqueKeys(yaml.CSafeLoader):
-    """YAML lets a later key silently replace an earlier one; an edited list must not lose a row."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"“{key}”写了两次", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: str | Path) -> Any:
-    """Return the value of a YAML file; a key that stands twice is an error.
-
-    Raises CourseError with file, line and column.
-    """
-    text = read_text(path)
-    try:
-        _measure_yaml(path, text)
-        return yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" 第 {mark.line + 1} 行第 {mark.column + 1} 列" if mark else ""
-        problem = getattr(error, "problem", None) or error
-        raise CourseError(
-            f"{path}{where}不是合法的 YAML：{brief(str(problem))}。请检查缩进和引号。"
-        ) from error
-    # what the loader's own conversions raise for 2026-13-45, !!int x, or a list as a key
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise CourseError(f"{path} 里有 YAML 读不懂的值：{error}。请给它加上引号。") from error
-
-
-def _measure_yaml(path: str | Path, text: str) -> None:
-    """Raise CourseError for YAML that is deeper or larger than any of ours, its aliases written out.
-
-    Measured before it is loaded: depth overflows the stack of the process, and a few lines of aliases of
-    aliases become thousands of millions of values for whoever walks through them.
-    """
-    values = 0
-    open_: list[list] = []  # of each collection: its anchor, the values before it, how deep it goes
-    anchors: dict[str, tuple[int, int]] = {}  # values, depth
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        depth = 0
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor in (anchor for anchor, *_ in open_):
-                raise CourseError(f"{path} 的 YAML 里 &{event.anchor} 包含它自己，不是这门课的数据。")
-            more, depth = anchors.get(event.anchor, (0, 0))  # an unknown one is the loader's to refuse
-            values += more
-        elif isinstance(event, yaml.CollectionStartEvent):
-            open_.append([event.anchor, values, 1])
-            values += 1
-        elif isinstance(event, yaml.ScalarEvent):
-            values += 1
-            if event.anchor:
-                anchors[event.anchor] = 1, 0
-        elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before, depth = open_.pop()
-            if anchor:
-                anchors[anchor] = values - before, depth
-        if open_:
-            open_[-1][2] = max(open_[-1][2], depth + 1)
-        if len(open_) + depth > _MAX_DEPTH:
-            raise CourseError(f"{path} 的 YAML 嵌套超过 {_MAX_DEPTH} 层，不是这门课的数据。")
-        if values > _MAX_VALUES:
-            raise CourseError(f"{path} 的 YAML 展开以后超过 {_MAX_VALUES:,} 个值，不是这门课的数据。")
-
-
-def as_read(value: Any) -> str:
-    """Say how YAML has read what was meant as a text, for a message.
-
-    >>> as_read(520)
-    '520（没有加引号，被 YAML 读成了数；要当文字，请写成 "520"）'
-    """
-    if isinstance(value, bool):
-        return f"{value}（没有加引号的 yes、no、on、off 会被 YAML 读成“是否”；要当文字，请加引号）"
-    if value is None:
-        return "空的（没有加引号的 null 和 ~ 也是空；要当文字，请加引号）"
-    kinds = {int: "数", float: "数", datetime.date: "日期", datetime.datetime: "时间"}
-    if kind := kinds.get(type(value)):
-        if len(shown := str(value)) > 40:
-            return f"{brief(value)}（没有加引号，被 YAML 读成了{kind}；要当文字，请加引号）"
-        return f'{shown}（没有加引号，被 YAML 读成了{kind}；要当文字，请写成 "{shown}"）'
-    return brief(value)
 
 
 def read_json_array(path: str | Path) -> list[dict]:

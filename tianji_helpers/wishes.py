@@ -8,16 +8,18 @@ What is wrong with a wish is another module's business: ``tianji_helpers.faults`
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from reprlib import repr as brief
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from tianji_helpers import paths, records
+import msgspec
+
+from tianji_helpers import paths, tables
 from tianji_helpers.errors import CourseError
 from tianji_helpers.request import Reader, Request, any_of
+from tianji_helpers.tables import Text, Word
 
 SYSTEM = "你现在是一个送祝福大师，帮我针对不同人和事情、节日送对应的祝福"
 DEFAULT_STYLE = "正常"  # the style that a request need not name
@@ -29,71 +31,85 @@ WORDINGS = (
     "给{recipient}的{scene}祝福",
     "帮我写一句祝福，给{recipient}，{scene}",
 )
-RECIPIENT_KINDS = ("elder", "superior", "peer", "younger")
-SCENE_KINDS = ("festival", "life", "work")
 NEW_YEAR = frozenset(("腊八节", "元旦", "除夕", "春节", "元宵节"))  # one season: each may name the other
+_Words = tuple[Word, ...]
+_SomeWords = Annotated[_Words, msgspec.Meta(min_length=1)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-@dataclass(frozen=True)
-class Recipient:
-    """Who is wished: ``kind`` is one of ``RECIPIENT_KINDS``, ``honorific`` is 您 or 你.
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry of a file. extra: not in the default matrix, or only made when it is asked for by name."""
 
-    either: the other word is no fault. extra: not in the default matrix.
-    """
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            if isinstance(value, tuple) and len(set(value)) < len(value):
+                raise ValueError(f"{field} 里有重复的项")
+
+
+class Recipient(_Entry, frozen=True):
+    """Who is wished. either: the other pronoun is no fault."""
 
     name: str
-    kind: str
-    honorific: str
-    address: tuple[str, ...]
+    kind: Literal["elder", "superior", "peer", "younger"]
+    honorific: Literal["您", "你"]
+    address: _SomeWords
     either: bool = False
     extra: bool = False
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(_Entry, frozen=True):
     """What for: any one of ``keywords`` puts a wish on topic; ``marks`` name this scene and no other.
 
-    alias: other names in a request. extra: not in the default matrix.
+    alias: other names in a request.
     """
 
     name: str
-    kind: str
-    keywords: tuple[str, ...]
-    marks: tuple[str, ...]
-    alias: tuple[str, ...] = ()
+    kind: Literal["festival", "life", "work"]
+    keywords: _SomeWords
+    marks: _Words
+    alias: _Words = ()
     extra: bool = False
 
 
-@dataclass(frozen=True)
-class Style:
+class Style(_Entry, frozen=True):
     """How: the prompt's words and the bounds (in characters and in emoji) that a wish keeps.
 
-    form: what is asked for (一句, 一首 ...). extra: only made when it is asked for by name.
+    form: what is asked for (一句, 一首 ...).
     """
 
     name: str
-    template: str
-    examples: tuple[str, ...]
-    min_chars: int
-    max_chars: int
-    min_emoji: int
-    max_emoji: int
-    endings: tuple[str, ...]
-    markers: tuple[str, ...]
-    avoid: tuple[str, ...]
-    form: str = "一句"
+    template: Text
+    examples: _Words
+    min_chars: _Count
+    max_chars: _Count
+    min_emoji: _Count
+    max_emoji: _Count
+    endings: _Words
+    markers: _Words
+    avoid: _Words
+    form: Text = "一句"
     extra: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name == DEFAULT_STYLE and self.extra:
+            raise ValueError("默认风格每次都要生成，不能写 extra: true")
+        for low, high in (("min_chars", "max_chars"), ("min_emoji", "max_emoji")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low}={getattr(self, low)} 大于 {high}={getattr(self, high)}")
+        if not self.max_chars:
+            raise ValueError("max_chars 应当大于 0")
 
-@dataclass(frozen=True)
-class Misfit:
+
+class Misfit(_Entry, frozen=True):
     """Recipients whom one does not wish a scene, and why.
 
     absurd: nobody would (a grandmother's wedding); else it is a matter of taste, and a policy.
     """
 
-    why: str
-    recipients: frozenset[str]
+    why: Text
+    recipients: frozenset[Word]
     absurd: bool = False
 
 
@@ -226,24 +242,29 @@ def load(folder: str | Path | None = None) -> Matrix:
     ('领导', '春节')
     """
     folder = paths.DATA / "wishes" if folder is None else Path(folder)
-    recipients = _read_entries(
-        folder / "recipients.yaml", _recipient, _RECIPIENT_FIELDS, optional=("either", "extra")
-    )
-    scenes = _read_entries(folder / "scenes.yaml", _scene, _SCENE_FIELDS, optional=("alias", "extra"))
-    styles = _read_entries(folder / "styles.yaml", _style, _STYLE_FIELDS, optional=("form", "extra"))
+    recipients = tables.entries(folder / "recipients.yaml", Recipient)
+    scenes = tables.entries(folder / "scenes.yaml", Scene)
+    styles = tables.entries(folder / "styles.yaml", Style)
     if DEFAULT_STYLE not in styles:
         raise CourseError(f"{folder / 'styles.yaml'}：缺少默认风格“{DEFAULT_STYLE}”。")
-
     file = folder / "requirements.yaml"
-    requirements = records.read_yaml(file)
-    if not isinstance(requirements, list) or not requirements:
-        raise CourseError(f"{file}：应当是至少一条的列表（每行以 - 开头）。")
-    for number, item in enumerate(requirements, 1):
-        if not isinstance(item, str):
-            raise CourseError(f"{file} 第 {number} 条：应当是一句话，现在是 {brief(item)}。")
-
+    requirements = tables.shaped(
+        tables.read_yaml(file), Annotated[list[str], msgspec.Meta(min_length=1)], file
+    )
     file = folder / "suitability.yaml"
-    matrix = Matrix(SYSTEM, recipients, scenes, styles, requirements, _read_misfits(file, recipients, scenes))
+    table = tables.shaped(tables.read_yaml(file), dict[str, Any], file)
+    misfits = {}
+    for scene, groups in table.items():
+        where = f"{file} 的条目“{scene}”"
+        if scene not in scenes:
+            raise CourseError(f"{where}：scenes.yaml 里没有这个场景。")
+        numbered = enumerate(tables.shaped(groups, list[dict[str, Any]], where), 1)
+        misfits[scene] = tuple(
+            tables.shaped(one, Misfit, f"{where} 第 {number} 项") for number, one in numbered
+        )
+        for name in frozenset().union(*(one.recipients for one in misfits[scene])) - recipients.keys():
+            raise CourseError(f"{where}：recipients.yaml 里没有对象“{name}”。")
+    matrix = Matrix(SYSTEM, recipients, scenes, styles, requirements, misfits)
     if not matrix.pairs():
         raise CourseError(f"{file}：所有组合都被标成不合适，没有可写的祝福；请删掉一些名字。")
     return matrix
@@ -253,156 +274,3 @@ def _find(table: dict[str, Any], name: str, kind: str) -> Any:
     if name not in table:
         raise CourseError(f"没有名叫“{name}”的{kind}。可用的有：{'、'.join(table)}。")
     return table[name]
-
-
-# --- reading and validating YAML ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One entry of a file, with checks that name file, entry and rule."""
-
-    file: Path
-    name: str
-    fields: dict
-
-    def check(self, ok: bool, rule: str) -> None:
-        if not ok:
-            raise CourseError(f"{self.file} 的条目“{self.name}”：{rule}。")
-
-    def string(self, field: str, allowed: tuple[str, ...] = ()) -> str:
-        value = self.fields.get(field)
-        self.check(
-            isinstance(value, str) and bool(value.strip()),
-            f"{field} 应当是非空文字，现在是 {records.as_read(value)}",
-        )
-        self.check(not allowed or value in allowed, f"{field} 是“{value}”，只能是 {'、'.join(allowed)}")
-        return value
-
-    def strings(self, field: str, at_least: int = 0) -> tuple[str, ...]:
-        value = self.fields.get(field)
-        self.check(isinstance(value, list), f"{field} 应当是列表，现在是 {brief(value)}")
-        for item in value:
-            self.check(
-                isinstance(item, str) and item == item.strip() != "",
-                f"{field} 里的 {records.as_read(item)} 应当是首尾没有空格的文字",
-            )
-        self.check(len(value) >= at_least, f"{field} 至少要有 {at_least} 项")
-        self.check(len(set(value)) == len(value), f"{field} 里有重复的项")
-        return tuple(value)
-
-    def flag(self, field: str) -> bool:
-        value = self.fields.get(field, False)
-        self.check(isinstance(value, bool), f"{field} 应当是 true 或 false，现在是 {brief(value)}")
-        return value
-
-    def count(self, field: str) -> int:
-        value = self.fields.get(field)
-        self.check(type(value) is int and value >= 0, f"{field} 应当是不小于 0 的整数，现在是 {brief(value)}")
-        return value
-
-
-_RECIPIENT_FIELDS = ("kind", "honorific", "address")
-_SCENE_FIELDS = ("kind", "keywords", "marks")
-_STYLE_FIELDS = (
-    "template",
-    "examples",
-    "min_chars",
-    "max_chars",
-    "min_emoji",
-    "max_emoji",
-    "endings",
-    "markers",
-    "avoid",
-)
-
-
-def _read_entries(
-    file: Path,
-    build: Callable[[_Entry], Any],
-    fields: tuple[str, ...],
-    optional: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    table = records.read_yaml(file)
-    if not isinstance(table, dict) or not table:
-        raise CourseError(f"{file}：应当是“名字: 内容”的表，至少一条。")
-    entries = {}
-    for name, content in table.items():
-        entry = _Entry(file, str(name), content)
-        is_name = isinstance(name, str) and name == name.strip() != ""
-        entry.check(is_name, f"名字是 {records.as_read(name)}，应当是首尾没有空格的文字")
-        entry.check(isinstance(content, dict), f"内容应当是“字段: 值”，现在是 {brief(content)}")
-        _check_fields(entry, fields, optional)
-        entries[name] = build(entry)
-    return entries
-
-
-def _check_fields(entry: _Entry, fields: tuple[str, ...], optional: tuple[str, ...]) -> None:
-    missing = [field for field in fields if field not in entry.fields]
-    entry.check(not missing, f"缺少字段 {'、'.join(missing)}")
-    extra = [str(field) for field in entry.fields if field not in fields + optional]
-    entry.check(not extra, f"不认识的字段 {'、'.join(extra)}（可用：{'、'.join(fields + optional)}）")
-
-
-def _recipient(entry: _Entry) -> Recipient:
-    return Recipient(
-        name=entry.name,
-        kind=entry.string("kind", RECIPIENT_KINDS),
-        honorific=entry.string("honorific", ("您", "你")),
-        address=entry.strings("address", at_least=1),
-        either=entry.flag("either"),
-        extra=entry.flag("extra"),
-    )
-
-
-def _scene(entry: _Entry) -> Scene:
-    return Scene(
-        name=entry.name,
-        kind=entry.string("kind", SCENE_KINDS),
-        keywords=entry.strings("keywords", at_least=1),
-        marks=entry.strings("marks"),
-        alias=entry.strings("alias") if "alias" in entry.fields else (),
-        extra=entry.flag("extra"),
-    )
-
-
-def _read_misfits(file: Path, recipients: dict, scenes: dict) -> dict[str, tuple[Misfit, ...]]:
-    table = records.read_yaml(file)
-    if not isinstance(table, dict):
-        raise CourseError(f"{file}：应当是“场景: [{{why, recipients}}, …]”的表。")
-    misfits = {}
-    for scene, groups in table.items():
-        entry = _Entry(file, str(scene), {})
-        entry.check(scene in scenes, f"scenes.yaml 里没有场景“{scene}”")
-        entry.check(
-            isinstance(groups, list) and all(isinstance(group, dict) for group in groups),
-            f"应当是列表，每项有 why 和 recipients，现在是 {brief(groups)}",
-        )
-        misfits[scene] = tuple(_misfit(_Entry(file, scene, group), recipients) for group in groups)
-    return misfits
-
-
-def _misfit(entry: _Entry, recipients: dict) -> Misfit:
-    _check_fields(entry, ("why", "recipients"), ("absurd",))
-    names = entry.strings("recipients")
-    for name in names:
-        entry.check(name in recipients, f"recipients.yaml 里没有对象“{name}”")
-    return Misfit(entry.string("why"), frozenset(names), entry.flag("absurd"))
-
-
-def _style(entry: _Entry) -> Style:
-    style = Style(
-        name=entry.name,
-        template=entry.string("template"),
-        examples=entry.strings("examples"),
-        **{field: entry.count(field) for field in ("min_chars", "max_chars", "min_emoji", "max_emoji")},
-        **{field: entry.strings(field) for field in ("endings", "markers", "avoid")},
-        form=entry.string("form") if "form" in entry.fields else Style.form,
-        extra=entry.flag("extra"),
-    )
-    entry.check(style.name != DEFAULT_STYLE or not style.extra, "默认风格每次都要生成，不能写 extra: true")
-    for low, high in (("min_chars", "max_chars"), ("min_emoji", "max_emoji")):
-        bounds = getattr(style, low), getattr(style, high)
-        entry.check(bounds[0] <= bounds[1], f"{low}={bounds[0]} 大于 {high}={bounds[1]}")
-    entry.check(style.max_chars > 0, "max_chars 应当大于 0")
-    return style

@@ -10,7 +10,7 @@ language model: it knows the scenes of its files and nothing else.
 import random
 from pathlib import Path
 
-from tianji_helpers import records
+from tianji_helpers import tables
 from tianji_helpers.errors import CourseError
 from tianji_helpers.wishes import Matrix, Recipient, Style
 
@@ -31,7 +31,7 @@ class Phrasebook:
         self.matrix = matrix
         folder = Path(folder or Path(__file__).parent)
         self.file, self._more_file = folder / "phrasebook.yaml", folder / "phrasebook_more.yaml"
-        book, self._more = records.read_yaml(self.file), records.read_yaml(self._more_file)
+        book, self._more = tables.read_yaml(self.file), tables.read_yaml(self._more_file)
         try:
             self._scenes, self._general = book["scenes"], book["general"]
             self._openings, self._particles = book["openings"], book["particles"]

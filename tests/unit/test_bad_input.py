@@ -18,7 +18,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tianji_helpers import formats, paths, records, wishes
+from tianji_helpers import formats, paths, records, tables, wishes
 from tianji_helpers.dataset import clean, merge, rules, ruozhiba, self_cognition, splits
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prices
@@ -100,7 +100,7 @@ LINE_READERS = {
     "message turns": evaluation.read_turns,
 }
 YAML_READERS = {
-    "read_yaml": records.read_yaml,
+    "read_yaml": tables.read_yaml,
     "self-cognition": self_cognition.load,
     "general": self_cognition.load_general,
     "prices": partial(prices.find, "deepseek", "deepseek-chat"),
@@ -204,7 +204,7 @@ def test_aliases_are_written_out_only_so_far(tmp_path):
     """A few lines of them can stand for thousands of millions of values, or for one without an end."""
     path = tmp_path / "a.yaml"
     path.write_text("a: &a [甲, 乙]\nb: {c: *a, d: [*a]}", encoding="utf-8")
-    assert records.read_yaml(path) == {"a": ["甲", "乙"], "b": {"c": ["甲", "乙"], "d": [["甲", "乙"]]}}
+    assert tables.read_yaml(path) == {"a": ["甲", "乙"], "b": {"c": ["甲", "乙"], "d": [["甲", "乙"]]}}
     chain = "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 99))
     for content, words in (
         (BROKEN["yaml bombs"].decode(), "展开以后超过 1,000,000 个值"),
@@ -215,7 +215,7 @@ def test_aliases_are_written_out_only_so_far(tmp_path):
     ):
         path.write_text(content)
         with pytest.raises(CourseError, match=words):
-            records.read_yaml(path)
+            tables.read_yaml(path)
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,17 @@ import random
 import re
 import string
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tianji_helpers import emoji, paths, records
+import msgspec
+
+from tianji_helpers import emoji, paths, records, tables
 from tianji_helpers.errors import CourseError
+from tianji_helpers.tables import Text
 
 STAGE = "03_self_cognition"
 QUESTIONS = paths.DATA / "self_cognition" / "persona.yaml"
@@ -32,7 +37,6 @@ _TOKEN = re.compile(
     r"<[|｜]|[|｜]>|</?[A-Za-z_][^<>\s]*>|<0x[0-9A-Fa-f]{2}>|<</?SYS>>|\{[{%#]|[}%#]\}"
     r"|\[/?(?:INST|UNUSED_TOKEN\w*|[gs]?MASK|CLS|SEP|PAD|UNK|BOS|EOS|SYSTEM_PROMPT|[A-Z]+_(?:TOOLS|CALLS|RESULTS))\]"
 )
-_FIELDS = ("questions", "validation", "test", "answers")
 
 
 @dataclass(frozen=True)
@@ -77,38 +81,46 @@ class Persona:
         return template.format(owner=self.owner, assistant=self.assistant, model=self.model)
 
 
-@dataclass(frozen=True)
-class Kind:
+_Lines = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
+_Pairs = Annotated[list[tuple[Text, Text]], msgspec.Meta(min_length=1)]
+
+
+class Kind(msgspec.Struct, frozen=True):
     """One kind of question: its title, the questions of each part (``questions`` train) and answers."""
 
     name: str
     title: str
-    questions: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-    answers: tuple[str, ...]
+    questions: _Lines
+    validation: _Lines
+    test: _Lines
+    answers: _Lines
 
     @property
     def all_questions(self) -> tuple[str, ...]:
         """The questions of all parts."""
         return self.questions + self.validation + self.test
 
+    def __post_init__(self) -> None:
+        for text in self.all_questions + self.answers:
+            if not _fillable(text):
+                raise ValueError(
+                    f"“{text[:80]}”里有不认识的占位符；只能用 {{owner}}、{{assistant}}、{{model}}"
+                )
+
+
+class _General(msgspec.Struct):
+    train: _Pairs
+    probe: _Pairs
+
 
 def load(path: str | Path = QUESTIONS) -> dict[str, Kind]:
-    """Return the kinds of a question file, checked.
+    """Return the kinds of a question file.
 
     Raises CourseError naming file, kind and rule: a list is missing or empty, an entry is not text,
     a placeholder is unknown, or a question stands twice.
     """
-    data = records.read_yaml(path)
-    if not isinstance(data, dict) or not data:
-        raise CourseError(
-            f"{path} 里没有一类问题；应当是 “类名: {{title, questions, validation, test, answers}}”。"
-        )
-    kinds = {str(name): _kind(str(name), entry, path) for name, entry in data.items()}
-    _check_distinct(
-        ((question, kind.name) for kind in kinds.values() for question in kind.all_questions), path
-    )
+    kinds = tables.entries(path, Kind)
+    _check_distinct((question for kind in kinds.values() for question in kind.all_questions), path)
     return kinds
 
 
@@ -117,53 +129,17 @@ def load_general(path: str | Path = GENERAL) -> tuple[list[dict], list[dict]]:
 
     Raises CourseError naming file, list and row: not a pair of texts, or a question stands twice.
     """
-    data = records.read_yaml(path)
-    parts = {}
-    for name in ("train", "probe"):
-        rows = data.get(name) if isinstance(data, dict) else None
-        if not isinstance(rows, list) or not rows:
-            raise CourseError(f"{path}：{name} 应当是至少一对 [问题, 答案] 的列表。")
-        for number, row in enumerate(rows, 1):
-            where = f"{path}：{name} 第 {number} 条"
-            if not isinstance(row, list) or len(row) != 2:
-                raise CourseError(f"{where}不是 [问题, 答案] 两句话；请检查引号和逗号。")
-            for text, title in zip(row, ("问题", "答案"), strict=True):
-                if not records.check_text(text, title, where).strip():
-                    raise CourseError(f"{where}：{title}是空的；请写一句话，或删去这一条。")
-        parts[name] = [{"input": question, "output": answer} for question, answer in rows]
-    _check_distinct(((turn["input"], name) for name, turns in parts.items() for turn in turns), path)
-    return parts["train"], parts["probe"]
+    read = tables.shaped(tables.read_yaml(path), _General, str(path))
+    _check_distinct((question for question, _ in read.train + read.probe), path)
+    train, probe = (
+        [{"input": asked, "output": said} for asked, said in part] for part in (read.train, read.probe)
+    )
+    return train, probe
 
 
-def _check_distinct(questions: Iterable[tuple[str, str]], path: str | Path) -> None:
-    """Raise CourseError if a question stands twice; each comes with the name of its list."""
-    seen: dict[str, str] = {}
-    for question, name in questions:
-        if question in seen:
-            raise CourseError(
-                f"{path}：问题“{question[:80]}”出现了两次（{seen[question]} 和 {name}）；请删去一处。"
-            )
-        seen[question] = name
-
-
-def _kind(name: str, entry, path: str | Path) -> Kind:
-    where = f"{path} 的 {name}"
-    if not isinstance(entry, dict) or not isinstance(entry.get("title"), str):
-        raise CourseError(f"{where}：缺少 title。")
-    lists = {}
-    for field in _FIELDS:
-        values = entry.get(field)
-        if not isinstance(values, list) or not values:
-            raise CourseError(f"{where}：{field} 应当是至少一句话的列表。")
-        for value in values:
-            if not isinstance(value, str) or not value.strip():
-                raise CourseError(f"{where}：{field} 里的 {repr(value)[:80]} 不是一句话；请加上引号。")
-            if not _fillable(value):
-                raise CourseError(
-                    f"{where}：“{value[:80]}”里有不认识的占位符；只能用 {{owner}}、{{assistant}}、{{model}}。"
-                )
-        lists[field] = tuple(values)
-    return Kind(name, entry["title"], **lists)
+def _check_distinct(questions: Iterable[str], path: str | Path) -> None:
+    if twice := [question for question, times in Counter(questions).items() if times > 1]:
+        raise CourseError(f"{path}：问题“{twice[0][:80]}”出现了两次；请删去一处。")
 
 
 def _fillable(template: str) -> bool:
@@ -172,10 +148,8 @@ def _fillable(template: str) -> bool:
         parts = list(string.Formatter().parse(template))
     except ValueError:
         return False
-    return all(
-        name in (None, "owner", "assistant", "model") and not spec and not conversion
-        for _, name, spec, conversion in parts
-    )
+    names = (None, "owner", "assistant", "model")
+    return all(name in names and not spec and not conversion for _, name, spec, conversion in parts)
 
 
 def build(

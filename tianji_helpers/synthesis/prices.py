@@ -9,12 +9,11 @@ import datetime
 import math
 import re
 from pathlib import Path
-from reprlib import repr as brief
 from typing import Annotated
 
 import msgspec
 
-from tianji_helpers import paths, records
+from tianji_helpers import paths, tables
 from tianji_helpers.errors import CourseError
 
 _FREE = ("local", "offline")  # providers that send no bill
@@ -50,18 +49,11 @@ def find(provider: str, model: str, file: str | Path | None = None) -> Price | N
         return Price(0, 0, 0)
     file = paths.DATA / "prices.yaml" if file is None else Path(file)
     try:
-        row = (records.read_yaml(file) or {}).get(provider, {}).get(model)
+        row = (tables.read_yaml(file) or {}).get(provider, {}).get(model)
     except AttributeError as error:
         raise CourseError(f"{file} 应当是“服务商: 模型: 价格”的 YAML 表。") from error
-    if row is None:
-        return None
-    try:
-        return msgspec.convert(row, Price)
-    except msgspec.ValidationError as error:
-        raise CourseError(
-            f"{file} 的 {provider} / {model}：应当有 input、cached、output（不小于 0 的数）和 date（日期，"
-            f"如 2026-01-31），现在是 {brief(row)}（{error}）。"
-        ) from error
+    found: Price | None = row and tables.shaped(row, Price, f"{file} 的 {provider} / {model}")
+    return found
 
 
 def show(cost: float | None) -> str:

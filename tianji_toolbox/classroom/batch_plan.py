@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 import nbformat
 
-from tianji_helpers import parameters, paths, records
+from tianji_helpers import parameters, paths, tables
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import doctor
 from tianji_toolbox.classroom import course
@@ -137,13 +137,7 @@ def share(plan: Plan, shard: Shard) -> tuple[Run, ...]:
 
 
 def _read(file: Path) -> _File:
-    value = records.read_yaml(file)
-    try:
-        plan = msgspec.convert(value, _File)
-    except msgspec.ValidationError as error:
-        keys = "、".join(_File.__struct_fields__)
-        quotes = "数、日期、yes 和 no 要当文字，请加引号。" if "Expected `str`" in str(error) else ""
-        raise CourseError(f"{file.name} 不是批次的计划：{error}。{quotes}可以写的有：{keys}。") from error
+    plan = tables.shaped(tables.read_yaml(file), _File, file.name)
     for name, limit in {"minutes": plan.minutes, "memory_gb": plan.memory_gb}.items():
         if not 0 < limit < float("inf"):
             raise CourseError(f"{file.name} 的 {name} 是 {limit}，应当大于 0。")

@@ -73,7 +73,7 @@ def test_the_page_of_choices_has_a_line_for_every_one_of_them():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"notebook": ["toy"]}, "unknown field `notebook`.*可以写的有：notebooks"),
+        ({"notebook": ["toy"]}, "不认识的字段 notebook（可用：notebooks"),
         ({"notebooks": []}, "notebooks 是空的"),
         ({"notebooks": ["07"]}, "笔记本 07 找不到"),
         ({"notebooks": ["../toy2"]}, "笔记本 ../toy2 找不到"),
@@ -93,7 +93,7 @@ def test_the_page_of_choices_has_a_line_for_every_one_of_them():
         ({"memory_gb": float("nan")}, "memory_gb 是 nan"),
         ({"grid": {"seed": list(range(1001))}}, "一共 1001 次运行，最多 1000 次"),
         ({"text": "notebooks: [toy]\nnotebooks: [toy]"}, "“notebooks”写了两次"),
-        ({"text": "- toy"}, "不是批次的计划"),
+        ({"text": "- toy"}, "plan.yaml：应当是“字段: 值”"),
         ({"text": "notebooks: ["}, "plan.yaml"),
     ],
 )

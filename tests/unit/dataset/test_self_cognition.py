@@ -209,10 +209,10 @@ def test_leak_counts_the_answers_that_name_the_persona():
     [
         ("[]", "train"),
         ("train: [[a, b]]", "probe"),
-        ("train: [[a, b], [c]]\nprobe: [[d, e]]", "train 第 2 条"),
+        ("train: [[a, b], [c]]\nprobe: [[d, e]]", "train 第 2 项"),
         ("train: [[a, b]]\nprobe: [[a, c]]", "两次"),
-        ("train: [[a, 3]]\nprobe: [[b, c]]", "train 第 1 条"),
-        ('train: [[a, " "]]\nprobe: [[b, c]]', "答案是空的"),
+        ("train: [[a, 3]]\nprobe: [[b, c]]", "train 第 1 项 第 2 项"),
+        ('train: [[a, " "]]\nprobe: [[b, c]]', "train 第 1 项 第 2 项"),
         ("train: [", "YAML"),
     ],
 )

@@ -32,10 +32,10 @@ def test_another_table(tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("{input: 1}", "应当有 input、cached、output.*missing required field `cached`"),
-        ("{date: 2026-01-31, input: 一, cached: 0, output: 0}", "不小于 0 的数.*一.*\\$.input"),
-        ("{date: 2026-01-31, input: -1, cached: 0, output: 0}", "不小于 0 的数.*-1.*\\$.input"),
-        ("{date: 今天, input: 1, cached: 0, output: 0}", "date（日期.*今天"),
+        ("{input: 1}", "deepseek / m：缺少字段 cached"),
+        ("{date: 2026-01-31, input: 一, cached: 0, output: 0}", "input 应当是不小于 0 的数.*一"),
+        ("{date: 2026-01-31, input: -1, cached: 0, output: 0}", "input 应当是不小于 0 的数.*-1"),
+        ("{date: 今天, input: 1, cached: 0, output: 0}", "date 应当是日期.*今天"),
         ("[", "YAML"),
     ],
 )
