@@ -1,5 +1,8 @@
 """The one exception that the course raises on purpose."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from tianji_helpers import redaction
 
 
@@ -16,3 +19,11 @@ class CourseError(HidesSecrets):
     The message is Simplified Chinese and names the observed value, the limit and the fix. The
     command line prints it without a traceback and exits with status 1.
     """
+
+
+def check_known(name: str, known: Iterable[str], what: str) -> None:
+    """Raise CourseError, naming the closest and all, unless a name is known. what: they are, in Chinese."""
+    if name not in (names := list(known)):
+        close = get_close_matches(str(name), names, n=1)
+        hint = f"你是想用 {close[0]} 吗？" if close else ""
+        raise CourseError(f"没有叫 {str(name)[:80]} 的{what}。{hint}可选：{'、'.join(names)}。")

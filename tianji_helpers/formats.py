@@ -27,7 +27,7 @@ from reprlib import repr as brief
 from typing import Any
 
 from tianji_helpers import records
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 from tianji_helpers.rows import iter_rows
 
 STAGE = "convert"
@@ -225,8 +225,7 @@ def convert_file(
     nothing is written.
     """
     for name in filter(None, (to, from_)):
-        if name not in FORMATS:
-            raise CourseError(f"没有叫 {name} 的格式。可选：{'、'.join(FORMATS)}。")
+        check_known(name, FORMATS, "格式")
     shape = from_ or next((detect(row, where) for where, row in iter_rows(source)), "")
     counts: Counter = Counter()
     left_out: Counter = Counter()

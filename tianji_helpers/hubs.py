@@ -26,12 +26,6 @@ HOMES = {"modelscope": "https://www.modelscope.cn", "huggingface": "https://hugg
 _PREFIXES = {"modelscope": "MODELSCOPE", "huggingface": "HF"}  # of the clients' own settings
 
 
-def check_source(source: str) -> None:
-    """Raise CourseError for a source that is not in ``SOURCES``."""
-    if source not in SOURCES:
-        raise CourseError(f"没有叫 {source} 的下载源。可选：{'、'.join(SOURCES)}。")
-
-
 def check_address(url: str, name: str) -> None:
     """Raise CourseError if an address holds a password, or anything else behind its path.
 

@@ -5,7 +5,6 @@ second ``=`` (in a comment, say), so the ``parameters`` cell is read here as the
 """
 
 import ast
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ import nbformat
 import yaml
 
 from tianji_helpers import paths
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 
 _KINDS = {
     bool: "true 或 false",
@@ -105,10 +104,7 @@ def assign(given: Mapping[str, Any], notebooks: Mapping[str, Mapping[str, Any]])
     """
     known = {name for values in notebooks.values() for name in values}
     for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f"是不是想写 {' 或 '.join(close)}？" if close else ""
-            raise CourseError(f"没有叫 {name} 的参数。{hint}可用的参数：{'、'.join(sorted(known))}。")
+        check_known(name, sorted(known), "参数")
     return {
         notebook: {name: convert(name, given[name], values[name]) for name in given if name in values}
         for notebook, values in notebooks.items()

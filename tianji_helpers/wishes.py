@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from tianji_helpers import paths, tables
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 from tianji_helpers.request import Reader, Request, any_of
 from tianji_helpers.tables import Text, Word
 
@@ -145,8 +145,8 @@ class Matrix:
 
     def suitable(self, recipient: str, scene: str) -> bool:
         """Say whether one wishes this recipient this. Raises CourseError for an unknown name."""
-        _find(self.recipients, recipient, "对象")
-        _find(self.scenes, scene, "场景")
+        check_known(recipient, self.recipients, "对象")
+        check_known(scene, self.scenes, "场景")
         return self.misfit(recipient, scene) is None
 
     def pairs(
@@ -165,9 +165,9 @@ class Matrix:
 
         wording: place in ``WORDINGS``.
         """
-        _find(self.recipients, recipient, "对象")
-        _find(self.scenes, scene, "场景")
-        _find(self.styles, style, "风格")
+        check_known(recipient, self.recipients, "对象")
+        check_known(scene, self.scenes, "场景")
+        check_known(style, self.styles, "风格")
         asked = WORDINGS[wording].format(recipient=recipient, scene=scene)
         return asked + ("" if style == DEFAULT_STYLE else f",{style}风格")
 
@@ -268,9 +268,3 @@ def load(folder: str | Path | None = None) -> Matrix:
     if not matrix.pairs():
         raise CourseError(f"{file}：所有组合都被标成不合适，没有可写的祝福；请删掉一些名字。")
     return matrix
-
-
-def _find(table: dict[str, Any], name: str, kind: str) -> Any:
-    if name not in table:
-        raise CourseError(f"没有名叫“{name}”的{kind}。可用的有：{'、'.join(table)}。")
-    return table[name]

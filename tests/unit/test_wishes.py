@@ -46,7 +46,7 @@ def test_recipients_and_scenes_beyond_the_original_are_made_when_asked_for(matri
     assert {"父亲", "客户", "恋人", "朋友", "孩子"} <= set(matrix.recipients) - set(matrix.usual_recipients)
     assert {"元旦", "开业", "高考", "退休", "毕业", "教师节"} <= set(matrix.scenes) - set(matrix.usual_scenes)
     assert matrix.pairs(["父亲", "孩子"], ["元旦", "新婚快乐"]) == [("父亲", "元旦"), ("孩子", "元旦")]
-    with pytest.raises(CourseError, match="没有名叫“房东”的对象"):
+    with pytest.raises(CourseError, match="没有叫 房东 的对象"):
         matrix.pairs(["房东"])
 
 
@@ -65,9 +65,9 @@ def test_every_request_of_the_matrix_reads_back(matrix):
 
 
 def test_unknown_names_are_named(matrix):
-    with pytest.raises(CourseError, match="没有名叫“大家”的对象"):
+    with pytest.raises(CourseError, match="没有叫 大家 的对象"):
         matrix.request("大家", "生日")
-    with pytest.raises(CourseError, match="没有名叫“朋克”的风格"):
+    with pytest.raises(CourseError, match="没有叫 朋克 的风格"):
         matrix.request("姐姐", "生日", "朋克")
 
 

@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from tianji_helpers import formats, records, wishes
 from tianji_helpers.dataset import duplicates
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 from tianji_helpers.rows import ARRAY, LINES, kind_of
 
 STAGE = "02_merge_clean"  # ``merge`` passes over what this stage wrote
@@ -156,8 +156,7 @@ def group(
     >>> group(["怎么写诗", "怎么写诗？", "怎么写信"], "question")
     ['怎么写诗', '怎么写诗', '怎么写信']
     """
-    if by not in GROUPINGS:
-        raise CourseError(f"没有叫 {by} 的分组方式。可选：{'、'.join(GROUPINGS)}。")
+    check_known(by, GROUPINGS, "分组方式")
     found: list[Hashable] = list(range(len(questions)))
     if by == "row":
         return found
@@ -221,8 +220,7 @@ def file_leakage(
     ``answer``, or ``both`` (then a row leaks by either). Positions count rows from 0.
     Raises CourseError for another ``by``, an empty file, and rows that cannot be read.
     """
-    if by not in COMPARED:
-        raise CourseError(f"没有叫 {by} 的比较方式。可选：{'、'.join(COMPARED)}。")
+    check_known(by, COMPARED, "比较方式")
     train, test = (_texts(path) for path in (train_path, test_path))
     exact: dict[int, tuple[int, int]] = {}
     near: dict[int, tuple[int, int, float]] = {}

@@ -7,7 +7,7 @@ Not here: the running of notebooks, and what students hand in (``tianji_toolbox.
 
 from typing import Any
 
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import check_known
 from tianji_helpers.exercises import (  # noqa: F401  they register their judges
     lesson_01,
     lesson_02,
@@ -26,8 +26,7 @@ def hints(number: str, answer: Answer) -> list[str]:
 
     Raises CourseError for a number that no exercise has.
     """
-    if number not in EXERCISES:
-        raise CourseError(f"没有编号为 {number!r} 的练习。可选：{'、'.join(sorted(EXERCISES))}。")
+    check_known(number, sorted(EXERCISES), "练习")
     found = []
     try:
         for hint in EXERCISES[number].judge(answer):

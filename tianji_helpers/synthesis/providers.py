@@ -30,7 +30,7 @@ import openai
 from dotenv import dotenv_values
 
 from tianji_helpers import hubs, packaged, paths, redaction
-from tianji_helpers.errors import CourseError, HidesSecrets
+from tianji_helpers.errors import CourseError, HidesSecrets, check_known
 from tianji_helpers.synthesis import recordings
 
 _NO_KEY = "not-needed"
@@ -86,10 +86,9 @@ def choose(name: str, model: str = "", base_url: str = "", with_key: bool = True
     >>> choose("deepsek")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    tianji_helpers.errors.CourseError: 没有名叫“deepsek”的 provider。可用的有：deepseek、...
+    tianji_helpers.errors.CourseError: 没有叫 deepsek 的 provider。你是想用 deepseek 吗？可选：...
     """
-    if name not in PROVIDERS:
-        raise CourseError(f"没有名叫“{name}”的 provider。可用的有：{'、'.join(PROVIDERS)}。")
+    check_known(name, PROVIDERS, " provider")
     base = PROVIDERS[name]
     base_url, model = base_url or base.base_url, model or base.model
     if name == "local" and not (base_url and model):

@@ -16,7 +16,7 @@ from pathlib import Path
 from reprlib import repr as brief
 
 from tianji_helpers import paths
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 
 TASKS = ("wishes", "self_cognition", "ruozhiba", "own")
 _VALIDATION_ROWS = 32  # more would cost the default training more than a few per cent of its time
@@ -74,8 +74,7 @@ def default_config(task: str, model: str) -> Path:
 
     Rows of one's own train as the wishes do. Raises CourseError if there is none, naming those there are.
     """
-    if task not in TASKS:
-        raise CourseError(f"没有叫 {task} 的任务。可选：{'、'.join(TASKS)}。")
+    check_known(task, TASKS, "任务")
     stem = {"gemma-3-270m": "gemma3_270m_cpu"}.get(model, model.replace("-", "_").replace(".", "_"))
     path = paths.CONFIGS / f"{'wishes' if task == 'own' else task}_{stem}.py"
     if not path.is_file():
@@ -118,8 +117,8 @@ def write_config(base: str | Path, target: str | Path, **settings) -> Path:
     and save a checkpoint that often. dtype: ``bfloat16`` or ``float32``, of weights and matrix products.
     Raises CourseError for a setting that there is not, or a value that it cannot have.
     """
-    if unknown := [name for name in settings if name not in SETTINGS]:
-        raise CourseError(f"没有叫 {unknown[0]} 的设置。可用的有：{'、'.join(SETTINGS)}。")
+    for name in settings:
+        check_known(name, SETTINGS, "设置")
     cfg = load_config(base, {name: value for name, value in settings.items() if value is not None})
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -268,8 +267,7 @@ def find_chat_hook(cfg) -> dict | None:
 
 def zero_stage(name: str) -> int:
     """Return the ZeRO stage of XTuner's name of a DeepSpeed config; raises CourseError for another name."""
-    if name not in DEEPSPEED:
-        raise CourseError(f"没有叫 {brief(name)} 的 DeepSpeed 策略。可用的有：{'、'.join(DEEPSPEED)}。")
+    check_known(name, DEEPSPEED, " DeepSpeed 策略")
     return DEEPSPEED[name]
 
 

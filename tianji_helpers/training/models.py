@@ -9,11 +9,10 @@ Hugging Face folder ``models/<name>`` that appears only when it is complete.
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from tianji_helpers import hubs, locks, packaged, paths, records
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 
 EMBEDDED = "gemma-3-270m"
 
@@ -141,12 +140,8 @@ CATALOGUE = {
 
 def find(name: str) -> BaseModel:
     """Return the catalogue entry called ``name``. Raises CourseError naming the close ones."""
-    try:
-        return CATALOGUE[name]
-    except KeyError:
-        close = get_close_matches(name, CATALOGUE, n=1)
-        hint = f"你是想用 {close[0]} 吗？" if close else ""
-        raise CourseError(f"没有叫 {name} 的模型。{hint}可选：{'、'.join(CATALOGUE)}。") from None
+    check_known(name, CATALOGUE, "模型")
+    return CATALOGUE[name]
 
 
 def locate(name: str) -> Path:
@@ -200,7 +195,7 @@ def prepare(
     """
     model = find(name)
     if source:
-        hubs.check_source(source)
+        check_known(source, hubs.SOURCES, "下载源")
     if source and name == EMBEDDED:
         raise CourseError(
             f"{EMBEDDED} 由安装包提供，还要精简词表，不从网上下载。请去掉 --source，直接运行 "

@@ -7,11 +7,10 @@ None of them is in this repository: they have licences of their own. What is fet
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from tianji_helpers import formats, hubs, locks, paths, records
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 
 STAGE = "dataset"
 
@@ -79,10 +78,7 @@ def table() -> str:
 
 def find(name: str) -> Published:
     """Return the entry called ``name``. Raises CourseError naming the close ones."""
-    if name not in CATALOGUE:
-        close = get_close_matches(name, CATALOGUE, n=1)
-        hint = f"你是想用 {close[0]} 吗？" if close else ""
-        raise CourseError(f"没有叫 {name} 的数据集。{hint}可选：{'、'.join(CATALOGUE)}。")
+    check_known(name, CATALOGUE, "数据集")
     return CATALOGUE[name]
 
 
@@ -106,7 +102,7 @@ def fetch(
     """
     published = find(name)
     if source:
-        hubs.check_source(source)
+        check_known(source, hubs.SOURCES, "下载源")
         if source not in published.sources:
             raise CourseError(f"{source} 上没有 {name}；请用 --source {published.sources[0]}。")
     folder = paths.datasets_dir() if folder == "" else paths.resolve(folder)

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tianji_helpers import paths, records, wishes
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 from tianji_helpers.training import inspection, models
 from tianji_toolbox import pages
 from tianji_toolbox.shipping import app, leaks
@@ -90,8 +90,7 @@ def write(model_dir: str | Path, platform: str, folder: str | Path) -> Path:
     folder: a new or empty folder. Raises CourseError for another platform, a folder that holds
     something, or a model folder that is not whole.
     """
-    if platform not in PLATFORMS:
-        raise CourseError(f"没有叫 {platform} 的平台。可用的有：{'、'.join(PLATFORMS)}。")
+    check_known(platform, PLATFORMS, "平台")
     folder = Path(folder).expanduser().resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise CourseError(f"{folder} 里已经有东西，不会覆盖。请换一个新的文件夹名，或先清空它。")

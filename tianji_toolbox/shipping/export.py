@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tianji_helpers import paths, records, threads
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 from tianji_helpers.llama import server
 from tianji_helpers.training import inference, inspection, models
 
@@ -56,8 +56,7 @@ def export(
     """
     from tianji_toolbox.shipping import ollama
 
-    if quantize not in QUANTIZATIONS:
-        raise CourseError(f"没有叫 {quantize} 的量化方式。可选：{'、'.join(QUANTIZATIONS)}。")
+    check_known(quantize, QUANTIZATIONS, "量化方式")
     model_dir, output_dir = paths.resolve(model_dir), paths.resolve(output_dir)
     model = inspection.inspect_model(model_dir)
     _check_target(output_dir)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tianji_helpers import hubs, paths, records
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 from tianji_helpers.training import inspection
 from tianji_toolbox.shipping import card, export, git_push, leaks
 
@@ -84,8 +84,7 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     Raises CourseError for a model that is not whole, and naming the file that must not go along:
     unknown files and folders, keys, personal paths, training data, Python code that is not the base's.
     """
-    if platform not in PLATFORMS:
-        raise CourseError(f"没有叫 {platform} 的平台。可选：{'、'.join(PLATFORMS)}。")
+    check_known(platform, PLATFORMS, "平台")
     if not _REPO.fullmatch(repo) or ".." in repo or repo.endswith((".", ".git", ".lock")):
         raise CourseError(f"仓库名 {repo!r} 应当是“用户名/仓库名”，只用字母、数字、_、- 和 .。")
     model_dir = paths.resolve(model_dir)

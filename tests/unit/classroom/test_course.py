@@ -122,7 +122,7 @@ def test_only_and_from_run_even_what_is_done(course):
     [
         (
             {"sede": "7"},
-            "没有叫 sede 的参数。是不是想写 seed？可用的参数：rate、seed、shout、styles",
+            "没有叫 sede 的参数。你是想用 seed 吗？可选：rate、seed、shout、styles",
         ),
         ({"seed": "seven"}, "参数 seed 的值 'seven' 不对，应当是整数"),
         ({"seed": "1.5"}, "参数 seed 的值 1.5 不对，应当是整数"),

@@ -61,5 +61,5 @@ def test_no_temperature_in_any_message(matrix):
 
 
 def test_an_unknown_cell_is_named(matrix):
-    with pytest.raises(CourseError, match="没有名叫“泼水节”的场景"):
+    with pytest.raises(CourseError, match="没有叫 泼水节 的场景"):
         prompts.build(matrix, "姐姐", "泼水节", "正常")

@@ -86,7 +86,7 @@ def test_the_key_comes_from_the_environment_or_dotenv(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("openai",), "可用的有：deepseek、zhipu、local、embedded、offline"),
+        (("openai",), "可选：deepseek、zhipu、local、embedded、offline"),
         (("local",), "需要 base_url 和 model"),
         (("local", "m"), "需要 base_url 和 model"),
         (("local", "m", "127.0.0.1:8000"), "http:// 或 https:// 开头"),

@@ -584,7 +584,7 @@ def test_deepseek_is_told_not_to_think_and_gets_no_seed(tmp_path, teacher, monke
         ({"tpm": 1.5}, "tpm=1.5"),
         ({"temperature": 3.0}, "temperature=3.0"),
         ({"tries": 0}, "tries=0"),
-        ({"provider": "gpt"}, "没有名叫“gpt”"),
+        ({"provider": "gpt"}, "没有叫 gpt 的"),
     ],
 )
 def test_bad_parameters_are_named_before_anything_happens(tmp_path, options, words):

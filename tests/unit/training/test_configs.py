@@ -223,5 +223,5 @@ def test_full_fine_tuning_has_no_rank_to_change(tmp_path):
 
 
 def test_an_unknown_setting_is_named(tmp_path):
-    with pytest.raises(CourseError, match=r"没有叫 epochs 的设置。可用的有：.*max_epochs"):
+    with pytest.raises(CourseError, match=r"没有叫 epochs 的设置。.*可选：.*max_epochs"):
         configs.write_config(CPU, tmp_path / "c.py", epochs=3)
