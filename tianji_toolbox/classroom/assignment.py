@@ -174,13 +174,9 @@ def _of_student(name: str, sandbox: Sandbox, ended: list[Stopped]) -> Any:
         if "raised" in reply:
             kind = getattr(builtins, str(reply["raised"]), None)
             raise kind() if isinstance(kind, type) and issubclass(kind, Exception) else RuntimeError()
-        return lambda *arguments, **keywords: ask(transport.pack(list(arguments)), _packed(keywords))
+        return lambda *arguments, **keywords: ask(*map(transport.pack, (list(arguments), keywords)))
 
     return ask()
-
-
-def _packed(keywords: dict[str, Any]) -> dict[str, Any]:
-    return {"dict": [[key, transport.pack(value)] for key, value in keywords.items()]}
 
 
 def _reason(question: Question, error: Exception, name: str) -> str:

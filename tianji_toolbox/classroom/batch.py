@@ -75,6 +75,8 @@ def run_batch(
     work in the folder, or too little memory or disk for one run. An interrupt stops the runs at work, which
     then count as not done.
     """
+    from tianji_helpers.training import models
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = workers or max(1, cores // 2)
     number, of = shard
@@ -87,8 +89,8 @@ def run_batch(
         course.require(doctor.check_disk(folder, DISK_GB), doctor.check_memory(_need(plan, rows)))
         runs_of_plan = [{"name": run.name, "chosen": run.chosen} for run in plan.runs]
         records.write_json(folder / "batch.json", {"title": plan.title, "runs": runs_of_plan})
-        if todo:
-            _prepare_models(plan)
+        for name in sorted(plan.models) if todo else ():  # runs cannot write there, and would all wait
+            models.prepare(name)
         threads = max(1, cores // min(workers, max(1, len(todo))))
         _work(plan, folder, rows, workers, threads, show)
     return [row.status for row in rows]
@@ -117,14 +119,7 @@ def survey(plan: Plan, folder: Path, only_failed: bool = False, shard: Shard = W
     return rows
 
 
-def _work(
-    plan: Plan,
-    folder: Path,
-    rows: list[Progress],
-    workers: int,
-    threads: int,
-    show: Show,
-) -> None:
+def _work(plan: Plan, folder: Path, rows: list[Progress], workers: int, threads: int, show: Show) -> None:
     """Do the fresh runs, as many at a time as there are workers and memory for."""
     waiting = [row for row in rows if row.fresh]
     active: dict[Future, Progress] = {}
@@ -136,9 +131,14 @@ def _work(
                     row.began = time.monotonic()
                     row.status = Status(row.run.name, batch_run.RUNNING)
                     active[pool.submit(_execute, plan, folder, row, threads)] = row
-                if not active and (short := _shortage(plan, folder, rows)):  # not even one run alone
-                    row = waiting.pop(0)
-                    row.status = _write_end(folder, row, runs.MEMORY, f"没有开始，{short}")
+                if not active:
+                    try:
+                        course.require(
+                            doctor.check_memory(_need(plan, rows)), doctor.check_disk(folder, DISK_GB)
+                        )
+                    except CourseError as short:  # not even one run alone
+                        row = waiting.pop(0)
+                        row.status = _write_end(folder, row, runs.MEMORY, f"没有开始，{short}")
                 done, _ = wait(active, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in done:
                     active.pop(future).status = future.result()
@@ -163,24 +163,10 @@ def _fits(plan: Plan, folder: Path, rows: list[Progress], active: dict[Future, P
     return free - promised >= need and shutil.disk_usage(folder).free / 1e9 >= DISK_GB
 
 
-def _shortage(plan: Plan, folder: Path, rows: list[Progress]) -> str:
-    """Return what the machine lacks for one run alone; empty if it has all."""
-    checks = (doctor.check_memory(_need(plan, rows)), doctor.check_disk(folder, DISK_GB))
-    return "；".join(f"{check.name}：{check.message}" for check in checks if check.status == doctor.FAIL)
-
-
 def _write_end(folder: Path, row: Progress, status: str, reason: str) -> Status:
     """Write down how a run ended that did not do so itself."""
     ended = Status(row.run.name, status, reason, key=row.run.key)
     return batch_run.write_status(folder / "runs" / row.run.name, ended)
-
-
-def _prepare_models(plan: Plan) -> None:
-    """Have the base models ready: runs cannot write there, and would all wait for the first."""
-    from tianji_helpers.training import models
-
-    for name in sorted(plan.models):
-        models.prepare(name)
 
 
 @contextmanager

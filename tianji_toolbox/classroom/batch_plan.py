@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import nbformat
 
 from tianji_helpers import parameters, paths, tables
 from tianji_helpers.errors import CourseError
@@ -92,7 +91,7 @@ def load(file: str | Path) -> Plan:
     twice = {path.stem for path in notebooks if [other.stem for other in notebooks].count(path.stem) > 1}
     if twice:
         raise CourseError(f"{file.name} 的 notebooks 里 {'、'.join(sorted(twice))} 写了两次。")
-    read = {path.stem: _notebook(path) for path in notebooks}
+    read = {path.stem: course.read(path) for path in notebooks}
     defaults = {stem: parameters.defaults(notebook, f"{stem}.ipynb") for stem, notebook in read.items()}
     made_from = [course.package_hash()]
     for notebook in read.values():
@@ -166,13 +165,6 @@ def _find(name: str, file: Path) -> Path:
     )
 
 
-def _notebook(path: Path) -> nbformat.NotebookNode:
-    try:
-        return nbformat.read(path, as_version=4)
-    except course.UNREADABLE as error:
-        raise CourseError(f"读不了笔记本 {path}：{error}。") from error
-
-
 def _combinations(plan: _File, file: Path):
     """Yield (name, parameters) of each run: the list times the grid."""
     count = max(1, len(plan.runs))
@@ -183,7 +175,8 @@ def _combinations(plan: _File, file: Path):
     for run in plan.runs or [_Named("")]:
         for values in itertools.product(*plan.grid.values()):
             cell = dict(zip(plan.grid, values, strict=True))
-            parts = [run.name, *(f"{key}={_short(value)}" for key, value in cell.items())]
+            said = {k: "+".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in cell.items()}
+            parts = [run.name, *(f"{key}={value}" for key, value in said.items())]
             name = ",".join(filter(None, parts)) or "run"
             if not _NAME.fullmatch(name) or name.startswith("."):
                 raise CourseError(
@@ -191,7 +184,3 @@ def _combinations(plan: _File, file: Path):
                     "最多 80 个，不以点开头。" + ("" if run.name else "请在 runs 里给它起个名字。")
                 )
             yield name, run.parameters | cell
-
-
-def _short(value: Any) -> str:
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -103,6 +103,8 @@ def execute(
         if kept:
             (folder / "log.txt").write_text(f"原来在这里的东西移到了 {kept}\n", encoding="utf-8")
         environment = os.environ | {"TIANJI_OUTPUT_DIR": str(folder), "OMP_NUM_THREADS": str(threads)}
+        # where libraries keep what they share between runs (fonts, kernels)
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         began, steps = time.monotonic(), []
         for notebook in run.notebooks:
             on_note({"notebook": notebook.stem})
@@ -114,7 +116,7 @@ def execute(
                 limits=replace(limits, minutes=limits.minutes - spent),
                 log=folder / "log.txt",
                 environment=environment,
-                writable=[folder, *_caches()],
+                writable=[folder, *filter(Path.is_dir, [caches])],
                 on_note=on_note,
                 stop=stop,
             )
@@ -166,9 +168,3 @@ def _listing(folder: Path) -> dict[str, int | str]:
     """Return what a run's folder holds, but the files that are written last."""
     last = ("run.json", "status.json")
     return {name: what for name, what in records.listing(folder).items() if name not in last}
-
-
-def _caches() -> list[Path]:
-    """Return where libraries keep what they share between runs (fonts, kernels)."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [cache] if cache.is_dir() else []

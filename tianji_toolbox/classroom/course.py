@@ -28,7 +28,7 @@ from tianji_helpers.records import atomic_writer, sha256
 from tianji_toolbox import doctor
 
 KERNEL = "python3"
-UNREADABLE = (OSError, ValueError, nbformat.ValidationError)  # what nbformat.read raises
+_UNREADABLE = (OSError, ValueError, nbformat.ValidationError)  # what nbformat.read raises
 # the kernel process warns that loopback is not encrypted, and of being stopped; what goes wrong in a
 # cell arrives as a message all the same
 KERNEL_ARGUMENTS = ["--log-level=CRITICAL"]
@@ -86,7 +86,10 @@ def run_course(
             return False
         return all((run / file).exists() for file in record["files"])
 
-    with alone(run, ".course.lock", "课程"), _surroundings():
+    os.environ.update(threads.with_defaults())  # the kernels inherit it
+    # it warns of parameters that its own inspection overlooks
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    with alone(run, ".course.lock", "课程"):
         (run / "notebooks").mkdir(exist_ok=True)
         for lesson in lessons:
             if not is_done(lesson):
@@ -113,6 +116,16 @@ def find_notebooks(folder: Path = paths.NOTEBOOKS) -> list[Path]:
     return files
 
 
+def read(file: Path) -> nbformat.NotebookNode:
+    """Return a notebook. Raises CourseError if it cannot be read."""
+    try:
+        return nbformat.read(file, as_version=4)
+    except _UNREADABLE as error:
+        raise CourseError(
+            f"读不了笔记本 {file}：{error}。课程的可用 git checkout -- {file.name} 恢复。"
+        ) from error
+
+
 def _choose(files: list[Path], only: str | None, start: str | None) -> list[Path]:
     wanted = only or start
     if not wanted:
@@ -127,14 +140,7 @@ def _choose(files: list[Path], only: str | None, start: str | None) -> list[Path
 def _lessons(files: list[Path], parameters: Mapping[str, Any], run: Path) -> list[Lesson]:
     if "output_dir" in parameters:
         raise CourseError("结果文件夹请用 --output 指定，不用 -p output_dir=…")
-    notebooks = {}
-    for file in files:
-        try:
-            notebooks[file] = nbformat.read(file, as_version=4)
-        except UNREADABLE as error:
-            raise CourseError(
-                f"读不了笔记本 {file}：{error}。可用 git checkout -- {file.name} 恢复。"
-            ) from error
+    notebooks = {file: read(file) for file in files}
     known = {file.stem: defaults(notebook, file.name) for file, notebook in notebooks.items()}
     takes_folder = [name for name, values in known.items() if values.pop("output_dir", None) is not None]
     given = assign(parameters, known)
@@ -173,22 +179,6 @@ def alone(folder: Path, lock: str, what: str) -> Iterator[None]:
         raise CourseError(
             f"另一个{what}正在 {_display(folder)} 里运行。等它结束，或用 --output 换一个文件夹。"
         ) from None
-
-
-@contextmanager
-def _surroundings() -> Iterator[None]:
-    """What the kernels inherit, for the time of the course."""
-    before = dict(os.environ)
-    os.environ.update(threads.with_defaults())
-    papermill = logging.getLogger("papermill")
-    level = papermill.level
-    papermill.setLevel(logging.ERROR)  # it warns of parameters that its own inspection overlooks
-    try:
-        yield
-    finally:
-        papermill.setLevel(level)
-        for name in threads.ENVIRONMENT.keys() - before.keys():
-            del os.environ[name]
 
 
 def _try_parameters(lesson: Lesson, run: Path) -> None:
@@ -278,7 +268,7 @@ def _record(copy: Path) -> dict:
     """Return what ``_write_record`` left in an executed copy; nothing where it did not run through."""
     try:
         return nbformat.read(copy, as_version=4).metadata.get("tianji", {})
-    except UNREADABLE:
+    except _UNREADABLE:
         return {}
 
 

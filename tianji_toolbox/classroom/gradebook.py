@@ -227,10 +227,14 @@ def _table(grades: list[Grade], items: list[Item], book: Book) -> list[list[str]
 
 def render(template: str, **values) -> str:
     """Return a page that needs nothing else."""
-    from jinja2 import Environment, FileSystemLoader
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template(f"{template}.html.j2").render(**values)
 

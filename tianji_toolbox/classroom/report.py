@@ -10,7 +10,6 @@ cannot be read (a run that was killed, a folder that somebody edited) counts as 
 """
 
 import base64
-import csv
 import io
 import json
 import re
@@ -22,7 +21,7 @@ from urllib.parse import quote
 import msgspec
 import nbformat
 
-from tianji_helpers import locks, paths, plots, records
+from tianji_helpers import locks, paths, plots
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import batch_table, gradebook, runs
 from tianji_toolbox.classroom.batch_run import Status
@@ -101,17 +100,11 @@ def write(folder: str | Path) -> Path:
 
 
 def _write(folder: Path) -> Path:
-    import jinja2
-
     batch = _read_batch(folder)
     lines = [_line(folder, run) for run in batch.runs]
     tasks = sorted({task for line in lines for task in line.tasks})
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = gradebook.render(
+        "report",
         title=batch.title,
         lines=lines,
         done=sum(line.status.status == runs.DONE for line in lines),
@@ -126,9 +119,7 @@ def _write(folder: Path) -> Path:
         grades=_grades(folder),
         grades_page=gradebook.PAGE,
     )
-    with records.atomic_writer(folder / NAME) as file:
-        file.write(_whole(page))
-    return folder / NAME
+    return gradebook.write_text(folder / NAME, page)
 
 
 def _read_batch(folder: Path) -> _Batch:
@@ -157,12 +148,10 @@ def _read(file: Path, kind: Any) -> Any:
 
 def _grades(folder: Path) -> list[tuple[str, str, str, str]]:
     """Return student, passed, exercises and notes of the folder's grade table; none if there is none."""
+    table = folder / gradebook.TABLE
     try:
-        if not (folder / gradebook.TABLE).is_file():
-            return []
-        text = (folder / gradebook.TABLE).read_text(encoding="utf-8-sig")
-        rows = list(csv.reader(io.StringIO(text)))[1:]
-    except (OSError, ValueError, csv.Error):
+        rows = gradebook.read_table(table)[1:] if table.is_file() else []
+    except CourseError:
         return []
     return [(*row[:3], row[-1]) for row in rows if len(row) > 3]
 
@@ -181,19 +170,14 @@ def _line(folder: Path, run: _PlannedRun) -> Line:
             notebook = nbformat.read(executed, as_version=4)
             page = _convert(notebook, executed)
             if status.has_failed and status.cell and executed.stem == status.notebook:
-                failed_cell = _source(notebook, status.cell)
+                code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+                failed_cell = code[status.cell - 1] if 1 <= status.cell <= len(code) else ""
         except CourseError:  # the disk is full, say
             raise
         except Exception:  # cut off by a crash of the machine, or another thing under that name
             continue
         notebooks.append((executed.stem, quote(page.relative_to(folder).as_posix())))
     return Line(status, run.chosen, metrics.tasks, notebooks, failed_cell)
-
-
-def _source(notebook: nbformat.NotebookNode, number: int) -> str:
-    """Return the source of a code cell, counted from 1."""
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    return code[number - 1] if 1 <= number <= len(code) else ""
 
 
 def _convert(notebook: nbformat.NotebookNode, executed: Path) -> Path:
@@ -209,9 +193,7 @@ def _convert(notebook: nbformat.NotebookNode, executed: Path) -> Path:
         sanitize_html=True, mathjax_url="", require_js_url="", mermaid_js_url="", language_code="zh"
     )
     text, _ = exporter.from_notebook_node(_plain(notebook), resources={"metadata": {"name": executed.stem}})
-    with records.atomic_writer(page) as file:
-        file.write(_whole(text.replace("<head>", f"<head>{_POLICY}", 1)))
-    return page
+    return gradebook.write_text(page, text.replace("<head>", f"<head>{_POLICY}", 1))
 
 
 def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -223,7 +205,10 @@ def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         kept = {"cell_type": cell.cell_type, "metadata": {}, "source": cell.source}
         if cell.cell_type == "code":
-            outputs = [_plain_output(output) for output in cell.outputs]
+            outputs = [
+                output | {"metadata": {}, "data": _shown(output.data)} if "data" in output else output
+                for output in cell.outputs
+            ]
             kept |= {"execution_count": cell.execution_count, "outputs": outputs}
         elif cell.cell_type == "markdown":
             attached = {name: _shown(data) for name, data in cell.get("attachments", {}).items()}
@@ -243,10 +228,6 @@ def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     )
 
 
-def _plain_output(output: nbformat.NotebookNode) -> dict[str, Any]:
-    return output | {"metadata": {}, "data": _shown(output.data)} if "data" in output else output
-
-
 def _shown(data: dict[str, Any]) -> dict[str, Any]:
     """Return of an output what is text or a picture."""
     texts = {kind: data[kind] for kind in _TEXTS if isinstance(data.get(kind), str)}
@@ -254,14 +235,9 @@ def _shown(data: dict[str, Any]) -> dict[str, Any]:
     return texts | {kind: text for kind, text in pictures.items() if _BASE64.fullmatch(text)}
 
 
-def _whole(text: str) -> str:
-    """Return a text with ``?`` for half characters, which no file can hold."""
-    return text.encode(errors="replace").decode()
-
-
 def _literal(text: str) -> str:
     """Return a text for a figure, where dollars would begin a formula, and some characters have no glyph."""
-    return plots.drawable(_whole(text)).replace("$", r"\$")
+    return plots.drawable(text).replace("$", r"\$")
 
 
 def _curves(task: str, lines: list[Line]) -> str:

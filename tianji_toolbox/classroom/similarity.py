@@ -57,7 +57,10 @@ def find(folder: Path, templates: Iterable[Path], threshold: float) -> tuple[lis
     student, why a notebook was not read. Raises CourseError where there is nothing to compare.
     """
     given = {
-        line.strip() for file in templates for cell in handed_in.read_cells(file) for line in _lines(cell)
+        line.strip()
+        for file in templates
+        for cell in handed_in.read_cells(file)
+        for line in cell.source.split("\n")
     }
     passages: list[Passage] = []
     problems: dict[str, str] = {}
@@ -75,15 +78,11 @@ def find(folder: Path, templates: Iterable[Path], threshold: float) -> tuple[lis
     return _pairs(passages, threshold), problems
 
 
-def _lines(cell: handed_in.Cell) -> list[str]:
-    return cell.source.split("\n")
-
-
 def _passages(student: str, cell: handed_in.Cell, given: set[str]) -> Iterable[Passage]:
     pieces = [cell.source]
     if cell.kind == "code":
         try:
-            body, lines = ast.parse(cell.source).body, _lines(cell)
+            body, lines = ast.parse(cell.source).body, cell.source.split("\n")
             pieces = ["\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in body]
         except (SyntaxError, ValueError, RecursionError, MemoryError):  # magics, or no Python
             pass
@@ -137,11 +136,9 @@ def _marked(one: str, other: str) -> tuple[str, str]:
     for text, starts in ((one, [block.a for block in shared]), (other, [block.b for block in shared])):
         parts, end = [], 0
         for start, block in zip(starts, shared, strict=True):
-            parts += [html.escape(text[end:start]), _mark(text[start : start + block.size])]
+            parts.append(html.escape(text[end:start]))
             end = start + block.size
+            shown = html.escape(text[start:end])
+            parts.append(f"<mark>{shown}</mark>" if block.size > 3 else shown)
         texts.append("".join(parts))
     return texts[0], texts[1]
-
-
-def _mark(text: str) -> str:
-    return f"<mark>{html.escape(text)}</mark>" if len(text) > 3 else html.escape(text)

@@ -70,7 +70,8 @@ class Watch(threading.Thread):
         if self._stop_it.is_set():
             return STOPPED, "被中断"
         if time.monotonic() > self._deadline:
-            return TIME, f"超过时限 {_duration(self._seconds)}"
+            minutes = self._seconds / 60
+            return TIME, f"超过时限 {f'{minutes:g} 分钟' if minutes >= 2 else f'{self._seconds:g} 秒'}"
         if ended := self._more():
             return ended
         memory = self._memory()
@@ -99,7 +100,3 @@ class Watch(threading.Thread):
         """End the first process; where it is bwrap, all that it locked in ends too, wherever it went."""
         with suppress(psutil.Error):
             self._top.kill()
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:g} 分钟" if seconds >= 120 else f"{seconds:g} 秒"
