@@ -65,7 +65,7 @@ def empty(text: str, request: Request) -> str | None:
     """Nothing but marks, emoji or a salutation."""
     if _TWO_CLAUSES.search(text):
         return None
-    words = _words(text)
+    words = "".join(re.findall("[A-Za-z\u3040-\u30ff\u4e00-\u9fff]+", text))
     for name in request.names:
         words = words.replace(name, "")
     words = re.sub("尊敬的|敬爱的|亲爱的|您好|你好|先生|女士|大人|祝福语?", "", words)
@@ -73,10 +73,6 @@ def empty(text: str, request: Request) -> str | None:
 
 
 _TWO_CLAUSES = re.compile(r"[\u4e00-\u9fff]{4}\W+[\u4e00-\u9fff]{4}")  # more than a salutation
-
-
-def _words(text: str) -> str:
-    return "".join(re.findall("[A-Za-z\u3040-\u30ff\u4e00-\u9fff]+", text))
 
 
 _REFUSAL = re.compile(

@@ -407,14 +407,6 @@ class _Window:
         return True
 
 
-def read_json_array(path: str | Path) -> list[dict]:
-    """Return a JSON array of objects. Raises CourseError naming file and row (from 1)."""
-    rows = list(iter_json_array(path))
-    for number, row in enumerate(rows, 1):
-        check_row(row, f"{path} 第 {number} 条")
-    return rows
-
-
 def check_row(row: Any, where: str) -> dict:
     """Return ``row`` if it is an object; else raise CourseError. where: words that name the row."""
     if not isinstance(row, dict):
@@ -484,35 +476,21 @@ def check_text(value: Any, field: str, where: str) -> str:
     return value
 
 
-def turn(row: dict, where: str, fields: Iterable[str] = TRAINING_FIELDS) -> dict:
-    """Return the only turn of a conversation row, checked.
+def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> list[dict]:
+    """Return the turns of a raw-round or training file: one a row, each with the ``fields`` as text.
 
-    where: words that name the row in an error, such as ``"wishes.json 第 3 条"``.
-    fields: the fields that must be there, each a string.
     Raises CourseError naming row and field.
-
-    >>> turn({"conversation": [{"input": "你是谁", "output": "我是小助手"}]}, "toy 第 1 条")["output"]
-    '我是小助手'
     """
-    turns = row.get("conversation")
-    if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], dict):
-        raise CourseError(f'{where}：应当有 "conversation"，里面恰好一轮对话。')
-    for field in fields:
-        check_text(turns[0].get(field), field, where)
-    return turns[0]
-
-
-def iter_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> Iterator[dict]:
-    """Yield the turns of a raw-round or training file one by one, every row checked (see ``turn``)."""
-    fields = tuple(fields)
+    found = []
     for number, row in enumerate(iter_json_array(path), 1):
         where = f"{path} 第 {number} 条"
-        yield turn(check_row(row, where), where, fields)
-
-
-def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> list[dict]:
-    """Return the turns of a raw-round or training file (see ``iter_conversations``)."""
-    return list(iter_conversations(path, fields))
+        turns = check_row(row, where).get("conversation")
+        if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], dict):
+            raise CourseError(f'{where}：应当有 "conversation"，里面恰好一轮对话。')
+        for field in fields:
+            check_text(turns[0].get(field), field, where)
+        found.append(turns[0])
+    return found
 
 
 def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:

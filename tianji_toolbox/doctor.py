@@ -141,7 +141,7 @@ def _container_memory(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 def check_disk(folder: Path, needed: float = DISK_GB) -> Check:
     """Free space in GB where ``folder`` is, or will be; and that one may write there."""
-    place = _existing(folder)
+    place = next(place for place in (folder, *folder.parents) if place.exists())
     name = f"磁盘 {folder.relative_to(paths.ROOT) if folder.is_relative_to(paths.ROOT) else folder}"
     try:
         with tempfile.TemporaryFile(dir=place):
@@ -153,10 +153,6 @@ def check_disk(folder: Path, needed: float = DISK_GB) -> Check:
     if free >= needed:
         return Check(name, OK, message)
     return Check(name, FAIL, message, "清出一些空间，或用 --output 换一块磁盘")
-
-
-def _existing(folder: Path) -> Path:
-    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def check_gpu() -> Check:

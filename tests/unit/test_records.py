@@ -27,7 +27,7 @@ def test_an_array_is_written_as_json_dump_would(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("array") / "rows.json"
     assert records.write_json_array(path, iter(rows)) == len(rows)
     assert path.read_bytes() == json.dumps(rows, ensure_ascii=False, indent=4).encode()
-    assert records.read_json_array(path) == rows
+    assert records.read_json(path) == rows
 
 
 @given(ROWS)
@@ -211,7 +211,7 @@ def test_a_huge_number_is_named(tmp_path):
 
 def test_a_byte_order_mark_is_dropped(tmp_path):
     (tmp_path / "rows.json").write_bytes(b"\xef\xbb\xbf[]")
-    assert records.read_json_array(tmp_path / "rows.json") == []
+    assert records.read_json(tmp_path / "rows.json") == []
 
 
 def test_conversations_come_back_and_a_bad_row_is_named(tmp_path):

@@ -349,7 +349,8 @@ class _Report:
         rules = [HUMAN] if edited else outcome.mends
         if outcome.verdict is None:
             self.rows_out += 1
-            self.misfits += outcome.is_wish and self._is_misfit(outcome.turn["input"])
+            if outcome.is_wish:
+                self.misfits += self.matrix.read(outcome.turn["input"]).misfit is not None
             if not rules:
                 return None
         note = {
@@ -368,9 +369,6 @@ class _Report:
         note |= {"twin": outcome.twin} if outcome.twin else {}
         self._count(name, note)
         return note
-
-    def _is_misfit(self, request: str) -> bool:
-        return self.matrix.misfit(*self.matrix.read(request).pair) is not None
 
     def _count(self, name: str, note: dict) -> None:
         self.rows[name] += 1

@@ -221,7 +221,10 @@ def file_leakage(
     Raises CourseError for another ``by``, an empty file, and rows that cannot be read.
     """
     check_known(by, COMPARED, "比较方式")
-    train, test = (_texts(path) for path in (train_path, test_path))
+    train, test = (
+        [{key: "\n".join(turn[key] for turn in turns) for key in ("input", "output")} for _, turns in rows]
+        for rows in map(formats.read, (train_path, test_path))
+    )
     exact: dict[int, tuple[int, int]] = {}
     near: dict[int, tuple[int, int, float]] = {}
     for part, key in (("question", "input"), ("answer", "output")):
@@ -231,14 +234,6 @@ def file_leakage(
             near |= {pair[0]: pair for pair in found.near if pair[0] not in near}
     near = {position: pair for position, pair in near.items() if position not in exact}
     return Leakage(*(sorted(pairs.values()) for pairs in (exact, near)))
-
-
-def _texts(path: str | Path) -> list[dict[str, str]]:
-    """Return the joined questions and the joined answers of each row of a file."""
-    rows = []
-    for _, turns in formats.read(path):
-        rows.append({key: "\n".join(turn[key] for turn in turns) for key in ("input", "output")})
-    return rows
 
 
 def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -> Path:

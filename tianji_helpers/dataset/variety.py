@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 
 from tianji_helpers import wishes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.request import Request
 
 
 def check(variants: int) -> None:
@@ -43,13 +42,10 @@ def vary(
     for turn in turns:
         asked = matrix.read(turn["input"])
         names = (*asked.pair, asked.style)
-        if not (asked.what and asked.how and asked.recipient in matrix.recipients) or _asks_more(asked):
+        more = asked.details or asked.address or asked.max_chars
+        if more or not (asked.what and asked.how and asked.recipient in matrix.recipients):
             yield turn
             continue
         digest = hashlib.sha256("/".join((str(seed), *names, turn["output"])).encode()).digest()
         wording = int.from_bytes(digest[:8], "big") % variants
         yield {**turn, "input": matrix.request(*names, wording=wording)}
-
-
-def _asks_more(asked: Request) -> bool:
-    return bool(asked.details or asked.address or asked.max_chars)

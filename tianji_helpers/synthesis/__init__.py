@@ -6,33 +6,16 @@ mends or rejects an answer later belongs to ``dataset``, what scores one is hand
 here.
 """
 
-from tianji_helpers.synthesis.client import Settings
-from tianji_helpers.synthesis.generate import (
-    SMALL_RUN,
-    ensure_rounds,
-    ensure_teachers,
-    preview,
-    round_files,
-    synthesize,
-)
-from tianji_helpers.synthesis.knowledge import preview_knowledge, synthesize_knowledge
-from tianji_helpers.synthesis.prices import Price
-from tianji_helpers.synthesis.prompts import build
-from tianji_helpers.synthesis.providers import choose
-from tianji_helpers.synthesis.teacher import Teacher
-
-__all__ = [
-    "SMALL_RUN",
-    "Price",
-    "Settings",
-    "Teacher",
-    "build",
-    "choose",
-    "ensure_rounds",
-    "ensure_teachers",
-    "preview",
-    "preview_knowledge",
-    "round_files",
-    "synthesize",
-    "synthesize_knowledge",
-]
+from tianji_helpers.synthesis.client import Settings as Settings
+from tianji_helpers.synthesis.generate import SMALL_RUN as SMALL_RUN
+from tianji_helpers.synthesis.generate import ensure_rounds as ensure_rounds
+from tianji_helpers.synthesis.generate import ensure_teachers as ensure_teachers
+from tianji_helpers.synthesis.generate import preview as preview
+from tianji_helpers.synthesis.generate import round_files as round_files
+from tianji_helpers.synthesis.generate import synthesize as synthesize
+from tianji_helpers.synthesis.knowledge import preview_knowledge as preview_knowledge
+from tianji_helpers.synthesis.knowledge import synthesize_knowledge as synthesize_knowledge
+from tianji_helpers.synthesis.prices import Price as Price
+from tianji_helpers.synthesis.prompts import build as build
+from tianji_helpers.synthesis.providers import choose as choose
+from tianji_helpers.synthesis.teacher import Teacher as Teacher

@@ -158,8 +158,12 @@ def _plan(
     check_amounts(rounds, limit)
     numbers = range(1, rounds + 1)
     if requests is not None:
-        asked = read_requests(matrix, requests)[: limit or None]
-        planned = [_requests_round(matrix, asked, number, seed) for number in numbers]
+        texts = read_requests(matrix, requests)[: limit or None]
+        identity = {"requests": sha256("\n".join(texts).encode()).hexdigest(), "seed": seed}
+        planned = []
+        for number in numbers:
+            asked = partial(list, [prompts.build_asked(matrix, text, number, seed) for text in texts])
+            planned.append(_Round(_REQUESTS, number, identity | {"round": number}, asked, asked, len(texts)))
     else:
         styles = _chosen_styles(matrix, styles)
         planned = [_style_round(matrix, style, number, seed, limit) for number in numbers for style in styles]
@@ -178,12 +182,6 @@ def _style_round(matrix: wishes.Matrix, style: str, number: int, seed: int, limi
         min(limit or pairs, pairs),
         len(matrix.usual_recipients) * len(matrix.usual_scenes) - pairs,
     )
-
-
-def _requests_round(matrix: wishes.Matrix, texts: list[str], number: int, seed: int) -> _Round:
-    built = [prompts.build_asked(matrix, text, number, seed) for text in texts]
-    identity = {"requests": sha256("\n".join(texts).encode()).hexdigest(), "round": number, "seed": seed}
-    return _Round(_REQUESTS, number, identity, lambda: built, lambda: built, len(built))
 
 
 def read_requests(matrix: wishes.Matrix, lines: Iterable[str]) -> list[str]:

@@ -222,7 +222,7 @@ def _write_round(engine: Engine, asked: list[ChunkPrompt], identity: dict, files
     records.write_jsonl(file.with_name(f"{file.stem}_rejects.jsonl"), rejects)
     engine.summary.files.append(file)
     engine.summary.rejected += len(rejects)
-    engine.summary.pairs += len(records.read_json_array(file))
+    engine.summary.pairs += sum(1 for _ in records.iter_json_array(file))
 
 
 def _rows(engine: Engine, asked: list[ChunkPrompt], rejects: list[dict]) -> Iterator[dict]:

@@ -394,7 +394,9 @@ def _explain(provider: Provider, status: int, text: str, headers: Mapping[str, s
         )
     if status == 402:
         return CourseError(f"{provider.name} 的余额不足。{answer}。充值后再运行一次，已有的回答不会重发。")
-    if status in (404, 405) or (status in (400, 422) and _names_model(text)):
+    # some answer 400 to an unknown model (DeepSeek: Model Not Exist; Zhipu: code 1211)
+    no_model = re.search(r"model.{0,40}not.{0,10}(exist|found)|模型不存在|\b1211\b", text, re.I)
+    if status in (404, 405) or (status in (400, 422) and no_model):
         return CourseError(
             f"{provider.name} 没有这个模型或地址。{answer}。请检查 model（{provider.model}）"
             f"和 base_url（{provider.base_url}，通常以 /v1 结尾）。"
@@ -410,11 +412,6 @@ def _causes(error: BaseException | None):
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _names_model(text: str) -> bool:
-    """Some servers answer 400 to an unknown model (DeepSeek: Model Not Exist; Zhipu: code 1211)."""
-    return bool(re.search(r"model.{0,40}not.{0,10}(exist|found)|模型不存在|\b1211\b", text, re.I))
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

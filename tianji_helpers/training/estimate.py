@@ -167,15 +167,13 @@ def _parameters(cfg, model, linears, head) -> tuple[int, int, int]:
     if not lora:
         return total, 0, 0
     adapted = list(linears)
-    if not cfg.model.get("fused", False) and not any(m is head for m in _named(model, "lm_head")):
+    if not cfg.model.get("fused", False) and not any(
+        m is head and name.endswith("lm_head") for name, m in model.named_modules()
+    ):
         adapted.append(head)  # XTuner leaves only a head of that name without an adapter
     quantized = sum(layer.weight.numel() for layer in linears)
     trained = sum(lora.r * (layer.in_features + layer.out_features) for layer in adapted)
     return trained, quantized, total - quantized
-
-
-def _named(model, ending: str) -> list:
-    return [module for name, module in model.named_modules() if name.split(".")[-1] == ending]
 
 
 def _scales_bytes(cfg) -> float:

@@ -80,7 +80,8 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
             f"不知道 {paths.show(folder)} 是从哪个基座训练来的（旁边没有 {folder.name}.provenance.json，"
             f"或里面的 base_model 是 {name}），没法写明许可证，所以不发布。请用第 6 课合并出来的文件夹。"
         )
-    run_folder = paths.resolve(run) if run else _run_of(folder)
+    stages = (parent.parent for parent in folder.parents if parent.name in paths.STAGES)
+    run_folder = paths.resolve(run) if run else next(stages, None)
     task = parameters.get("task") or next((t for t in TASKS if t in folder.parts), "")
     facts = Facts(kind, models.CATALOGUE[name], task, parameters)
     if run_folder is None or task not in TASKS:
@@ -102,10 +103,6 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
         data=_read(records.provenance_path(run_folder / train_file)) if train_file else {},
         teachers=_teachers(run_folder) if task == "wishes" else (),
     )
-
-
-def _run_of(folder: Path) -> Path | None:
-    return next((parent.parent for parent in folder.parents if parent.name in paths.STAGES), None)
 
 
 def _teachers(run: Path) -> tuple[str, ...]:

@@ -111,7 +111,9 @@ class Studio:
         self._line = WaitingLine()
         self._adapters = dict(adapters or {})
         check(model_dir, self._adapters, base_dir)
-        device = _device()
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tuned = inference.load(model_dir, self._adapters or None, device=device)
         self._base = self._tuned if self._adapters else None
         if base_dir is not None:
@@ -191,12 +193,6 @@ def check(
         inspection.inspect_adapter(folder, model)
     if base_dir is not None:
         inspection.inspect_model(base_dir)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _system(folder: str | Path, default: str = wishes.SYSTEM) -> str:

@@ -88,7 +88,11 @@ def inspect(file: str | Path) -> None:
                 f"{file.name} 里有像密钥的内容（{shown}…），不能发布。"
                 "请删掉它；如果密钥是真的，还要去服务商那里作废。"
             )
-        own = [str(path) for path in (paths.ROOT, Path.home()) if len(path.parts) > 1 and _holds(text, path)]
+        own = [
+            str(path)
+            for path in (paths.ROOT, Path.home())
+            if len(path.parts) > 1 and re.search(re.escape(str(path)) + r"(?![\w.-])", text)
+        ]
         if own or (personal := _HOMES.search(text)):
             raise CourseError(
                 f"{file.name} 里有这台机器上的路径 {own[0] if own else personal[0]}，会泄露用户名，不能发布。"
@@ -116,17 +120,15 @@ def _views(text: str, depth: int = _DEPTH) -> Iterator[str]:
     hidden = []
     for word in _BASE64.findall(text):
         for at in range(4):  # it may begin behind other letters
-            data = word[at:].rstrip("=").translate(str.maketrans("-_", "+/"))
-            hidden.append(base64.b64decode(data[: len(data) // 4 * 4] + _rest(data)))
+            data = word[at:].rstrip("=")
+            data = data[: len(data) - (len(data) % 4 == 1)]  # one letter alone is no byte
+            hidden.append(
+                base64.urlsafe_b64decode(data.translate(str.maketrans("+/", "-_")) + "=" * (-len(data) % 4))
+            )
     hidden += [binascii.unhexlify(word) for word in _HEX.findall(text)]
     said = [run.decode(errors="replace") for data in hidden for run in _PRINTABLE.findall(data)]
     if said:
         yield from _views("\n".join(said), depth - 1)
-
-
-def _rest(data: str) -> str:
-    rest = data[len(data) // 4 * 4 :]
-    return rest + "=" * (4 - len(rest)) if len(rest) > 1 else ""
 
 
 def _head(file: Path) -> bytes:
@@ -167,10 +169,6 @@ def _end_of_gguf_header(file: Path, seconds: float = 120) -> int:
     if not start <= end <= size < end + 1024:  # padding, and nothing else
         raise CourseError(f"{file.name} 的张量之后还有 {size - end} 字节别的内容，不能发布。请重新导出。")
     return min(start, _MOST_HEADER)
-
-
-def _holds(text: str, path: Path) -> bool:
-    return re.search(re.escape(str(path)) + r"(?![\w.-])", text) is not None
 
 
 def _is_training_data(text: bytes) -> bool:

@@ -85,7 +85,7 @@ def test_a_full_round_follows_the_data_contract(tmp_path):
     assert row["completion_tokens"] == len(row["output"]) and row["prompt_tokens"] > 0
     assert len({row["request"] for row in rows}) == len(rows)
     assert file.read_text(encoding="utf-8") == json.dumps(
-        records.read_json_array(file), ensure_ascii=False, indent=4
+        records.read_json(file), ensure_ascii=False, indent=4
     )
     provenance = records.read_json(records.provenance_path(file))
     assert provenance["parameters"]["seed"] == 42 and provenance["counts"]["rows"] == len(rows)
