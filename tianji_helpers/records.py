@@ -590,8 +590,7 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
     """
     file, kept, is_ours = provenance_path(folder), None, False
     if folder.exists():
-        listed = read_json(file) if file.is_file() else None
-        is_ours = isinstance(listed, dict) and listed.get("files") == listing(folder)
+        is_ours = provenance(folder).get("files") == listing(folder)
         kept = set_aside(folder)
     try:
         made.rename(folder)
@@ -636,6 +635,13 @@ def provenance_path(path: str | Path) -> Path:
     """Return the name of the provenance file that stands beside ``path``."""
     path = Path(path)
     return path.with_name(path.name + PROVENANCE)
+
+
+def provenance(path: str | Path) -> dict:
+    """Return what stands beside ``path``; nothing where there is no such file."""
+    file = provenance_path(path)
+    made = read_json(file) if file.is_file() else None
+    return made if isinstance(made, dict) else {}
 
 
 @cache  # some milliseconds each; a run writes one provenance a round

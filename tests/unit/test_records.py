@@ -95,7 +95,6 @@ def test_a_folder_is_no_file_to_write(tmp_path):
     [
         (b'[{"a": 1},\n {"a": }]', "第 2 行第 8 列不是合法的 JSON"),
         (b'{"a": 1}', "最外层是 dict，应当是数组"),
-        (b'[{"a": 1}, 2]', "第 2 条是 int，应当是对象"),
         (b"\xff\xfe[]", "不是 UTF-8 文本"),
         (b"", "第 1 行第 1 列不是合法的 JSON"),
         (b"[" * 100_000, "嵌套太深"),
@@ -105,8 +104,19 @@ def test_a_broken_array_names_the_place(tmp_path, content, message):
     path = tmp_path / "rows.json"
     path.write_bytes(content)
     with pytest.raises(CourseError, match=message) as error:
-        records.read_json_array(path)
+        list(records.iter_json_array(path))
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [("2", "第 2 条是 int，应当是对象"), ('{"conversation": []}', "第 2 条：.*恰好一轮对话")],
+)
+def test_a_row_that_is_no_conversation_is_named(tmp_path, row, message):
+    path = tmp_path / "rows.json"
+    path.write_text(f'[{{"conversation": [{{"input": "a", "output": "b"}}]}}, {row}]')
+    with pytest.raises(CourseError, match=message):
+        records.read_conversations(path)
 
 
 @pytest.mark.parametrize(

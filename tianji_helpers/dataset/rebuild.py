@@ -83,8 +83,8 @@ def ensure_own(
     merged, cleaned = out / "merged.json", out / f"{OWN}.json"
     files = [merged, cleaned, *(out / f"{OWN}_{part}.json" for part in splits.PARTS)]
     if all(file.is_file() for file in files):
-        made = records.read_json(records.provenance_path(merged))
-        if list(made["inputs"].values()) == [records.sha256(data)]:
+        made = records.provenance(merged)
+        if list(made.get("inputs", {}).values()) == [records.sha256(data)]:
             return False
     report(describe(data))
     formats.convert_file(data, merged, "xtuner")

@@ -258,8 +258,7 @@ def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -
         entry = {"row": rows[position], "train_row": twin + 1, "similarity": similarity}
         held += [entry] if entry not in held else []
     records.write_jsonl(apart, held)
-    provenance = records.provenance_path(test_path)
-    before = records.read_json(provenance) if provenance.is_file() else None
+    before = records.provenance(test_path) or None
     formats.write_rows(test_path, kept)
     records.write_provenance(
         test_path,

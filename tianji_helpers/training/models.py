@@ -154,8 +154,7 @@ def locate(name: str) -> Path:
 
 def recorded(folder: str | Path) -> dict:
     """Return what the provenance beside a folder says of it; nothing inside the folder is believed."""
-    file = records.provenance_path(paths.resolve(folder))
-    return records.read_json(file)["parameters"] if file.is_file() else {}
+    return records.provenance(paths.resolve(folder)).get("parameters", {})
 
 
 def table() -> str:

@@ -182,9 +182,8 @@ def ensure_trained(
 
 def _is_stale(output_dir: str | Path) -> bool:
     """Whether own rows have changed since they were trained on: another file may have taken their place."""
-    provenance = records.provenance_path(task_dir("own", output_dir) / "work")
-    made = records.read_json(provenance) if provenance.is_file() else {"inputs": {}}
-    return list(made["inputs"].values()) != [records.sha256(train_file("own", output_dir))]
+    made = records.provenance(task_dir("own", output_dir) / "work")
+    return list(made.get("inputs", {}).values()) != [records.sha256(train_file("own", output_dir))]
 
 
 def train_task(

@@ -103,14 +103,9 @@ def is_ours(work_dir: Path) -> bool:
 
     The course's own work folders also had provenance beside them before there was a mark.
     """
-    for file, key, value in (
-        (work_dir / MARK, "made_by", "tianji train"),
-        (records.provenance_path(work_dir), "stage", "05_training"),
-    ):
-        made = records.read_json(file) if file.is_file() else None
-        if isinstance(made, dict) and made.get(key) == value:
-            return True
-    return False
+    mark = records.read_json(work_dir / MARK) if (work_dir / MARK).is_file() else None
+    by_mark = isinstance(mark, dict) and mark.get("made_by") == "tianji train"
+    return by_mark or records.provenance(work_dir).get("stage") == "05_training"
 
 
 def _results(work_dir: Path, config_name: str) -> list[Path]:

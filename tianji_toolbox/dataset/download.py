@@ -148,10 +148,9 @@ def fetch(
 
 def _is_there(target: Path, source: str, revision: str) -> bool:
     """Say whether ``target`` is what was asked for. Raises CourseError if somebody changed it."""
-    provenance = records.provenance_path(target)
     if not target.is_file():
         return False
-    made = records.read_json(provenance) if provenance.is_file() else {}
+    made = records.provenance(target)
     if made.get("sha256") != records.sha256(target):
         raise CourseError(f"{target} 和下载时不一样（或者不是下载来的）。请给它改名，或删掉它，再运行一次。")
     origin = made["parameters"]

@@ -87,7 +87,7 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
     if run_folder is None or task not in TASKS:
         return facts
     trained = run_folder / "05_training" / task
-    training = _read(records.provenance_path(trained / "work"))
+    training = records.provenance(trained / "work")
     train_file = next(iter(training.get("inputs") or {}), "")
     metrics = _read(trained / "metrics.json")
     if metrics and (metrics.get("task"), metrics.get("base_model")) != (task, name):
@@ -100,7 +100,7 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
         training=training,
         metrics=metrics,
         comparison=_read(run_folder / "06_merge_chat" / task / "comparison.json") or [],
-        data=_read(records.provenance_path(run_folder / train_file)) if train_file else {},
+        data=records.provenance(run_folder / train_file) if train_file else {},
         teachers=_teachers(run_folder) if task == "wishes" else (),
     )
 

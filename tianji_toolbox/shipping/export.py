@@ -93,9 +93,7 @@ def _check_target(output_dir: Path) -> None:
         return
     if not output_dir.is_dir():
         raise CourseError(f"{output_dir} 是一个文件，请换一个文件夹名。")
-    file = records.provenance_path(output_dir)
-    ours = file.is_file() and records.read_json(file).get("stage") == STAGE
-    if any(output_dir.iterdir()) and not ours:
+    if any(output_dir.iterdir()) and records.provenance(output_dir).get("stage") != STAGE:
         raise CourseError(f"{output_dir} 里已经有别的东西，不会覆盖。请换一个文件夹，或先把它移走。")
 
 
