@@ -6,12 +6,11 @@ no weight is read and no code of the folder is run. Pickled weights (``.bin``, `
 programs: they are refused, whoever they come from.
 """
 
-import re
-import reprlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
@@ -24,62 +23,41 @@ SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")  # of what a mo
 NAMING_CODE = ("config.json", "tokenizer_config.json")  # where ``auto_map`` stands
 _ATTENTIONS = ("eager", "sdpa", "flash_attention_2", None)
 
-MAX_RANK = 4096
-_NAME = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*", re.ASCII)  # of a layer; PEFT takes any regular expression
+# of a layer; PEFT takes any regular expression
+_Name = Annotated[str, msgspec.Meta(pattern=r"\A(?a:[A-Za-z_][\w-]*(\.[\w-]+)*)\Z")]
+_Names = Annotated[list[_Name], msgspec.Meta(min_length=1)]
+_Rank = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+_Alpha = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+_Layer = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 
 
-def _is_number(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+class _Lora(msgspec.Struct, forbid_unknown_fields=True):
+    """What an adapter may set. Else PEFT 0.17 would read files, import modules, copy layers or compute."""
 
-
-def _is_rank(value: Any) -> bool:
-    return isinstance(value, int) and _is_number(value, 1, MAX_RANK)
-
-
-def _are_names(value: Any) -> bool:
-    names = value if isinstance(value, list) else []
-    return bool(names) and all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
-
-
-def _are_patterns(value: Any, is_right: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and all(_NAME.fullmatch(k) and is_right(v) for k, v in value.items())
-
-
-# What an adapter may set. Anything else makes PEFT 0.17 read files, import modules, copy layers or compute.
-_ADAPTER_SETTINGS: dict[str, Callable[[Any], bool]] = {
-    "r": _is_rank,
-    "lora_alpha": lambda value: _is_number(value, 0, 1e6),
-    "lora_dropout": lambda value: _is_number(value, 0, 1),
-    "rank_pattern": lambda value: _are_patterns(value, _is_rank),
-    "alpha_pattern": lambda value: _are_patterns(value, lambda one: _is_number(one, 0, 1e6)),
-    "target_modules": lambda value: value == "all-linear" or _are_names(value),
-    "exclude_modules": _are_names,
-    "layers_to_transform": lambda value: all(_is_number(n, 0, 1e4) for n in _list(value)),
-    "layers_pattern": lambda value: _are_names(_list(value)),
-    "bias": lambda value: value in ("none", "all", "lora_only"),
-    "init_lora_weights": lambda value: value in (True, "gaussian"),
-    "task_type": lambda value: value == "CAUSAL_LM",
-    **dict.fromkeys(
-        ("fan_in_fan_out", "inference_mode", "use_dora", "use_rslora"), lambda value: value is True
-    ),
+    r: _Rank
+    lora_alpha: _Alpha = 1
+    lora_dropout: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0
+    rank_pattern: dict[_Name, _Rank] = {}
+    alpha_pattern: dict[_Name, _Alpha] = {}
+    target_modules: _Names | Literal["all-linear"] = "all-linear"
+    exclude_modules: _Names | None = None
+    layers_to_transform: list[_Layer] | _Layer = 0
+    layers_pattern: _Names | _Name = "layers"
+    bias: Literal["none", "all", "lora_only"] = "none"
+    init_lora_weights: bool | Literal["gaussian"] = True
+    task_type: Literal["CAUSAL_LM"] = "CAUSAL_LM"
+    fan_in_fan_out: bool = False
+    inference_mode: bool = False
+    use_dora: bool = False
+    use_rslora: bool = False
     # without effect when an adapter is loaded; the first is what AutoPeftModel, which is not used, imports
-    "auto_mapping": lambda value: isinstance(value, dict),
-    **dict.fromkeys(
-        (
-            "peft_type",
-            "base_model_name_or_path",
-            "revision",
-            "megatron_core",
-            "qalora_group_size",
-            "peft_version",
-        ),
-        lambda value: isinstance(value, str | int),
-    ),
-}
-
-
-def _list(value: Any) -> list:
-    return value if isinstance(value, list) else [value]
+    auto_mapping: dict[str, Any] = {}
+    peft_type: str = "LORA"
+    base_model_name_or_path: str = ""
+    revision: str = ""
+    megatron_core: str = ""
+    qalora_group_size: int = 0
+    peft_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -270,17 +248,13 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _check_settings(config: dict, shown: str) -> None:
-    if not _is_rank(config.get("r")):
+    try:  # what is empty sets nothing
+        msgspec.convert({k: v for k, v in config.items() if v not in (None, False, {}, [], "")}, _Lora)
+    except msgspec.ValidationError as error:
         raise CourseError(
-            f"{shown}/adapter_config.json 里的 r 是 {config.get('r')!r}，应当是 1 到 {MAX_RANK} 的整数。"
-        )
-    for name, value in config.items():
-        is_right = _ADAPTER_SETTINGS.get(name, lambda value: False)
-        if value not in (None, False, {}, [], "") and not is_right(value):
-            raise CourseError(
-                f"{shown}/adapter_config.json 里的 {name[:80]} 是 {reprlib.repr(value)}，所以不加载："
-                "课程训练的适配器不会这样设置，它会让 PEFT 去读别的文件、复制网络层或一直算下去。"
-            )
+            f"{shown}/adapter_config.json 不加载（{str(error)[:120]}）：课程训练的适配器不会这样设置，"
+            "它会让 PEFT 去读别的文件、复制网络层或一直算下去。"
+        ) from error
 
 
 def _check_ranks(adapter: AdapterFolder) -> None:
