@@ -6,7 +6,7 @@ answers; the rest is about what it answers itself: see ``training.figures``.
 
 import gc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,13 +105,12 @@ def grade(
     *,
     matrix: wishes.Matrix | None = None,
     device: str = "cpu",
-    report: Callable[[str], None] = print,
 ) -> list[dict]:
     """Look at each answer: hard faults, quality, details.
 
     requests: in any wording; answers: in the same order. kind: ``tasks.kind`` of the task; where it is
-    not ``wishes``, only the faults of any answer count (``ANY_ANSWER``). device, report: as
-    ``quality.rate`` takes them. Returns rows of ``request``, ``answer``, ``stopped``, ``faults`` (name →
+    not ``wishes``, only the faults of any answer count (``ANY_ANSWER``). device: as ``quality.rate``
+    takes it. Returns rows of ``request``, ``answer``, ``stopped``, ``faults`` (name →
     reason in Chinese; empty if there is none), ``quality`` (0 to 1) and ``details`` (whether the answer takes
     up what the request tells; None if it tells nothing).
     """
@@ -120,7 +119,6 @@ def grade(
         [(request, answer.text) for request, answer in zip(requests, answers, strict=True)],
         kind=kind,
         device=device,
-        report=report,
     )
     rows = []
     for request, answer, score in zip(requests, answers, scores, strict=True):

@@ -5,7 +5,6 @@ None of them is in this repository: they have licences of their own. What is fet
 """
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,12 +88,11 @@ def fetch(
     source: str = "",
     endpoint: str = "",
     revision: str = "",
-    report: Callable[[str], None] = print,
 ) -> Path:
     """Bring a published data set to ``<folder>/<name>.json`` or ``.jsonl`` and return that file.
 
     folder: empty means ``outputs/datasets``. source, revision: empty means the catalogue's, and
-    whatever is there already will do. endpoint: a mirror of the hub. report: gets one line (str) a step.
+    whatever is there already will do. endpoint: a mirror of the hub.
 
     A download goes on where it stopped; the file appears when it is whole and can be read. Raises
     CourseError for an unknown name or source, a file there that is not as it was fetched, and a failed
@@ -113,12 +111,12 @@ def fetch(
         raise CourseError(f"建不了文件夹 {folder}：{error.strerror}。请用 --output 换一个位置。") from error
     with locks.alone(folder / f".{name}.lock"):
         if _is_there(target, source, revision):
-            report(f"已经有了：{paths.show(target)}")
+            print(f"已经有了：{paths.show(target)}")
             return target
         source = source or published.sources[0]
         revision = revision or getattr(published, f"{source}_revision")
         repository = getattr(published, source)
-        report(f"从 {source} 下载 {repository}@{revision}（许可证：{published.licence}）…")
+        print(f"从 {source} 下载 {repository}@{revision}（许可证：{published.licence}）…", flush=True)
         part = folder / f".{name}.{source}.part"
         part.mkdir(exist_ok=True)
         origin = hubs.fetch(
@@ -142,7 +140,7 @@ def fetch(
             counts={"rows": len(rows)},
         )
         shutil.rmtree(part)
-    report(f"{len(rows)} 条，格式 {shape}：{paths.show(target)}")
+    print(f"{len(rows)} 条，格式 {shape}：{paths.show(target)}")
     return target
 
 

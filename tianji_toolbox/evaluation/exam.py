@@ -31,7 +31,6 @@ def examine(
     max_new_tokens: int = 80,
     judge: Settings | None = None,
     seed: int = 42,
-    report: Callable[[str], None] = print,
 ) -> dict:
     """Examine the training of a run's task, and write ``evaluation.json`` and ``evaluation.png`` beside it.
 
@@ -54,7 +53,10 @@ def examine(
     general = [{"system": "", **turn} for turn in self_cognition.load_general()[1]]
     trained = {turn["output"].strip() for turn in evaluation.read_turns(tasks.train_file(task, output_dir))}
 
-    report(f"加载 {base.name} 和适配器，问 {len(turns)} 条没训练过的和 {len(general)} 条通用问题，各两遍……")
+    print(
+        f"加载 {base.name} 和适配器，问 {len(turns)} 条没训练过的和 {len(general)} 条通用问题，各两遍……",
+        flush=True,
+    )
     model, tokenizer = inference.load(models.locate(base.name), {task: adapter}, device=device)
     raw = {}
     for when, name in (("before", ""), ("after", task)):
@@ -66,8 +68,7 @@ def examine(
     names_itself = _persona(task, output_dir)
     kind, requests = tasks.kind(task, output_dir), [turn["input"] for turn in turns]
     rows = {
-        when: evaluation.grade(requests, asked["answers"], kind, device=device, report=report)
-        for when, asked in raw.items()
+        when: evaluation.grade(requests, asked["answers"], kind, device=device) for when, asked in raw.items()
     }
     found = {when: _figures(kind, asked, rows[when], trained, names_itself) for when, asked in raw.items()}
     rng = np.random.default_rng(seed)

@@ -13,7 +13,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +43,6 @@ def export(
     model_dir: str | Path,
     output_dir: str | Path,
     quantize: str = "q8_0",
-    *,
-    report: Callable[[str], None] = print,
 ) -> Exported:
     """Write a merged model as a GGUF file with its ``Modelfile`` into a new folder.
 
@@ -67,7 +65,7 @@ def export(
     with records.scratch(output_dir) as part:
         target = part / output_dir.name
         target.mkdir()
-        _convert(model_dir, target / name, quantize, part, report)
+        _convert(model_dir, target / name, quantize, part)
         text = ollama.modelfile(name, chat_format, _stops(model_dir, tokenizer), recorded.get("system", ""))
         (target / MODELFILE).write_text(text, encoding="utf-8")
         for notice in notices(model_dir, models.CATALOGUE.get(recorded.get("base_model", ""))):
@@ -75,7 +73,7 @@ def export(
         parameters = recorded | {"quantize": quantize}
         records.write_provenance(target, stage=STAGE, parameters=parameters, inputs=model.weights)
         if kept := records.replace_folder(target, output_dir):
-            report(f"原来的 {output_dir} 在导出之后改动过，没有删掉，改名为 {kept.name}")
+            print(f"原来的 {output_dir} 在导出之后改动过，没有删掉，改名为 {kept.name}")
     return Exported(output_dir / name, output_dir / MODELFILE)
 
 
@@ -97,9 +95,7 @@ def _check_target(output_dir: Path) -> None:
         raise CourseError(f"{output_dir} 里已经有别的东西，不会覆盖。请换一个文件夹，或先把它移走。")
 
 
-def _convert(
-    model_dir: Path, target: Path, quantize: str, scratch: Path, report: Callable[[str], None]
-) -> None:
+def _convert(model_dir: Path, target: Path, quantize: str, scratch: Path) -> None:
     """Write the GGUF file; ``scratch`` is a folder for what is needed on the way."""
     from tianji_toolbox.shipping import sentencepiece_model
 
@@ -109,15 +105,15 @@ def _convert(
     if not (model_dir / "tokenizer.model").exists() and tokenizer_file.is_file():
         sentencepiece_model.write(tokenizer_file, links / "tokenizer.model")
     if quantize != "q4_k_m":
-        report(f"转换成 GGUF（{quantize}）…")
+        print(f"转换成 GGUF（{quantize}）…")
         _run_converter(links, target, quantize)
         return
     from tianji_toolbox.shipping.quantize import to_q4_k_m
 
     exact = scratch / "bf16.gguf"
-    report("1/2 转换成 GGUF（bf16）…")
+    print("1/2 转换成 GGUF（bf16）…")
     _run_converter(links, exact, "bf16")
-    report("2/2 量化成 q4_k_m …")
+    print("2/2 量化成 q4_k_m …")
     to_q4_k_m(exact, target)
 
 

@@ -12,7 +12,6 @@ to that client.
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,9 +164,7 @@ def _name_base(file: Path, facts: card.Facts, platform: str) -> None:
     records.write_json(file, config)
 
 
-def upload(
-    plan: Publication, *, private: bool = False, endpoint: str = "", report: Callable[[str], None] = print
-) -> str:
+def upload(plan: Publication, *, private: bool = False, endpoint: str = "") -> str:
     """Send what ``prepare`` laid out through the platform's own client and return the page's address.
 
     private: whether the repository is visible to its owner only (where it is made by this call).
@@ -181,7 +178,7 @@ def upload(
     if plan.platform in hubs.SOURCES:  # git speaks SOCKS
         hubs.check_proxy(endpoint or hubs.HOMES[plan.platform], "socks")
     token = _token(plan.platform)
-    report(f"上传到 {plan.platform} 的 {plan.repo} …")
+    print(f"上传到 {plan.platform} 的 {plan.repo} …", flush=True)
     send = {"modelscope": _to_modelscope, "huggingface": _to_huggingface, "openxlab": _to_openxlab}
     try:
         return send[plan.platform](plan, token, private, endpoint)

@@ -76,7 +76,7 @@ def test_what_was_learned_is_found_and_what_was_not_too(run, capsys):
 
 def test_an_answer_to_something_else_fails(run):
     """As after a training on shuffled answers: fluent wishes, for other people and other days."""
-    result = exam.examine(run(["祝奶奶春节", "祝领导元宵节", "祝爷爷康复"]), report=lambda line: None)
+    result = exam.examine(run(["祝奶奶春节", "祝领导元宵节", "祝爷爷康复"]))
     assert result["after"]["faultless"]["value"] == 0 and result["after"]["fault_wrong_scene"]["value"] == 1
     assert result["change"]["faultless"]["value"] == 0
     shown = exam.table(result)
@@ -86,7 +86,7 @@ def test_an_answer_to_something_else_fails(run):
 def test_the_persona_is_what_the_training_file_says(run):
     persona = {"owner": "小明", "assistant": "姐姐", "model": "M"}
     folder = run(["你是谁", "谁训练了你"], task="self_cognition", **persona)
-    result = exam.examine(folder, "self_cognition", rows=1, report=lambda line: None)
+    result = exam.examine(folder, "self_cognition", rows=1)
     assert result["rows"] == 1 and result["after"]["fault_wrong_person"]["value"] == 0
     assert result["after"]["knows_itself"]["value"] == 1 == result["after"]["leak"]["value"]
     assert result["before"]["knows_itself"]["value"] == 0

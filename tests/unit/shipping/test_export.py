@@ -157,7 +157,7 @@ def test_qwen_goes_the_same_way(kind, tokenizer, tmp_path):
     """Its weights, that is: what stands for its tokenizer here is not the one that it has."""
     save = {"qwen2": partial(tiny_models.save, model_type=kind), "qwen3": tiny_models.save_qwen3}[kind]
     folder = save(tmp_path / kind, tokenizer)
-    files = export.export(folder, tmp_path / "out", "bf16", report=lambda line: None)
+    files = export.export(folder, tmp_path / "out", "bf16")
     fields = gguf.GGUFReader(files.gguf).fields
     assert fields["general.architecture"].contents() == kind
     assert "<think>" not in fields["tokenizer.chat_template"].contents() + files.modelfile.read_text()
@@ -176,7 +176,7 @@ def test_internlm2_goes_the_same_way(tokenizer, tmp_path, monkeypatch):
     folder = tiny_models.save_internlm2(tmp_path / "internlm2", tokenizer)
     parameters = {"base_model": "internlm2-chat-1_8b"}
     records.write_provenance(folder, stage="06_merge_chat", parameters=parameters)
-    files = export.export(folder, tmp_path / "out", "bf16", report=lambda line: None)
+    files = export.export(folder, tmp_path / "out", "bf16")
     assert gguf.GGUFReader(files.gguf).fields["general.architecture"].contents() == "internlm2"
     agreement = export.compare(files.gguf, folder, TEXTS[:2], max_new_tokens=4)
     assert agreement.tokens == agreement.texts and agreement.answers == 2, agreement.rows
@@ -186,7 +186,7 @@ def test_four_bits_are_llama_cpps_types_and_close_to_the_weights(tokenizer, tmp_
     # a block of these types is 256 wide
     shape = {"hidden_size": 256, "intermediate_size": 512, "tie_word_embeddings": True}
     folder = tiny_models.save(tmp_path / "tiny", tokenizer, "qwen2", **shape)
-    small = export.export(folder, tmp_path / "out", "q4_k_m", report=lambda line: None).gguf
+    small = export.export(folder, tmp_path / "out", "q4_k_m").gguf
     tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(small).tensors}
     kinds = {name: tensor.tensor_type.name for name, tensor in tensors.items()}
     assert kinds["token_embd.weight"] == "Q6_K" and kinds["blk.0.ffn_up.weight"] == "Q4_K"
@@ -205,16 +205,15 @@ def test_four_bits_are_llama_cpps_types_and_close_to_the_weights(tokenizer, tmp_
         assert export._post(f"{address}/tokenize", {"content": TEXTS[0]})["tokens"]
 
 
-def test_an_export_that_somebody_changed_is_kept(tokenizer, tmp_path):
+def test_an_export_that_somebody_changed_is_kept(tokenizer, tmp_path, capsys):
     folder = tiny_models.save(tmp_path / "tiny", tokenizer, "qwen2")
-    said = []
     for _ in range(2):
-        exported = export.export(folder, tmp_path / "out", "bf16", report=said.append)
+        exported = export.export(folder, tmp_path / "out", "bf16")
     assert not list(tmp_path.glob("out.kept-*"))
     exported.modelfile.write_text(exported.modelfile.read_text().replace("FROM", "from"))  # as long
-    export.export(folder, tmp_path / "out", "bf16", report=said.append)
+    export.export(folder, tmp_path / "out", "bf16")
     assert (tmp_path / "out.kept-1" / "Modelfile").read_text().startswith("from")
-    assert exported.modelfile.read_text().startswith("FROM") and "out.kept-1" in said[-1]
+    assert exported.modelfile.read_text().startswith("FROM") and "out.kept-1" in capsys.readouterr().out
 
 
 def test_an_unknown_architecture_is_named(tokenizer, tmp_path):
@@ -222,7 +221,7 @@ def test_an_unknown_architecture_is_named(tokenizer, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["OddForCausalLM"]}))
     with pytest.raises(CourseError, match="OddForCausalLM"):
-        export.export(folder, tmp_path / "out", report=lambda line: None)
+        export.export(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -94,7 +94,7 @@ def test_the_converter_is_shown_no_code(qwen2_dir, tmp_path):
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass C: pass\n")
     change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.C", "evil.C"]})
     change(folder / "config.json", auto_map={"AutoConfig": "evil.C"})
-    export.export(folder, tmp_path / "out", "bf16", report=lambda line: None)
+    export.export(folder, tmp_path / "out", "bf16")
     assert not mark.exists()
 
 
