@@ -106,7 +106,9 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
         ).items():
             _place(source, part / name)
         if facts.kind == "adapter":
-            _name_base(part / "adapter_config.json", facts, platform)
+            config = records.read_json(part / "adapter_config.json")  # it names a folder of this machine
+            config["base_model_name_or_path"] = card.hub_name(facts.base, platform)
+            records.write_json(part / "adapter_config.json", config)
         (part / "README.md").write_text(card.write(facts, repo, platform), encoding="utf-8")
         if platform == "openxlab":
             git_push.write_attributes(part)
@@ -153,15 +155,6 @@ def _place(source: Path, target: Path) -> None:
         except OSError:  # another disk, or one without links
             pass
     shutil.copyfile(source, target)
-
-
-def _name_base(file: Path, facts: card.Facts, platform: str) -> None:
-    """Replace the path of the base model on this machine by its name on the hub."""
-    config = records.read_json(file)
-    config["base_model_name_or_path"] = getattr(
-        facts.base, "modelscope" if platform == "modelscope" else "huggingface"
-    )
-    records.write_json(file, config)
 
 
 def upload(plan: Publication, *, private: bool = False, endpoint: str = "") -> str:
