@@ -1,6 +1,5 @@
 """Emoji as a person sees them: a joined family, a flag or a skin tone counts once."""
 
-import itertools
 import re
 
 _PICTOGRAPH = (
@@ -27,15 +26,10 @@ def count(text: str) -> int:
     return len(_EMOJI.findall(text)) if contains(text) else 0
 
 
-def strip(text: str, keep: int = 0) -> str:
-    """Return ``text`` without its emoji, save the first ``keep`` of them.
+def strip(text: str) -> str:
+    """Return ``text`` without its emoji.
 
     >>> strip("生日快乐呀🎂")
     '生日快乐呀'
-    >>> strip("🎂生日快乐呀🎉🎉", keep=2)
-    '🎂生日快乐呀🎉'
     """
-    if not contains(text):
-        return text
-    position = itertools.count()
-    return _EMOJI.sub(lambda found: found[0] if next(position) < keep else "", text)
+    return _EMOJI.sub("", text) if contains(text) else text

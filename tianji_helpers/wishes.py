@@ -7,8 +7,8 @@ trained on (``request``) and reads what somebody asks for (``read``, see ``tianj
 What is wrong with a wish is another module's business: ``tianji_helpers.faults``.
 """
 
+import itertools
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -149,16 +149,10 @@ class Matrix:
         check_known(scene, self.scenes, "场景")
         return self.misfit(recipient, scene) is None
 
-    def pairs(
-        self, recipients: Iterable[str] | None = None, scenes: Iterable[str] | None = None
-    ) -> list[tuple[str, str]]:
-        """Return the suitable (recipient, scene) pairs in the order of the files.
-
-        recipients, scenes: from which; None means the usual ones. Raises CourseError for an unknown name.
-        """
-        recipients = self.usual_recipients if recipients is None else list(recipients)
-        scenes = self.usual_scenes if scenes is None else list(scenes)
-        return [(r, s) for r in recipients for s in scenes if self.suitable(r, s)]
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the suitable (recipient, scene) pairs of the default matrix in the order of the files."""
+        usual = self.usual_recipients, self.usual_scenes
+        return [pair for pair in itertools.product(*usual) if self.suitable(*pair)]
 
     def request(self, recipient: str, scene: str, style: str = DEFAULT_STYLE, wording: int = 0) -> str:
         """Return what a person types: ``祝姐姐生日``, or ``祝姐姐生日,小红书风格``.

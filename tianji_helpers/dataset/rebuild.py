@@ -27,16 +27,17 @@ def ensure_wishes(rounds: Sequence[str | Path], output_dir: str | Path = "", see
     if all((out / name).is_file() for name in names):
         return False
     merge.merge_rounds(rounds, out / "merged.json")
-    clean.clean_file(
-        out / "merged.json",
-        out / "wishes.json",
-        rejects=out / "rejects.jsonl",
-        report=out / "report.json",
-        threshold=THRESHOLD,
-        decisions_file=out / decisions.FILE,
-    )
+    _clean(out / "merged.json", out / "wishes.json")
     splits.write_split(out / "wishes.json", seed=seed)
     return True
+
+
+def _clean(merged: Path, cleaned: Path) -> dict:
+    out = cleaned.parent
+    beside = {"rejects": out / "rejects.jsonl", "report": out / "report.json"}
+    return clean.clean_file(
+        merged, cleaned, threshold=THRESHOLD, decisions_file=out / decisions.FILE, **beside
+    )
 
 
 def wishes_dir(output_dir: str | Path = "", data: str | Path = "") -> Path:
@@ -88,14 +89,7 @@ def ensure_own(
             return False
     report(describe(data))
     formats.convert_file(data, merged, "xtuner")
-    made = clean.clean_file(
-        merged,
-        cleaned,
-        rejects=out / "rejects.jsonl",
-        report=out / "report.json",
-        threshold=THRESHOLD,
-        decisions_file=out / decisions.FILE,
-    )
+    made = _clean(merged, cleaned)
     report(f"留下 {made['rows_out']} 条，修补过其中 {made['mended']} 条，弃用 {made['rejected']} 条。")
     splits.write_split(cleaned, by=plain.GROUPING[made["kind"]], seed=seed)
     return True

@@ -15,7 +15,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -241,27 +241,11 @@ def write(
     """
     path = Path(path)
     general, probe = load_general(general_file)
-    parts = build(
-        persona,
-        general=general,
-        max_questions=max_questions,
-        wordings=wordings,
-        general_ratio=general_ratio,
-        repeat=repeat,
-        seed=seed,
-    )
-    parts["probe"] = probe
+    settings = {"max_questions": max_questions, "wordings": wordings, "general_ratio": general_ratio}
+    settings |= {"repeat": repeat, "seed": seed}
+    parts = build(persona, general=general, **settings) | {"probe": probe}
     counts = {part: len(turns) for part, turns in parts.items()}
-    parameters = {
-        "owner": persona.owner,
-        "assistant": persona.assistant,
-        "model": persona.model,
-        "max_questions": max_questions,
-        "wordings": wordings,
-        "general_ratio": general_ratio,
-        "repeat": repeat,
-        "seed": seed,
-    }
+    parameters = asdict(persona) | settings
     for part, turns in parts.items():
         file = path if part == "train" else path.with_name(f"{path.stem}_{part}{path.suffix}")
         records.write_conversations(file, turns)

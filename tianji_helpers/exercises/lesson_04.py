@@ -1,8 +1,16 @@
 """Exercises of lesson 4: formats, leaks, groups of alike questions, and a split that keeps them together."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from tianji_helpers.exercises.answers import Answer, Wrong, brief, exercise
+
+
+def _messages(made: Any) -> list[dict[str, Any]]:
+    rows = made.get("messages") if isinstance(made, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise Wrong(f"要一个字典，里面的 messages 是消息的列表；得到 {brief(made)}。")
+    return rows
 
 
 @exercise("04-1", "别丢历史")
@@ -26,9 +34,7 @@ def to_messages(answer: Answer) -> Iterator[str]:
     }
     for when, (record, wanted) in cases.items():
         made = answer.call(record)
-        rows = made.get("messages") if isinstance(made, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise Wrong(f"要一个字典，里面的 messages 是消息的列表；得到 {brief(made)}。")
+        rows = _messages(made)
         if len(rows) != len(wanted):
             yield f"{when}：应该有 {len(wanted)} 条消息，得到 {len(rows)} 条。"
         elif [row.get("role") for row in rows] != ["user", "assistant"] * (len(wanted) // 2):
@@ -52,9 +58,7 @@ def from_sharegpt(answer: Answer) -> Iterator[str]:
     for name, turns in cases.items():
         made = answer.call({"conversations": [{"from": who, "value": text} for who, text in turns]})
         wanted = [{"role": roles[who], "content": text} for who, text in turns]
-        rows = made.get("messages") if isinstance(made, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise Wrong(f"要一个字典，里面的 messages 是消息的列表；得到 {brief(made)}。")
+        rows = _messages(made)
         if len(rows) != len(wanted):
             yield f"{name}：有 {len(wanted)} 条消息，换完剩 {len(rows)} 条。"
         elif [row.get("role") for row in rows] != [row["role"] for row in wanted]:
