@@ -103,39 +103,53 @@ def execute(
         if kept:
             (folder / "log.txt").write_text(f"原来在这里的东西移到了 {kept}\n", encoding="utf-8")
         environment = os.environ | {"TIANJI_OUTPUT_DIR": str(folder), "OMP_NUM_THREADS": str(threads)}
-        # where libraries keep what they share between runs (fonts, kernels)
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        began, steps = time.monotonic(), []
-        for notebook in run.notebooks:
-            on_note({"notebook": notebook.stem})
-            spent = (time.monotonic() - began) / 60
-            result = runs.run_notebook(
-                notebook,
-                folder / "notebooks" / notebook.name,
-                parameters=run.given[notebook.stem],
-                limits=replace(limits, minutes=limits.minutes - spent),
-                log=folder / "log.txt",
-                environment=environment,
-                writable=[folder, *filter(Path.is_dir, [caches])],
-                on_note=on_note,
-                stop=stop,
-            )
-            steps.append({"notebook": notebook.stem, "minutes": result.minutes})
-            timed_out = f"超过时限 {limits.minutes:g} 分钟"
-            status = replace(
-                status,
-                status=result.status,
-                reason=timed_out if result.status == runs.TIME else result.reason,
-                notebook="" if result.status == runs.DONE else notebook.stem,
-                cell=result.cell,
-                minutes=(time.monotonic() - began) / 60,
-                peak_memory_gb=max(status.peak_memory_gb, result.peak_memory_gb),
-            )
-            if result.status != runs.DONE:
-                break
+        status, steps = _work(run, folder, limits, status, environment, on_note, stop)
         records.write_json(folder / "metrics.json", {"steps": steps, **batch_metrics.gather(folder)})
         records.write_json(folder / "run.json", {"made_by": _MADE_BY, **asked, "files": _listing(folder)})
         return write_status(folder, status)
+
+
+def _work(
+    run: Run,
+    folder: Path,
+    limits: Limits,
+    status: Status,
+    environment: dict[str, str],
+    on_note: Callable[[dict], None],
+    stop: threading.Event | None,
+) -> tuple[Status, list[dict]]:
+    """Do the notebooks one after another, as far as they go; return how it ended, and what each took."""
+    # where libraries keep what they share between runs (fonts, kernels)
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    began, steps = time.monotonic(), []
+    for notebook in run.notebooks:
+        on_note({"notebook": notebook.stem})
+        spent = (time.monotonic() - began) / 60
+        result = runs.run_notebook(
+            notebook,
+            folder / "notebooks" / notebook.name,
+            parameters=run.given[notebook.stem],
+            limits=replace(limits, minutes=limits.minutes - spent),
+            log=folder / "log.txt",
+            environment=environment,
+            writable=[folder, *filter(Path.is_dir, [caches])],
+            on_note=on_note,
+            stop=stop,
+        )
+        steps.append({"notebook": notebook.stem, "minutes": result.minutes})
+        timed_out = f"超过时限 {limits.minutes:g} 分钟"
+        status = replace(
+            status,
+            status=result.status,
+            reason=timed_out if result.status == runs.TIME else result.reason,
+            notebook="" if result.status == runs.DONE else notebook.stem,
+            cell=result.cell,
+            minutes=(time.monotonic() - began) / 60,
+            peak_memory_gb=max(status.peak_memory_gb, result.peak_memory_gb),
+        )
+        if result.status != runs.DONE:
+            break
+    return status, steps
 
 
 def _make_room(folder: Path) -> Path | None:

@@ -116,19 +116,11 @@ def fetch(
         source = source or published.sources[0]
         revision = revision or getattr(published, f"{source}_revision")
         repository = getattr(published, source)
-        print(f"从 {source} 下载 {repository}@{revision}（许可证：{published.licence}）…", flush=True)
+        print(f"从 {source} 下载 {repository}@{revision}（许可证：{published.licence}）…")
         part = folder / f".{name}.{source}.part"
         part.mkdir(exist_ok=True)
-        origin = hubs.fetch(
-            source,
-            repository,
-            revision,
-            part,
-            endpoint=endpoint,
-            kind="dataset",
-            needed=[published.file],
-            only_needed=True,
-        )
+        only = {"kind": "dataset", "needed": [published.file], "only_needed": True}
+        origin = hubs.fetch(source, repository, revision, part, endpoint=endpoint, **only)
         fetched = part / published.file
         rows = list(formats.iter_rows(fetched))  # whole, and JSON
         shape = formats.detect(rows[0][1], rows[0][0]) if rows else "空"

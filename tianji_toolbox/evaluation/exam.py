@@ -53,10 +53,7 @@ def examine(
     general = [{"system": "", **turn} for turn in self_cognition.load_general()[1]]
     trained = {turn["output"].strip() for turn in evaluation.read_turns(tasks.train_file(task, output_dir))}
 
-    print(
-        f"加载 {base.name} 和适配器，问 {len(turns)} 条没训练过的和 {len(general)} 条通用问题，各两遍……",
-        flush=True,
-    )
+    print(f"加载 {base.name} 和适配器，问 {len(turns)} 条没训练过的和 {len(general)} 条通用问题，各两遍……")
     model, tokenizer = inference.load(models.locate(base.name), {task: adapter}, device=device)
     raw = {}
     for when, name in (("before", ""), ("after", task)):
@@ -77,11 +74,11 @@ def examine(
     result["change"] = {
         name: figures.interval((found["after"][name], found["before"][name]), rng) for name in found["after"]
     }
+    both = zip(rows["before"], rows["after"], strict=True)
     result["answers"] = [
-        {"request": old["request"]}
-        | {when: row["answer"] for when, row in (("before", old), ("after", new))}
+        {"request": old["request"], "before": old["answer"], "after": new["answer"]}
         | {"faults": new["faults"], "quality": new["quality"]}
-        for old, new in zip(rows["before"], rows["after"], strict=True)
+        for old, new in both
     ]
     if judge:
         before, after = ([row["answer"] for row in graded] for graded in rows.values())

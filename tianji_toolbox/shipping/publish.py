@@ -171,7 +171,7 @@ def upload(plan: Publication, *, private: bool = False, endpoint: str = "") -> s
     if plan.platform in hubs.SOURCES:  # git speaks SOCKS
         hubs.check_proxy(endpoint or hubs.HOMES[plan.platform], "socks")
     token = _token(plan.platform)
-    print(f"上传到 {plan.platform} 的 {plan.repo} …", flush=True)
+    print(f"上传到 {plan.platform} 的 {plan.repo} …")
     send = {"modelscope": _to_modelscope, "huggingface": _to_huggingface, "openxlab": _to_openxlab}
     try:
         return send[plan.platform](plan, token, private, endpoint)
