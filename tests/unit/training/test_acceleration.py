@@ -257,6 +257,15 @@ def test_a_larger_model_keeps_each_matrix_once_and_learns_the_same(build, monkey
         assert error < 0.05, f"{name}: {error:.2e}"
 
 
+def test_a_larger_model_answers_by_what_it_keeps_and_packs_nothing(build, monkeypatch):
+    monkeypatch.setattr(acceleration, "LEAN_FROM", 0)
+    layer = next(module for module in build(fused=True).modules() if isinstance(module, Linear4bit))
+    x = torch.randn(3, layer.base_layer.in_features)
+    with torch.no_grad():
+        torch.testing.assert_close(layer.eval()(x), layer.train()(x))
+        assert "_weight_before_packing" not in layer.base_layer.__dict__
+
+
 def test_no_weight_keeps_the_models_file_in_memory(qwen2_dir, tmp_path):
     """Weights are read as views of the mapped file, and one such view keeps all of it."""
     folder = shutil.copytree(qwen2_dir, tmp_path / "model")

@@ -128,7 +128,8 @@ class AnswerLoss:
 class _AdaptedLayers:
     """4-bit layers with adapters that share an input; in training they are one operation.
 
-    Called like a layer, gives their outputs side by side. Otherwise PEFT's own way is taken.
+    Called like a layer, gives their outputs side by side. Otherwise PEFT's own way is taken, but not by a
+    large model on a CPU: bitsandbytes would pack all matrices anew for every sample (3.7 GB at 1.5B).
     """
 
     def __init__(self, layers: tuple[nn.Module, ...], lean: bool):
@@ -144,7 +145,8 @@ class _AdaptedLayers:
         )
 
     def __call__(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        if any(not layer.training or layer.disable_adapters or layer.merged for layer in self.layers):
+        fused = self.layers[0].training or (self.matrices.lean and not x.is_cuda)
+        if not fused or any(layer.disable_adapters or layer.merged for layer in self.layers):
             return _side_by_side(type(layer).forward(layer, x, *args, **kwargs) for layer in self.layers)
         adapters, scalings = [], []
         for layer in self.layers:
