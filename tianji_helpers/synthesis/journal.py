@@ -29,6 +29,7 @@ from tianji_helpers.errors import CourseError
 
 # "tjj2": tells our journal from any other SQLite file, and from that of the first version, "tjj1"
 _APPLICATION, _FIRST = 0x746A6A32, 0x746A6A31
+_SUPER = bytes.fromhex("d9d505f920a163d7")  # ends a rollback file that names another one
 _ROUNDS = "CREATE TABLE rounds (round TEXT PRIMARY KEY, file TEXT NOT NULL UNIQUE) WITHOUT ROWID"
 _FIRST_ANSWERS = "CREATE TABLE answers (request TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
 _ANSWERS = _FIRST_ANSWERS.replace("NULL)", "NULL, checksum TEXT NOT NULL)")
@@ -71,6 +72,7 @@ class Journal:
         self.file = Path(file)
         self.distrusted: set[str] = set()
         self._lock = threading.Lock()  # answers are added from a worker thread
+        _check_beside(self.file.resolve())
         with _explained(self.file):
             self._base = sqlite3.connect(self.file, timeout=0, isolation_level=None, check_same_thread=False)
         try:
@@ -168,6 +170,26 @@ class Journal:
     def __len__(self) -> int:
         with self._lock, _explained(self.file):
             return self._base.execute("SELECT count(*) FROM answers").fetchone()[0]
+
+
+def _check_beside(file: Path) -> None:
+    """Refuse files beside a journal through which SQLite would write or remove others.
+
+    After a crash SQLite reads ``-journal``, and removes the file that it names at its end (the "super-journal"
+    of a transaction over several databases). Ours name none.
+    """
+    for ending in ("-journal", "-wal"):
+        beside = file.with_name(file.name + ending)
+        wrong = beside.is_symlink()
+        if ending == "-journal" and beside.is_file():
+            with beside.open("rb") as opened:
+                opened.seek(max(0, beside.stat().st_size - len(_SUPER)))
+                wrong |= opened.read() == _SUPER
+        if wrong:
+            raise CourseError(
+                f"{beside} 不是课程留下的：它指向别的文件，SQLite 会去改动或删除那个文件，所以没有打开日志。"
+                "请把它删掉，再运行一次。"
+            )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import textwrap
@@ -237,6 +238,32 @@ def test_a_round_is_written_under_a_name_of_ours_only(file, name):
         with pytest.raises(CourseError, match="不是课程起的名字"):
             rounds.write(file.parent, journal, "正常", identity, iter([{"input": "一"}]), {}, [])
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_a_rollback_file_of_a_stranger_removes_nothing(file, tmp_path):
+    """SQLite would read it, as after a crash, and then remove the file that it names."""
+    with Journal(file) as journal:
+        journal.add([("a", {"text": "一"})])
+    victim = tmp_path / "precious.txt"
+    victim.write_text("precious")
+    magic, name = bytes.fromhex("d9d505f920a163d7"), bytes(victim)
+    start = (magic + struct.pack(">5I", 0, 1, 2, 512, 4096)).ljust(512, b"\0")  # no page is rolled back
+    end = struct.pack(">I", 2**30 // 4096 + 1) + name + struct.pack(">2I", len(name), sum(name)) + magic
+    (tmp_path / "journal.sqlite-journal").write_bytes(start + end)
+    with pytest.raises(CourseError, match="指向别的文件"):
+        Journal(file)
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(("mode", "ending"), [("DELETE", "-journal"), ("WAL", "-wal")])
+def test_links_beside_a_journal_are_not_followed(file, tmp_path, mode, ending):
+    with Journal(file) as journal:
+        journal.add([("a", {"text": "一"})])
+    edit(file, (f"PRAGMA journal_mode = {mode}",))
+    (tmp_path / f"journal.sqlite{ending}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CourseError, match="指向别的文件"), Journal(file) as journal:
+        journal.add([("b", {"text": "二"})])
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_style_with_a_slash_stays_in_the_folder(file):
