@@ -66,8 +66,8 @@ def read_yaml(path: str | Path) -> Any:
         raise CourseError(
             f"{path}{where}不是合法的 YAML：{brief(str(problem))}。请检查缩进和引号。"
         ) from error
-    # what the loader's own conversions raise for 2026-13-45, !!int x, or a list as a key
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    # what the loader's own conversions raise for 2026-13-45, !!int x, 1:2: … :3.5, or a list as a key
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise CourseError(f"{path} 里有 YAML 读不懂的值：{error}。请给它加上引号。") from error
 
 
