@@ -6,6 +6,7 @@ words come in: every ``CourseError`` and every reply of a provider passes throug
 """
 
 import base64
+import html
 import os
 import re
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from tianji_helpers import paths
 MARK = "***"
 SHORTEST = 8  # characters; of a key, fewer in a row tell nothing, and of a shorter value everything is a word
 _NAME = re.compile(r"(?:^|_)(?:API)?(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+_ESCAPE = re.compile(r"\\+(?:u00|x)([2-7][0-9A-Fa-f])")
 _WORD = re.compile(rf"[!-~]{{{SHORTEST},}}")
 
 
@@ -52,8 +54,8 @@ def hide(text: str) -> str:
 
     def blacken(match: re.Match[str]) -> str:
         word = match[0]
-        if "%" in word:  # an address may spell any of its letters so
-            word = max(word, unquote(word), key=lambda word: _count(word, pieces))
+        if any(sign in word for sign in "%&\\"):  # any of the letters may be spelled, twice even
+            word = max(word, _spelled_out(word), key=lambda word: _count(word, pieces))
         low, out, at = word.lower(), [], 0
         while at < len(word):
             end = at
@@ -64,6 +66,13 @@ def hide(text: str) -> str:
         return "".join(out)
 
     return _WORD.sub(blacken, text)
+
+
+def _spelled_out(word: str) -> str:
+    """Return a word without the escapes of addresses, HTML and JSON."""
+    for _ in range(3):
+        word = html.unescape(unquote(_ESCAPE.sub(lambda match: chr(int(match[1], 16)), word)))
+    return word
 
 
 def holds(text: str) -> bool:

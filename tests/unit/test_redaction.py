@@ -23,6 +23,11 @@ def basic(before):
     return base64.b64encode(f"{before}{KEY}".encode()).decode()
 
 
+def some(escape):
+    """Spell every sixth letter, so that no eight in a row stand as they are."""
+    return "".join(c if n % 6 else escape.format(ord(c)) for n, c in enumerate(KEY))
+
+
 FORMS = {
     "plain": KEY,
     "capitals": KEY.upper(),
@@ -36,6 +41,10 @@ FORMS = {
     "json": json.dumps("".join(f"\\u{ord(c):04x}" for c in KEY))[1:-1].replace("\\\\", "\\"),
     "html": "".join(f"&#{ord(c)};" for c in KEY),
     "html hex": "".join(f"&#x{ord(c):X};" for c in KEY),
+    "html, with zeros": "".join(f"&#{ord(c):05d};" for c in KEY),
+    "html, some letters": some("&#{};"),
+    "json, some letters": some("\\u{:04x}"),
+    "url, some letters, twice": some("%25{:02x}"),
 }
 
 

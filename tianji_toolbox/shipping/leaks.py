@@ -57,10 +57,12 @@ _NAMED = (
 )
 _KEYS = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_FORMS)})|{_NAMED}", re.ASCII)
 _HOMES = re.compile(
-    r"(?:/home/|/Users/|/root/|[A-Za-z]:[\\/]{1,4}Users[\\/]{1,4})[^\s\"'/\\:,;<>|*?()\[\]{}]+"
+    r"(?:/home/|/Users/|/root/|\\home\\{1,2}|[A-Za-z]:[\\/]{1,4}(?i:Users)[\\/]{1,4})"
+    r"[^\s\"'/\\:,;<>|*?()\[\]{}]+"
 )
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
-_HEX = re.compile(r"(?:[0-9A-Fa-f]{2}){12,}")
+_BREAK = r"(?:[\r\n]|\\[rn])+[ \t]*"  # programs break the lines of what they encode
+_BASE64 = re.compile(rf"[A-Za-z0-9+/_-]{{16,}}(?:{_BREAK}[A-Za-z0-9+/_-]+)*={{0,2}}")
+_HEX = re.compile(rf"(?:[0-9A-Fa-f]{{2}}){{12,}}(?:{_BREAK}(?:[0-9A-Fa-f]{{2}})+)*")
 _PRINTABLE = re.compile(rb"(?:[ -~]|[\xc2-\xf4][\x80-\xbf]{1,3}){8,}")  # UTF-8, Chinese as well
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|([\\/\"]))")
 _DEPTH = 2  # how often one encoding inside another is undone
@@ -118,15 +120,16 @@ def _views(text: str, depth: int = _DEPTH) -> Iterator[str]:
         if other != text:
             yield from _views(other, depth - 1)
     hidden = []
-    for word in _BASE64.findall(text):
+    for word in (re.sub(_BREAK, "", word) for word in _BASE64.findall(text)):
         for at in range(4):  # it may begin behind other letters
             data = word[at:].rstrip("=")
             data = data[: len(data) - (len(data) % 4 == 1)]  # one letter alone is no byte
             hidden.append(
                 base64.urlsafe_b64decode(data.translate(str.maketrans("+/", "-_")) + "=" * (-len(data) % 4))
             )
-    hidden += [binascii.unhexlify(word) for word in _HEX.findall(text)]
-    said = [run.decode(errors="replace") for data in hidden for run in _PRINTABLE.findall(data)]
+    hidden += [binascii.unhexlify(re.sub(_BREAK, "", word)) for word in _HEX.findall(text)]
+    plain = (data.replace(b"\0", b"") for data in hidden)  # UTF-16
+    said = [run.decode(errors="replace") for data in plain for run in _PRINTABLE.findall(data)]
     if said:
         yield from _views("\n".join(said), depth - 1)
 

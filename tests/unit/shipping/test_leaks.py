@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import re
 import time
 from urllib.parse import quote
 
@@ -80,7 +81,11 @@ CODES = {
     "url-safe base64 in a word": lambda text: (
         "blob_" + base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
     ),
+    "base64 in short lines": lambda text: "\n".join(
+        re.findall(".{1,20}", base64.b64encode(text.encode()).decode())
+    ),
     "hex": lambda text: text.encode().hex(),
+    "hex in lines, in json": lambda text: json.dumps(re.sub("(.{30})", r"\1\n", text.encode().hex())),
     "base64 in json": lambda text: json.dumps(base64.b64encode(text.encode()).decode()).replace("/", "\\/"),
 }
 
@@ -108,7 +113,9 @@ def test_a_key_is_decoded_before_it_is_looked_for(code, tmp_path):
 
 def test_other_alphabets_are_decoded(tmp_path):
     for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
-        assert "像密钥的内容" in found(tmp_path / "merges.txt", KEYS["github"].encode(encoding))
+        key = KEYS["github"].encode(encoding)
+        for content in (key, base64.b64encode(key)):
+            assert "像密钥的内容" in found(tmp_path / "merges.txt", content)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +127,8 @@ def test_other_alphabets_are_decoded(tmp_path):
         "D:/Users/ming",
         "file:///root/x",
         "/mnt/c/Users/ming",
+        "c:\\users\\ming",
+        r"\\wsl.localhost\Ubuntu\home\ming",
     ],
 )
 def test_homes_in_any_script(home, tmp_path):
