@@ -175,8 +175,8 @@ class Journal:
 def _check_beside(file: Path) -> None:
     """Refuse files beside a journal through which SQLite would write or remove others.
 
-    After a crash SQLite reads ``-journal``, and removes the file that it names at its end (the "super-journal"
-    of a transaction over several databases). Ours name none.
+    After a crash SQLite reads ``-journal``, and removes the file that it names at its end (the
+    "super-journal" of a transaction over several databases). Ours name none.
     """
     for ending in ("-journal", "-wal"):
         beside = file.with_name(file.name + ending)

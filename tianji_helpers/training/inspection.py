@@ -101,6 +101,11 @@ def inspect_model(folder: str | Path) -> ModelFolder:
     if not isinstance(config.get("model_type"), str):
         raise CourseError(f"{shown}/config.json 里没有 model_type，不是 Hugging Face 格式的模型。")
     _check_attention(config, shown)
+    if (folder / "adapter_config.json").exists():
+        raise CourseError(
+            f"{shown} 里除了模型还有 adapter_config.json：transformers 会改去加载它指的另一个模型，"
+            "所以不加载。请把适配器移到单独的文件夹，放在 --adapter 后面。"
+        )
     if (folder / "custom_generate").exists():
         raise CourseError(
             f"{shown} 里有 custom_generate：transformers 会把里面的 Python 当作生成的办法来运行，所以不加载。"

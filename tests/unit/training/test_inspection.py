@@ -145,6 +145,13 @@ def test_an_adapter_does_not_go_onto_a_merged_model_or_another_of_the_catalogue(
     assert "这个模型是 qwen2.5-7b-instruct" in reason(inspection.inspect_adapter, adapter, model)
 
 
+def test_an_adapter_inside_a_model_is_refused(model, adapter):
+    """transformers would load the model that the adapter names, and the adapter with whatever it sets."""
+    shutil.copy(adapter / "adapter_config.json", model)
+    with pytest.raises(CourseError, match="另一个模型"):
+        inspection.inspect_model(model)
+
+
 def test_no_attention_is_fetched(model):
     before = (model / "config.json").read_text()
     for settings in (
