@@ -6,9 +6,10 @@ Both go through `tianji train`'s own function, with the same random weights (spe
 depend on their values), the same wishes of some 80 tokens packed to 2,048, and the same tokenizer.
 A run is ``original`` (XTuner's template with the guide's changes), or ``ours:SHARE:LIMIT`` with the share
 of layers computed again and the GB the process may use (0: no limit), or ``apart:SHARE:LIMIT``, the same
-with wishes that begin otherwise each, so that no system prompt is computed once for all of them, or
+with wishes that begin otherwise each, so that no system prompt is computed once for all of them (both with
+``:BATCH`` behind, the rows of a micro-batch, if not the config's), or
 ``full:BATCH``, all weights trained, with the rows of a micro-batch, or ``trl:CHOICES``, see ``peer_trl.py``
-(Qwen2.5 only: TRL knows transformers' own architectures). ``NPROC_PER_NODE=2`` and
+(Qwen only: TRL knows transformers' own architectures). ``NPROC_PER_NODE=2`` and
 ``--deepspeed deepspeed_zero3`` use two GPUs.
 One JSON line a run: tokens/s of all GPUs, the share of them that is computed, peak memory of the first,
 model FLOPs utilization of what is computed against this card's measured bf16 rate, and the floor of what
@@ -48,7 +49,9 @@ INTERNLM2 = {
     "num_key_value_heads": 8,
     "rope_theta": 1000000,
 }
+QWEN3 = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "max_position_embeddings": 32768}
 QWEN2 = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "max_position_embeddings": 32768}
+FAMILIES = {"internlm2": "internlm2_chat_7b", "qwen2": "qwen2_5_7b_instruct", "qwen3": "qwen3_8b"}
 SHAPES = {
     "internlm2-chat-7b": INTERNLM2
     | {
@@ -72,6 +75,16 @@ SHAPES = {
         "num_hidden_layers": 28,
         "num_attention_heads": 28,
         "num_key_value_heads": 4,
+    },
+    "qwen3-8b": QWEN3
+    | {
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
     },
     "qwen2.5-0.5b-instruct": QWEN2
     | {
@@ -260,14 +273,14 @@ def main() -> None:
         if kind == "original":
             original_config(model_dir, rows, config)
         else:
-            family = "qwen2_5_7b_instruct" if args.model.startswith("qwen") else "internlm2_chat_7b"
+            family = FAMILIES[SHAPES[args.model]["model_type"]]
             base = paths.CONFIGS / f"wishes_{family}{'_full' if kind == 'full' else ''}.py"
             configs.write_config(base, config, model_dir=model_dir, data_path=rows)
             cfg = configs.load_config(config)
             if kind in ("ours", "apart"):
                 cfg.model.recompute_share = float(numbers[0])
-            elif kind == "full":
-                cfg.train_dataloader.batch_size = int(numbers.pop(0))
+            if kind == "full" or len(numbers) > 2:
+                cfg.train_dataloader.batch_size = int(numbers.pop())
                 cfg.optim_wrapper.accumulative_counts = ROWS // (gpus * cfg.train_dataloader.batch_size)
             cfg.dump(str(config))
         tokens = shorten(config, args.updates)
@@ -284,7 +297,7 @@ def main() -> None:
             continue
         flops = estimate.flops_per_token(config)
         share = 1.0
-        if kind in ("ours", "full"):
+        if kind in ("ours", "apart", "full"):
             cfg = configs.load_config(config)
             examples = read_examples(cfg, rows)[:1000]
             length = statistics.mean(len(example["labels"]) for example in examples)

@@ -200,8 +200,9 @@ def _activations(cfg, hf, linears, head, tokens: int, trained: int, fused: bool)
     head_dim = getattr(hf, "head_dim", None) or hidden // hf.num_attention_heads
     queries, keys = hf.num_attention_heads * head_dim, hf.num_key_value_heads * head_dim
     # two residual states and two norms' results; rotated queries, keys, values, attention's result;
-    # gate, up, and their product
-    elements = 4 * hidden + 2 * queries + 2 * keys + 3 * inner
+    # gate, up, and their product, unless it is computed again (operations.GatedFeedForward)
+    gated = fused and _on_gpu(cfg) and cfg.model.get("lora") and hf.model_type != "gemma3_text"
+    elements = 4 * hidden + 2 * queries + 2 * keys + (2 if gated else 3) * inner
     if hf.model_type in ("gemma3_text", "qwen3"):  # what their norms of queries and keys were given
         elements += queries + keys
     rank = cfg.model.lora.r if cfg.model.get("lora") else 0

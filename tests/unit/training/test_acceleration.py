@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes import functional
 from mmengine.config import ConfigDict
 from peft import LoraConfig
 from peft.tuners.lora.bnb import Linear4bit
@@ -34,6 +35,7 @@ def build(request):
             "load_in_4bit": True,
             "bnb_4bit_quant_type": "nf4",
             "bnb_4bit_compute_dtype": dtype,
+            "bnb_4bit_use_double_quant": True,
         }
         llm = ConfigDict(
             type=AutoModelForCausalLM.from_pretrained,
@@ -279,6 +281,17 @@ def test_no_weight_keeps_the_models_file_in_memory(qwen2_dir, tmp_path):
     acceleration.accelerate(llm, llm)
     assert not is_mapped()
     assert all(torch.equal(value, expected[name]) for name, value in llm.state_dict().items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_gpu_unpacks_weights_bit_for_bit_as_bitsandbytes_does():
+    from tianji_helpers.training.fast import four_bit_gpu
+
+    for shape in ((96, 320), (1000, 4096)):
+        weight = torch.randn(shape, device="cuda", dtype=torch.bfloat16)
+        packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+        expected = functional.dequantize_4bit(packed, state)
+        assert torch.equal(four_bit_gpu.unpack(packed, state, torch.bfloat16), expected)
 
 
 def test_a_batch_without_answers_costs_nothing(build):

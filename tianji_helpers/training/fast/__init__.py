@@ -14,6 +14,7 @@ measured by ``tests/benchmarks`` (the README has all figures, and the machines):
                        the layers again. InternLM2-7B by the guide's own config: 3,252 tokens/s, 13.5 GB;
                        by ours, all layers computed again: 15,194 tokens/s, 10.2 GB. The default model on
                        two cores: about 830 tokens/s, 61 % of what their matrix products would allow.
+``four_bit_gpu``       Unpacks a 4-bit matrix in one kernel, in half of bitsandbytes' time, with less Python.
 ``four_bit``           4-bit layers still train after an answer was sampled: on some CPUs their gradients
                        would vanish otherwise.
 =====================  =====================================================================================

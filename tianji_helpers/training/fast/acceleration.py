@@ -17,6 +17,7 @@ Adapters stay in float32 (AdamW would lose small updates in bfloat16); everythin
 """
 
 import importlib.util
+import itertools
 import sys
 from functools import partial
 from types import MethodType
@@ -144,16 +145,24 @@ class _AdaptedLayers:
             isinstance(dropout, nn.Identity) for dropout in layer.lora_dropout.values()
         )
 
-    def __call__(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    def applies(self, x: torch.Tensor) -> bool:
         fused = self.layers[0].training or (self.matrices.lean and not x.is_cuda)
-        if not fused or any(layer.disable_adapters or layer.merged for layer in self.layers):
+        return fused and not any(layer.disable_adapters or layer.merged for layer in self.layers)
+
+    def __call__(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        if not self.applies(x):
             return _side_by_side(type(layer).forward(layer, x, *args, **kwargs) for layer in self.layers)
+        scalings, adapters = self.adapters()
+        return operations.LinearsWithAdapters.apply(x, self.matrices, scalings, *adapters)
+
+    def adapters(self) -> tuple[list[float], list[torch.Tensor]]:
+        """Return the layers' scalings, and ``a`` and ``b`` of each."""
         adapters, scalings = [], []
         for layer in self.layers:
             (name,) = layer.active_adapters
             adapters += (layer.lora_A[name].weight, layer.lora_B[name].weight)
             scalings.append(layer.scaling[name])
-        return operations.LinearsWithAdapters.apply(x, self.matrices, scalings, *adapters)
+        return scalings, adapters
 
 
 def _fuse_adapters(llm: nn.Module, lean: bool) -> None:
@@ -190,8 +199,8 @@ def _accelerate_internlm2(causal_lm: nn.Module, packing: Packing, use_liger: boo
         parts = layer.wqkv(hidden_states).view(
             -1, layer.num_key_value_heads, layer.num_key_value_groups + 2, layer.head_dim
         )
-        query, key, value = parts[:, :, :-2].flatten(1, 2), parts[:, :, -2], parts[:, :, -1]
-        query, key, value = (part.transpose(0, 1)[None] for part in (query, key, value))
+        parts = parts.split([layer.num_key_value_groups, 1, 1], 2)  # of slices, the gradients are added up
+        query, key, value = (part.flatten(1, 2).transpose(0, 1)[None] for part in parts)
         if packing.rotary is None:
             packing.rotary = layer.rotary_emb(value, position_ids)
         query, key = rotate(query, key, *packing.rotary)
@@ -212,6 +221,23 @@ def _accelerate_internlm2(causal_lm: nn.Module, packing: Packing, use_liger: boo
                 module.forward = MethodType(norm, module)
             elif type(module).__name__ == "InternLM2MLP":
                 module.forward = MethodType(feed_forward, module)
+                _fuse_feed_forward(module, module.w1, module.w3, module.w2)
+
+
+def _fuse_feed_forward(module: nn.Module, *layers: nn.Module) -> None:
+    """Make gate, up and down of a layer one operation, if all have adapters."""
+    if not all(map(_AdaptedLayers.can_take, layers)):
+        return
+    plain, adapted = module.forward, [layer.forward for layer in layers]  # by _fuse_adapters
+
+    def forward(x):
+        if not all(layer.applies(x) for layer in adapted):
+            return plain(x)
+        scalings, adapters = zip(*(layer.adapters() for layer in adapted), strict=True)
+        parts = [*zip((layer.matrices for layer in adapted), scalings, strict=True)]
+        return operations.GatedFeedForward.apply(x, parts, *itertools.chain(*adapters))
+
+    module.forward = forward
 
 
 def _accelerate_qwen(causal_lm: nn.Module, use_liger: bool) -> None:
@@ -221,6 +247,8 @@ def _accelerate_qwen(causal_lm: nn.Module, use_liger: bool) -> None:
 
         apply = MODEL_TYPE_TO_APPLY_LIGER_FN[causal_lm.config.model_type]
         apply(fused_linear_cross_entropy=False, model=causal_lm)
+        for layer in causal_lm.model.layers:
+            _fuse_feed_forward(layer.mlp, layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj)
 
 
 def _attend_within_samples(causal_lm: nn.Module) -> None:

@@ -65,7 +65,7 @@ class FrozenMatrices:
         return self.kept[dtype]
 
     def _unpacked(self, dtype: torch.dtype) -> torch.Tensor:
-        return _joined([_unpacked(layer).to(dtype) for layer in self.layers])
+        return _joined([_unpacked(layer, dtype) for layer in self.layers])
 
 
 def is_four_bit(layer) -> bool:
@@ -75,13 +75,18 @@ def is_four_bit(layer) -> bool:
     return isinstance(layer, Linear4bit)
 
 
-def _unpacked(layer) -> torch.Tensor:
+def _unpacked(layer, dtype: torch.dtype) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_4bit
 
     if not is_four_bit(layer):
-        return layer.weight.detach()
+        return layer.weight.detach().to(dtype)
     layer.unpack_for_training()  # after an evaluation on a CPU (four_bit)
-    return dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    weight, state = layer.weight.data, layer.weight.quant_state
+    if weight.is_cuda and state.nested:
+        from tianji_helpers.training.fast import four_bit_gpu
+
+        return four_bit_gpu.unpack(weight, state, dtype)
+    return dequantize_4bit(weight, state).to(dtype)
 
 
 # oneDNN lays a matrix out anew in every product, a tenth of its time, unless that is done beforehand; in
@@ -108,31 +113,79 @@ class LinearsWithAdapters(Function):
 
     @staticmethod
     def forward(ctx, x, matrices, scalings, *adapters):
-        a = _joined(adapters[::2]).to(x.dtype)
-        bs = [b.to(x.dtype) for b in adapters[1::2]]
         shape, x = x.shape[:-1], x.reshape(-1, x.shape[-1])
-        low = x @ a.T
-        out = matrices.multiply(x)
-        for part, low_part, b, scaling in zip(*_split(bs, out, low), bs, scalings, strict=True):
-            part.addmm_(low_part.mul_(scaling), b.T)
-        ctx.save_for_backward(x, low, a, *bs)
+        out, saved = _multiply(x, matrices, scalings, adapters)
+        ctx.save_for_backward(x, *saved)
         ctx.matrices, ctx.scalings = matrices, scalings
         return out.view(*shape, -1)
 
     @staticmethod
     def backward(ctx, grad):
-        x, low, a, *bs = ctx.saved_tensors
         shape, grad = grad.shape[:-1], grad.reshape(-1, grad.shape[-1])
-        grads, lows = _split(bs, grad, low)
-        grad_low = [(part @ b).mul_(s) for part, b, s in zip(grads, bs, ctx.scalings, strict=True)]
-        grad_low = _joined(grad_low, 1)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = ctx.matrices.multiply_back(grad).addmm_(grad_low, a).view(*shape, -1)
-        grad_as = (grad_low.T @ x).float().split([b.shape[1] for b in bs])
-        grad_bs = ((part.T @ low_part).float() for part, low_part in zip(grads, lows, strict=True))
-        pairs = (part for pair in zip(grad_as, grad_bs, strict=True) for part in pair)
-        return grad_x, None, None, *pairs
+        wanted = ctx.needs_input_grad[0]
+        grad_x, grads = _multiply_back(grad, ctx.matrices, ctx.scalings, ctx.saved_tensors, wanted)
+        return grad_x.view(*shape, -1) if wanted else None, None, None, *grads
+
+
+class GatedFeedForward(Function):
+    """``down(silu(gate(x)) * up(x))`` of three layers with adapters, on a GPU, by liger-kernel.
+
+    x: (batch, length, in). layers: for gate, up and down, their ``matrices`` and ``scalings`` as
+    ``LinearsWithAdapters`` takes them. adapters: ``a`` and ``b`` of each. Saves no product: to compute it
+    again is one walk over memory, to keep it a fifth of all activations.
+    """
+
+    @staticmethod
+    def forward(ctx, x, layers, *adapters):
+        from liger_kernel.ops.swiglu import swiglu_forward
+
+        shape, x = x.shape[:-1], x.reshape(-1, x.shape[-1])
+        gate, of_gate = _multiply(x, *layers[0], adapters[:2])
+        up, of_up = _multiply(x, *layers[1], adapters[2:4])
+        out, of_down = _multiply(swiglu_forward(gate, up)[2], *layers[2], adapters[4:])
+        ctx.save_for_backward(x, gate, up, *of_gate, *of_up, *of_down)
+        ctx.layers = layers
+        return out.view(*shape, -1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        from liger_kernel.ops.swiglu import swiglu_backward, swiglu_forward
+
+        x, gate, up, *saved = ctx.saved_tensors
+        shape, grad = grad.shape[:-1], grad.reshape(-1, grad.shape[-1])
+        product = swiglu_forward(gate, up)[2]
+        grad, by_down = _multiply_back(grad, *ctx.layers[2], (product, *saved[6:]))
+        gate, up = swiglu_backward(gate, up, grad)  # the gradients take their place
+        grad_x, by_gate = _multiply_back(gate, *ctx.layers[0], (x, *saved[:3]))
+        by_x, by_up = _multiply_back(up, *ctx.layers[1], (x, *saved[3:6]))
+        return grad_x.add_(by_x).view(*shape, -1), None, *by_gate, *by_up, *by_down
+
+
+def _multiply(x, matrices, scalings, adapters) -> tuple[torch.Tensor, tuple]:
+    """Return what layers with adapters give, and what is to be saved beside ``x``, (tokens, in)."""
+    a = _joined(adapters[::2]).to(x.dtype)
+    bs = [b.to(x.dtype) for b in adapters[1::2]]
+    low = x @ a.T
+    out = matrices.multiply(x)
+    for part, low_part, b, scaling in zip(*_split(bs, out, low), bs, scalings, strict=True):
+        part.addmm_(low_part.mul_(scaling), b.T)
+    return out, (low, a, *bs)
+
+
+def _multiply_back(grad, matrices, scalings, saved, wanted: bool = True) -> tuple[torch.Tensor | None, list]:
+    """Return the gradients of ``x``, if it is wanted, and of each adapter's ``a`` and ``b``."""
+    x, low, a, *bs = saved
+    grads, lows = _split(bs, grad, low)
+    grad_low = [(part @ b).mul_(s) for part, b, s in zip(grads, bs, scalings, strict=True)]
+    grad_low = _joined(grad_low, 1)
+    grad_x = matrices.multiply_back(grad).addmm_(grad_low, a) if wanted else None
+    grad_as = _in_float32(grad_low.T, x).split([b.shape[1] for b in bs])
+    grad_bs = (_in_float32(part.T, low_part) for part, low_part in zip(grads, lows, strict=True))
+    return grad_x, [part for pair in zip(grad_as, grad_bs, strict=True) for part in pair]
+
+
+def _in_float32(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else (a @ b).float()
 
 
 def _joined(parts, dim: int = 0) -> torch.Tensor:
