@@ -2,17 +2,20 @@
 
 The package xllamacpp carries the server. ``server`` runs it here; ``started`` runs it in a child, so
 that a model that is too large, or a crash, ends the child and not the notebook, and so that it ends
-with the program that started it, however that ends.
+with the program that started it, however that ends. ``Model`` is such a child that ``inference`` talks to.
 """
 
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 
@@ -57,6 +60,8 @@ def server(
     parameters.cpuparams.n_threads = len(os.sched_getaffinity(0))
     parameters.verbosity = 0
     parameters.warmup = False
+    parameters.swa_full = True  # what a sliding window has left can be gone back to in the next turn
+    parameters.cache_ram_mib = 0  # else up to 8 GB of earlier conversations
     # by default any web site may ask, and read the answer
     parameters.cors_origins = "localhost"
     parameters.cors_credentials = False
@@ -75,7 +80,12 @@ def server(
 
 @contextmanager
 def started(
-    gguf_file: str | Path, *, context: int = 2048, parallel: int = 2, alias: str = ""
+    gguf_file: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    context: int = 2048,
+    parallel: int = 2,
+    alias: str = "",
 ) -> Iterator[str]:
     """Run ``server`` in a process of its own; yield its address. It ends with the block, or with us.
 
@@ -89,7 +99,7 @@ def started(
             f"内存不够：运行 {gguf_file.name} 约需 {needed:.1f} GB，现在可用 {free:.1f} GB。"
             "请关掉别的程序（或别的笔记本的内核）再试。"
         )
-    options = {"context": context, "parallel": parallel, "alias": alias}
+    options = {"host": host, "context": context, "parallel": parallel, "alias": alias}
     child = subprocess.Popen(
         [sys.executable, "-m", __name__, str(gguf_file), json.dumps(options)],
         stdin=subprocess.PIPE,
@@ -120,6 +130,53 @@ def started(
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+class Model:
+    """A model that llama.cpp runs, where ``inference.stream`` otherwise takes one of transformers.
+
+    gguf_file: its weights. context: tokens that a conversation may have. stops: ids that end an answer.
+    llama.cpp is a process of its own behind a socket file, which nobody else can reach, and ends with this
+    object. Raises CourseError as ``started`` does.
+    """
+
+    def __init__(self, gguf_file: str | Path, *, context: int, stops: Sequence[int]):
+        import httpx
+
+        # what ``inference`` asks a model of transformers for
+        self.config = SimpleNamespace(max_position_embeddings=context)
+        self.generation_config = SimpleNamespace(eos_token_id=list(stops))
+        self._folder = tempfile.TemporaryDirectory(prefix="tianji-chat-")
+        socket = f"{self._folder.name}/llama.sock"
+        self._running = started(gguf_file, host=socket, context=context, parallel=1)
+        self._running.__enter__()  # it is left when this object goes
+        # one connection an answer: now and then the server closes one that the next answer was to take
+        way = httpx.HTTPTransport(uds=socket, limits=httpx.Limits(max_keepalive_connections=0))
+        self._client = httpx.Client(transport=way, base_url="http://llama")
+
+    def stream(
+        self, prompt: list[int], stops: Sequence[int], timeout: float, **settings: Any
+    ) -> Iterator[str]:
+        """Yield an answer as ``inference.stream`` does. settings: as llama.cpp's server names them."""
+        import httpx
+
+        asked = {"prompt": prompt, "stream": True, "return_tokens": True, "sse_ping_interval": -1, **settings}
+        try:
+            with self._client.stream("POST", "/completion", json=asked, timeout=timeout) as reply:
+                for line in filter(None, reply.iter_lines()):
+                    said = json.loads(line.removeprefix("data: "))
+                    if "error" in said:
+                        raise CourseError(f"生成失败：{said['error']['message']}")
+                    if not set(stops).isdisjoint(said["tokens"]):
+                        return
+                    if said["content"]:
+                        yield said["content"]
+        except httpx.ReadTimeout as error:
+            raise CourseError(
+                f"模型 {timeout:.0f} 秒没有说出新的内容，已停止。机器可能太忙，请再试一次。"
+            ) from error
+        except httpx.HTTPError as error:
+            raise CourseError(f"生成失败：llama.cpp 没有回答（{error}）。请重新开始聊天。") from error
 
 
 def _existing(gguf_file: str | Path) -> Path:

@@ -284,6 +284,45 @@ def results(folder):
 
 
 @case
+def chats(folder):
+    """The file that llama.cpp reads is whole, or transformers answers; the one before it is old or gone."""
+    from tianji_helpers.errors import CourseError
+    from tianji_helpers.training import inspection
+    from tianji_toolbox.shipping import export, quick_chat
+
+    work, said = folder / "work", []
+    model = inspection.inspect_model(model_in(work))
+
+    def convert(source: Path, target: Path, *options: object) -> None:  # a program of its own, which tells
+        target.write_bytes((source / "config.json").read_bytes())
+
+    export.convert = convert
+
+    def act() -> None:
+        said.clear()
+        try:
+            quick_chat.gguf_file(model, lambda line: None)
+        except CourseError as error:
+            said.append(str(error))
+
+    def seen() -> dict:
+        return {name: data for name, data in failing_disk.contents(work).items() if name.endswith(".gguf")}
+
+    act()
+    old = seen()
+    (model.path / "config.json").write_text('{"model_type": "gemma3_text" }')
+    before = failing_disk.contents(work)
+    act()
+    new = seen()
+    assert len(old) == len(new) == 1 and old != new
+    for how in failing_disk.every_call(act, lambda: failing_disk.lay_out(work, before)):
+        assert seen() in (old, new, old | new) and (said or new.items() <= seen().items()), (how, said)
+        assert all(str(work) in text and "请" in text for text in said), (how, said)
+        act()
+        assert not said and new.items() <= seen().items(), how
+
+
+@case
 def trainings(folder):
     """What an earlier training has left is there after all, whatever fails as the next one begins."""
     from tianji_helpers.training import work_folder
@@ -396,7 +435,7 @@ def checkpoints(folder):
         assert best and all(map(launch._is_whole, best)), how
 
 
-QUICK = {"merge", "decisions", "locks", "results", "trainings"}
+QUICK = {"chats", "merge", "decisions", "locks", "results", "trainings"}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from tianji_helpers import paths, records
 from tianji_helpers.chat import Chat, widget
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference
-from tianji_toolbox.terminal import repl
+from tianji_toolbox.shipping.terminal import repl
 
 
 @pytest.fixture(scope="module")

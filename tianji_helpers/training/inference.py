@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import Empty
 from threading import Event, Thread
 
-from tianji_helpers import paths
+from tianji_helpers import llama, paths
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inspection
 
@@ -273,6 +273,14 @@ def fit(model, tokenizer, chat: list[dict], max_new_tokens: int) -> list[dict]:
     return [*opening, *turns]
 
 
+def _checked_prompt(tokenizer, chat: list[dict]) -> str:
+    # XTuner's chat lets whoever types <|im_end|> forge a turn of another speaker
+    for said in (message["content"] for message in chat):
+        if forged := [token for token in tokenizer.all_special_tokens if token in said]:
+            raise CourseError(f"这句话里有模型的控制词元 {forged[0]}，它会冒充对话的结构。请把它删掉。")
+    return _prompt(tokenizer, chat)
+
+
 def _prompt(tokenizer, chat: list[dict]) -> str:
     try:
         return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
@@ -281,11 +289,7 @@ def _prompt(tokenizer, chat: list[dict]) -> str:
 
 
 def _encode(tokenizer, chats: Sequence[list[dict]]):
-    # XTuner's chat lets whoever types <|im_end|> forge a turn of another speaker
-    for said in (message["content"] for chat in chats for message in chat):
-        if forged := [token for token in tokenizer.all_special_tokens if token in said]:
-            raise CourseError(f"这句话里有模型的控制词元 {forged[0]}，它会冒充对话的结构。请把它删掉。")
-    prompts = [_prompt(tokenizer, chat) for chat in chats]
+    prompts = [_checked_prompt(tokenizer, chat) for chat in chats]
     return tokenizer(
         prompts, add_special_tokens=False, return_tensors="pt", padding=True, padding_side="left"
     )
@@ -301,12 +305,21 @@ def stream(
     top_p: float = 0.9,
     timeout: float = 120.0,
 ) -> Iterator[str]:
-    """Answer one chat in a thread, and yield the text in pieces as they come.
+    """Answer one chat beside this thread, and yield the text in pieces as they come.
 
-    temperature: 0 takes the likeliest token each time; above, tokens are drawn. timeout: seconds to wait for
-    a piece. Leaving the iterator early stops the generation. Raises CourseError for a chat that holds
-    template tokens, if the generation fails, or if nothing comes for ``timeout`` seconds.
+    model: as ``load`` returns it, or a ``llama.Model``. temperature: 0 takes the likeliest token each time;
+    above, tokens are drawn. timeout: seconds to wait for a piece. Leaving the iterator early stops the
+    generation. Raises CourseError for a chat that holds template tokens, if the generation fails, or if
+    nothing comes for ``timeout`` seconds.
     """
+    if isinstance(model, llama.Model):
+        ids = tokenizer(_checked_prompt(tokenizer, chat), add_special_tokens=False).input_ids
+        drawn = {"samplers": ["temperature", "top_p"], "temperature": temperature, "top_p": top_p}
+        chosen = drawn if temperature > 0 else {"samplers": ["top_k"], "top_k": 1}
+        stops = stop_ids(model, tokenizer)
+        yield from model.stream(ids, stops, timeout, n_predict=max_new_tokens, **chosen)
+        return
+
     import torch
     from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 

@@ -19,7 +19,7 @@ _PLATFORMS = ("modelscope", "huggingface", "openxlab")
 )
 def chat(model_dir, adapter, system, **how) -> None:
     """和一个模型对话，可以带几个适配器"""
-    from tianji_toolbox import terminal
+    from tianji_toolbox.shipping import terminal
 
     adapters = {}
     for text in adapter:

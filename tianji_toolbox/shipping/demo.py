@@ -17,6 +17,7 @@ from tianji_helpers import paths, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference, inspection, models
 from tianji_toolbox import pages
+from tianji_toolbox.shipping import quick_chat
 
 MAX_REQUEST = 300  # characters; a wish is asked for in one line
 MAX_TOKENS = 400
@@ -114,10 +115,10 @@ class Studio:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._tuned = inference.load(model_dir, self._adapters or None, device=device)
+        self._tuned = quick_chat.load(model_dir, self._adapters or None, device=device)
         self._base = self._tuned if self._adapters else None
         if base_dir is not None:
-            self._base = inference.load(base_dir, device=device)
+            self._base = quick_chat.load(base_dir, device=device)
         system = _system(model_dir)
         self._systems = {name: _system(folder, system) for name, folder in self._adapters.items()}
         self._systems = self._systems or {TUNED: system}

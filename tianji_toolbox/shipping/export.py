@@ -9,7 +9,6 @@ reads (``sentencepiece_model``), the choice of a type for each tensor (``quantiz
 """
 
 import importlib.util
-import json
 import shutil
 import subprocess
 import sys
@@ -65,8 +64,9 @@ def export(
     with records.scratch(output_dir) as part:
         target = part / output_dir.name
         target.mkdir()
-        _convert(model_dir, target / name, quantize, part)
-        text = ollama.modelfile(name, chat_format, _stops(model_dir, tokenizer), recorded.get("system", ""))
+        convert(model_dir, target / name, quantize, part)
+        stops = tokenizer.convert_ids_to_tokens(stop_ids(model_dir, tokenizer))
+        text = ollama.modelfile(name, chat_format, stops, recorded.get("system", ""))
         (target / MODELFILE).write_text(text, encoding="utf-8")
         for notice in notices(model_dir, models.CATALOGUE.get(recorded.get("base_model", ""))):
             shutil.copy(notice, target)
@@ -95,8 +95,11 @@ def _check_target(output_dir: Path) -> None:
         raise CourseError(f"{output_dir} 里已经有别的东西，不会覆盖。请换一个文件夹，或先把它移走。")
 
 
-def _convert(model_dir: Path, target: Path, quantize: str, scratch: Path) -> None:
-    """Write the GGUF file; ``scratch`` is a folder for what is needed on the way."""
+def convert(model_dir: Path, target: Path, quantize: str, scratch: Path) -> None:
+    """Write a model's GGUF file; ``scratch`` is a folder for what is needed on the way.
+
+    quantize: one of ``QUANTIZATIONS``, or ``f32``. Raises CourseError if the converter cannot.
+    """
     from tianji_toolbox.shipping import sentencepiece_model
 
     links = scratch / "model"
@@ -155,12 +158,12 @@ def _run_converter(model_dir: Path, target: Path, quantize: str) -> None:
         )
 
 
-def _stops(model_dir: Path, tokenizer) -> list[str]:
-    """Return the texts of the tokens that end an answer, the tokenizer's first."""
-    file = model_dir / "generation_config.json"
-    listed = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+def stop_ids(model_dir: Path, tokenizer) -> list[int]:
+    """Return the ids that end an answer, the tokenizer's first (see ``inference.stop_ids``)."""
+    file = model_dir / "generation_config.json"  # transformers, too, looks into the other one without it
+    listed = records.read_json(file if file.is_file() else model_dir / "config.json").get("eos_token_id")
     ids = [tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])]
-    return tokenizer.convert_ids_to_tokens(list(dict.fromkeys(i for i in ids if i is not None)))
+    return list(dict.fromkeys(i for i in ids if i is not None))
 
 
 def serve(gguf_file: str | Path, host: str = "127.0.0.1", port: int = 8080) -> None:

@@ -8,7 +8,8 @@ from typing import TextIO
 from tianji_helpers import wishes
 from tianji_helpers.chat import Chat
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import inference, models
+from tianji_helpers.training import models
+from tianji_toolbox.shipping import quick_chat
 
 RESET, EXIT, USE, HELP = "RESET", "EXIT", "USE", "HELP"
 _WORDS = {"reset": RESET, "exit": EXIT, "quit": EXIT, "help": HELP}  # of themselves, in any case
@@ -51,7 +52,7 @@ def repl(
 
     tell("正在加载模型 …")
     chat = Chat(
-        *inference.load(model_dir, adapters, device=device),
+        *quick_chat.load(model_dir, adapters, device=device, report=tell),
         system=system_of(next(iter(adapters.values()), model_dir)),
         style=style,
         temperature=temperature,
