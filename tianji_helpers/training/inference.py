@@ -4,12 +4,13 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from queue import Empty
 from threading import Event, Thread
+from typing import Any
 
 from tianji_helpers import llama, paths
 from tianji_helpers.errors import CourseError
@@ -19,8 +20,13 @@ from tianji_helpers.training import inspection
 # that it wrote itself, and warns of wrong token ids (_patch_mistral_regex in tokenization_utils_base.py).
 # Those of our Qwen2 folders are right, and the catalogue has no Mistral.
 NOT_MISTRAL = {"fix_mistral_regex": False}
+PICTURE = -200  # XTuner's id where a token of a picture comes (IMAGE_TOKEN_INDEX)
 # takes the likeliest token each time
 GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+
+# of model, tokenizer and chats, what ``generate`` takes
+Encode = Callable[[Any, Any, Sequence[list[dict]]], dict]
 
 
 @dataclass(frozen=True)
@@ -218,12 +224,19 @@ def messages(request: str, system: str = "", history: Sequence[tuple[str, str]] 
 
 
 def answer_all(
-    model, tokenizer, chats: Sequence[list[dict]], *, max_new_tokens: int = 100, batch_size: int = 8
+    model,
+    tokenizer,
+    chats: Sequence[list[dict]],
+    *,
+    max_new_tokens: int = 100,
+    batch_size: int = 8,
+    encode: Encode | None = None,
 ) -> list[Completion]:
     """Answer every chat, greedily, ``batch_size`` at a time, and return the answers in order.
 
-    chats: lists of messages, as ``messages`` makes them. An answer has stopped by itself if it
-    ended before ``max_new_tokens``. Raises CourseError for a chat that holds template tokens.
+    chats: lists of messages, as ``messages`` makes them. encode: makes the model's input of them; None: as
+    text. An answer has stopped by itself if it ended before ``max_new_tokens``. Raises CourseError for a chat
+    that holds template tokens.
     """
     import torch
 
@@ -233,7 +246,7 @@ def answer_all(
     order = sorted(range(len(chats)), key=lambda index: sum(len(m["content"]) for m in chats[index]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = _encode(tokenizer, [chats[index] for index in chosen]).to(model.device)
+        batch = _encode(model, tokenizer, [chats[index] for index in chosen], encode)
         with torch.inference_mode():
             tokens = model.generate(
                 **batch,
@@ -242,7 +255,8 @@ def answer_all(
                 eos_token_id=stops,
                 pad_token_id=tokenizer.pad_token_id,
             )
-        for index, row in zip(chosen, tokens[:, batch["input_ids"].shape[1] :], strict=True):
+        length = batch["input_ids"].shape[1] if "input_ids" in batch else 0  # embeddings don't come back
+        for index, row in zip(chosen, tokens[:, length:], strict=True):
             text = tokenizer.decode(row, skip_special_tokens=True).strip()
             answers[index] = Completion(text, stopped=any(token in stops for token in row.tolist()))
     return answers
@@ -273,7 +287,21 @@ def fit(model, tokenizer, chat: list[dict], max_new_tokens: int) -> list[dict]:
     return [*opening, *turns]
 
 
-def _checked_prompt(tokenizer, chat: list[dict]) -> str:
+def splice(embedding, ids, pictures):
+    """Return the embeddings of a batch, (batch, length, width), with pictures in the places of ``PICTURE``.
+
+    embedding: the model's. ids: (batch, length). pictures: (pictures, tokens, width), in the order of the
+    ids. Raises ValueError unless there are as many places as tokens of pictures.
+    """
+    places = ids == PICTURE
+    if (count := int(places.sum())) != pictures.shape[:2].numel():
+        raise ValueError(f"{count} places for {tuple(pictures.shape[:2])} tokens of pictures")
+    embeds = embedding(ids.clamp(min=0))
+    return embeds.masked_scatter(places[..., None], pictures.to(embeds.dtype))
+
+
+def checked_prompt(tokenizer, chat: list[dict]) -> str:
+    """Return a chat as text, with the template's tokens; raises CourseError for a forged one."""
     # XTuner's chat lets whoever types <|im_end|> forge a turn of another speaker
     for said in (message["content"] for message in chat):
         if forged := [token for token in tokenizer.all_special_tokens if token in said]:
@@ -288,11 +316,14 @@ def _prompt(tokenizer, chat: list[dict]) -> str:
         raise CourseError(f"模型的对话模板不接受这样的对话：{error}") from error
 
 
-def _encode(tokenizer, chats: Sequence[list[dict]]):
-    prompts = [_checked_prompt(tokenizer, chat) for chat in chats]
-    return tokenizer(
+def _encode(model, tokenizer, chats: Sequence[list[dict]], encode: Encode | None) -> dict:
+    if encode:
+        return encode(model, tokenizer, chats)
+    prompts = [checked_prompt(tokenizer, chat) for chat in chats]
+    batch = tokenizer(
         prompts, add_special_tokens=False, return_tensors="pt", padding=True, padding_side="left"
     )
+    return batch.to(model.device)
 
 
 def stream(
@@ -304,16 +335,17 @@ def stream(
     temperature: float = 0.0,
     top_p: float = 0.9,
     timeout: float = 120.0,
+    encode: Encode | None = None,
 ) -> Iterator[str]:
     """Answer one chat beside this thread, and yield the text in pieces as they come.
 
-    model: as ``load`` returns it, or a ``llama.Model``. temperature: 0 takes the likeliest token each time;
-    above, tokens are drawn. timeout: seconds to wait for a piece. Leaving the iterator early stops the
-    generation. Raises CourseError for a chat that holds template tokens, if the generation fails, or if
+    model: as ``load`` returns it, or a ``llama.Model``, which takes no ``encode``. temperature: 0 takes the
+    likeliest token each time; above, tokens are drawn. timeout: seconds to wait for a piece. encode: as
+    ``answer_all`` takes it. Leaving the iterator early stops the generation. Raises CourseError for a chat that holds template tokens, if the generation fails, or if
     nothing comes for ``timeout`` seconds.
     """
     if isinstance(model, llama.Model):
-        ids = tokenizer(_checked_prompt(tokenizer, chat), add_special_tokens=False).input_ids
+        ids = tokenizer(checked_prompt(tokenizer, chat), add_special_tokens=False).input_ids
         drawn = {"samplers": ["temperature", "top_p"], "temperature": temperature, "top_p": top_p}
         chosen = drawn if temperature > 0 else {"samplers": ["top_k"], "top_k": 1}
         stops = stop_ids(model, tokenizer)
@@ -330,7 +362,7 @@ def stream(
             return cancelled.is_set()
 
     drawn = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    prompt = _encode(tokenizer, [chat]).to(model.device)
+    prompt = _encode(model, tokenizer, [chat], encode)
     pieces = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=timeout, skip_special_tokens=True)
 
     def generate() -> None:

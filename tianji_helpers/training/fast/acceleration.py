@@ -47,6 +47,8 @@ def accelerate(llm: nn.Module, causal_lm: nn.Module, recompute_share: float = 0.
     on_gpu = next(causal_lm.parameters()).is_cuda
     lean = causal_lm.num_parameters() > LEAN_FROM
     _fuse_adapters(llm, lean)
+    if not on_gpu and not any(part.requires_grad for part in llm.parameters()):
+        _lay_out_frozen(causal_lm, lean)
     if not on_gpu:
         _leave_the_file(causal_lm)
     name = type(causal_lm).__name__
@@ -87,6 +89,7 @@ class AnswerLoss:
 
         data: ``input_ids`` and ``labels`` (batch, length) and ``position_ids``; either ``attention_mask``,
         or ``cumulative_len`` and ``max_seqlen`` of one packed row, as XTuner's collate function gives them.
+        Where pictures stand in the text, ``inputs_embeds`` too: see ``inference.splice``.
         """
         inputs = dict(data)
         targets = F.pad(inputs.pop("labels"), (0, 1), value=-100)[:, 1:].flatten()
@@ -95,6 +98,8 @@ class AnswerLoss:
             targets = self._pack(inputs, targets, boundaries, longest)
         needed = (targets != -100).nonzero().squeeze(1)
         targets = targets[needed]
+        if "inputs_embeds" in inputs:
+            del inputs["input_ids"]
         hidden = self.causal_lm.model(**inputs, use_cache=False)[0].flatten(0, 1)
         if not hidden.is_cuda and not self.head.weight.requires_grad:
             return operations.FrozenHead.apply(hidden, self.frozen_head, needed, targets)
@@ -115,10 +120,10 @@ class AnswerLoss:
         if not targets.is_cuda:  # tokens of no sample, so that few numbers of tokens occur
             count = int(packing.row_boundaries[-1])
             padding = operations.round_up(count) - count
-        for name in ("input_ids", "position_ids"):
+        for name in {"input_ids", "position_ids", "inputs_embeds"} & inputs.keys():
             if packing.prefix is not None:
                 inputs[name] = inputs[name].index_select(1, packing.prefix.kept)
-            inputs[name] = F.pad(inputs[name], (0, padding))
+            inputs[name] = F.pad(inputs[name], (0, 0) * (inputs[name].dim() - 2) + (0, padding))
         if self.causal_lm.config._attn_implementation == PACKED_ATTENTION:
             inputs["packing"] = packing
             # no mask is built
@@ -165,6 +170,26 @@ class _AdaptedLayers:
         return scalings, adapters
 
 
+class _FrozenLayers:
+    """Layers without adapters that share an input; in training they are one operation."""
+
+    def __init__(self, layers: tuple[nn.Module, ...], lean: bool):
+        self.layers = layers
+        self.matrices = operations.FrozenMatrices(list(layers), lean=lean)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.layers[0].training:
+            return _side_by_side(type(layer).forward(layer, x) for layer in self.layers)
+        return operations.FrozenLinears.apply(x, self.matrices)
+
+
+def _lay_out_frozen(causal_lm: nn.Module, lean: bool) -> None:
+    """Of a model that only hands gradients on, to what stands before it."""
+    for module in causal_lm.model.modules():
+        if isinstance(module, nn.Linear):
+            module.forward = _FrozenLayers((module,), lean)
+
+
 def _fuse_adapters(llm: nn.Module, lean: bool) -> None:
     for module in llm.modules():
         if _AdaptedLayers.can_take(module):
@@ -175,6 +200,8 @@ def _as_one(lean: bool, *layers: nn.Module):
     """Return a function that gives the outputs of layers that share an input, side by side."""
     if all(map(_AdaptedLayers.can_take, layers)):
         return _AdaptedLayers(layers, lean)
+    if all(isinstance(getattr(layer, "forward", None), _FrozenLayers) for layer in layers):
+        return _FrozenLayers(layers, lean)
     return lambda x: _side_by_side(layer(x) for layer in layers)
 
 

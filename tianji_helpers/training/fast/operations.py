@@ -188,6 +188,19 @@ def _in_float32(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else (a @ b).float()
 
 
+class FrozenLinears(Function):
+    """``x @ W.T + bias`` of layers that share an input, side by side. x: (batch, length, in)."""
+
+    @staticmethod
+    def forward(ctx, x, matrices):
+        ctx.matrices = matrices
+        return matrices.multiply(x.flatten(0, -2)).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.matrices.multiply_back(grad.flatten(0, -2)).view(*grad.shape[:-1], -1), None
+
+
 def _joined(parts, dim: int = 0) -> torch.Tensor:
     return torch.cat(tuple(parts), dim) if len(parts) > 1 else parts[0]
 
@@ -306,7 +319,7 @@ class GatedGelu(Function):
         x = gate.float()
         square, line = x * x, torch.tensor(_LINE)
         share = torch.add(line, square, alpha=_CUBE).mul_(x).sigmoid_()
-        x.mul_(share)
+        x = x * share  # not in place: in float32, x is the input itself
         gelu = x.to(both.dtype)
         # d gelu / dx = share + share * (1 - share) * x * d 2z / dx
         steep = torch.add(line, square, alpha=3 * _CUBE, out=square).mul_(x)

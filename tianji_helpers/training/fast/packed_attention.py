@@ -74,7 +74,7 @@ def find_shared_prefix(ids, unneeded, boundaries, longest: int) -> SharedPrefix 
     tokens = starts[:, None] + place * taken
     first = ids[tokens]
     reference = first[(first[:, 0] == first[:, 0].mode().values).int().argmax()]
-    common = ((first == reference) & taken & unneeded[tokens]).long().cumprod(1).sum(1)
+    common = ((first == reference) & (first >= 0) & taken & unneeded[tokens]).long().cumprod(1).sum(1)
     length = int(common.median())
     shares = (common >= length).nonzero()[:, 0]
     if not length or len(shares) < 2:
