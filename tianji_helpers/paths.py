@@ -27,6 +27,7 @@ STAGES = (
     "04_ruozhiba",
     "05_training",
     "06_merge_chat",
+    "07_see_wish",
 )
 
 
@@ -49,10 +50,10 @@ def stage_dir(stage: str, output_dir: str | Path = "", make: bool = True) -> Pat
     stage: one of ``STAGES`` or its two digits. make: False for who only looks whether something is there.
     Raises KeyError for a stage that the course does not have.
 
-    >>> stage_dir("07")
+    >>> stage_dir("08")
     Traceback (most recent call last):
         ...
-    KeyError: '07'
+    KeyError: '08'
     """
     names = {name: name for name in STAGES} | {name[:2]: name for name in STAGES}
     folder = run_dir(output_dir) / names[stage]

@@ -18,7 +18,7 @@ def known(lesson):
     return parameters.defaults(nbformat.read(file, as_version=4), file.name)
 
 
-@pytest.mark.parametrize("lesson", ["01", "02", "03", "04", "05", "06"])
+@pytest.mark.parametrize("lesson", ["01", "02", "03", "04", "05", "06", "07"])
 def test_the_defaults_are_as_they_should_be(lesson):
     assert parameters.checked(lesson, known(lesson) | {"unrelated": object()}) == known(lesson)
 

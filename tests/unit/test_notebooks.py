@@ -19,6 +19,7 @@ NAMES = (
     "04_convert_ruozhiba",
     "05_train_qlora",
     "06_merge_chat",
+    "07_see_and_wish",
 )
 START = "README.md"
 
@@ -48,7 +49,7 @@ def texts(cell):
         yield from (value for kind, value in output.get("data", {}).items() if kind.startswith("text/"))
 
 
-def test_the_course_has_these_six_notebooks():
+def test_the_course_has_these_notebooks():
     assert tuple(sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))) == NAMES
 
 

@@ -15,6 +15,7 @@ from tianji_helpers.exercises import (  # noqa: F401  they register their judges
     lesson_04,
     lesson_05,
     lesson_06,
+    lesson_07,
 )
 from tianji_helpers.exercises.answers import EXERCISES, Answer, Wrong, brief
 

@@ -28,6 +28,7 @@ from tianji_helpers.records import atomic_writer, sha256
 from tianji_toolbox import doctor
 
 KERNEL = "python3"
+ADDED = ("07",)  # lessons beside the course: run by their number only
 _UNREADABLE = (OSError, ValueError, nbformat.ValidationError)  # what nbformat.read raises
 # the kernel process warns that loopback is not encrypted, and of being stopped; what goes wrong in a
 # cell arrives as a message all the same
@@ -129,7 +130,7 @@ def read(file: Path) -> nbformat.NotebookNode:
 def _choose(files: list[Path], only: str | None, start: str | None) -> list[Path]:
     wanted = only or start
     if not wanted:
-        return files
+        return [file for file in files if file.stem[:2] not in ADDED]
     for index, file in enumerate(files):
         if wanted.zfill(2) in (file.stem[:2], file.stem):
             return [file] if only else files[index:]

@@ -13,6 +13,7 @@ _PLATFORMS = ("modelscope", "huggingface", "openxlab")
     arg.words("--adapter", "[NAME=]DIR", "LoRA 适配器文件夹，可以写多次；对话中用 /use 名字 切换"),
     arg.word("--system", "TEXT", "系统提示词（默认用训练时的那一句）", None),
     arg.word("--style", "NAME", "祝福的风格，例如 小红书、严肃", "正常"),
+    arg.file("--image", "一张图片：对话从它说起（第 7 课的模型）", None, metavar="IMAGE"),
     arg.DEVICE,
     arg.amount("--temperature", "0 = 每次都选最可能的词（默认）", 0.0, most=100),
     arg.whole("--max-new-tokens", "回答的最大长度，词元数", 200, least=1),

@@ -149,3 +149,15 @@ def evaluate(run_dir, task, judge, judge_model, judge_base_url, **how) -> None:
 
         how["judge"] = Settings(judge, judge_model, judge_base_url, temperature=0.0)
     print(exam.table(exam.examine(run_dir, task, **how)))
+
+
+@arg.command(
+    arg.file("rows", "LLaVA 格式的 JSON：每条有 id、image、conversations"),
+    arg.folder("images", "图片文件夹，image 里的路径从它开始"),
+)
+def check_images(rows, images) -> None:
+    """检查图文数据：图片在不在、能不能用，<image> 的个数对不对"""
+    from tianji_helpers.seeing import rows as seen
+
+    found = seen.check(rows, images)
+    print(f"{len(found)} 条，{len({one['image'] for one in found})} 张图片，都能用。")

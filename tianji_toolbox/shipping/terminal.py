@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tianji_helpers import wishes
 from tianji_helpers.chat import Chat
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import models
+from tianji_helpers.training import inference, models
 from tianji_toolbox.shipping import quick_chat
 
 RESET, EXIT, USE, HELP = "RESET", "EXIT", "USE", "HELP"
@@ -26,12 +26,14 @@ def repl(
     temperature: float = 0.0,
     max_new_tokens: int = 200,
     device: str = "cpu",
+    image: str | Path | None = None,
     source: TextIO | None = None,
     sink: TextIO | None = None,
 ) -> None:
     """Chat in the terminal until ``exit``, ``quit`` or the end of the input; ``reset`` forgets the history.
 
     adapters: PEFT folders to put on top of the model, by name; the first answers until ``/use name``.
+    image: a picture that the chat is about, for a model that sees (lesson 7).
     system: the system prompt; None takes the one that the model or the adapter was trained with,
     where the course has recorded it. source, sink: text streams instead of standard input and output.
 
@@ -50,13 +52,24 @@ def repl(
     def system_of(folder: str | Path) -> str:
         return models.recorded(folder).get("system", "") if system is None else system
 
+    sight: dict[str, Any] = {}
+    if image is not None:
+        from tianji_helpers.seeing import eyes, pictures  # they take seconds
+
+        picture = pictures.open_picture(image)
+        sight = {"image": picture, "encode": eyes.Eyes.of(model_dir, device=device).encode}
     tell("正在加载模型 …")
+    if sight:  # llama.cpp has no eyes for it
+        loaded = inference.load(model_dir, adapters, device=device)
+    else:
+        loaded = quick_chat.load(model_dir, adapters, device=device, report=tell)
     chat = Chat(
-        *quick_chat.load(model_dir, adapters, device=device, report=tell),
+        *loaded,
         system=system_of(next(iter(adapters.values()), model_dir)),
         style=style,
         temperature=temperature,
         max_new_tokens=max_new_tokens,
+        **sight,
     )
     commands = "/reset 清空历史，/exit（或 exit、quit）退出，/help 再看一遍说明"
     if adapters:
