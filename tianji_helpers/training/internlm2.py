@@ -21,6 +21,7 @@ from transformers import (
     LlamaTokenizer,
     LlamaTokenizerFast,
 )
+from transformers.cache_utils import Cache
 from transformers.convert_slow_tokenizer import SLOW_TO_FAST_CONVERTERS, LlamaConverter
 
 MODEL_TYPE = "internlm2"
@@ -73,13 +74,29 @@ def register() -> None:
     AutoConfig.register(MODEL_TYPE, config)
     model = import_module(f"{_PACKAGE}.modeling_internlm2").InternLM2ForCausalLM
     # since 4.50 a model has no ``generate`` of itself; auto classes add it to a repository's code
-    generating = type(
-        model.__name__, (model, GenerationMixin), {"__module__": model.__module__, "_auto_class": None}
-    )
+    changed = {"prepare_inputs_for_generation": _from_embeddings(model), "_auto_class": None}
+    generating = type(model.__name__, (model, GenerationMixin), {"__module__": model.__module__, **changed})
     AutoModelForCausalLM.register(config, generating)
     AutoTokenizer.register(config, InternLM2Tokenizer, InternLM2TokenizerFast)
     SLOW_TO_FAST_CONVERTERS[InternLM2Tokenizer.__name__] = _Converter
     _restore_cache_get_max_length()
+
+
+def _from_embeddings(model: type):
+    """Let ``generate`` begin with embeddings, as pictures need: an empty cache is none.
+
+    Source: the architecture takes them only where there is no cache; since 4.36, transformers' ``generate``
+    brings an empty one from the start.
+    """
+
+    def prepare(self, input_ids, past_key_values=None, inputs_embeds=None, **kwargs):
+        if inputs_embeds is not None and isinstance(past_key_values, Cache):  # a filled one is a tuple
+            past_key_values = None if not past_key_values.get_seq_length() else past_key_values
+        return model.prepare_inputs_for_generation(
+            self, input_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs
+        )
+
+    return prepare
 
 
 class InternLM2Tokenizer(LlamaTokenizer):
@@ -118,8 +135,6 @@ def _restore_cache_get_max_length() -> None:
     Source: transformers removed ``Cache.get_max_length`` in 4.50; it became ``get_max_cache_shape``, which
     answers a negative number or None where there is no limit.
     """
-    from transformers.cache_utils import Cache
-
     if hasattr(Cache, "get_max_length"):
         return
 

@@ -181,3 +181,12 @@ def test_the_tokenizer_is_sentencepieces(hub_tokenizer):
     shutil.copy(folder / "config.json", folder / "saved")
     again = AutoTokenizer.from_pretrained(folder / "saved", trust_remote_code=False)
     assert again("<|im_start|>user\n你好<|im_end|>").input_ids == chat
+
+
+def test_it_generates_from_embeddings_what_it_generates_from_tokens(internlm2_dir):
+    model, tokenizer = inference.load(internlm2_dir, dtype="float32")
+    ids = tokenizer("祝姐姐生日", return_tensors="pt").input_ids
+    limits = {"max_new_tokens": 6, "pad_token_id": tokenizer.pad_token_id, **inference.GREEDY}
+    embeds = model.get_input_embeddings()(ids)
+    said = model.generate(inputs_embeds=embeds, attention_mask=ids.new_ones(ids.shape), **limits)
+    assert said.tolist() == model.generate(ids, **limits)[:, ids.shape[1] :].tolist()
