@@ -1,6 +1,7 @@
 """A model that sees, tiny: both stages through XTuner, the folder that comes of them, and a control."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.seeing import cards, eyes, material, measure, pictures, rows, tower
 from tianji_helpers.training import configs, inference, launch, xtuner_compat
 from tianji_helpers.training.fast import operations
+from tianji_toolbox import cli, terminal
 
 pytestmark = pytest.mark.slow
 
@@ -206,8 +208,27 @@ def logits(model, tokenizer, sight, image):
         return model(**sight.encode(model, tokenizer, [chat])).logits[0, -1].float()
 
 
-def test_scores_are_the_same_beside_and_merged(stages, tiny_dir, tower_dir, tmp_path):
-    merged = eyes.finish(tiny_dir, stages["finetune"], tower_dir, tmp_path / "merged")
+@pytest.fixture(scope="module")
+def merged(stages, tiny_dir, tower_dir, tmp_path_factory):
+    """The folder of a model that sees."""
+    folder = tmp_path_factory.mktemp("sees") / "merged"
+    return eyes.finish(tiny_dir, stages["finetune"], tower_dir, folder)
+
+
+def test_a_chat_in_a_terminal_takes_a_picture(merged, tmp_path):
+    cards.draw("生日", seed=1).save(tmp_path / "card.png")
+    sink = io.StringIO()
+    talk = {"source": io.StringIO("给姐姐写一句祝福\n"), "sink": sink, "max_new_tokens": 5, "system": ""}
+    terminal.repl(merged, image=tmp_path / "card.png", **talk)
+    model, tokenizer = inference.load(merged)
+    chat = eyes.ask("给姐姐写一句祝福", pictures.open_picture(tmp_path / "card.png"))
+    (said,) = eyes.answer_all(model, tokenizer, eyes.Eyes.of(merged), [chat], max_new_tokens=5)
+    assert f"模型：{said.text}" in sink.getvalue().translate({ord("\n"): None}) and said.text
+    (tmp_path / "card.png").write_text("a text")
+    assert cli.main(["chat", str(merged), "--image", str(tmp_path / "card.png")]) == 1
+
+
+def test_scores_are_the_same_beside_and_merged(stages, merged, tiny_dir, tower_dir):
     image = cards.draw("生日", seed=1)
     sight = eyes.Eyes.load(stages["finetune"] / "projector", tower_dir)
     model, tokenizer = inference.load(tiny_dir, stages["finetune"] / "llm_adapter", dtype="float32")
@@ -215,7 +236,6 @@ def test_scores_are_the_same_beside_and_merged(stages, tiny_dir, tower_dir, tmp_
     model, tokenizer = inference.load(merged, dtype="float32")
     together = logits(model, tokenizer, eyes.Eyes.of(merged), image)
     assert (beside - together).norm() < 0.03 * beside.norm()  # merged weights are bfloat16
-    inference.switch(model) if hasattr(model, "peft_config") else None
     said = eyes.answer_all(
         model, tokenizer, sight, [eyes.ask("给姐姐写一句祝福", image, wishes.SYSTEM)] * 3, max_new_tokens=5
     )
