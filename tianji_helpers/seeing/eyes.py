@@ -88,7 +88,7 @@ class Eyes:
         ]
         encoded = []
         for chat, picture in zip(marked, pictures, strict=True):
-            before, after = inference.prompt(tokenizer, chat).split(rows.MARK)
+            before, after = inference.checked_prompt(tokenizer, chat).split(rows.MARK)
             first, second = (tokenizer(part, add_special_tokens=False).input_ids for part in (before, after))
             encoded.append([*first, *[inference.PICTURE] * len(picture), *second])
         longest = max(map(len, encoded))

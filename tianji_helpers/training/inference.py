@@ -341,8 +341,8 @@ def stream(
 
     model: as ``load`` returns it, or a ``llama.Model``, which takes no ``encode``. temperature: 0 takes the
     likeliest token each time; above, tokens are drawn. timeout: seconds to wait for a piece. encode: as
-    ``answer_all`` takes it. Leaving the iterator early stops the generation. Raises CourseError for a chat that holds template tokens, if the generation fails, or if
-    nothing comes for ``timeout`` seconds.
+    ``answer_all`` takes it. Leaving the iterator early stops the generation. Raises CourseError for a chat
+    that holds template tokens, if the generation fails, or if nothing comes for ``timeout`` seconds.
     """
     if isinstance(model, llama.Model):
         ids = tokenizer(checked_prompt(tokenizer, chat), add_special_tokens=False).input_ids

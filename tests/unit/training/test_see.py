@@ -13,7 +13,8 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.seeing import cards, eyes, material, measure, pictures, rows, tower
 from tianji_helpers.training import configs, inference, launch, xtuner_compat
 from tianji_helpers.training.fast import operations
-from tianji_toolbox import cli, terminal
+from tianji_toolbox import cli
+from tianji_toolbox.shipping import terminal
 
 pytestmark = pytest.mark.slow
 
