@@ -132,7 +132,10 @@ def shaped(value: Any, kind: Any, where: str) -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         said, _, path = str(error).partition(" - at `$")
-        places = [field or int(number) for field, number in re.findall(r"\.(\w+)|\[(\d+)\]", path)]
+        places = [
+            field or int(number)
+            for field, number in re.findall(r"\.(\w+)|\[(\d+)\]", path.partition("[.")[0])
+        ]
         for place in places:
             value = value[place]
         shown = [f"第 {place + 1} 项" if isinstance(place, int) else place for place in places]
