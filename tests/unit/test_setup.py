@@ -74,7 +74,7 @@ def test_conda_gets_the_same_environment():
     assert python == f"python={first[1]}"
     # what the Makefile installs after the lock, environment.yml and the README tell people to install
     steps = re.findall(r"\(BIN\)/python -m pip install --quiet (--no-deps .*)", makefile())
-    steps = [step for step in steps if "teacher" not in step]  # an addition, for `make teacher`
+    steps = [step for step in steps if not re.search("teacher|vision", step)]  # additions: `make teacher`, …
     assert len(steps) == 2
     for step in steps:
         assert f"#   pip install {step}\n" in text

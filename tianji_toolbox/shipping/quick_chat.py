@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from tianji_helpers import llama, records
@@ -34,7 +35,7 @@ def load(
     llama.cpp does not know, no room for its file) one of transformers, after a line that says why.
     """
     folder = inspection.inspect_model(model_dir)
-    if device != "cpu" or adapters:
+    if device != "cpu" or adapters or find_spec("xllamacpp") is None:  # a demo platform has none
         return inference.load(model_dir, adapters, device=device)
     tokenizer = inference.load_tokenizer(folder)
     try:

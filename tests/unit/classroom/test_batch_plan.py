@@ -75,7 +75,7 @@ def test_the_page_of_choices_has_a_line_for_every_one_of_them():
     [
         ({"notebook": ["toy"]}, "不认识的字段 notebook（可用：notebooks"),
         ({"notebooks": []}, "notebooks 是空的"),
-        ({"notebooks": ["07"]}, "笔记本 07 找不到"),
+        ({"notebooks": ["08"]}, "笔记本 08 找不到"),
         ({"notebooks": ["../toy2"]}, "笔记本 ../toy2 找不到"),
         ({"notebooks": ["toy", "toy"]}, "toy 写了两次"),
         ({"parameters": {"sede": 1}}, "没有叫 sede 的参数.*seed"),

@@ -58,7 +58,11 @@ def run(tmp_path, monkeypatch):
     measured = {"loss": 4.494, "figures": found, "rows": [{}] * 32}
     metrics = {"task": "wishes", "base_model": "gemma-3-270m", "before": measured}
     better = {"value": 0.94, "low": 0.88, "high": 0.99}
-    found = {"faultless": better, "quality": {"value": 0.213, "low": 0.2, "high": 0.22}}
+    found = {
+        "faultless": better,
+        "fault_unstopped": never,
+        "quality": {"value": 0.213, "low": 0.2, "high": 0.22},
+    }
     after = measured | {"loss": 1.2, "figures": found}
     records.write_json(trained / "metrics.json", metrics | {"after": after})
     rows = [{"request": "祝姐姐生日|快乐", "before": "祝你\n" * 60, "after": "姐姐，生日快乐！"}]
