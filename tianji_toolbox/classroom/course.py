@@ -96,7 +96,8 @@ def run_course(
             if not is_done(lesson):
                 _try_parameters(lesson, run)
         for lesson in lessons:
-            label = f"[{files.index(lesson.path) + 1}/{len(files)}] {lesson.name}"
+            number = files.index(lesson.path) + 1
+            label = f"[{number}/{max(number, len(_usual(files)))}] {lesson.name}"
             if is_done(lesson):
                 print(f"{label}：之前已经完成，跳过", flush=True)
                 continue
@@ -127,13 +128,17 @@ def read(file: Path) -> nbformat.NotebookNode:
         ) from error
 
 
+def _usual(files: list[Path]) -> list[Path]:
+    return [file for file in files if file.stem[:2] not in ADDED]
+
+
 def _choose(files: list[Path], only: str | None, start: str | None) -> list[Path]:
     wanted = only or start
     if not wanted:
-        return [file for file in files if file.stem[:2] not in ADDED]
+        return _usual(files)
     for index, file in enumerate(files):
         if wanted.zfill(2) in (file.stem[:2], file.stem):
-            return [file] if only else files[index:]
+            return [file] if only else [file, *_usual(files[index + 1 :])]
     numbers = "、".join(file.stem[:2] for file in files)
     raise CourseError(f"没有编号为 {wanted} 的课。可选：{numbers}。")
 

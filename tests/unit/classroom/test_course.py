@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import doctor
+from tianji_toolbox.classroom import course as course_module
 from tianji_toolbox.classroom.course import run_course
 
 pytestmark = pytest.mark.slow
@@ -115,6 +116,18 @@ def test_only_and_from_run_even_what_is_done(course):
     assert course(start="02") == ["02_read"]
     with pytest.raises(CourseError, match="没有编号为 09 的课。可选：01、02"):
         course(only="09")
+
+
+def test_the_added_lesson_runs_by_its_number_only():
+    files = course_module.find_notebooks()
+
+    def chosen(**choice):
+        return [
+            file.stem[:2] for file in course_module._choose(files, choice.get("only"), choice.get("start"))
+        ]
+
+    assert chosen() == ["01", "02", "03", "04", "05", "06"] and chosen(start="05") == ["05", "06"]
+    assert chosen(only="07") == chosen(start="07") == ["07"]
 
 
 @pytest.mark.parametrize(
