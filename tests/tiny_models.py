@@ -24,6 +24,14 @@ def save(folder: Path, tokenizer, model_type: str, **settings) -> Path:
     return folder
 
 
+def link(model_dir: Path, folder: Path) -> Path:
+    """Make a folder that holds a model's files, so that others may stand in it and beside it."""
+    folder.mkdir()
+    for file in model_dir.iterdir():
+        (folder / file.name).symlink_to(file)
+    return folder
+
+
 def save_qwen3(folder: Path, tokenizer) -> Path:
     """Write Qwen3 as the hub lays it out, with a template that thinks, and prepare it as the course does."""
     from tianji_helpers.training import models

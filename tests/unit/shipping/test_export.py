@@ -45,10 +45,7 @@ def tokenizer(base_dir):
 @pytest.fixture(scope="module")
 def merged(base_dir, tmp_path_factory):
     """The base model as if it were a merged one: beside it stands what the course recorded."""
-    folder = tmp_path_factory.mktemp("export") / "merged"
-    folder.mkdir()
-    for file in base_dir.iterdir():
-        (folder / file.name).symlink_to(file)
+    folder = tiny_models.link(base_dir, tmp_path_factory.mktemp("export") / "merged")
     parameters = {"task": "wishes", "base_model": "gemma-3-270m", "system": SYSTEM}
     records.write_provenance(folder, stage="06_merge_chat", parameters=parameters)
     return folder

@@ -26,11 +26,7 @@ NEAR = 0.1  # logits; the first two of a step are nearer to each other once in s
 @pytest.fixture(scope="module")
 def folder(base_dir, tmp_path_factory):
     """The base model, where a file may be put beside it."""
-    place = tmp_path_factory.mktemp("quick") / "merged"
-    place.mkdir()
-    for file in base_dir.iterdir():
-        (place / file.name).symlink_to(file)
-    return place
+    return tiny_models.link(base_dir, tmp_path_factory.mktemp("quick") / "merged")
 
 
 @pytest.fixture(scope="module")

@@ -262,10 +262,14 @@ def test_a_larger_model_keeps_each_matrix_once_and_learns_the_same(build, monkey
 def test_a_larger_model_answers_by_what_it_keeps_and_packs_nothing(build, monkeypatch):
     monkeypatch.setattr(acceleration, "LEAN_FROM", 0)
     layer = next(module for module in build(fused=True).modules() if isinstance(module, Linear4bit))
-    x = torch.randn(3, layer.base_layer.in_features)
+    x, called = torch.randn(3, layer.base_layer.in_features), []
+    original = operations.LinearsWithAdapters.apply
+    monkeypatch.setattr(
+        operations.LinearsWithAdapters, "apply", lambda *args: called.append(1) or original(*args)
+    )
     with torch.no_grad():
         torch.testing.assert_close(layer.eval()(x), layer.train()(x))
-        assert "_weight_before_packing" not in layer.base_layer.__dict__
+        assert len(called) == 2 and "_weight_before_packing" not in layer.base_layer.__dict__
 
 
 def test_no_weight_keeps_the_models_file_in_memory(qwen2_dir, tmp_path):
