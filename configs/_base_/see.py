@@ -38,7 +38,10 @@ model = dict(
     llm=model.llm,
     visual_encoder=dict(type=load_tower, pretrained_model_name_or_path=tower_dir, torch_dtype=torch.bfloat16),
 )
-train_dataloader.update(dict(batch_size=16, collate_fn=dict(type=join_seen)))
+# a batch's features are 20 MB to read: workers do that while the GPU computes
+train_dataloader.update(
+    dict(batch_size=16, num_workers=4, persistent_workers=True, collate_fn=dict(type=join_seen))
+)
 train_dataloader.dataset.update(
     dict(
         type=SeenRows,

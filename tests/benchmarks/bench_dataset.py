@@ -51,6 +51,7 @@ def main() -> None:
     for rows, folder in folders.items():
         if args.what != "recall" and not (folder / "done").exists():
             print(f"{rows:,} rows written in {dataset_rows.make(rows, folder / 'rounds'):.0f} s", flush=True)
+            child("merge", folder)  # what the cleaning reads
             (folder / "done").touch()
     if args.what in ("merge", None):
         table("merge", folders, {"the original's loop": "original", "tianji merge": "merge"}, args.repeat)
@@ -107,7 +108,8 @@ def child(call: str, folder: Path) -> dict:
         if path.exists():
             path.read_bytes()
     call, _, checkout = call.partition("@")
-    environment = os.environ | ({"PYTHONPATH": checkout} if checkout else {})
+    search = [checkout, *filter(None, [os.environ.get("PYTHONPATH")])]  # what an earlier one needs besides
+    environment = os.environ | ({"PYTHONPATH": os.pathsep.join(search)} if checkout else {})
     command = [sys.executable, __file__, "one", "--run", call, "--folder", str(folder)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     return json.loads(done.stdout)

@@ -1,9 +1,11 @@
 """The rows that ``bench_dataset.py`` measures with, and the near duplicates that it plants."""
 
 import random
+import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a script, not a test: pytest would know the folder
 from phrasebook import Phrasebook, dirt
 
 from tianji_helpers import records, wishes

@@ -6,14 +6,19 @@
 rank 64 on all matrices but the head, 4 rows of 2,048 tokens packed with TRL's own best-fit, 4 such
 batches an update, bfloat16, gradient checkpointing. ``sdpa`` is transformers' default attention;
 ``flash`` is what TRL recommends for packing, FlashAttention 2 on variable lengths (flash-attn comes as
-source only; PyTorch has the same kernels); ``+liger`` turns on TRL's ``use_liger_kernel``.
-Prints one JSON line. TRL is not in the lock: ``pip install trl==1.16.0``.
+source only; PyTorch has the same kernels); ``+liger`` turns on TRL's ``use_liger_kernel``; ``unsloth``
+lets Unsloth load the model, lay its adapter on and patch TRL, with its own gradient checkpointing.
+Prints one JSON line. Neither is in the lock: ``pip install trl==1.16.0``, or ``unsloth==2026.10.9`` in an
+environment of its own (it wants other versions).
 """
 
 import json
 import statistics
 import sys
 import time
+
+if "unsloth" in sys.argv[3]:
+    from unsloth import FastLanguageModel  # patches what is imported after it
 
 import torch
 from datasets import Dataset
@@ -54,16 +59,17 @@ class Clock(TrainerCallback):
         self.times.append(time.perf_counter())
 
 
-def main(model_dir: str, rows: str, choices: str, updates: str) -> None:
-    template = PROMPT_TEMPLATE.internlm2_chat
-    examples = [
-        {
-            "prompt": template.SYSTEM.format(system=turn["system"])
-            + template.INSTRUCTION.format(input=turn["input"]),
-            "completion": turn["output"] + template.SUFFIX,
-        }
-        for turn in records.read_conversations(rows)
-    ]
+def load(model_dir: str, choices: str):
+    """Return a model in 4 bits, and the adapter that TRL is to lay on it, if it has none yet."""
+    rank = {"r": 64, "lora_alpha": 16}
+    if "unsloth" in choices:
+        model, _ = FastLanguageModel.from_pretrained(
+            model_dir, max_seq_length=2048, dtype=torch.bfloat16, load_in_4bit=True, local_files_only=True
+        )
+        parts = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+        return FastLanguageModel.get_peft_model(
+            model, **rank, target_modules=parts, use_gradient_checkpointing="unsloth"
+        ), None
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
@@ -76,12 +82,26 @@ def main(model_dir: str, rows: str, choices: str, updates: str) -> None:
     if "flash" in choices:
         AttentionInterface.register("flash_attention_2", flash_attention)
         model.config._attn_implementation = "flash_attention_2"
+    return model, LoraConfig(**rank, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def main(model_dir: str, rows: str, choices: str, updates: str) -> None:
+    template = PROMPT_TEMPLATE.internlm2_chat
+    examples = [
+        {
+            "prompt": template.SYSTEM.format(system=turn["system"])
+            + template.INSTRUCTION.format(input=turn["input"]),
+            "completion": turn["output"] + template.SUFFIX,
+        }
+        for turn in records.read_conversations(rows)
+    ]
+    model, adapter = load(model_dir, choices)
     clock = Clock()
     trainer = SFTTrainer(
         model,
         train_dataset=Dataset.from_list(examples),
         processing_class=AutoTokenizer.from_pretrained(model_dir),
-        peft_config=LoraConfig(r=64, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
+        peft_config=adapter,
         callbacks=[clock],
         args=SFTConfig(
             output_dir="/tmp/peer_trl",
@@ -89,7 +109,7 @@ def main(model_dir: str, rows: str, choices: str, updates: str) -> None:
             packing=True,
             per_device_train_batch_size=4,
             gradient_accumulation_steps=4,
-            gradient_checkpointing=True,
+            gradient_checkpointing="unsloth" not in choices,  # it has its own
             bf16=True,
             use_liger_kernel="liger" in choices,
             learning_rate=2e-4,

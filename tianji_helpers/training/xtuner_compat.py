@@ -236,7 +236,8 @@ class LLaVAModel(_CourseLoss, _LLaVAModel):
         ids = torch.arange(0, embedding.num_embeddings, 101, device=embedding.weight.device)
         first, last = self.projector.model[0], self.projector.model[-1]
         said = self.projector(torch.randn(256, first.in_features, device=first.weight.device))
-        last.weight *= embedding(ids).float().norm(dim=1).mean() / said.norm(dim=1).mean()
+        heard = embedding(ids).float().norm(dim=1).mean().item()  # a quantized model is on the GPU by now
+        last.weight *= heard / said.norm(dim=1).mean()
 
     def _prepare_llm_for_lora(self, lora_config, use_activation_checkpointing=True):
         if not self.fused:
