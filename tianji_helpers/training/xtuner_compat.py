@@ -141,6 +141,7 @@ class _CourseLoss:
         apply()
         self.fused = fused  # asked for while XTuner's own __init__ runs
         super().__init__(*args, **kwargs)
+        inference.multiply_head_once(self._causal_lm())
         if fused:
             self.answer_loss = acceleration.accelerate(self.llm, self._causal_lm(), recompute_share)
 

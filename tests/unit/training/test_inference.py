@@ -107,6 +107,22 @@ def test_adapters_are_switched_on_one_base(tiny_dir, adapter_dir, tmp_path):
     assert model.get_base_model().model.embed_tokens.weight.data_ptr() == weights
 
 
+def test_a_frozen_head_multiplies_a_batch_once(tiny_dir, adapter_dir):
+    model, tokenizer = inference.load(tiny_dir, adapter_dir, dtype="bfloat16")
+    batch = tokenizer(["祝姐姐", "祝妈妈"], return_tensors="pt").to(model.device)
+    head, products = model.get_output_embeddings(), []
+
+    def note(module, inputs, output):
+        with torch.profiler.profile() as found, torch.inference_mode():
+            torch.nn.functional.linear(inputs[0], module.weight)
+        products.append({event.name for event in found.events()} & {"aten::bmm", "aten::mm"})
+
+    head.register_forward_hook(note)
+    with torch.inference_mode():
+        model(**batch, logits_to_keep=1)
+    assert products == [{"aten::mm"}]
+
+
 def test_switching_to_an_adapter_that_was_not_loaded_lists_those_there_are(tiny_dir, adapter_dir):
     model, _ = inference.load(tiny_dir, {"甲": adapter_dir})
     with pytest.raises(CourseError, match="没有叫 乙 的适配器。已加载：甲"):
