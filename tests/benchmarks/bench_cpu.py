@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import statistics
-import time
 from pathlib import Path
 
 import torch
@@ -25,18 +24,6 @@ from tianji_helpers import paths
 from tianji_helpers.training import configs, estimate, inference, launch
 
 CONFIG = paths.CONFIGS / "wishes_gemma3_270m_cpu.py"
-
-
-def matmul_rate(dtype: str, size: int = 2048, seconds: float = 3.0) -> float:
-    """Return this CPU's FLOP/s on products of large random matrices: the median of some seconds."""
-    a, b = (torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2))
-    a @ b
-    times, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        started = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - started)
-    return 2 * size**3 / statistics.median(times)
 
 
 def main() -> None:
@@ -61,14 +48,14 @@ def main() -> None:
     heads = hf["num_hidden_layers"] * hf["num_attention_heads"] * hf["head_dim"]
     flops = estimate.flops_per_token(config) - 4 * unneeded + 2 * 2 * 3 * heads * pairs / tokens
 
-    before = matmul_rate(dtype)
+    before = estimate.matmul_rate(dtype, seconds=3.0)
     used = os.times()
     options = {"custom_hooks.1.max_new_tokens": 1}
     result = launch.train(
         config, args.folder / "work", cfg_options=options, device="cpu", report=lambda _: None
     )
     cpu = os.times().children_user + os.times().children_system - used.children_user - used.children_system
-    rate = statistics.mean((before, matmul_rate(dtype)))
+    rate = statistics.mean((before, estimate.matmul_rate(dtype, seconds=3.0)))
 
     batch = cfg.train_dataloader.batch_size
     seconds = statistics.mean(point["time"] for point in result.curve[1:])

@@ -23,7 +23,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -235,19 +234,6 @@ def train_peer(model_dir: Path, rows: Path, choices: str, updates: int) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def matmul_rate(size: int = 8192) -> float:
-    """Return this card's bf16 FLOP/s on a large product of random matrices."""
-    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    for _ in range(3):
-        a @ b
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(10):
-        a @ b
-    torch.cuda.synchronize()
-    return 10 * 2 * size**3 / (time.perf_counter() - started)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", choices=SHAPES, default="internlm2-chat-7b")
@@ -264,7 +250,7 @@ def main() -> None:
     args = parser.parse_args()
     gpus = int(os.environ.get("NPROC_PER_NODE", "1"))
     model_dir = make_model(args.model, args.folder / args.model, args.tokenizer, args.layers)
-    rate = matmul_rate() if torch.cuda.is_available() else float("nan")
+    rate = estimate.matmul_rate("bfloat16", "cuda") if torch.cuda.is_available() else float("nan")
     for run in args.run:
         kind, *numbers = run.split(":")
         config = args.folder / f"{kind}.py"

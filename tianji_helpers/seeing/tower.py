@@ -192,8 +192,7 @@ def load(pretrained_model_name_or_path: str | Path, **kwargs: Any) -> PreTrained
 
     place = paths.resolve(pretrained_model_name_or_path)
     if not (place / "config.json").is_file():
-        repair = f"请运行 tianji prepare-model {place.name}。" if place.name in models.CATALOGUE else _REPAIR
-        raise CourseError(f"{paths.told(place)} 里没有视觉塔（缺 config.json）。{repair}")
+        raise models.no_tower(place)
     kind = records.read_json(place / "config.json").get("model_type")
     kinds = {LiteConfig.model_type: LiteTower, "clip": CLIPVisionModel, "clip_vision_model": CLIPVisionModel}
     if kind not in kinds:

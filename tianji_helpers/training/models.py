@@ -169,6 +169,12 @@ def locate(name: str) -> Path:
     return model.folder
 
 
+def no_tower(folder: Path) -> CourseError:
+    """Return what to say where a vision tower should be and is none."""
+    known = f"tianji prepare-model {folder.name}" if folder.name in CATALOGUE else "make vision（下载 17 MB）"
+    return CourseError(f"{paths.told(folder)} 里没有视觉塔（缺 config.json）。请运行 {known}。")
+
+
 def recorded(folder: str | Path) -> dict:
     """Return what the provenance beside a folder says of it; nothing inside the folder is believed."""
     return records.provenance(paths.resolve(folder)).get("parameters", {})

@@ -41,12 +41,12 @@ def prepare_model(name, **origin) -> None:
 
 @arg.command(*_CONFIG, arg.whole("--devices", "几张卡", 1, least=1, most=10_000))
 def estimate(config, cfg_options, **machine) -> int:
-    """估算一个配置训练时要多少显存，看这台机器放不放得下"""
+    """估算一个配置训练时要多少显存、多久，看这台机器放不放得下"""
     from tianji_helpers.training import estimate
 
     result = estimate.estimate(config, _read_options(cfg_options), **machine)
     available = estimate.available_gb(result.on_gpu)
-    print(f"{result}\n{estimate.verdict(result, available)}")
+    print(f"{result}\n{estimate.verdict(result, available)}\n{estimate.minutes(result, machine['devices'])}")
     return 1 if available is not None and available < result.total_gb else 0
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
+from tianji_helpers.seeing import material
 from tianji_helpers.training import configs, estimate
 from tianji_toolbox import cli
 
@@ -143,11 +145,61 @@ def test_on_a_cpu_the_computing_type_and_the_size_of_the_model_count(
     assert parts("float32")["展开的权重"] < wide["展开的权重"] / 4  # once, in bfloat16, without the head
 
 
+@pytest.fixture
+def seeing(shaped, tmp_path):
+    """Options of a config for InternLM2-1.8B behind CLIP-L/14 at 336, 40 cards; a tower of shape only."""
+    clip = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+    clip |= {"model_type": "clip_vision_model", "image_size": 336, "patch_size": 14}
+    records.write_json(tmp_path / "clip" / "config.json", clip)
+    drawn = [{"image": f"{number}.png", "scene": "生日"} for number in range(40)]
+    records.write_json(tmp_path / "rows.json", material.captions(drawn))
+    return {
+        "model_dir": shaped_dir(shaped, INTERNLM2_1_8B),
+        "data_path": tmp_path / "rows.json",
+        "model.visual_encoder.pretrained_model_name_or_path": str(tmp_path / "clip"),
+        "max_epochs": 2,
+    }
+
+
+def test_of_a_model_that_sees_the_first_stage_trains_the_projector_only(seeing):
+    first, second = (
+        estimate.estimate(f"configs/see_internlm2_chat_1_8b_{stage}.py", seeing)
+        for stage in ("pretrain", "finetune")
+    )
+    projector = 1024 * 2048 + 2048 + 2048 * 2048 + 2048
+    assert first.parts["投影层"] == first.parts["梯度"] == pytest.approx(projector * 4 / 1e9)
+    assert first.parts["优化器状态"] == pytest.approx(projector * 8 / 1e9)
+    assert not {"适配器", "四比特权重"} & first.parts.keys()
+    assert first.parts["视觉塔"] == pytest.approx(0.607, rel=0.01)  # 303.5 million in bfloat16
+    assert second.parts["梯度"] == pytest.approx(second.parts["适配器"] + projector * 4 / 1e9)
+    assert second.parts["四比特权重"] < first.parts["其余权重"] / 3
+    assert first.parts["激活值"] < second.parts["激活值"]  # frozen matrices keep no inputs
+    row = 576 + len(wishes.SYSTEM) + len("<image>\n" + material.QUESTION + "生日") + 20
+    assert first.tokens == second.tokens == 16 * row
+    layers = 24 * (2048 * 4096 + 2048 * 2048 + 3 * 2048 * 8192)
+    assert first.flops == pytest.approx(2 * 40 * row * 4 * layers, rel=0.01)
+    assert "PFLOP" in estimate.minutes(first)
+
+
+def test_how_long_it_takes_is_measured_or_said_to_be_unknown(seeing, tiny_dir, rows_file):
+    options = {"model_dir": tiny_dir, "data_path": rows_file, "dtype": "float32"}
+    here = estimate.estimate("configs/wishes_gemma3_270m_cpu.py", options)
+    assert "按这台机器的速度约 0.0 分钟" in estimate.minutes(here)
+    gone = estimate.estimate("configs/see_internlm2_chat_1_8b_pretrain.py", seeing | {"data_path": "none"})
+    assert gone.tokens == 16 * 2048 and "训练数据还不在" in estimate.minutes(gone)
+
+
+def test_a_missing_tower_is_named(seeing):
+    seeing["model.visual_encoder.pretrained_model_name_or_path"] = "none/clip-vit-large-patch14-336"
+    with pytest.raises(CourseError, match="tianji prepare-model clip-vit-large-patch14-336"):
+        estimate.estimate("configs/see_internlm2_chat_1_8b_pretrain.py", seeing)
+
+
 def test_command_prints_the_parts_and_the_verdict(shaped, capsys):
     config = shaped(INTERNLM2_1_8B)
     status = cli.main(["estimate", str(config), "--cfg-options", "model.recompute_share=1"])
     printed = capsys.readouterr().out
-    assert "四比特权重" in printed and "GB 显存" in printed
+    assert "四比特权重" in printed and "GB 显存" in printed and "训练数据还不在" in printed
     if not torch.cuda.is_available():
         assert status == 0 and "这台机器上没有 GPU" in printed
 
