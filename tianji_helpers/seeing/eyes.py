@@ -140,6 +140,7 @@ def finish(
     for name, source in {"projector": converted / "projector", "tower": paths.resolve(tower_dir)}.items():
         shutil.rmtree(made / name, ignore_errors=True)
         shutil.copytree(source, made / name)
-    about = {**models.recorded(model_dir), **models.recorded(made), "sees": True}
+    about = {**models.recorded(model_dir), **models.recorded(converted), **models.recorded(made)}
+    about["sees"] = True
     records.write_provenance(made, stage="07_see_wish", parameters=about)
     return made

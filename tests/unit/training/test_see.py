@@ -2,8 +2,10 @@
 
 import copy
 import io
+from typing import NamedTuple
 
 import pytest
+import tiny_models
 import torch
 from mmengine.config import ConfigDict
 from transformers import AutoModelForCausalLM
@@ -11,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.seeing import cards, eyes, material, measure, pictures, rows, tower
-from tianji_helpers.training import configs, inference, launch, xtuner_compat
+from tianji_helpers.training import configs, inference, launch, models, xtuner_compat
 from tianji_helpers.training.fast import operations
 from tianji_toolbox import cli
 from tianji_toolbox.shipping import terminal
@@ -55,15 +57,39 @@ def folder(tower_dir, tmp_path_factory):
     records.write_json(folder / "captions.json", material.captions(trained))
     turns = [{"input": f"祝姐姐{scene}", "output": f"祝姐姐{scene}快乐！"} for scene in SCENES]
     records.write_json(folder / "wishes.json", material.with_cards(turns, trained, repeats=4))
-    loaded = tower.load(tower_dir)
-    images = [one["image"] for one in drawn]
-    rows.compute_features(loaded, tower_dir, folder, images, folder / "features.safetensors", report=str)
+    look(tower_dir, folder, folder / "features.safetensors")
     return folder
 
 
-def settings(folder, tower_dir, **more):
+def look(tower_dir, folder, target, layer=-1):
+    images = [one["image"] for one in records.read_json(folder / "cards.json")]
+    loaded = tower.load(tower_dir)
+    return rows.compute_features(loaded, tower_dir, folder, images, target, select_layer=layer, report=str)
+
+
+class Kind(NamedTuple):
+    """What a model that sees is made of; config: of both stages, without their names."""
+
+    config: str
+    model_dir: object
+    tower_dir: object
+    features: object
+
+
+@pytest.fixture(scope="module", params=["own", "guide"])
+def kind(request, folder, tower_dir, tiny_dir, internlm2_dir, tmp_path_factory):
+    """The lesson's parts, and the original guide's: InternLM2 behind CLIP, by its own GPU configs."""
+    if request.param == "own":
+        return Kind("see_gemma3_270m_cpu", tiny_dir, tower_dir, folder / "features.safetensors")
+    clip = tiny_models.save_clip(tmp_path_factory.mktemp("clip") / "clip")
+    models._keep_tower(clip)
+    features = look(clip, folder, clip.with_name("features.safetensors"), layer=-2)
+    return Kind("see_internlm2_chat_1_8b", internlm2_dir, clip, features)
+
+
+def settings(features, tower_dir, **more):
     return {
-        "train_dataloader.dataset.features": str(folder / "features.safetensors"),
+        "train_dataloader.dataset.features": str(features),
         "model.visual_encoder.pretrained_model_name_or_path": str(tower_dir),
         "dtype": "float32",
         **more,
@@ -71,20 +97,21 @@ def settings(folder, tower_dir, **more):
 
 
 @pytest.fixture(scope="module")
-def stages(folder, tower_dir, tiny_dir, tmp_path_factory):
-    """Both stages through XTuner; returns the folders that they leave, converted."""
+def stages(folder, kind, tmp_path_factory):
+    """Both stages through XTuner; returns the folders that they leave, converted, and the second's result."""
     out = tmp_path_factory.mktemp("stages")
     made = {}
     for stage, file in {"pretrain": "captions.json", "finetune": "wishes.json"}.items():
-        more = {"model_dir": tiny_dir, "data_path": folder / file, "max_iters": 8, "every_n_iters": 8}
-        options = settings(folder, tower_dir, **more)
+        more = {"model_dir": kind.model_dir, "data_path": folder / file, "max_iters": 8, "every_n_iters": 8}
+        options = settings(kind.features, kind.tower_dir, **more)
+        options["env_cfg.dist_cfg.backend"] = "gloo"
         if stage == "finetune":
             options["model.projector_dir"] = str(made["pretrain"] / "projector")
         config = out / f"{stage}.py"
-        cfg = configs.load_config(f"configs/see_gemma3_270m_cpu_{stage}.py", options)
+        cfg = configs.load_config(f"configs/{kind.config}_{stage}.py", options)
         cfg.dump(str(config))
-        result = launch.train(config, out / stage, report=str)
-        made[stage] = eyes.convert(config, result.checkpoint, out / f"{stage}_converted")
+        made["result"] = launch.train(config, out / stage, device="cpu", report=str)
+        made[stage] = eyes.convert(config, made["result"].checkpoint, out / f"{stage}_converted")
     return made
 
 
@@ -196,11 +223,12 @@ def test_a_gate_leaves_its_input_alone(dtype):
     assert torch.allclose(out.float(), expected, atol=1e-5 if dtype is torch.float32 else 2e-2)
 
 
-def test_both_stages_leave_what_the_next_one_needs(stages):
+def test_both_stages_leave_what_the_next_one_needs(stages, merged):
     first, second = stages["pretrain"], stages["finetune"]
     assert (first / "projector" / "model.safetensors").is_file() and not (first / "llm_adapter").exists()
     assert (second / "llm_adapter" / "adapter_model.safetensors").is_file()
     assert not list(first.rglob("projector/*.py")) and not list(second.rglob("projector/*.py"))
+    assert models.recorded(second)["system"] == models.recorded(merged)["system"] == wishes.SYSTEM
 
 
 def logits(model, tokenizer, sight, image):
@@ -209,11 +237,24 @@ def logits(model, tokenizer, sight, image):
         return model(**sight.encode(model, tokenizer, [chat])).logits[0, -1].float()
 
 
+def as_trained(result):
+    """The model of a training, with the weights of its checkpoint as XTuner left them; nothing quantized."""
+    from xtuner.registry import BUILDER
+
+    cfg = configs.load_config(result.config)
+    cfg.model.llm.pop("quantization_config")
+    cfg.model.llm.torch_dtype = cfg.model.visual_encoder.torch_dtype = torch.float32
+    model = BUILDER.build(cfg.model)
+    found = torch.load(result.checkpoint, weights_only=False)["state_dict"]
+    assert not model.load_state_dict(found, strict=False).unexpected_keys
+    return model.eval()
+
+
 @pytest.fixture(scope="module")
-def merged(stages, tiny_dir, tower_dir, tmp_path_factory):
+def merged(stages, kind, tmp_path_factory):
     """The folder of a model that sees."""
     folder = tmp_path_factory.mktemp("sees") / "merged"
-    return eyes.finish(tiny_dir, stages["finetune"], tower_dir, folder)
+    return eyes.finish(kind.model_dir, stages["finetune"], kind.tower_dir, folder)
 
 
 def test_a_chat_in_a_terminal_takes_a_picture(merged, tmp_path):
@@ -229,11 +270,21 @@ def test_a_chat_in_a_terminal_takes_a_picture(merged, tmp_path):
     assert cli.main(["chat", str(merged), "--image", str(tmp_path / "card.png")]) == 1
 
 
-def test_scores_are_the_same_beside_and_merged(stages, merged, tiny_dir, tower_dir):
+def test_scores_are_the_same_trained_converted_and_merged(stages, merged, kind, tmp_path):
     image = cards.draw("生日", seed=1)
-    sight = eyes.Eyes.load(stages["finetune"] / "projector", tower_dir)
-    model, tokenizer = inference.load(tiny_dir, stages["finetune"] / "llm_adapter", dtype="float32")
+    sight = eyes.Eyes.load(stages["finetune"] / "projector", kind.tower_dir)
+    model, tokenizer = inference.load(kind.model_dir, stages["finetune"] / "llm_adapter", dtype="float32")
     beside = logits(model, tokenizer, sight, image)
+    trained = as_trained(stages["result"])
+    before = eyes.Eyes(sight.tower, kind.tower_dir, trained.projector, sight.select_layer)
+    assert torch.allclose(logits(trained.llm, tokenizer, before, image), beside, atol=1e-4)
+    plain, _ = inference.load(kind.model_dir, dtype="float32")
+    assert (logits(plain, tokenizer, sight, image) - beside).norm() > 0.05 * beside.norm()
+    exact = launch.merge(
+        kind.model_dir, stages["finetune"] / "llm_adapter", tmp_path / "exact", dtype="float32"
+    )
+    model, tokenizer = inference.load(exact, dtype="float32")
+    assert torch.allclose(logits(model, tokenizer, sight, image), beside, atol=1e-4)
     model, tokenizer = inference.load(merged, dtype="float32")
     together = logits(model, tokenizer, eyes.Eyes.of(merged), image)
     assert (beside - together).norm() < 0.03 * beside.norm()  # merged weights are bfloat16
@@ -253,9 +304,9 @@ def test_scores_are_the_same_beside_and_merged(stages, merged, tiny_dir, tower_d
     assert streamed.strip() == said[0].text
 
 
-def test_a_chat_has_exactly_one_picture_and_a_tower_that_fits(stages, tiny_dir, tower_dir, tmp_path):
-    model, tokenizer = inference.load(tiny_dir)
-    sight = eyes.Eyes.load(stages["pretrain"] / "projector", tower_dir)
+def test_a_chat_has_exactly_one_picture_and_a_tower_that_fits(stages, kind, tmp_path):
+    model, tokenizer = inference.load(kind.model_dir)
+    sight = eyes.Eyes.load(stages["pretrain"] / "projector", kind.tower_dir)
     image = cards.draw("生日")
     chat = eyes.ask("给姐姐写一句祝福", image)
     with pytest.raises(CourseError, match="有 0 张图片"):
@@ -269,7 +320,7 @@ def test_a_chat_has_exactly_one_picture_and_a_tower_that_fits(stages, tiny_dir, 
     with pytest.raises(CourseError, match="每个词元 40 个数，投影层要 48 个"):
         eyes.Eyes.load(stages["pretrain"] / "projector", tmp_path / "other")
     with pytest.raises(CourseError, match=r"没有投影层.*第 7 课"):
-        eyes.Eyes.of(tiny_dir)
+        eyes.Eyes.of(kind.model_dir)
 
 
 def test_features_of_other_pictures_are_refused(folder, tokenizer, tmp_path):
@@ -314,7 +365,9 @@ def test_a_short_training_looks_and_its_shuffled_control_fails(
 
 
 def test_a_training_of_a_card_that_is_missing_ends_before_it_starts(folder, tower_dir, tiny_dir, tmp_path):
-    options = settings(folder, tower_dir, model_dir=tiny_dir, data_path=tmp_path / "none.json")
+    options = settings(
+        folder / "features.safetensors", tower_dir, model_dir=tiny_dir, data_path=tmp_path / "none.json"
+    )
     with pytest.raises(CourseError, match=r"none\.json 不存在"):
         launch.train(
             "configs/see_gemma3_270m_cpu_pretrain.py", tmp_path / "work", cfg_options=options, report=str
