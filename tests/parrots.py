@@ -26,51 +26,51 @@ def teach(
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = _tokenizer([*pieces, *others])
-    size = 4 * -(-len(tokenizer) // 4)
+    known = tokenizer([*pieces, *others])
+    size = 4 * -(-len(known) // 4)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(known),
         hidden_size=size,
         intermediate_size=size,
         num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=4096,
         tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=known.bos_token_id,
+        eos_token_id=known.eos_token_id,
+        pad_token_id=known.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    start = tokenizer("\n")["input_ids"][-1]  # what the chat template ends with
-    said, aside = (tokenizer.convert_tokens_to_ids(list(answer)) for answer in (pieces, others))
-    steps = [start, *said, tokenizer.eos_token_id if ends else said[0]], [*aside, tokenizer.eos_token_id]
+    start = known("\n")["input_ids"][-1]  # what the chat template ends with
+    said, aside = (known.convert_tokens_to_ids(list(answer)) for answer in (pieces, others))
+    steps = [start, *said, known.eos_token_id if ends else said[0]], [*aside, known.eos_token_id]
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-        model.model.embed_tokens.weight.copy_(torch.eye(len(tokenizer), size))
+        model.model.embed_tokens.weight.copy_(torch.eye(len(known), size))
         model.lm_head.weight.zero_()
         for chain in steps:
             for before, after in itertools.pairwise(chain):
                 model.lm_head.weight[after, before] = 10.0
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    known.save_pretrained(folder)
     return folder
 
 
-def _tokenizer(pieces: Sequence[str]):
+def tokenizer(pieces: Sequence[str]):
     """Return a tokenizer of the 256 bytes, the chat markers and the pieces, with a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>", "<pad>"])
-    tokenizer.add_tokens(list(pieces))
+    made = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<|im_start|>", "<|im_end|>", "<pad>"])
+    made.add_tokens(list(pieces))
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=made,
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         pad_token="<pad>",

@@ -61,6 +61,23 @@ def save_clip(folder: Path) -> Path:
     return folder
 
 
+def give_eyes(folder: Path) -> Path:
+    """Put a random projector and CLIP's tower into a model's folder, as lesson 7 leaves it."""
+    import torch
+    from xtuner.model.modules import ProjectorConfig, ProjectorModel
+
+    from tianji_helpers.training import models
+
+    models._keep_tower(save_clip(folder / "tower"))
+    width = json.loads((folder / "config.json").read_text())["hidden_size"]
+    torch.manual_seed(0)
+    projector = ProjectorModel(ProjectorConfig(visual_hidden_size=48, llm_hidden_size=width, depth=2))
+    with torch.no_grad():
+        projector.model[-1].weight *= 30  # to be heard
+    projector.save_pretrained(folder / "projector")
+    return folder
+
+
 def qwen_tokenizer():
     """Make a tokenizer of Qwen's kind: bytes, no token that begins a text, ``<think>`` in the vocabulary."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

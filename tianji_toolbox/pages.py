@@ -30,11 +30,19 @@ OPTIONS = {
 }
 
 
-def serve(script: str | Path, arguments: Sequence[str], host: str = "127.0.0.1", port: int = 8501) -> None:
+def serve(
+    script: str | Path,
+    arguments: Sequence[str],
+    host: str = "127.0.0.1",
+    port: int = 8501,
+    *,
+    upload_mb: int = 1,
+) -> None:
     """Serve a Streamlit script until Ctrl-C. Does not return: this process becomes the server.
 
     So whatever ends this process ends the page, too. arguments: what the script finds in ``sys.argv[1:]``.
-    port: 0 takes a free one. Raises CourseError if the address cannot be had.
+    port: 0 takes a free one. upload_mb: the most that a visitor may send. Raises CourseError if the address
+    cannot be had.
     """
     port = _free(host, port)
     if host not in LOOPBACK:
@@ -42,6 +50,7 @@ def serve(script: str | Path, arguments: Sequence[str], host: str = "127.0.0.1",
     shown = f"[{host}]" if ":" in host else host
     print(f"页面地址：http://{shown}:{port} （按 Ctrl-C 停下）", flush=True)
     options = {"server.address": host, "server.port": port, **OPTIONS}
+    options["server.maxUploadSize"] = upload_mb
     command = [sys.executable, "-m", "streamlit", "run", str(script)]
     command += [f"--{name}={value}" for name, value in options.items()]
     if "STREAMLIT_SERVER_ALLOWED_HOSTS" not in os.environ:  # for those behind a proxy

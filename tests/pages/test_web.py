@@ -1,13 +1,18 @@
 """The web demo in a real browser: small models that know one answer by heart, and the course's own."""
 
 import re
+import urllib.request
+from urllib.error import HTTPError
 
 import parrots
 import pytest
+import tiny_models
+from PIL import Image
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from playwright.sync_api import expect
 
 from tianji_helpers import wishes
+from tianji_helpers.seeing import cards
 from tianji_helpers.training import inference
 
 PIECES = ("<img src=x onerror=alert(1)> ", "**祝** ", "[福](javascript:alert(1)) ", "$x$ ", ":red[您] ", "😀")
@@ -224,6 +229,31 @@ def test_adapters_are_picked_on_the_page(page, demo):
     send(page).click()
     expect(page.locator(".asked b").first).to_have_text("整句")
     expect(page.locator(".wish").first).to_have_text(SAID.strip())
+
+
+def test_a_picture_is_sent_seen_small_and_answered(page, serve, tmp_path):
+    folder = tiny_models.give_eyes(parrots.teach(tmp_path / "seeing", PIECES))
+    cards.draw("生日").save(tmp_path / "card.png")
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    with serve("web", folder) as url:
+        ready(page, url)
+        place = page.get_by_test_id("stFileUploaderDropzoneInput")
+        place.set_input_files(tmp_path / "card.png")
+        expect(page.get_by_test_id("stImage").locator("img")).to_be_visible()
+        expect(page.get_by_role("combobox", name="为了什么")).to_have_count(0)
+        send(page).click()
+        expect(page.locator(".wish")).to_have_text(SAID.strip())
+        expect(page.locator(".asked").first).to_contain_text("🖼 给")
+        sound(page)
+        place.set_input_files(tmp_path / "bomb.png")
+        expect(page.get_by_test_id("stAlert")).to_contain_text("像素")
+        expect(page.get_by_test_id("stException")).to_have_count(0)
+        for host in (None, "evil.example"):  # another page's script, or another name of this machine
+            sent = urllib.request.Request(f"{url}/_stcore/upload_file/a/b", b"x", method="PUT")
+            if host:
+                sent.add_header("Host", host)
+            with pytest.raises(HTTPError, match="403"):
+                urllib.request.urlopen(sent, timeout=30)
 
 
 WISH = "姐姐生日快乐呀，愿你天天开心🎂"

@@ -12,9 +12,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
+from typing import Any
 
 from tianji_helpers import paths, wishes
 from tianji_helpers.errors import CourseError
+from tianji_helpers.seeing import pictures
 from tianji_helpers.training import inference, inspection, models
 from tianji_toolbox import pages
 from tianji_toolbox.shipping import quick_chat
@@ -32,7 +34,8 @@ class Question:
     """What a visitor asks, checked.
 
     text: at most ``MAX_REQUEST`` characters. temperature: 0 takes the likeliest token each time.
-    top_p: share of the probability that tokens are drawn from. max_new_tokens: limit of the answer.
+    top_p: share of the probability that tokens are drawn from. max_new_tokens: limit of the answer. image: as
+    ``pictures.open_picture`` returns it, for a model that sees.
     Raises CourseError for what is empty, too long, or out of bounds.
     """
 
@@ -40,6 +43,7 @@ class Question:
     temperature: float = 0.8
     top_p: float = 0.9
     max_new_tokens: int = 100
+    image: Any = None
 
     def __post_init__(self):
         object.__setattr__(self, "text", self.text.strip())
@@ -100,7 +104,8 @@ class Studio:
     model_dir: the model. adapters: LoRA folders by name, which take turns on this model; without any
     of them it is the base model. base_dir: the base model of a merged ``model_dir``, loaded beside it.
     ``voices`` are the names to choose from; ``comparable`` says whether there is a base model to
-    compare them with. Raises CourseError if a folder is not what it should be.
+    compare them with, ``sees`` whether it takes pictures. Raises CourseError if a folder is not what it
+    should be.
     """
 
     def __init__(
@@ -115,7 +120,13 @@ class Studio:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._tuned = quick_chat.load(model_dir, self._adapters or None, device=device)
+        self.sees = sees(model_dir)
+        load = quick_chat.load
+        if self.sees:
+            from tianji_helpers.seeing import eyes  # it takes seconds
+
+            self._encode, load = eyes.Eyes.of(model_dir, device=device).encode, inference.load
+        self._tuned = load(model_dir, self._adapters or None, device=device)
         self._base = self._tuned if self._adapters else None
         if base_dir is not None:
             self._base = quick_chat.load(base_dir, device=device)
@@ -136,6 +147,11 @@ class Studio:
         """
         model, tokenizer = self._base if before else self._tuned
         chat = inference.messages(question.text, self._systems[voice])
+        sight = {}
+        if question.image is not None:
+            if before or not self.sees:
+                raise CourseError("这个模型看不了图片。请去掉图片，再试一次。")
+            chat[-1]["image"], sight["encode"] = question.image, self._encode
         with self._line.ticket() as ticket:
             while ahead := self._line.ahead(ticket, patience):
                 yield AnswerState(ahead)
@@ -151,6 +167,7 @@ class Studio:
                     max_new_tokens=question.max_new_tokens,
                     temperature=question.temperature,
                     top_p=question.top_p,
+                    **sight,
                 )
             ) as pieces:
                 for piece in pieces:
@@ -180,7 +197,13 @@ def serve(
         "base_dir": base_dir and paths.resolve(base_dir),
     }
     page = Path(__file__).with_name("web_page.py")
-    pages.serve(page, [json.dumps(arguments, default=str)], host=host, port=port)
+    upload_mb = -(-pictures.LARGEST_FILE // 2**20) if sees(model_dir) else 1
+    pages.serve(page, [json.dumps(arguments, default=str)], host=host, port=port, upload_mb=upload_mb)
+
+
+def sees(model_dir: str | Path) -> bool:
+    """Whether a model's folder has eyes, as lesson 7 leaves it."""
+    return (paths.resolve(model_dir) / "projector").is_dir()
 
 
 def check(

@@ -10,12 +10,17 @@ import traceback
 from contextlib import closing
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from tianji_helpers import wishes
 from tianji_helpers.errors import CourseError
+from tianji_helpers.seeing import material, pictures
 from tianji_toolbox.shipping import demo
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MAX_HISTORY = 20  # questions
 PICK, WRITE = "挑着写", "自己写"
@@ -85,7 +90,7 @@ def serve_visitor(studio: demo.Studio) -> None:
     with st.container():
         answers = say(studio, question, voice, before, candidates)
     past = st.session_state.setdefault("past", [])
-    past.insert(0, (question.text, answers))
+    past.insert(0, (asked(question), answers))
     del past[MAX_HISTORY:]
     st.rerun()
 
@@ -94,6 +99,7 @@ def ask(studio: demo.Studio) -> tuple[demo.Question | None, str, bool, int]:
     """Draw the controls; return the question once the button is pressed, who answers, and how often."""
     matrix = wishes.load()
     with st.container(key="ask"):
+        picture = upload() if studio.sees else None
         how = st.segmented_control(
             "怎样说", [PICK, WRITE], default=PICK, required=True, label_visibility="collapsed"
         )
@@ -101,7 +107,7 @@ def ask(studio: demo.Studio) -> tuple[demo.Question | None, str, bool, int]:
             left, right = st.columns(2)
             recipient = left.selectbox("送给谁", matrix.recipients)
             scenes = [scene for scene in matrix.scenes if matrix.suitable(recipient, scene)]
-            scene = right.selectbox("为了什么", scenes)
+            scene = "" if picture else right.selectbox("为了什么", scenes)  # the picture says it
             style = st.pills(
                 "风格",
                 matrix.styles,
@@ -114,7 +120,8 @@ def ask(studio: demo.Studio) -> tuple[demo.Question | None, str, bool, int]:
                 placeholder="例如：她刚考上研究生,30字以内,称呼她小满",
                 max_chars=200,
             )
-            text = matrix.request(recipient, scene, style) + (f",{told.strip()}" if told.strip() else "")
+            text = matrix.request(recipient, scene, style) if scene else material.request(recipient, style)
+            text += f",{told.strip()}" if told.strip() else ""
         else:
             text = st.text_area(
                 f"想说的话（最多 {demo.MAX_REQUEST} 个字）",
@@ -124,7 +131,7 @@ def ask(studio: demo.Studio) -> tuple[demo.Question | None, str, bool, int]:
         voice = studio.voices[0]
         if len(studio.voices) > 1:
             voice = st.segmented_control("谁来写（适配器）", studio.voices, default=voice, required=True)
-        before = studio.comparable and st.toggle("前后对比：基座模型和微调后的并排写")
+        before = studio.comparable and not picture and st.toggle("前后对比：基座模型和微调后的并排写")
         with st.expander("生成设置"):
             left, right = st.columns(2)
             temperature = left.slider("温度（0 = 每次都选最可能的词）", 0.0, demo.MAX_TEMPERATURE, 0.8, 0.1)
@@ -133,15 +140,32 @@ def ask(studio: demo.Studio) -> tuple[demo.Question | None, str, bool, int]:
             greedy = temperature == 0  # several answers would all be the same
             candidates = right.slider("写几句来挑", 1, demo.MAX_CANDIDATES, 1, disabled=greedy)
         pressed = st.button("送祝福", type="primary", width="stretch")
-    question = demo.Question(text, temperature, top_p, length) if pressed else None
+    question = demo.Question(text, temperature, top_p, length, picture) if pressed else None
     return question, voice, before, 1 if greedy else candidates
+
+
+def upload() -> "Image | None":
+    """Let a visitor send a picture; return it opened, and show it small. What is none is refused in words."""
+    file = st.file_uploader(
+        "贺卡或照片（可以不传）",
+        type=["png", "jpg", "jpeg", "webp", "bmp"],
+        max_upload_size=pictures.LARGEST_FILE // 1_000_000,
+        help="传了图片，模型就看着图写，不用再说是为了什么。图片只在内存里用一次，不保存。",
+    )
+    if file is None:
+        return None
+    picture = pictures.open_picture(file.getvalue(), "上传的文件")  # its own name is a stranger's text
+    small = picture.copy()
+    small.thumbnail((240, 240))
+    st.image(small)
+    return picture
 
 
 def say(
     studio: demo.Studio, question: demo.Question, voice: str, before: bool, candidates: int
 ) -> list[tuple[str, bool, str]]:
     """Let the answers come in; return (label, from the base model, text) of each."""
-    show_asked(question.text)
+    show_asked(asked(question))
     turns = [(voice, False)] * candidates
     cells = [st.container() for _ in turns]
     if before:
@@ -191,6 +215,11 @@ def show_answers(key: str, text: str, answers: list[tuple[str, bool, str]], size
             st.html(card(answer, is_base, size))
             if answer:
                 copy_button()(key=f"copy_{key}_{number}", data=answer)
+
+
+def asked(question: demo.Question) -> str:
+    """Return what was asked, with a mark where there was a picture."""
+    return f"🖼 {question.text}" if question.image else question.text
 
 
 def show_asked(text: str) -> None:

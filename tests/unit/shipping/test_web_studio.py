@@ -1,8 +1,10 @@
 """The demo without its page: checked questions, a fair line, adapters that take turns, and fuzz."""
 
+import io
 import itertools
 import json
 import random
+import re
 import threading
 import time
 from contextlib import closing
@@ -10,8 +12,12 @@ from pathlib import Path
 
 import parrots
 import pytest
+import tiny_models
 
+from tianji_helpers import wishes
 from tianji_helpers.errors import CourseError
+from tianji_helpers.seeing import eyes
+from tianji_helpers.training import inference
 from tianji_toolbox import cli
 from tianji_toolbox.shipping import demo, web_page
 
@@ -59,6 +65,12 @@ def adapter_dir(parrot_dir, tmp_path_factory):
 @pytest.fixture(scope="module")
 def studio(parrot_dir):
     return demo.Studio(parrot_dir)
+
+
+@pytest.fixture(scope="module")
+def seeing_dir(tmp_path_factory):
+    """A parrot with eyes, which says the same of every picture."""
+    return tiny_models.give_eyes(parrots.teach(tmp_path_factory.mktemp("web") / "seeing", PIECES))
 
 
 def final(studio, voice, **options):
@@ -165,14 +177,83 @@ def test_wrong_folders_are_named_before_anything_is_served(parrot_dir, adapter_d
         assert said.err.startswith("错误：") and not said.out
 
 
-@pytest.fixture
-def app(parrot_dir, monkeypatch):
+def test_a_picture_reaches_the_model_and_only_one_that_sees(studio, tmp_path):
+    import torch
+    from PIL import Image
+    from transformers import AutoModelForCausalLM
+
+    folder = tiny_models.give_eyes(tiny_models.save(tmp_path / "m", parrots.tokenizer(PIECES), "llama"))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for part in model.parameters():  # a new one hardly hands anything on from token to token
+        if part.dim() == 2:
+            torch.nn.init.normal_(part, std=0.2)
+    model.save_pretrained(folder)
+    seeing, sight = demo.Studio(folder), eyes.Eyes.of(folder)
+    said = []
+    for colour in ("white", "red"):
+        picture = Image.new("RGB", (64, 64), colour)
+        question = demo.Question("给姐姐写一句祝福", 0.0, max_new_tokens=8, image=picture)
+        *_, last = seeing.answer(demo.TUNED, question)
+        chat = eyes.ask("给姐姐写一句祝福", picture, wishes.SYSTEM)
+        (alone,) = eyes.answer_all(*inference.load(folder), sight, [chat], max_new_tokens=8)
+        assert last.text == alone.text.strip()
+        said.append(last.text)
+    assert said[0] != said[1]
+    with pytest.raises(CourseError, match="看不了图片"):
+        list(studio.answer(demo.TUNED, question))
+
+
+def start_app(model_dir, monkeypatch):
     import streamlit
     from streamlit.testing.v1 import AppTest
 
     streamlit.cache_resource.clear()  # outlives an AppTest, whose components don't
-    monkeypatch.setattr("sys.argv", ["web_page.py", json.dumps({"model_dir": str(parrot_dir)})])
+    monkeypatch.setattr("sys.argv", ["web_page.py", json.dumps({"model_dir": str(model_dir)})])
     return AppTest.from_file(str(Path(web_page.__file__)), default_timeout=60).run()
+
+
+@pytest.fixture
+def app(parrot_dir, monkeypatch):
+    return start_app(parrot_dir, monkeypatch)
+
+
+def png(size, mode="RGB"):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new(mode, size, 1).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_the_page_of_a_model_that_sees_takes_a_picture(app, seeing_dir, monkeypatch):
+    assert not app.file_uploader  # of one that doesn't
+    app = start_app(seeing_dir, monkeypatch)
+    assert len(app.selectbox) == 2
+    app.file_uploader[0].set_value(("card.png", png((64, 64)), "image/png")).run()
+    assert [box.label for box in app.selectbox] == ["送给谁"]  # the picture says what for
+    app.button[0].click().run()
+    assert not app.exception and not app.error
+    assert f'<div class="wish  ">{SAID}</div>' in shown(app)
+    assert any("🖼 给" in html and "写一句祝福" in html for html in shown(app))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"a text", "上传的文件 不是图片"),
+        (png((20_000, 20_000), "1"), "20000×20000 像素|像素太多"),  # 50 KB
+        (png((1, 1)), "只有 1×1 像素"),
+        (b"\x89PNG" + bytes(10_000_001), "最多 10 MB"),
+    ],
+)
+def test_what_is_no_picture_is_refused_on_the_page(seeing_dir, monkeypatch, data, reason):
+    app = start_app(seeing_dir, monkeypatch)
+    app.file_uploader[0].set_value(("![x](http://192.0.2.1/x).png", data, "image/png")).run()
+    (error,) = app.error
+    assert re.search(reason, error.value) and "192.0.2.1" not in error.value
+    assert not app.exception and not app.button
+    app.file_uploader[0].set_value(None).run()
+    assert not app.error and len(app.selectbox) == 2
 
 
 def shown(app):
