@@ -4,6 +4,7 @@
 their card's scene (``data/wishes/scenes.yaml``); even good wishes don't always have one, and some words fit
 several scenes, so the wishes of lesson 2 themselves are the ceiling, and a shuffled picture the floor.
 Controls change the picture, not the request: another card (``shuffled``), an empty one (``blank``).
+How good the wishes are says the score of lessons 5 and 6 (``score``), as if the request had named the scene.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,9 +15,11 @@ import numpy as np
 
 from tianji_helpers import wishes
 from tianji_helpers.seeing import cards, eyes, material
-from tianji_helpers.training import figures
+from tianji_helpers.training import evaluation, figures, inference
 
 CONTROLS = ("shuffled", "blank")
+WISH_TOKENS = 48  # of a wish, at most
+_NOTHING = inference.Completion("", True)
 
 
 def other_scene(asked: Sequence[dict[str, Any]], seed: int = 42) -> list[str]:
@@ -41,9 +44,15 @@ def answers(
     model: Any, tokenizer: Any, sight: eyes.Eyes, requests: Sequence[str], shown: Sequence[Any], **limits: int
 ) -> list[str]:
     """Return the model's answers to requests, each with its picture, greedily."""
+    return [said.text for said in _answers(model, tokenizer, sight, requests, shown, **limits)]
+
+
+def _answers(
+    model: Any, tokenizer: Any, sight: eyes.Eyes, requests: Sequence[str], shown: Sequence[Any], **limits: int
+) -> list[inference.Completion]:
     system = wishes.SYSTEM
     chats = [eyes.ask(request, picture, system) for request, picture in zip(requests, shown, strict=True)]
-    return [said.text for said in eyes.answer_all(model, tokenizer, sight, chats, **limits)]
+    return eyes.answer_all(model, tokenizer, sight, chats, **limits)
 
 
 def names_scene(text: str, scene: str) -> bool:
@@ -56,7 +65,7 @@ def names_scene(text: str, scene: str) -> bool:
 
 
 def share(hits: Iterable[bool], seed: int = 42) -> dict[str, Any]:
-    """Return ``value``, ``low`` and ``high`` (95 %, bootstrap) of a share."""
+    """Return ``value``, ``low`` and ``high`` (95 %, Wilson's) of a share."""
     return figures.interval(figures.shares(hits), np.random.default_rng(seed))
 
 
@@ -74,10 +83,11 @@ def examine(
 
     asked: of ``material.questions``. seen: see ``pictures_for``. wish: False asks for the scene only.
     Returns a row for each part and control: ``part``, ``control`` ("" is none), ``caption`` and ``wish``,
-    each as ``share`` returns it, and ``rows``, with ``said`` and ``wished`` of each card.
+    each as ``share`` returns it, and ``rows``, with ``said`` and ``wished`` of each card, and whether that
+    ``stopped`` by itself.
     """
     found = []
-    limits = {"caption": 8, "wish": 48}
+    limits = {"caption": 8, "wish": WISH_TOKENS}
     for part in dict.fromkeys(one["part"] for one in asked):
         chosen = [one for one in asked if one["part"] == part]
         for control in ("", *CONTROLS) if part == "held_out" else ("", "shuffled"):
@@ -85,15 +95,17 @@ def examine(
             requests = {"caption": [material.QUESTION] * len(chosen)}
             if wish:
                 requests["wish"] = [one["request"] for one in chosen]
-            texts = {
-                kind: answers(
+            answered = {
+                kind: _answers(
                     model, tokenizer, sight, words, shown, max_new_tokens=limits[kind], batch_size=32
                 )
                 for kind, words in requests.items()
             }
             rows = [
-                {**one, "said": texts["caption"][i], "wished": texts["wish"][i] if wish else ""}
-                for i, one in enumerate(chosen)
+                {**one, "said": caption.text, "wished": said.text, "stopped": said.stopped}
+                for one, caption, said in zip(
+                    chosen, answered["caption"], answered.get("wish", [_NOTHING] * len(chosen)), strict=True
+                )
             ]
             line = {"part": part, "control": control, "rows": rows}
             line["caption"] = share((row["said"] == row["scene"] for row in rows), seed)
@@ -101,6 +113,26 @@ def examine(
                 line["wish"] = share((names_scene(row["wished"], row["scene"]) for row in rows), seed)
             found.append(line)
     return found
+
+
+def told(one: dict[str, Any]) -> str:
+    """Return a card's request with the scene in words, as lessons 5 and 6 ask.
+
+    >>> told({"recipient": "姐姐", "scene": "生日", "how": "小红书"})
+    '祝姐姐生日,小红书风格'
+    """
+    return wishes.load().request(one["recipient"], one["scene"], one["how"])
+
+
+def score(rows: Sequence[dict[str, Any]], seed: int = 42) -> dict[str, dict[str, Any]]:
+    """Return the figures of wishes (see ``figures.of``): hard faults, quality, diversity.
+
+    rows: of ``examine``, or the same of another model, ``wished`` and ``stopped`` beside the card's request.
+    """
+    said = [inference.Completion(row["wished"], row["stopped"]) for row in rows]
+    rng = np.random.default_rng(seed)
+    found = figures.of(evaluation.grade([told(row) for row in rows], said))
+    return {name: figures.interval(values, rng) for name, values in found.items()}
 
 
 def blank() -> Any:

