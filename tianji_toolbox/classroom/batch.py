@@ -91,6 +91,11 @@ def run_batch(
         records.write_json(folder / "batch.json", {"title": plan.title, "runs": runs_of_plan})
         for name in sorted(plan.models) if todo else ():  # runs cannot write there, and would all wait
             models.prepare(name)
+        if plan.sees and todo:
+            from tianji_helpers.seeing import tower
+
+            models.prepare()
+            tower.prepare()
         threads = max(1, cores // min(workers, max(1, len(todo))))
         _work(plan, folder, rows, workers, threads, show)
     return [row.status for row in rows]

@@ -1,4 +1,4 @@
-"""What came out of a run, in figures that can stand side by side: read from what lessons 3, 5, 6 wrote."""
+"""What came out of a run, in figures that can stand side by side: read from what lessons 3, 5, 6, 7 wrote."""
 
 from pathlib import Path
 from typing import Any
@@ -10,20 +10,32 @@ from tianji_helpers.errors import CourseError
 
 SCORES = ("faultless", "quality", "self_bleu")  # of the figures: what the report has a column for
 SAMPLES = 6  # answers that are kept of each training
+SEEING = "看图送祝福"
+_SEEN = {  # part and control of lesson 7's examination
+    ("held_out", ""): "说对场景（一 → 两个阶段）",
+    ("held_out", "shuffled"): "· 洗牌",
+    ("held_out", "blank"): "· 白卡",
+    ("unseen", ""): "· 没见过的画风",
+}
 _TEXT = 160  # characters of an answer that are kept: what never ends is still seen to be so
 
 
 def gather(folder: Path) -> dict[str, Any]:
     """Return ``{"tasks": {task: {...}}}`` of a run's folder: one entry for each training that was measured.
 
-    Each has ``loss`` (on the test, nat/token), ``score`` (a share, or None) as ``{"before", "after"}``,
-    ``score_name``, ``curve`` (``[step, loss]`` of the training) and ``answers`` (``{"request", "before",
-    "after"}``). A file that cannot be read is passed over and named under ``"unreadable"``.
+    Each has ``loss`` (on the test, nat/token) as ``{"before", "after"}``, ``scores`` (title → before, after),
+    ``curve`` (``[step, loss]`` of the training) and ``answers`` (``{"request", "before", "after"}``).
+    Lesson 7's has no loss and no answers; there the first stage is before. A file that cannot be read is
+    passed over and named under ``"unreadable"``.
     """
     tasks, unreadable = {}, []
-    for file in sorted(folder.glob("05_training/*/metrics.json")):
+    seen = folder.glob("07_see_wish/comparison.json")
+    for file in [*sorted(folder.glob("05_training/*/metrics.json")), *seen]:
         try:
-            tasks[file.parent.name] = _task(file, folder)
+            if file.name == "metrics.json":
+                tasks[file.parent.name] = _task(file, folder)
+            else:
+                tasks[SEEING] = _seeing(file)
         except (CourseError, KeyError, TypeError, AttributeError):
             unreadable.append(file.relative_to(folder).as_posix())
     return {"tasks": tasks} | ({"unreadable": unreadable} if unreadable else {})
@@ -50,6 +62,24 @@ def _task(file: Path, folder: Path) -> dict[str, Any]:
             {key: row[key][:_TEXT] for key in ("request", "before", "after")} for row in answers[:SAMPLES]
         ],
     }
+
+
+def _seeing(file: Path) -> dict[str, Any]:
+    from tianji_helpers.training import figures, progress
+
+    measured = records.read_json(file)
+    first, second = (
+        {(line["part"], line["control"]): line for line in measured[stage]} for stage in ("first", "second")
+    )
+    scores = {
+        title: [figures.show("", stage[key]["caption"]) for stage in (first, second)]
+        for key, title in _SEEN.items()
+    }
+    scores["祝福里有场景的词"] = ["—", figures.show("", second["held_out", ""]["wish"])]
+    for name in ("faultless", "quality"):
+        scores[figures.TITLES[name]] = ["—", figures.show(name, second["held_out", ""]["scores"][name])]
+    curve = progress.read_curve(file.parent / "finetune" / "work")
+    return {"scores": scores, "curve": [[point["step"], point["loss"]] for point in curve]}
 
 
 def _scores(both: dict, task: str, folder: Path) -> dict[str, tuple[str, str]]:

@@ -78,6 +78,11 @@ class Plan:
     runs: tuple[Run, ...]
     models: frozenset[str]
 
+    @property
+    def sees(self) -> bool:
+        """Whether lesson 7 is in it, which needs the vision tower."""
+        return any(notebook.stem.startswith("07_") for notebook in self.runs[0].notebooks)
+
 
 def load(file: str | Path) -> Plan:
     """Read a plan and check it whole.

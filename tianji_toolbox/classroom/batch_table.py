@@ -84,7 +84,8 @@ def summary(rows: list[Progress]) -> str:
 
 def _training(row: Progress) -> dict | None:
     """Return where the training is that a run is at: a point with a loss; None if it is at none."""
-    folders = row.folder.glob("05_training/*/work") if row.folder else ()
+    stages = ("05_training/*/work", "07_see_wish/*/work")
+    folders = [found for stage in stages for found in row.folder.glob(stage)] if row.folder else ()
     newest = max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
     points = progress.read_points(newest) if newest else []
     if points and "stopped_early" in points[-1]:  # it is over

@@ -65,7 +65,7 @@ class _Answer(msgspec.Struct):
 class _Task(msgspec.Struct):
     """As ``batch_metrics.gather`` gives it."""
 
-    loss: _Change
+    loss: _Change | None = None
     scores: dict[str, tuple[str, str]] = {}
     curve: list[tuple[float, float]] = []
     answers: list[_Answer] = []

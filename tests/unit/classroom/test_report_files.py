@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 import nbformat
 import pytest
 
+from tianji_helpers import records
+from tianji_helpers.seeing import measure
 from tianji_toolbox import cli
-from tianji_toolbox.classroom import gradebook, report
+from tianji_toolbox.classroom import batch_metrics, gradebook, report
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +66,31 @@ def test_a_whole_folder_is_shown(batch):
     text = page_of(batch)
     assert "4.50 → 1.20" in text and "0% → 75%" in text and "姐姐快乐" in text
     assert 'href="pages/seed%3D1/quick.html"' in text
+
+
+def test_what_lesson_7_measured_stands_with_its_controls(batch):
+    run = batch / "runs" / "seed=1"
+    lines = {}
+    for stage, hits in {"first": 12, "second": 15}.items():
+        lines[stage] = [
+            {"part": part, "control": control, "caption": measure.share([1] * right + [0] * (16 - right))}
+            for part, control, right in (
+                ("held_out", "", hits),
+                ("held_out", "shuffled", 1),
+                ("held_out", "blank", 0),
+                ("unseen", "", hits - 4),
+            )
+        ]
+    share = measure.share([1] * 9 + [0] * 7)
+    lines["second"][0] |= {"wish": share, "scores": {"faultless": share, "quality": share}}
+    records.write_json(run / "07_see_wish" / "comparison.json", lines)
+    records.write_json(run / "metrics.json", {"steps": [], **batch_metrics.gather(run)})
+    text = page_of(batch)
+    assert re.search(r'"说对场景（一 → 两个阶段）">75% \[.*?\] → 94% \[', text)
+    assert re.search(r'"· 洗牌">6% \[.*?\] → 6% \[', text) and '"· 白卡">0%' in text
+    assert '"质量">— → 0.56' in text and '"测试损失"></td>' in text
+    records.write_json(run / "07_see_wish" / "comparison.json", [])
+    assert batch_metrics.gather(run) == {"tasks": {}, "unreadable": ["07_see_wish/comparison.json"]}
 
 
 @pytest.mark.parametrize(
