@@ -173,12 +173,18 @@ def test_of_a_model_that_sees_the_first_stage_trains_the_projector_only(seeing):
     assert first.parts["视觉塔"] == pytest.approx(0.607, rel=0.01)  # 303.5 million in bfloat16
     assert second.parts["梯度"] == pytest.approx(second.parts["适配器"] + projector * 4 / 1e9)
     assert second.parts["四比特权重"] < first.parts["其余权重"] / 3
-    assert first.parts["激活值"] < second.parts["激活值"]  # frozen matrices keep no inputs
     row = 576 + len(wishes.SYSTEM) + len("<image>\n" + material.QUESTION + "生日") + 20
     assert first.tokens == second.tokens == 16 * row
     layers = 24 * (2048 * 4096 + 2048 * 2048 + 3 * 2048 * 8192)
     assert first.flops == pytest.approx(2 * 40 * row * 4 * layers, rel=0.01)
     assert "PFLOP" in estimate.minutes(first)
+
+
+@pytest.mark.parametrize(("stage", "measured_gb"), [("pretrain", 23.38), ("finetune", 18.28)])
+def test_estimate_of_both_stages_is_within_15_percent_of_the_measured_peak(seeing, stage, measured_gb):
+    """Measured on an H200 with tests/benchmarks/bench_vision.py: captions, 16 a step."""
+    result = estimate.estimate(f"configs/see_internlm2_chat_1_8b_{stage}.py", seeing)
+    assert result.tensors_gb == pytest.approx(measured_gb, rel=0.15)
 
 
 def test_how_long_it_takes_is_measured_or_said_to_be_unknown(seeing, tiny_dir, rows_file):
