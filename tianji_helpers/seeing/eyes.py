@@ -30,22 +30,27 @@ class Eyes:
     def load(cls, projector_dir: str | Path, tower_dir: str | Path, *, device: str = "cpu") -> "Eyes":
         """Load both. Raises CourseError if one is missing, or they are of different widths."""
         import torch
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
         from xtuner.model.modules import ProjectorConfig, ProjectorModel
 
         place = paths.resolve(projector_dir)
         if not (place / "config.json").is_file():
             raise CourseError(f"{paths.told(place)} 里没有投影层。要看图，请先做完第 7 课。")
-        settings = records.read_json(place / "config.json")
+        try:
+            projector = ProjectorModel(ProjectorConfig(**records.read_json(place / "config.json")))
+            projector.load_state_dict(load_file(place / "model.safetensors"))
+        except (SafetensorError, OSError, TypeError, RuntimeError) as error:  # a file of it is missing or cut
+            raise CourseError(
+                f"{paths.told(place)} 不是完整的投影层：{str(error)[:200]}。请重新转换或重新拷贝。"
+            ) from error
         seen = tower.load(tower_dir)
-        width, wanted = seen.config.hidden_size, settings["visual_hidden_size"]
+        width, wanted = seen.config.hidden_size, projector.model[0].in_features
         if width != wanted:
             raise CourseError(
                 f"视觉塔每个词元 {width} 个数，投影层要 {wanted} 个："
                 f"{paths.told(tower_dir)} 不是训练这个投影层时用的塔。"
             )
-        projector = ProjectorModel(ProjectorConfig(**settings))
-        projector.load_state_dict(load_file(place / "model.safetensors"))
         layer = -1 if isinstance(seen, tower.LiteTower) else -2  # CLIP's last layer but one, as LLaVA
         seen = seen.to(memory_format=torch.channels_last).to(device)
         return cls(seen, paths.resolve(tower_dir), projector.to(device).eval(), layer)
@@ -98,8 +103,14 @@ class Eyes:
             [[0] * (longest - len(one)) + [1] * len(one) for one in encoded], device=model.device
         )
         stacked = torch.stack([part.to(model.device) for part in pictures])
+        embedding = model.get_input_embeddings()
+        if (width := stacked.shape[-1]) != (wanted := embedding.embedding_dim):
+            raise CourseError(
+                f"投影层说出的词元有 {width} 个数，这个语言模型的有 {wanted} 个："
+                "投影层是在别的语言模型前面训练的。请用它自己的那个。"
+            )
         with torch.inference_mode():
-            embeds = inference.splice(model.get_input_embeddings(), ids, stacked)
+            embeds = inference.splice(embedding, ids, stacked)
         return {"inputs_embeds": embeds, "attention_mask": mask}
 
 

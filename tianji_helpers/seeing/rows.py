@@ -43,7 +43,8 @@ def check(path: str | Path, image_folder: str | Path, open_images: bool = True) 
         image, turns = one.get("image"), one.get("conversations")
         if not isinstance(image, str) or not image:
             raise CourseError(f"{where}：没有 image（图片相对于图片文件夹的路径）。")
-        if Path(image).is_absolute() or not (folder / image).resolve().is_relative_to(folder):
+        named = "\0" not in image and not Path(image).is_absolute()
+        if not named or not (folder / image).resolve().is_relative_to(folder):
             raise CourseError(f"{where}：image 是 {image}，不在图片文件夹里。请写相对路径，把图片放进去。")
         if not (folder / image).is_file():
             raise CourseError(f"{where}：找不到图片 {image}（在 {paths.told(folder)} 里找）。")

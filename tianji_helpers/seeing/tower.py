@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
@@ -213,7 +214,12 @@ def load(pretrained_model_name_or_path: str | Path, **kwargs: Any) -> PreTrained
         raise CourseError(
             f"{paths.told(place)} 的 model_type 是 {kind}，不是视觉塔。可以用：{'、'.join(kinds)}。"
         )
-    return kinds[kind].from_pretrained(place, use_safetensors=True, **kwargs).eval()
+    try:
+        return kinds[kind].from_pretrained(place, use_safetensors=True, **kwargs).eval()
+    except (SafetensorError, OSError) as error:
+        raise CourseError(
+            f"{paths.told(place)} 的权重不完整：{str(error)[:200]}。请删掉这个文件夹，重新准备。"
+        ) from error
 
 
 if __name__ == "__main__":

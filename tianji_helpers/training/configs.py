@@ -265,6 +265,11 @@ def find_chat_hook(cfg) -> dict | None:
     return next((hook for hook in cfg.get("custom_hooks") or [] if "evaluation_inputs" in hook), None)
 
 
+def lora(cfg) -> dict | None:
+    """Return the language model's adapter in a config, as either kind of model calls it; None without one."""
+    return cfg.model.get("lora") or cfg.model.get("llm_lora")
+
+
 def zero_stage(name: str) -> int:
     """Return the ZeRO stage of XTuner's name of a DeepSpeed config; raises CourseError for another name."""
     check_known(name, DEEPSPEED, " DeepSpeed 策略")

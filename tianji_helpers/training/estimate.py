@@ -86,7 +86,7 @@ def estimate(
     fused = cfg.model.get("fused", False)
     trained, quantized, kept = _parameters(cfg, model, linears, head)
     stage = configs.zero_stage(deepspeed) if deepspeed else 0
-    lora, frozen = _lora(cfg), cfg.model.get("freeze_llm", False)
+    lora, frozen = configs.lora(cfg), cfg.model.get("freeze_llm", False)
     weight, gradient, state = _DEEPSPEED if stage else _ADAPTER if lora or frozen else _FULL
     parts = {}
     if quantized:
@@ -198,7 +198,7 @@ def _flops(cfg, model, linears, head, answers: float = 1.0) -> float:
     """answers: the share of tokens that the head is applied to."""
     trained, _, _ = _parameters(cfg, model, linears, head)
     matrices = sum(layer.weight.numel() for layer in linears) + head.weight.numel() * answers
-    if not _lora(cfg) and not cfg.model.get("freeze_llm"):
+    if not configs.lora(cfg) and not cfg.model.get("freeze_llm"):
         return 6 * matrices
     return 4 * matrices + 6 * trained
 
@@ -228,7 +228,7 @@ def _linears(model) -> tuple[Sequence, object]:
 def _parameters(cfg, model, linears, head) -> tuple[int, int, int]:
     """Numbers of trained, quantized and other parameters."""
     total = sum(part.numel() for part in model.parameters())  # a tied head counts once
-    lora = _lora(cfg)
+    lora = configs.lora(cfg)
     quantized = 0
     if "quantization_config" in cfg.model.llm:
         quantized = sum(layer.weight.numel() for layer in linears)
@@ -265,7 +265,7 @@ def _activations(
     cfg, hf, linears, head, tokens: int, trained: int, fused: bool, answers: float
 ) -> tuple[float, float]:
     """Bytes of what is kept for the backward pass, and of what the loss or one layer needs for a moment."""
-    lora = _lora(cfg)
+    lora = configs.lora(cfg)
     hidden, inner, layers = hf.hidden_size, hf.intermediate_size, hf.num_hidden_layers
     head_dim = getattr(hf, "head_dim", None) or hidden // hf.num_attention_heads
     queries, keys = hf.num_attention_heads * head_dim, hf.num_key_value_heads * head_dim
@@ -360,11 +360,6 @@ def _read_tower(cfg, hidden: int) -> _Tower | None:
     return _Tower(
         tokens, width, weights * (2 if "bfloat16" in str(part.get("torch_dtype")) else 4), projector
     )
-
-
-def _lora(cfg):
-    """The adapter of the language model, however the model calls it; None of one without."""
-    return cfg.model.get("lora") or cfg.model.get("llm_lora")
 
 
 def _wide(cfg) -> int:

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tianji_helpers import paths
+from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, data, inspection
+from tianji_helpers.training import configs, data, inspection, models
 from tianji_helpers.training.configs import load_config, part
 
 _LEAST_STEPS, _LEAST_WARMUP = 4, 2  # with fewer, the learning rate stays near 0
@@ -33,7 +33,7 @@ class TrainingPlan:
 
     def __str__(self) -> str:
         cfg = self.config
-        epochs, lora = cfg.train_cfg.get("max_epochs"), cfg.model.get("lora")
+        epochs, lora = cfg.train_cfg.get("max_epochs"), configs.lora(cfg)
         accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
         lines = {
             "训练数据": f"{self.rows}每轮用 {_used(cfg, self.rows)}。",
@@ -66,20 +66,55 @@ def plan_training(
 
     A warm-up of less than two steps, after which the learning rate stays near 0, becomes one of two.
     Raises CourseError for what would go wrong minutes later: a setting that changes nothing, no GPU for
-    a GPU config, 4-bit weights under ZeRO-3, a missing model or data file, a row that the config cannot
-    use, or so few steps that the learning rate never rises.
+    a GPU config, 4-bit weights under ZeRO-3, a missing model or data file, a tower, features and a projector
+    that don't fit, a row that the config cannot use, or so few steps that the learning rate never rises.
     """
     cfg = load_config(config, cfg_options)
     _check_gpu(cfg)
     if deepspeed:
         _check_deepspeed(cfg, deepspeed)
     model_dir = configs.find_model(cfg)
-    inspection.check_architecture(inspection.inspect_model(model_dir))
+    model = inspection.inspect_model(model_dir)
+    inspection.check_architecture(model)
+    if "visual_encoder" in cfg.model:
+        _check_sight(cfg, model.config["hidden_size"])
     rows = _look(cfg, "train_dataloader")
     validation = _look(cfg, "val_dataloader") if cfg.get("val_dataloader") else None
     count = batches(cfg, rows)
     steps, asked, warmup = _set_warmup(cfg, rows)
     return TrainingPlan(cfg, rows, validation, model_dir, count, steps, warmup, asked)
+
+
+def _check_sight(cfg, hidden: int) -> None:
+    """Raise CourseError unless tower, kept features, projector and language model (``hidden``) fit."""
+    from safetensors import safe_open
+
+    place = paths.resolve(cfg.model.visual_encoder.pretrained_model_name_or_path)
+    if not (place / "config.json").is_file():
+        raise models.no_tower(place)
+    said = records.read_json(place / "config.json")
+    width = said.get("vision_config", said)["hidden_size"]
+    features = paths.resolve(cfg.train_dataloader.dataset.features)
+    again = "请用这座塔重新算视觉特征（seeing.rows.compute_features）。"
+    if not features.is_file():
+        raise CourseError(f"没有视觉特征 {paths.told(features)}。{again}")
+    with safe_open(str(features), "np") as kept:
+        found = kept.get_slice(next(iter(kept.keys()))).get_shape()[-1]
+    if found != width:
+        raise CourseError(f"{paths.told(features)} 里每个词元 {found} 个数，视觉塔是 {width} 个。{again}")
+    if not cfg.model.get("projector_dir"):
+        return
+    projector = paths.resolve(cfg.model.projector_dir)
+    if not (projector / "config.json").is_file():
+        raise CourseError(
+            f"{paths.told(projector)} 里没有投影层。请先做第一阶段（pretrain），再转换它的检查点。"
+        )
+    said = records.read_json(projector / "config.json")
+    if (sides := (said["visual_hidden_size"], said["llm_hidden_size"])) != (width, hidden):
+        raise CourseError(
+            f"投影层 {paths.told(projector)} 从 {sides[0]} 个数到 {sides[1]} 个，这里的视觉塔是 {width}，"
+            f"语言模型是 {hidden}：它是在别的塔或别的模型上训练的。请用同一座塔、同一个模型做第一阶段。"
+        )
 
 
 def _look(cfg, dataloader: str) -> data.Rows:

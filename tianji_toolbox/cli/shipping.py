@@ -13,15 +13,18 @@ _PLATFORMS = ("modelscope", "huggingface", "openxlab")
     arg.words("--adapter", "[NAME=]DIR", "LoRA 适配器文件夹，可以写多次；对话中用 /use 名字 切换"),
     arg.word("--system", "TEXT", "系统提示词（默认用训练时的那一句）", None),
     arg.word("--style", "NAME", "祝福的风格，例如 小红书、严肃", "正常"),
-    arg.file("--image", "一张图片：对话从它说起（第 7 课的模型）", None, metavar="IMAGE"),
+    arg.file("--image", "一张图片：对话从它说起（第 7 课的模型）", None, metavar="IMAGE", action="append"),
     arg.DEVICE,
     arg.amount("--temperature", "0 = 每次都选最可能的词（默认）", 0.0, most=100),
     arg.whole("--max-new-tokens", "回答的最大长度，词元数", 200, least=1),
 )
-def chat(model_dir, adapter, system, **how) -> None:
+def chat(model_dir, adapter, system, image, **how) -> None:
     """和一个模型对话，可以带几个适配器"""
     from tianji_toolbox.shipping import terminal
 
+    pictures = image or [None]
+    if len(pictures) > 1:
+        raise CourseError(f"写了 {len(pictures)} 张图片，一次对话只看一张。请只留一个 --image。")
     adapters = {}
     for text in adapter:
         name, equals, folder = text.partition("=")
@@ -31,7 +34,7 @@ def chat(model_dir, adapter, system, **how) -> None:
         if name in adapters:
             raise CourseError(f"有两个适配器都叫 {name}。请给它们不同的名字：--adapter 名字=文件夹。")
         adapters[name] = arg.read_path(folder)
-    terminal.repl(model_dir, adapters, system, **how)
+    terminal.repl(model_dir, adapters, system, image=pictures[0], **how)
 
 
 @arg.command(

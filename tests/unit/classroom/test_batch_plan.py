@@ -54,6 +54,7 @@ def test_lessons_are_found_by_number_and_name(plan):
     (run,) = loaded.runs
     assert [path.parent for path in run.notebooks] == [paths.NOTEBOOKS] * 2
     assert run.given["03_make_self_cognition"] == {} and loaded.models == {"gemma-3-270m"}
+    assert not loaded.sees and plan(notebooks=["07"]).sees
 
 
 @pytest.mark.parametrize(

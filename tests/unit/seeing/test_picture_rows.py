@@ -30,6 +30,7 @@ def said(*values):
         ({"image": "fake.png"}, "fake.png 不是图片"),
         ({"image": "../outside.png"}, "不在图片文件夹里"),
         ({"image": "/etc/hostname"}, "不在图片文件夹里"),
+        ({"image": "a\0b.png"}, "不在图片文件夹里"),
         ({"image": None}, "没有 image"),
         ({"conversations": said("这是什么？", "生日")}, "<image> 有 0 个"),
         ({"conversations": said("<image>\n<image>\n哪个？", "生日")}, "<image> 有 2 个"),

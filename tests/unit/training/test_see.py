@@ -2,6 +2,7 @@
 
 import copy
 import io
+import shutil
 from typing import NamedTuple
 
 import pytest
@@ -257,7 +258,7 @@ def merged(stages, kind, tmp_path_factory):
     return eyes.finish(kind.model_dir, stages["finetune"], kind.tower_dir, folder)
 
 
-def test_a_chat_in_a_terminal_takes_a_picture(merged, tmp_path):
+def test_a_chat_in_a_terminal_takes_a_picture(merged, tmp_path, capsys):
     cards.draw("生日", seed=1).save(tmp_path / "card.png")
     sink = io.StringIO()
     talk = {"source": io.StringIO("给姐姐写一句祝福\n"), "sink": sink, "max_new_tokens": 5, "system": ""}
@@ -266,6 +267,8 @@ def test_a_chat_in_a_terminal_takes_a_picture(merged, tmp_path):
     chat = eyes.ask("给姐姐写一句祝福", pictures.open_picture(tmp_path / "card.png"))
     (said,) = eyes.answer_all(model, tokenizer, eyes.Eyes.of(merged), [chat], max_new_tokens=5)
     assert f"模型：{said.text}" in sink.getvalue().translate({ord("\n"): None}) and said.text
+    twice = ["--image", str(tmp_path / "card.png")] * 2
+    assert cli.main(["chat", str(merged), *twice]) == 1 and "只看一张" in capsys.readouterr().err
     (tmp_path / "card.png").write_text("a text")
     assert cli.main(["chat", str(merged), "--image", str(tmp_path / "card.png")]) == 1
 
@@ -319,6 +322,17 @@ def test_a_chat_has_exactly_one_picture_and_a_tower_that_fits(stages, kind, tmp_
     tower.LiteTower(tower.LiteConfig(**other)).save_pretrained(tmp_path / "other")
     with pytest.raises(CourseError, match="每个词元 40 个数，投影层要 48 个"):
         eyes.Eyes.load(stages["pretrain"] / "projector", tmp_path / "other")
+    model.set_input_embeddings(torch.nn.Embedding(99, 32))
+    with pytest.raises(CourseError, match=r"有 64 个数，这个语言模型的有 32 个.*别的语言模型"):
+        sight.encode(model, tokenizer, [chat])
+    cut = shutil.copytree(stages["pretrain"] / "projector", tmp_path / "cut")
+    for data in ((cut / "model.safetensors").read_bytes()[:500], b""):
+        (cut / "model.safetensors").write_bytes(data)
+        with pytest.raises(CourseError, match="不是完整的投影层"):
+            eyes.Eyes.load(cut, kind.tower_dir)
+    (tmp_path / "other" / "model.safetensors").write_bytes(data)
+    with pytest.raises(CourseError, match=r"权重不完整.*重新准备"):
+        tower.load(tmp_path / "other")
     with pytest.raises(CourseError, match=r"没有投影层.*第 7 课"):
         eyes.Eyes.of(kind.model_dir)
 
@@ -362,6 +376,32 @@ def test_a_short_training_looks_and_its_shuffled_control_fails(
         )
         found[control] = sum(text == one["scene"] for text, one in zip(said, drawn, strict=True)) / len(drawn)
     assert found[""] > 0.7 > 0.15 > found["shuffled"]
+
+
+def test_parts_that_do_not_fit_are_named_before_a_training(
+    folder, stages, kind, tower_dir, tiny_dir, tmp_path
+):
+    def refused(match, stage="finetune", **changes):
+        options = {"model_dir": kind.model_dir, "data_path": folder / "captions.json"}
+        options = settings(kind.features, kind.tower_dir, **options)
+        options |= {"env_cfg.dist_cfg.backend": "gloo"} | changes
+        with pytest.raises(CourseError, match=match):
+            launch.train(
+                f"configs/{kind.config}_{stage}.py", tmp_path / "work", cfg_options=options, report=str
+            )
+
+    projector = stages["pretrain"] / "projector"
+    refused("没有投影层.*第一阶段", **{"model.projector_dir": str(tmp_path / "none")})
+    narrow = {**TINY, "blocks": [*TINY["blocks"][:-1], [3, 2, 2, 40, 1]]}
+    tower.LiteTower(tower.LiteConfig(**narrow)).save_pretrained(tmp_path / "narrow")
+    other = {"model.visual_encoder.pretrained_model_name_or_path": str(tmp_path / "narrow")}
+    refused("每个词元 48 个数，视觉塔是 40 个.*重新算", "pretrain", **other)
+    elsewhere = {"train_dataloader.dataset.features": str(tmp_path / "none.safetensors")}
+    refused("没有视觉特征", "pretrain", **elsewhere)
+    wide = records.read_json(projector / "config.json") | {"llm_hidden_size": 32}
+    records.write_json(tmp_path / "wide" / "config.json", wide)
+    refused("从 48 个数到 32 个.*语言模型是 64", **{"model.projector_dir": str(tmp_path / "wide")})
+    refused("没有视觉塔", **{"model.visual_encoder.pretrained_model_name_or_path": str(tmp_path)})
 
 
 def test_a_training_of_a_card_that_is_missing_ends_before_it_starts(folder, tower_dir, tiny_dir, tmp_path):
