@@ -337,6 +337,24 @@ def test_a_chat_has_exactly_one_picture_and_a_tower_that_fits(stages, kind, tmp_
         eyes.Eyes.of(kind.model_dir)
 
 
+def test_an_examination_has_its_controls_and_wishes_their_score(merged, folder, base_dir):
+    from PIL import Image
+
+    drawn = [one for one in records.read_json(folder / "cards.json") if one["part"] == "held_out"]
+    sight = eyes.Eyes.of(merged)
+    shown = {one["image"]: Image.open(folder / one["image"]) for one in drawn} | {"blank": measure.blank()}
+    seen = dict(zip(shown, sight.look(list(shown.values())), strict=True))
+    found = measure.examine(*inference.load(merged), sight, material.questions(drawn), seen)
+    assert [line["control"] for line in found] == ["", *measure.CONTROLS]
+    assert all(len(line["rows"]) == len(drawn) and line["wish"]["value"] <= 1 for line in found)
+    (one, *_) = found[0]["rows"]
+    said = {"scene": "生日", "recipient": "姐姐", "how": "正常", "stopped": True}
+    good = measure.score([one | said | {"wished": "姐姐，祝你生日快乐，天天开心！"}])
+    bad = measure.score([one | said | {"wished": "姐姐，春节快乐，恭喜发财！"}])
+    assert good["faultless"]["value"] == 1 and good["quality"]["value"] > 2 / 3
+    assert bad["faultless"]["value"] == 0 and bad["fault_wrong_scene"]["value"] == 1
+
+
 def test_features_of_other_pictures_are_refused(folder, tokenizer, tmp_path):
     records.write_json(tmp_path / "rows.json", [rows.row("1", "elsewhere.png", "这是什么？", "生日")])
     with pytest.raises(CourseError, match=r"没有图片 elsewhere\.png"):
