@@ -16,7 +16,7 @@ for part in (tokenizer, model.llm, train_dataloader.dataset.tokenizer):
 del part
 model.visual_select_layer = -1
 model.visual_encoder = dict(type=load_tower, pretrained_model_name_or_path=tower_dir)
-train_dataloader.batch_size = 12
+train_dataloader.update(dict(batch_size=12, num_workers=0, persistent_workers=False))  # 16 tokens read fast
 train_dataloader.dataset.max_length = 512
 warmup_ratio = 0.03
 param_scheduler[0].end = param_scheduler[1].begin = warmup_ratio * max_epochs
