@@ -37,7 +37,7 @@ from tianji_helpers.synthesis import prices, providers
 from tianji_helpers.synthesis.journal import Journal, key_of
 from tianji_helpers.synthesis.limits import Pace
 from tianji_helpers.synthesis.prices import Price
-from tianji_helpers.synthesis.providers import Client, Provider, Refused, Reply, Retryable, connect
+from tianji_helpers.synthesis.providers import Client, Provider, Refused, Reply, Retryable
 from tianji_helpers.synthesis.teacher import Teacher
 from tianji_helpers.synthesis.window import Window
 
@@ -354,7 +354,7 @@ class Engine:
         self._window = Window(self.settings.concurrency or self.provider.slots)
         self._draw, self._answers = asyncio.Lock(), asyncio.Queue(maxsize=_BATCH)
         timeout = self.settings.timeout or self.provider.timeout
-        client = connect(self.provider, timeout, self._window.most)
+        client = Client(self.provider, timeout)
         with futures.ThreadPoolExecutor(1, thread_name_prefix="journal") as self._disk:
             missing = self._missing(requests)
             committer = asyncio.create_task(self._commit())
