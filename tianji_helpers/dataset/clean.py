@@ -152,7 +152,7 @@ def _active(
     kind: str, off: frozenset[str], plain: bool
 ) -> list[tuple[str, Callable[[str, Request], str | None]]]:
     some = [rule for rule in RULES.values() if rule.kind == kind and rule.name not in off]
-    return [(rule.name, rule.apply) for rule in some if rule.plain or not plain]
+    return [(rule.name, rule.apply) for rule in some if not (plain and rule.name in rules.ONLY_UNUSUAL)]
 
 
 class _Outcome(msgspec.Struct, array_like=True, gc=False):
