@@ -463,7 +463,7 @@ def write_provenance(
         "stage": stage,
         "parameters": parameters,
         "counts": counts or {},
-        "inputs": dict(zip(paths.show_all(known), known.values(), strict=True)),
+        "inputs": {paths.show(item): digest for item, digest in known.items()},
         "versions": {name: _version(name) for name in _VERSIONED},
     }
     if digest and path.is_file():
