@@ -45,7 +45,7 @@ _BACK_OFF = (0.5, 30.0)  # seconds: the first wait, doubled each time, and the l
 _LONGEST_PAUSE = 120.0  # seconds: more than that a server's Retry-After is not obeyed
 _GRACE = 10.0  # seconds that answers under way get when a run is stopped
 _PROMPT_ROOM = 1536  # tokens, for the prompt and the text that questions are asked about
-_BATCH = 64  # requests looked up at once
+_BATCH = 16  # requests looked up at once: as long as it takes to build them, replies wait
 _REFUSAL = re.compile(
     r"^\W*(?:(?:非常|很|十分)?(?:抱歉|对不起|不好意思|遗憾)[，,。！!\s]*)?"
     r"(?:(?:但|不过)[，,]?)?(?:作为(?:一个|一名)?\s*(?:AI|人工智能|大?语言模型|智能助手|助手)"
@@ -379,29 +379,15 @@ class Engine:
 
     async def _missing(self, requests: Iterator[Query]) -> AsyncIterator[tuple[str, Query]]:
         """Yield the requests that the journal does not answer, with their keys."""
-        ahead = asyncio.ensure_future(self._look_up(requests))
-        try:
-            while (found := await ahead)[0]:
-                batch, known = found
-                ahead = asyncio.ensure_future(self._look_up(requests))  # while the workers have this one
-                if known:
-                    await self._on_disk(self._answered, [batch[key] for key in known])
-                    self.summary.reused += len(known)
-                    self._show(len(known), reused=True)
-                for key, request in batch.items():
-                    if key not in known:
-                        yield key, request
-        finally:
-            ahead.cancel()
-
-    async def _look_up(self, requests: Iterator[Query]) -> tuple[dict[str, Query], set[str]]:
-        """Return the next requests by key, and which of the keys the journal answers."""
-        batch = {}
-        for request in islice(requests, _BATCH):
-            batch[self.key(request)] = request
-            if len(batch) % 8 == 0:
-                await asyncio.sleep(0)  # replies wait for no more than 8 prompts to be built
-        return batch, await self._on_disk(self.journal.known, list(batch))
+        while batch := {self.key(request): request for request in islice(requests, _BATCH)}:
+            known = await self._on_disk(self.journal.known, list(batch))
+            if known:
+                await self._on_disk(self._answered, [batch[key] for key in known])
+                self.summary.reused += len(known)
+                self._show(len(known), reused=True)
+            for key, request in batch.items():
+                if key not in known:
+                    yield key, request
 
     async def _work(self, client: Client, missing: AsyncIterator[tuple[str, Query]]) -> None:
         while not self._stopping:
