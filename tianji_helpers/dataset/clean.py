@@ -282,11 +282,11 @@ def _prepare(
     return _Judge(matrix, frozenset(off), threshold, decided or {}, kind)
 
 
-def _judged(turns: Iterable[dict], judge: _Judge, processes: int) -> Iterator[_Part]:
+def _judged(turns: Iterable[dict], judge: _Judge) -> Iterator[_Part]:
     """Judge turns; two processes share a long stream."""
     turns = iter(turns)
     parts = iter(lambda: list(islice(turns, _PART)), [])
-    return in_order(judge.part, zip(count(1, _PART), parts), processes, _PARALLEL_ROWS // _PART)
+    return in_order(judge.part, zip(count(1, _PART), parts), PROCESSES, _PARALLEL_ROWS // _PART)
 
 
 def _unique(parts: Iterable[_Part], judge: _Judge) -> Iterator[list[_Outcome]]:
@@ -409,7 +409,6 @@ def clean_turns(
     threshold: float = 0.9,
     decided: dict[str, dict] | None = None,
     kind: str = plain.WISHES,
-    processes: int = PROCESSES,
 ) -> Cleaned:
     """Clean turns (``input``, ``output``, perhaps ``system`` and ``history``, see ``formats.read_turns``).
 
@@ -419,13 +418,12 @@ def clean_turns(
     ``TITLES``). suitability: reject the pairs of recipient and scene that are ``absurd``, all that the
     ``matrix`` leaves out, or none (``off``). threshold: similarity from which a wish is a near duplicate of
     an earlier one, in (0, 1]; see ``duplicates``. decided: what people decided about single rows, as
-    ``decisions.read`` returns it. processes: 2 share a long stream, 1 judges it alone; the result is the
-    same.
+    ``decisions.read`` returns it.
     Raises CourseError for a rule that does not exist or a threshold out of range.
     """
     judge = _prepare(matrix, off, suitability, threshold, decided, kind)
     counts: Counter = Counter()
-    store = list(_counted(_unique(_judged(turns, judge, processes), judge), judge, counts))
+    store = list(_counted(_unique(_judged(turns, judge), judge), judge, counts))
     cleaned, report = Cleaned(), _Report(judge.matrix)
     for outcome in _finish(store, counts):
         note = report.add(outcome)
@@ -455,7 +453,6 @@ def clean_file(
     kind: str = "",
     system: str = "",
     allow_empty: bool = False,
-    processes: int = PROCESSES,
 ) -> dict:
     """Clean a file of any format; write training file, rejects (JSONL) and report, with provenance.
 
@@ -490,7 +487,7 @@ def clean_file(
             )
 
     with records.atomic_writer(rejects, binary=True) as bad, _spool() as spool:
-        judged = _judged(formats.read_turns(source, system=system), judge, processes)
+        judged = _judged(formats.read_turns(source, system=system), judge)
         judged = _perhaps_none(judged, allow_empty)
         for outcomes in _counted(_unique(judged, judge), judge, counts):
             pickle.dump(_Part(outcomes), spool, pickle.HIGHEST_PROTOCOL)

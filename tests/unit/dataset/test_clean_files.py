@@ -53,7 +53,8 @@ def test_two_processes_clean_a_file_as_one_does(tmp_path, monkeypatch):
     records.write_conversations(tmp_path / "in.json", turns)
     written = []
     for count in (1, 2):
+        monkeypatch.setattr(clean, "PROCESSES", count)
         files = {name: tmp_path / f"{name}{count}.json" for name in ("rejects", "report")}
-        clean.clean_file(tmp_path / "in.json", tmp_path / f"out{count}.json", **files, processes=count)
+        clean.clean_file(tmp_path / "in.json", tmp_path / f"out{count}.json", **files)
         written.append([path.read_bytes() for path in (tmp_path / f"out{count}.json", *files.values())])
     assert written[0] == written[1]
