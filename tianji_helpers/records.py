@@ -45,7 +45,6 @@ from tianji_helpers.errors import CourseError
 PROVENANCE = ".provenance.json"  # the end of the name of what stands beside a file
 RAW_FIELDS = ("system", "src_input", "style_name", "input", "output")
 TRAINING_FIELDS = ("input", "output")
-ARRAY_START, ARRAY_END = b"[\n    ", b"\n]"  # what stands about the rows of an indented array
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _BLOCK = 1 << 20  # bytes read at a time
 _AHEAD = 8 << 20  # bytes written between two calls to put them on the disk
@@ -138,17 +137,18 @@ def write_json_array(path: str | Path, rows: Iterable[dict]) -> int:
     The bytes are those of ``json.dump(rows, file, ensure_ascii=False, indent=4)``, but ``rows``
     may be a generator: memory holds one row at a time.
     """
-    return _write_array(path, map(_indented, rows))
+    return write_arrays(path, map(_indented, rows))
 
 
-def _write_array(path: str | Path, arrays: Iterable[bytes]) -> int:
-    """Write the rows of indented arrays, of one row each."""
+def write_arrays(path: str | Path, arrays: Iterable[bytes]) -> int:
+    """Write the rows of indented arrays as one array; return how many arrays there were."""
+    start, end = b"[\n    ", b"\n]"
     count = 0
     with atomic_writer(path, binary=True) as file:
         for count, array in enumerate(arrays, 1):
-            file.write(b",\n    " if count > 1 else ARRAY_START)
-            file.write(array[len(ARRAY_START) : -len(ARRAY_END)])
-        file.write(ARRAY_END if count else b"[]")
+            file.write(b",\n    " if count > 1 else start)
+            file.write(memoryview(array)[len(start) : -len(end)])
+        file.write(end if count else b"[]")
     return count
 
 
@@ -407,7 +407,7 @@ def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:
     """
     if Path(path).suffix.lower() == ".jsonl":
         return write_jsonl(path, ({"conversation": conversation(turn)} for turn in turns))
-    return _write_array(path, map(_conversation, turns))
+    return write_arrays(path, map(_conversation, turns))
 
 
 def _conversation(turn: dict) -> bytes:

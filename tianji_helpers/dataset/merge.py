@@ -13,16 +13,14 @@ for a row only.
 import hashlib
 import os
 from collections.abc import Container, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from tianji_helpers import formats, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.records import ARRAY_END, ARRAY_START
 
 STAGE = "02_merge_clean"
 FIELDS = ("system", "input", "output")
@@ -109,36 +107,27 @@ def merge_rounds(
     if skip_bad:
         merged.rejects = Path(rejects) if rejects else output.with_name(f"{output.stem}_rejects.jsonl")
     digests: dict[Path, str] = {}
-    with ExitStack() as stack:
-        bad = stack.enter_context(records.atomic_writer(merged.rejects, binary=True)) if skip_bad else None
-        target = stack.enter_context(records.atomic_writer(output, binary=True))
+    with records.atomic_writer(merged.rejects, binary=True) if skip_bad else nullcontext() as bad:
 
-        def put(rows: list) -> None:
-            target.write(b",\n    " if merged.rows else ARRAY_START)
-            array = msgspec.json.format(msgspec.json.encode(rows), indent=4)
-            target.write(memoryview(array)[len(ARRAY_START) : -len(ARRAY_END)])
-            merged.rows += len(rows)
+        def arrays() -> Iterator[bytes]:
+            for path in merged.files:
+                content = _content(path)
+                digests[path] = hashlib.sha256(content).hexdigest() if content else ""
+                whole = _whole(content) if content and not system else []
+                for rows in [whole] if whole else ([row] for row in _checked_rows(path, merged, bad, system)):
+                    merged.rows += len(rows)
+                    yield msgspec.json.format(msgspec.json.encode(rows), indent=4)
+                if not digests[path]:
+                    with suppress(OSError):  # it was said above
+                        digests[path] = records.sha256(path)
+            if not (merged.rows or allow_empty):
+                raise CourseError(
+                    f"{'、'.join(map(str, folders))} 里一条也合不出来"
+                    f"（弃用 {merged.rejected} 条，第一条：{merged.reason}）。"
+                    "请先改正数据，或用 tianji convert 转换；真的要空文件，就加上 --allow-empty。"
+                )
 
-        for path in merged.files:
-            content = _content(path)
-            if content is not None:
-                digests[path] = hashlib.sha256(content).hexdigest()
-                if not system and (rows := _whole(content)):
-                    put(rows)
-                    continue
-            checked = _checked_rows(path, merged, bad, system)
-            while some := list(islice(checked, 1000)):
-                put(some)
-            if content is None:
-                with suppress(OSError):  # it was said above
-                    digests[path] = records.sha256(path)
-        if not (merged.rows or allow_empty):
-            raise CourseError(
-                f"{'、'.join(map(str, folders))} 里一条也合不出来"
-                f"（弃用 {merged.rejected} 条，第一条：{merged.reason}）。"
-                "请先改正数据，或用 tianji convert 转换；真的要空文件，就加上 --allow-empty。"
-            )
-        target.write(ARRAY_END if merged.rows else b"[]")
+        records.write_arrays(output, arrays())
     counts = {"files": len(merged.files), "rows": merged.rows, "rejects": merged.rejected}
     if skip_bad:
         records.write_provenance(merged.rejects, stage=STAGE, parameters={}, counts=counts)
