@@ -19,28 +19,6 @@ from tianji_helpers import faults
 from tianji_helpers.faults import Rule, rule
 from tianji_helpers.request import Request
 
-# these cannot act on a plain text, and are passed over there
-ONLY_UNUSUAL = frozenset(
-    (
-        "invisible",
-        "thinking",
-        "title_line",
-        "markdown",
-        "quotes",
-        "spaces",
-        "language",
-        "slot",
-        "alternatives",
-    )
-)
-_PLAIN = re.compile(r"[\u4e00-\u9fff，。！？、；：～\U0001f300-\U0001faff\u2600-\u27bf]*")
-
-
-def is_plain(text: str) -> bool:
-    """Say whether a text is nothing but Chinese letters, usual marks and simple emoji, as most wishes are."""
-    return _PLAIN.fullmatch(text) is not None
-
-
 MENDS: dict[str, Rule] = {}
 PAIRS: dict[str, Rule] = {}
 _mend, _reject = partial(rule, MENDS, "mend"), partial(rule, PAIRS, "reject")

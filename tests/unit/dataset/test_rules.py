@@ -90,17 +90,6 @@ def test_no_mend_makes_a_text_longer_but_one(text, request):
         assert longer <= (rule.name == "missing_wish"), rule.name
 
 
-PLAIN = st.text(st.sampled_from("祝愿您你姐爷的在呀啦哦，。！？、；：～🎂🎉☀生日快乐年"), max_size=30)
-
-
-@given(text=PLAIN, request=st.sampled_from(REQUESTS))
-def test_what_is_passed_over_on_a_plain_text_would_not_have_acted(text, request):
-    assert rules.is_plain(text)
-    for rule in rules.RULES.values():
-        if rule.name in rules.ONLY_UNUSUAL:
-            assert rule.apply(text, ask(request)) == (text if rule.kind == "mend" else None), rule.name
-
-
 @given(text=TEXTS, request=st.sampled_from(REQUESTS))
 def test_mended_text_needs_no_mending(text, request):
     once, _ = clean.mend(text, ask(request))
