@@ -352,8 +352,9 @@ class Engine:
 
     async def _run(self, requests: Iterator[Query]) -> None:
         self._window = Window(self.settings.concurrency or self.provider.slots)
-        self._draw, self._writing = asyncio.Lock(), asyncio.Lock()
+        self._draw = asyncio.Lock()
         self._good: list[tuple[str, dict, Query]] = []  # answers that are not in the journal yet
+        self._keeping = asyncio.create_task(self._keep())
         timeout = self.settings.timeout or self.provider.timeout
         client = Client(self.provider, timeout)
         with futures.ThreadPoolExecutor(1, thread_name_prefix="journal") as self._disk:
@@ -374,7 +375,7 @@ class Engine:
                 await asyncio.gather(*workers, return_exceptions=True)
                 await missing.aclose()
                 await client.close()
-            await self._keep()
+            await self._keeping
             await work
 
     async def _missing(self, requests: Iterator[Query]) -> AsyncIterator[tuple[str, Query]]:
@@ -405,7 +406,9 @@ class Engine:
                 self._show(1)
             else:
                 self._good.append((key, answer, request))
-                await self._keep()
+                if self._keeping.done():
+                    self._keeping.result()  # raises if the disk refused: that stops the run
+                    self._keeping = asyncio.create_task(self._keep())
 
     async def _ask(self, client: Client, request: Query) -> dict:
         """Return a good answer; raises Retryable when the tries are used up."""
@@ -480,12 +483,11 @@ class Engine:
             self._pace.correct(used - expected_tokens)
 
     async def _keep(self) -> None:
-        """Write all good answers that are there to the journal; on return they are durable, and counted."""
-        async with self._writing:
+        """Write good answers to the journal, all that are there in one transaction, until there are none."""
+        while self._good:
             batch, self._good = self._good, []
-            if batch:
-                await self._on_disk(self._store, batch)
-                self._show(len(batch))
+            await self._on_disk(self._store, batch)
+            self._show(len(batch))  # durable, so it counts
 
     def _store(self, batch: list[tuple[str, dict, Query]]) -> None:
         self.journal.add((key, answer) for key, answer, _ in batch)
