@@ -11,37 +11,51 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
+from typing import NamedTuple
 
 from tianji_helpers.request import Request
 
 UNSTOPPED = "unstopped"
 STOPS = "，。；：、！？～…,.;:!?~"
 _MAX_CHARS = 1_600  # no wish is longer, a long letter in verse included
-
-
 Check = Callable[[str, Request], str | None]
 
 
+class Example(NamedTuple):
+    """A request, the answer before, and after (None if the rule rejects it)."""
+
+    request: str
+    before: str
+    after: str | None = None
+
+
 @dataclass(frozen=True)
-class Fault:
-    """One kind of fault: ``apply`` returns the reason, or None. ``examples`` are (request, text)."""
+class Rule:
+    """A rule: ``apply`` of a ``mend`` returns a better text, of a ``reject`` the reason, or None."""
 
     name: str
     title: str
+    kind: str
     apply: Check
-    examples: tuple[tuple[str, str], ...]
+    examples: tuple[Example, ...]
 
 
-FAULTS: dict[str, Fault] = {}
+def rule(
+    into: dict[str, Rule], kind: str, title: str, *examples: tuple[str, ...]
+) -> Callable[[Check], Check]:
+    """Register the function below as a rule of its name."""
 
-
-def _fault(title: str, *examples: tuple[str, str]) -> Callable[[Check], Check]:
     def register(function: Check) -> Check:
-        FAULTS[function.__name__] = Fault(function.__name__, title, function, examples)
+        name = function.__name__
+        into[name] = Rule(name, title, kind, function, tuple(Example(*example) for example in examples))
         return function
 
     return register
+
+
+FAULTS: dict[str, Rule] = {}
+_fault = partial(rule, FAULTS, "reject")
 
 
 def find(request: Request, text: str, stopped: bool = True) -> dict[str, str]:

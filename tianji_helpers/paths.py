@@ -9,8 +9,6 @@ folder, and are whole by the time they get here (``cli.arguments.Place``).
 
 import builtins
 import os
-from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,16 +89,3 @@ def told(path: str | Path) -> str:
     In a notebook, whose outputs are kept and travel, it is as ``show`` returns it.
     """
     return show(path) if hasattr(builtins, "__IPYTHON__") else str(resolve(path))
-
-
-def show_all(many: Iterable[str | Path], output_dir: str | Path = "") -> list[str]:
-    """Return ``show`` of every path; the folder that many files lie in is looked up once."""
-    bases = run_dir(output_dir), ROOT
-    home = cache(lambda folder: show(folder / "file", output_dir).removesuffix("file"))
-
-    def shown(path: Path) -> str:
-        if not path.is_absolute() or path.is_symlink() or path.name == ".." or path in bases:
-            return show(path, output_dir)
-        return home(path.parent) + path.name
-
-    return [shown(Path(path)) for path in many]

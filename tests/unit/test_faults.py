@@ -31,8 +31,12 @@ GOOD = [
 
 @pytest.mark.parametrize(
     ("fault", "request_text", "text"),
-    [(fault, *example) for fault in faults.FAULTS.values() for example in fault.examples],
-    ids=lambda value: value.name if isinstance(value, faults.Fault) else "",
+    [
+        (fault, example.request, example.before)
+        for fault in faults.FAULTS.values()
+        for example in fault.examples
+    ],
+    ids=lambda value: value.name if isinstance(value, faults.Rule) else "",
 )
 def test_a_fault_finds_its_examples(fault, request_text, text):
     found = faults.find(MATRIX.read(request_text), text)

@@ -282,21 +282,10 @@ def clusters(texts: Iterable[str], threshold: float = 0.9) -> list[list[int]]:
     >>> clusters(["天下没有不散的筵席", "为什么鱼不会淹死", "天下没有不散的筵席！"])
     [[0, 2], [1]]
     """
-    index = NearIndex(threshold)
-    parent: list[int] = []  # union-find; a root is its group's first member
+    from networkx.utils import UnionFind
 
-    def root(position: int) -> int:
-        while parent[position] != position:
-            position = parent[position]
-        return position
-
+    index, groups = NearIndex(threshold), UnionFind()
     for position, text in enumerate(texts):
-        roots = sorted({root(other) for other, _ in index.near(text)} | {position})
-        parent.append(position)
-        for other in roots:
-            parent[other] = roots[0]
+        groups.union(position, *(other for other, _ in index.near(text)))
         index.add(position, text)
-    groups: dict[int, list[int]] = {}
-    for position in range(len(parent)):
-        groups.setdefault(root(position), []).append(position)
-    return list(groups.values())
+    return sorted(map(sorted, groups.to_sets()))

@@ -1,9 +1,8 @@
 """Many rounds in, one training file out.
 
 A round file (notebook 01) carries what the teacher was asked beside what it answered. Training
-needs only ``system`` (which may be absent), ``input`` and ``output``. Files are read a few at a time and
-rows are written in order as they come, so memory holds some rounds, however many there are; two processes
-share a large folder.
+needs only ``system`` (which may be absent), ``input`` and ``output``. Files are read one at a time and rows
+are written in order as they come, so memory holds one round, however many there are.
 
 A sound file goes through msgspec whole, which reads the three fields, passes over the rest, and lays out
 rows as json does in a tenth of the time. Only a file of another shape, one in which something is wrong, or
@@ -14,26 +13,19 @@ for a row only.
 import hashlib
 import os
 from collections.abc import Container, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 
 import msgspec
 
 from tianji_helpers import formats, records
-from tianji_helpers.dataset import processes
 from tianji_helpers.errors import CourseError
-from tianji_helpers.records import ARRAY_END, ARRAY_START
 
 STAGE = "02_merge_clean"
 FIELDS = ("system", "input", "output")
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # gzipped or not
-PROCESSES = min(2, os.cpu_count() or 1)
 _WHOLE = 32 << 20  # bytes; a larger file is read row by row
-_PART = 2 << 20  # bytes of files that a process gets at a time
-_ALONE = 20  # so many parts, or fewer, are merged before a second process has started
 
 
 @dataclass
@@ -115,35 +107,27 @@ def merge_rounds(
     if skip_bad:
         merged.rejects = Path(rejects) if rejects else output.with_name(f"{output.stem}_rejects.jsonl")
     digests: dict[Path, str] = {}
-    with ExitStack() as stack:
-        bad = stack.enter_context(records.atomic_writer(merged.rejects, binary=True)) if skip_bad else None
-        target = stack.enter_context(records.atomic_writer(output, binary=True))
+    with records.atomic_writer(merged.rejects, binary=True) if skip_bad else nullcontext() as bad:
 
-        def put(count: int, array: bytes) -> None:
-            target.write(b",\n    " if merged.rows else ARRAY_START)
-            target.write(memoryview(array)[len(ARRAY_START) : -len(ARRAY_END)])
-            merged.rows += count
+        def arrays() -> Iterator[bytes]:
+            for path in merged.files:
+                content = _content(path)
+                digests[path] = hashlib.sha256(content).hexdigest() if content else ""
+                whole = _whole(content) if content and not system else []
+                for rows in [whole] if whole else ([row] for row in _checked_rows(path, merged, bad, system)):
+                    merged.rows += len(rows)
+                    yield msgspec.json.format(msgspec.json.encode(rows), indent=4)
+                if not digests[path]:
+                    with suppress(OSError):  # it was said above
+                        digests[path] = records.sha256(path)
+            if not (merged.rows or allow_empty):
+                raise CourseError(
+                    f"{'、'.join(map(str, folders))} 里一条也合不出来"
+                    f"（弃用 {merged.rejected} 条，第一条：{merged.reason}）。"
+                    "请先改正数据，或用 tianji convert 转换；真的要空文件，就加上 --allow-empty。"
+                )
 
-        parts = list(_parts(merged.files))
-        work = partial(_read_whole, most=0 if system else _WHOLE)
-        done = processes.in_order(work, parts, PROCESSES if len(parts) > _ALONE else 1, alone=0)
-        for path, (digests[path], count, rows) in zip(merged.files, chain.from_iterable(done), strict=True):
-            if count:
-                put(count, rows)
-                continue
-            if not digests[path]:
-                with suppress(OSError):  # said in full when the file is read row by row
-                    digests[path] = records.sha256(path)
-            checked = _checked_rows(path, merged, bad, system)
-            while some := list(islice(checked, 1000)):
-                put(len(some), _lay_out(some))
-        if not (merged.rows or allow_empty):
-            raise CourseError(
-                f"{'、'.join(map(str, folders))} 里一条也合不出来"
-                f"（弃用 {merged.rejected} 条，第一条：{merged.reason}）。"
-                "请先改正数据，或用 tianji convert 转换；真的要空文件，就加上 --allow-empty。"
-            )
-        target.write(ARRAY_END if merged.rows else b"[]")
+        records.write_arrays(output, arrays())
     counts = {"files": len(merged.files), "rows": merged.rows, "rejects": merged.rejected}
     if skip_bad:
         records.write_provenance(merged.rejects, stage=STAGE, parameters={}, counts=counts)
@@ -171,47 +155,18 @@ class _Row(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(list[_Row]).decode
 
 
-def _lay_out(rows: list) -> bytes:
-    """Return rows as an indented array."""
-    return msgspec.json.format(msgspec.json.encode(rows), indent=4)
+def _content(path: Path) -> bytes | None:
+    """Return a file's bytes; None if it is very large, or cannot be read (which is said later)."""
+    with suppress(OSError):
+        return path.read_bytes() if path.stat().st_size <= _WHOLE else None
 
 
-def _read_whole(files: list[Path], most: int) -> list[tuple[str, int, bytes]]:
-    """Return (sha256, number of rows, rows as an indented array) of every file.
-
-    There are no rows if something in the file is not as it should be; of one that cannot be read, or is
-    larger than ``most`` bytes, there is no sha256 either.
-    """
-    return [_one(path, most) for path in files]
-
-
-def _one(path: Path, most: int) -> tuple[str, int, bytes]:
+def _whole(content: bytes) -> list[_Row]:
+    """Return the rows of a sound file; none if something in it is not as it should be."""
     try:
-        if path.stat().st_size > most:
-            return "", 0, b""
-        content = path.read_bytes()
-    except OSError:  # said in full when the file is read row by row
-        return "", 0, b""
-    digest = hashlib.sha256(content).hexdigest()
-    try:
-        rows = _decode(content)
+        return _decode(content)
     except (ValueError, RecursionError):
-        return digest, 0, b""
-    return digest, len(rows), _lay_out(rows)
-
-
-def _parts(files: list[Path]) -> Iterator[list[Path]]:
-    """Yield the files in order, several small ones at a time."""
-    part, size = [], 0
-    for path in files:
-        part.append(path)
-        with suppress(OSError):  # said later, as below
-            size += path.stat().st_size
-        if size >= _PART:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
+        return []
 
 
 def _checked_rows(path: Path, merged: Merged, bad, system: str) -> Iterator[dict]:

@@ -10,7 +10,6 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing import get_context, parent_process
 from threading import Thread
@@ -42,32 +41,23 @@ def _shared(work: Callable, items: Iterable, second: ProcessPoolExecutor) -> Ite
         item, future = waiting.popleft()
         try:
             return future.result()
-        except Exception:
+        except Exception:  # it may have been lost with the process; an error of the work comes again, here
             return work(item)
 
     for item in items:
-        idle = sum(not future.done() for _, future in waiting) < _QUEUED
-        waiting.append((item, (idle and _ask(second, item)) or _do(work, item)))
+        future: Future = Future()
+        try:
+            if sum(not asked.done() for _, asked in waiting) < _QUEUED:
+                future = second.submit(_second_work, item)
+            else:
+                future.set_result(work(item))
+        except Exception as error:
+            future.set_exception(error)
+        waiting.append((item, future))
         while waiting and (waiting[0][1].done() or len(waiting) > _WAITING):
             yield take()
     while waiting:
         yield take()
-
-
-def _ask(second: ProcessPoolExecutor, item: Any) -> Future | None:
-    try:
-        return second.submit(_second_work, item)
-    except BrokenProcessPool:  # it was killed
-        return None
-
-
-def _do(work: Callable, item: Any) -> Future:
-    future: Future = Future()
-    try:
-        future.set_result(work(item))
-    except Exception as error:
-        future.set_exception(error)
-    return future
 
 
 def _begin(work: Callable) -> None:

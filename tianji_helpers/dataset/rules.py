@@ -12,71 +12,16 @@ and scene that nobody would wish.
 
 import re
 import unicodedata
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from tianji_helpers import emoji as emojis
 from tianji_helpers import faults
+from tianji_helpers.faults import Rule, rule
 from tianji_helpers.request import Request
 
-
-@dataclass(frozen=True)
-class Example:
-    """A request, the answer before, and after (None if the rule rejects it)."""
-
-    request: str
-    before: str
-    after: str | None = None
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule. ``kind`` is mend or reject; ``title`` is what a student reads."""
-
-    name: str
-    title: str
-    kind: str
-    apply: Callable[[str, Request], str | None]
-    examples: tuple[Example, ...]
-
-    @property
-    def plain(self) -> bool:
-        """Whether it can act on a plain text; the others are passed over there (see ``is_plain``)."""
-        return self.name not in _ONLY_UNUSUAL
-
-
-_ONLY_UNUSUAL = frozenset(
-    (
-        "invisible",
-        "thinking",
-        "title_line",
-        "markdown",
-        "quotes",
-        "spaces",
-        "language",
-        "slot",
-        "alternatives",
-    )
-)
-_PLAIN = re.compile(r"[\u4e00-\u9fff，。！？、；：～\U0001f300-\U0001faff\u2600-\u27bf]*")
-
-
-def is_plain(text: str) -> bool:
-    """Say whether a text is nothing but Chinese letters, usual marks and simple emoji, as most wishes are."""
-    return _PLAIN.fullmatch(text) is not None
-
-
-MENDS: list[Rule] = []
-
-
-def _mend(title: str, *examples: tuple[str, str, str]):
-    def register(function):
-        cases = tuple(Example(*example) for example in examples)
-        MENDS.append(Rule(function.__name__, title, "mend", function, cases))
-        return function
-
-    return register
+MENDS: dict[str, Rule] = {}
+PAIRS: dict[str, Rule] = {}
+_mend, _reject = partial(rule, MENDS, "mend"), partial(rule, PAIRS, "reject")
 
 
 # --- what nobody sees -----------------------------------------------------------------------------
@@ -588,29 +533,20 @@ def wording(text: str, request: Request) -> str:
 
 # --- rejects --------------------------------------------------------------------------------------
 
+ABSURD, UNSUITABLE = "absurd_pair", "unsuitable"
 
-def _absurd(text: str, request: Request) -> str | None:
+
+@_reject("荒唐的组合", ("祝奶奶新婚快乐", "奶奶，祝您新婚快乐，百年好合！"))
+def absurd_pair(text: str, request: Request) -> str | None:
     """Nobody would wish this recipient this, whatever the words."""
-    return _unsuitable(text, request) if request.misfit and request.misfit.absurd else None
+    return unsuitable(text, request) if request.misfit and request.misfit.absurd else None
 
 
-def _unsuitable(text: str, request: Request) -> str | None:
+@_reject("矩阵以外的组合", ("祝爷爷七夕节", "爷爷，祝您七夕节快乐，天天开心！"))
+def unsuitable(text: str, request: Request) -> str | None:
     """The matrix leaves this pair out; a policy, so this rule has a switch of its own."""
     misfit = request.misfit
     return f"不给{request.recipient}送{request.scene}的祝福：{misfit.why}" if misfit else None
 
 
-def _reject(name: str, title: str, apply, *examples: tuple[str, str]) -> Rule:
-    return Rule(name, title, "reject", apply, tuple(Example(*example) for example in examples))
-
-
-ABSURD, UNSUITABLE = "absurd_pair", "unsuitable"
-REJECTS: list[Rule] = [
-    *(_reject(fault.name, fault.title, fault.apply, *fault.examples) for fault in faults.FAULTS.values()),
-    _reject(ABSURD, "荒唐的组合", _absurd, ("祝奶奶新婚快乐", "奶奶，祝您新婚快乐，百年好合！")),
-    _reject(UNSUITABLE, "矩阵以外的组合", _unsuitable, ("祝爷爷七夕节", "爷爷，祝您七夕节快乐，天天开心！")),
-]
-
-RULES: dict[str, Rule] = {rule.name: rule for rule in [*MENDS, *REJECTS]}
-if len(RULES) != len(MENDS) + len(REJECTS):
-    raise AssertionError("two rules of one name: the later one would replace the other")
+RULES = MENDS | faults.FAULTS | PAIRS

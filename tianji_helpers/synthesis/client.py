@@ -2,7 +2,7 @@
 
 Requests go through three stages. ``_missing`` leaves out what the journal already answers; workers send the
 rest, as many at once as the ``window`` allows and within the limits a minute, and check what comes back;
-``_commit`` writes good answers to the journal in groups (durable), and only then are they counted. Run again
+``_keep`` writes good answers to the journal, all that wait at once, and only then are they counted. Run again
 after a crash, a Ctrl-C or with other limits: it goes on where it was. Nothing holds more than a few hundred
 requests, however long the run is.
 
@@ -37,7 +37,7 @@ from tianji_helpers.synthesis import prices, providers
 from tianji_helpers.synthesis.journal import Journal, key_of
 from tianji_helpers.synthesis.limits import Pace
 from tianji_helpers.synthesis.prices import Price
-from tianji_helpers.synthesis.providers import Client, Provider, Refused, Reply, Retryable, connect
+from tianji_helpers.synthesis.providers import Client, Provider, Refused, Reply, Retryable
 from tianji_helpers.synthesis.teacher import Teacher
 from tianji_helpers.synthesis.window import Window
 
@@ -45,7 +45,7 @@ _BACK_OFF = (0.5, 30.0)  # seconds: the first wait, doubled each time, and the l
 _LONGEST_PAUSE = 120.0  # seconds: more than that a server's Retry-After is not obeyed
 _GRACE = 10.0  # seconds that answers under way get when a run is stopped
 _PROMPT_ROOM = 1536  # tokens, for the prompt and the text that questions are asked about
-_BATCH = 64  # requests looked up at once, and answers waiting to be written
+_BATCH = 16  # requests looked up at once: as long as it takes to build them, replies wait
 _REFUSAL = re.compile(
     r"^\W*(?:(?:非常|很|十分)?(?:抱歉|对不起|不好意思|遗憾)[，,。！!\s]*)?"
     r"(?:(?:但|不过)[，,]?)?(?:作为(?:一个|一名)?\s*(?:AI|人工智能|大?语言模型|智能助手|助手)"
@@ -352,12 +352,13 @@ class Engine:
 
     async def _run(self, requests: Iterator[Query]) -> None:
         self._window = Window(self.settings.concurrency or self.provider.slots)
-        self._draw, self._answers = asyncio.Lock(), asyncio.Queue(maxsize=_BATCH)
+        self._draw = asyncio.Lock()
+        self._good: list[tuple[str, dict, Query]] = []  # answers that are not in the journal yet
+        self._keeping = asyncio.create_task(self._keep())
         timeout = self.settings.timeout or self.provider.timeout
-        client = connect(self.provider, timeout, self._window.most)
+        client = Client(self.provider, timeout)
         with futures.ThreadPoolExecutor(1, thread_name_prefix="journal") as self._disk:
             missing = self._missing(requests)
-            committer = asyncio.create_task(self._commit())
             workers = [asyncio.create_task(self._work(client, missing)) for _ in range(self._window.most)]
             work = asyncio.gather(*workers)
             stop = asyncio.create_task(self._stop.wait())
@@ -373,37 +374,21 @@ class Engine:
                     task.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
                 await missing.aclose()
-                await self._answers.put(None)
-                await asyncio.wait([committer])
                 await client.close()
-            await committer
+            await self._keeping
             await work
 
     async def _missing(self, requests: Iterator[Query]) -> AsyncIterator[tuple[str, Query]]:
         """Yield the requests that the journal does not answer, with their keys."""
-        ahead = asyncio.ensure_future(self._look_up(requests))
-        try:
-            while (found := await ahead)[0]:
-                batch, known = found
-                ahead = asyncio.ensure_future(self._look_up(requests))  # while the workers have this one
-                if known:
-                    await self._on_disk(self._answered, [batch[key] for key in known])
-                    self.summary.reused += len(known)
-                    self._show(len(known), reused=True)
-                for key, request in batch.items():
-                    if key not in known:
-                        yield key, request
-        finally:
-            ahead.cancel()
-
-    async def _look_up(self, requests: Iterator[Query]) -> tuple[dict[str, Query], set[str]]:
-        """Return the next requests by key, and which of the keys the journal answers."""
-        batch = {}
-        for request in islice(requests, _BATCH):
-            batch[self.key(request)] = request
-            if len(batch) % 8 == 0:
-                await asyncio.sleep(0)  # replies wait for no more than 8 prompts to be built
-        return batch, await self._on_disk(self.journal.known, list(batch))
+        while batch := {self.key(request): request for request in islice(requests, _BATCH)}:
+            known = await self._on_disk(self.journal.known, list(batch))
+            if known:
+                await self._on_disk(self._answered, [batch[key] for key in known])
+                self.summary.reused += len(known)
+                self._show(len(known), reused=True)
+            for key, request in batch.items():
+                if key not in known:
+                    yield key, request
 
     async def _work(self, client: Client, missing: AsyncIterator[tuple[str, Query]]) -> None:
         while not self._stopping:
@@ -420,7 +405,10 @@ class Engine:
                 self.summary.failures.append(Failure(request.where, str(error)))
                 self._show(1)
             else:
-                await self._answers.put((key, answer, request))
+                self._good.append((key, answer, request))
+                if self._keeping.done():
+                    self._keeping.result()  # raises if the disk refused: that stops the run
+                    self._keeping = asyncio.create_task(self._keep())
 
     async def _ask(self, client: Client, request: Query) -> dict:
         """Return a good answer; raises Retryable when the tries are used up."""
@@ -494,34 +482,16 @@ class Engine:
         if used := reply.prompt_tokens + reply.completion_tokens:
             self._pace.correct(used - expected_tokens)
 
-    async def _commit(self) -> None:
-        """Write answers to the journal, all that are waiting in one transaction, until a None.
-
-        If that fails (a full disk), it stops the run and raises when the workers are done.
-        """
-        more, failure = True, None
-        while more:
-            batch = [await self._answers.get()]
-            while not self._answers.empty():
-                batch.append(self._answers.get_nowait())
-            more = batch[-1] is not None
-            batch = [item for item in batch if item is not None]
-            if not batch or failure:
-                continue
-            try:
-                await self._on_disk(self._store, batch)
-            except Exception as error:
-                failure = error
-                self._stopping = True
-                self._stop.set()
-            else:  # durable, so it counts
-                self.summary.answered += len(batch)
-                self._show(len(batch))
-        if failure:
-            raise failure
+    async def _keep(self) -> None:
+        """Write good answers to the journal, all that are there in one transaction, until there are none."""
+        while self._good:
+            batch, self._good = self._good, []
+            await self._on_disk(self._store, batch)
+            self._show(len(batch))  # durable, so it counts
 
     def _store(self, batch: list[tuple[str, dict, Query]]) -> None:
         self.journal.add((key, answer) for key, answer, _ in batch)
+        self.summary.answered += len(batch)
         self._answered([request for *_, request in batch])
 
     def _on_disk(self, function: Callable, *arguments) -> asyncio.Future:

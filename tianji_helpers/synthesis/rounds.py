@@ -7,6 +7,7 @@ file instead of beginning another one.
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from reprlib import repr as brief
 
@@ -42,12 +43,7 @@ def write(
             "请把日志移走，再运行一次。"
         )
     file = folder / name
-
-    def all_rows() -> Iterator[dict]:
-        yield first
-        yield from rows
-
-    count = records.write_conversations(file, all_rows())
+    count = records.write_conversations(file, chain((first,), rows))
     records.write_provenance(
         file, stage="01_synthesis", parameters=identity, counts={"rows": count, **counts}, inputs=inputs
     )

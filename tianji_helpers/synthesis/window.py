@@ -8,7 +8,9 @@ capacity of a line in much the same way.
 """
 
 import asyncio
-from collections import deque
+import math
+
+from anyio import CapacityLimiter
 
 FIRST, MOST = 4, 256
 _WORTH = 0.3  # of the growth of the window must come back as growth of the rate, or it was in vain
@@ -19,10 +21,8 @@ class Window:
     """The requests under way. fixed: always so many; 0 finds out. ``size`` is how many may be, now."""
 
     def __init__(self, fixed: int = 0):
-        self.size = fixed or FIRST
+        self._room = CapacityLimiter(fixed or FIRST)
         self._fixed = bool(fixed)
-        self._under_way = 0
-        self._waiting: deque[asyncio.Future] = deque()
         self._closed = False
         self._doubling, self._patience = True, 1
         self._known: tuple[int, float] | None = None  # size and rate before the try that goes on now
@@ -32,44 +32,45 @@ class Window:
         self._answers, self._seconds, self._began = 0, 0.0, 0.0
 
     @property
+    def size(self) -> int:
+        return int(self._room.total_tokens)
+
+    @size.setter
+    def size(self, size: int) -> None:
+        self._room.total_tokens = size
+
+    @property
     def most(self) -> int:
         """How many requests can ever be under way."""
         return self.size if self._fixed else MOST
 
     async def enter(self) -> bool:
         """Wait for room; False if the window was closed meanwhile."""
+        await self._room.acquire()
         if self._closed:
-            return False
-        if self._under_way < self.size:
-            self._under_way += 1
-            return True
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        return await turn
+            self._room.release()
+        return not self._closed
 
     def leave(self) -> None:
         """Give one's room back."""
-        self._under_way -= 1
+        self._room.release()
         self._bout = max(0, self._bout - 1)
-        self._wake()
 
     def close(self) -> None:
         """Let nobody in any more, and whoever waits go."""
-        self._closed = True
-        self._wake()
+        self._closed, self._room.total_tokens = True, math.inf
 
     def answered(self, sent: float) -> None:
         """An answer came; after enough of them the size is judged. sent: when, by the loop's clock."""
-        if self._fixed or sent < self._began:
+        if self._fixed or self._closed or sent < self._began:
             return
         self._answers += 1
         self._seconds += _now() - sent
         if self._answers < self.size:  # all asked for at this size
             return
-        if self._waiting:  # else it was not used to the full
+        if self._room.statistics().tasks_waiting:  # else it was not used to the full
             self._judge(self.size * self._answers / max(self._seconds, 1e-6))
         self._begin()
-        self._wake()
 
     def _judge(self, rate: float) -> None:
         if self._known:
@@ -85,13 +86,14 @@ class Window:
 
     def refused(self) -> None:
         """The server does not take as many; call it while the refused request still counts."""
-        if self._fixed:
+        if self._fixed or self._closed:
             return
+        under_way = int(self._room.borrowed_tokens)
         if not self._bout:
-            self._bout, self._least = self._under_way, max(1, self.size // 2)
+            self._bout, self._least = under_way, max(1, self.size // 2)
             self._in_vain()
         self._known = None
-        self.size = max(self._least, min(self.size, self._under_way - 1))
+        self.size = max(self._least, min(self.size, under_way - 1))
         self._begin()
 
     def _in_vain(self) -> None:
@@ -100,14 +102,6 @@ class Window:
 
     def _begin(self) -> None:
         self._answers, self._seconds, self._began = 0, 0.0, _now()
-
-    def _wake(self) -> None:
-        """Hand room over to those who wait, the first ones first."""
-        while self._waiting and (self._closed or self._under_way < self.size):
-            turn = self._waiting.popleft()
-            if not turn.done():  # cancelled meanwhile
-                self._under_way += not self._closed
-                turn.set_result(not self._closed)
 
 
 def _now() -> float:

@@ -197,9 +197,11 @@ def test_the_number_of_processes_and_the_way_of_storing_change_nothing(tmp_path,
     monkeypatch.setattr(clean, "_PARALLEL_ROWS", 100)
     twins = [turn("祝姐姐生日", GOOD), turn("祝姐姐生日", GOOD.replace("！", "。"))]
     rows = [*twins, *teacher[0], *many(150), *teacher[0][::3]]
-    one = clean.clean_turns(rows, MATRIX, processes=1)
+    monkeypatch.setattr(clean, "PROCESSES", 1)
+    one = clean.clean_turns(rows, MATRIX)
     assert {clean.EXACT, clean.NEAR, clean.OPENING, "empty"} <= {row["rule"] for row in one.rejects}
-    assert clean.clean_turns(rows, MATRIX, processes=2) == one
+    monkeypatch.setattr(clean, "PROCESSES", 2)
+    assert clean.clean_turns(rows, MATRIX) == one
     monkeypatch.undo()  # parts of another size
     records.write_conversations(tmp_path / "merged.json", rows)
     files = {name: tmp_path / f"{name}.json" for name in ("rejects", "report")}

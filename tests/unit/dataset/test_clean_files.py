@@ -23,8 +23,7 @@ def row(number: int, **more) -> dict:
     ],
 )
 @pytest.mark.parametrize("indent", [4, None])
-def test_rows_of_another_layout_are_cleaned_alike(tmp_path, monkeypatch, odd, indent):
-    monkeypatch.setattr(records, "_BLOCK", 500)
+def test_rows_of_another_layout_are_cleaned_alike(tmp_path, odd, indent):
     rows = [*map(row, range(20)), odd, *map(row, range(20, 40)), row(3)]
     (tmp_path / "in.json").write_text(json.dumps(rows, ensure_ascii=False, indent=indent), encoding="utf-8")
     files = {name: tmp_path / f"{name}.json" for name in ("rejects", "report")}
@@ -37,8 +36,7 @@ def test_rows_of_another_layout_are_cleaned_alike(tmp_path, monkeypatch, odd, in
     assert records.read_jsonl(files["rejects"]) == expected.rejects
 
 
-def test_a_fault_behind_many_blocks_of_the_file_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "_BLOCK", 500)
+def test_a_fault_behind_many_rows_is_named(tmp_path):
     rows = [*map(row, range(20)), {"conversation": [{"system": "", "input": "祝姐姐生日"}]}]
     (tmp_path / "in.json").write_text(json.dumps(rows, ensure_ascii=False, indent=4), encoding="utf-8")
     files = {name: tmp_path / f"{name}.json" for name in ("rejects", "report")}
@@ -55,7 +53,8 @@ def test_two_processes_clean_a_file_as_one_does(tmp_path, monkeypatch):
     records.write_conversations(tmp_path / "in.json", turns)
     written = []
     for count in (1, 2):
+        monkeypatch.setattr(clean, "PROCESSES", count)
         files = {name: tmp_path / f"{name}{count}.json" for name in ("rejects", "report")}
-        clean.clean_file(tmp_path / "in.json", tmp_path / f"out{count}.json", **files, processes=count)
+        clean.clean_file(tmp_path / "in.json", tmp_path / f"out{count}.json", **files)
         written.append([path.read_bytes() for path in (tmp_path / f"out{count}.json", *files.values())])
     assert written[0] == written[1]

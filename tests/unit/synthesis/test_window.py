@@ -122,6 +122,6 @@ def test_a_closed_window_lets_nobody_in_and_all_go():
         await asyncio.sleep(0)
         window.close()
         assert await asyncio.gather(*waiting) == [False] * 3
-        assert not await window.enter()
+        assert not await asyncio.create_task(window.enter())
 
     run(close())
