@@ -45,6 +45,7 @@ from tianji_helpers.errors import CourseError
 PROVENANCE = ".provenance.json"  # the end of the name of what stands beside a file
 RAW_FIELDS = ("system", "src_input", "style_name", "input", "output")
 TRAINING_FIELDS = ("input", "output")
+MAX_VALUE = 1 << 26  # characters; one row that is longer is no row of this course
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _BLOCK = 1 << 20  # bytes read at a time
 _AHEAD = 8 << 20  # bytes written between two calls to put them on the disk
@@ -190,14 +191,27 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def read_text(path: str | Path) -> str:
     """Return a UTF-8 file's text (a byte order mark is dropped), or say why it cannot be read."""
-    with open_bytes(path) as file:
-        data = file.read()
+    return "".join(_blocks(path))
+
+
+def _blocks(path: str | Path) -> Iterator[str]:
+    """Yield a UTF-8 file's text, a block at a time; errors as in ``read_text``."""
+    path = Path(path)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    done = 0  # bytes before the block
     try:
-        return data.decode().removeprefix("\ufeff")
+        with open_bytes(path) as file:
+            while True:
+                data = file.read(_BLOCK)
+                pending = len(decoder.getstate()[0])
+                text = decoder.decode(data, final=not data)
+                yield text.removeprefix("\ufeff") if done == 0 else text
+                if not data:
+                    return
+                done += len(data)
     except UnicodeDecodeError as error:
-        raise CourseError(
-            f"{path} 不是 UTF-8 文本（第 {error.start} 个字节）：{_what_it_is(Path(path))}"
-        ) from error
+        place = done - pending + error.start
+        raise CourseError(f"{path} 不是 UTF-8 文本（第 {place} 个字节）：{_what_it_is(path)}") from error
 
 
 @contextmanager
@@ -265,62 +279,132 @@ def _no_constant(name: str):
     raise ValueError(f"{name} 不是 JSON 里的数")
 
 
-def _broken(path: str | Path, error: Exception) -> CourseError:
-    """Say what is wrong with a file's JSON."""
+def _broken(path: str | Path, error: Exception, line: int = 1, column: int = 1) -> CourseError:
+    """Say what is wrong with a file's JSON; line, column: where the text that failed begins."""
     if isinstance(error, RecursionError):
         return CourseError(f"{path} 的 JSON 嵌套太深，不是这门课的数据。")
     if not isinstance(error, json.JSONDecodeError):  # NaN, or a number of more than 4,300 digits
         return CourseError(f"{path} 不是合法的 JSON：{error}。")
+    column = error.colno + (column - 1 if error.lineno == 1 else 0)
     return CourseError(
-        f"{path} 第 {error.lineno} 行第 {error.colno} 列不是合法的 JSON：{error.msg}。"
+        f"{path} 第 {line + error.lineno - 1} 行第 {column} 列不是合法的 JSON：{error.msg}。"
         "文件可能没有写完，请重新生成。"
     )
 
 
+def first_character(path: str | Path) -> str:
+    """Return the first character of a UTF-8 file that is no blank; empty if there is none."""
+    return _Window(path).peek()
+
+
 def iter_json_array(path: str | Path) -> Iterator[Any]:
-    """Yield the values of a JSON array one by one; memory holds the file's bytes and one value.
+    """Yield the values of a JSON array one by one; memory holds a block of the file, not the file.
 
     Raises CourseError with file, line and column where the JSON is broken (the values before that place
     have been yielded by then), or if the file holds something other than an array.
     """
-    with open_bytes(path) as file:
-        data = file.read().removeprefix(codecs.BOM_UTF8)
-    read = 0
-    try:
-        for value in msgspec.json.decode(data, type=list[msgspec.Raw]):
-            yield msgspec.json.decode(value)
-            read += 1
-    except (ValueError, RecursionError):  # broken, or what only json reads: half a character, 1e400
-        yield from itertools.islice(_json_values(path), read, None)
+    window = _Window(path)
+    if window.peek() != "[":
+        value = read_json(path)
+        raise CourseError(f"{path} 的最外层是 {type(value).__name__}，应当是数组 [ … ]。")
+    window.at += 1
+    mark = window.peek()
+    while mark != "]":
+        yield window.value()
+        text, end = window.text, window.at
+        mark = window.peek()
+        if mark == ",":
+            window.at += 1
+            window.peek()
+            if text is window.text:
+                start = max(0, end - 4)
+                yield from window.values(text[start : window.at + 8], end - start)
+                window.peek()
+        elif mark != "]":
+            raise window.error("Expecting ',' delimiter")
+    window.at += 1
+    if window.peek():
+        raise window.error("Extra data")
 
 
+_SPACES = ("", " ", "\t", "\n", "\r")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
-def _json_values(path: str | Path) -> Iterator[Any]:
-    """Do the same with json, which is slower and says what is wrong and where."""
-    text = read_text(path)
-    at = _SPACE.match(text).end()
-    if text[at : at + 1] != "[":
-        kind = type(read_json(path)).__name__
-        raise CourseError(f"{path} 的最外层是 {kind}，应当是数组 [ … ]。")
-    try:
-        at = _SPACE.match(text, at + 1).end()
-        more = text[at : at + 1] != "]"
-        while more:
-            value, at = _DECODER.raw_decode(text, at)
-            yield value
-            at = _SPACE.match(text, at).end()
-            if more := text[at : at + 1] == ",":
-                at = _SPACE.match(text, at + 1).end()
-            elif text[at : at + 1] != "]":
-                raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-        at = _SPACE.match(text, at + 1).end()
-        if at < len(text):
-            raise json.JSONDecodeError("Extra data", text, at)
-    except (ValueError, RecursionError) as error:
-        raise _broken(path, error) from error
+class _Window:
+    """A part of a JSON file's text that moves on as values are taken from it.
+
+    ``at`` is the place of the next value in ``text``; ``line`` and ``column`` say where ``text`` begins.
+    """
+
+    def __init__(self, path: str | Path):
+        self._path, self._blocks = path, _blocks(path)
+        self.text, self.at, self.line, self.column = "", 0, 1, 1
+        self._tried = ""  # the text that was looked at for several values
+
+    def peek(self) -> str:
+        """Pass over blanks; return the next character, or an empty string at the end."""
+        while True:
+            if self.text[self.at : self.at + 1] in _SPACES:
+                self.at = _SPACE.match(self.text, self.at).end()
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self._more():
+                return ""
+
+    def value(self) -> Any:
+        """Take the next value."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+            except (ValueError, RecursionError) as error:
+                cut = isinstance(error, json.JSONDecodeError) and len(self.text) - self.at < MAX_VALUE
+                if cut and self._more():
+                    continue
+                raise _broken(self._path, error, self.line, self.column) from error
+            if end == len(self.text) and self._more():
+                continue  # a number that ends with the window may go on
+            self.at = end
+            return value
+
+    def values(self, border: str, length: int) -> list:
+        """Take all values up to the last one at whose end the border stands, and the comma behind it.
+
+        msgspec reads them, at once and twice as fast as json. border: the last ``length`` characters of a
+        value and the first ones of the next, which look alike through most files. Where they do not, or
+        something is wrong, there are no values: ``value`` takes them one by one, and says what is wrong.
+        """
+        end = self.text.rfind(border, self.at)
+        if end < 0 or self.text is self._tried:
+            return []
+        self._tried, end = self.text, end + length
+        try:
+            values = msgspec.json.decode(f"[{self.text[self.at : end]}]")
+        except (msgspec.DecodeError, RecursionError):
+            return []
+        self.at = self.text.index(",", end) + 1
+        return values
+
+    def error(self, message: str) -> CourseError:
+        """Return the error that a thing at this place is."""
+        return _broken(self._path, json.JSONDecodeError(message, self.text, self.at), self.line, self.column)
+
+    def _more(self) -> bool:
+        """Drop what was taken and read on, as much again as is left; return whether there was more."""
+        blocks, grown = [], 0
+        for block in self._blocks:
+            blocks.append(block)
+            grown += len(block)
+            if grown > len(self.text) - self.at:
+                break
+        if not grown:
+            return False
+        self.line += self.text.count("\n", 0, self.at)
+        newline = self.text.rfind("\n", 0, self.at)
+        self.column = self.at - newline if newline >= 0 else self.column + self.at
+        self.text, self.at = "".join((self.text[self.at :], *blocks)), 0
+        return True
 
 
 def check_row(row: Any, where: str) -> dict:
@@ -340,24 +424,34 @@ def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
 
     Raises CourseError naming file and line.
     """
-    with open_bytes(
-        path
-    ) as file:  # only line feeds end a line: U+2028 and its kin may stand in a JSON string
-        for number, line in enumerate(file, 1):
-            where = f"{path} 第 {number} 行"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                row = json.loads(text, parse_constant=_no_constant) if text else None
-            except UnicodeDecodeError:
-                read_text(path)  # says where
-                raise
-            except ValueError as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else error
-                raise CourseError(f"{where}不是合法的 JSON：{reason}。") from error
-            except RecursionError as error:
-                raise CourseError(f"{where}的 JSON 嵌套太深，不是这门课的数据。") from error
-            if text:
-                yield number, check_row(row, where)
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path} 第 {number} 行"
+        try:
+            row = json.loads(line, parse_constant=_no_constant)
+        except json.JSONDecodeError as error:
+            raise CourseError(f"{where}不是合法的 JSON：{error.msg}。") from error
+        except ValueError as error:
+            raise CourseError(f"{where}不是合法的 JSON：{error}。") from error
+        except RecursionError as error:
+            raise CourseError(f"{where}的 JSON 嵌套太深，不是这门课的数据。") from error
+        yield number, check_row(row, where)
+
+
+def _lines(path: str | Path) -> Iterator[str]:
+    """Yield a file's lines. Only line feeds end one: U+2028 and its kin may stand inside a JSON string."""
+    parts: list[str] = []  # of a line that goes on in the next block
+    for block in _blocks(path):
+        *lines, rest = block.split("\n")
+        if lines:
+            yield "".join((*parts, lines[0]))
+            yield from lines[1:]
+            parts = []
+        parts.append(rest)
+        if len(parts) * _BLOCK > MAX_VALUE:
+            raise CourseError(f"{path} 里有一行超过 {MAX_VALUE >> 20} MB，不是这门课的数据。")
+    yield "".join(parts)
 
 
 _KINDS = {bool: "真假值", int: "整数", float: "小数", list: "列表", dict: "对象"}

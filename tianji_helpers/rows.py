@@ -18,12 +18,10 @@ ARRAY, LINES, TABLE, PARQUET = "array", "lines", "table", "parquet"
 def kind_of(path: str | Path) -> str:
     """Return the kind of a file by its first characters; empty if there is nothing but blanks in it."""
     with records.open_bytes(path) as file:
-        start = file.read(4)
-        while start and not (first := start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]):
-            start = file.read(1 << 16)
-    if start == b"PAR1":
-        return PARQUET
-    return {b"[": ARRAY, b"{": LINES}.get(first, TABLE) if start else ""
+        if file.read(4) == b"PAR1":
+            return PARQUET
+    first = records.first_character(path)
+    return {"": "", "[": ARRAY, "{": LINES}.get(first, TABLE)
 
 
 def iter_rows(path: str | Path) -> Iterator[tuple[str, Any]]:

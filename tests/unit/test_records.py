@@ -2,6 +2,7 @@
 
 import json
 import os
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -134,12 +135,19 @@ def test_a_missing_file_and_a_folder_say_what_to_do(tmp_path):
         records.read_json(tmp_path)
 
 
-def test_an_array_reads_up_to_where_it_is_broken(tmp_path):
+def test_an_array_streams_in_small_blocks_as_it_reads_whole(tmp_path, monkeypatch):
     path = tmp_path / "rows.json"
-    rows = [{"a": ["祝", {"b": 1.5}], "c": "\u2028\n]," * 9}, 1234567, "祝", None]
+    rows = [{"a": ["祝", {"b": 1.5}], "c": "\u2028\n]," * number} for number in range(40)] + [
+        1234567,
+        "祝",
+        None,
+    ]
     for indent in (None, 4):
         path.write_text(json.dumps(rows, ensure_ascii=False, indent=indent) + "\n ", encoding="utf-8")
-        assert list(records.iter_json_array(path)) == rows
+        for block in (1, 7, 1 << 20):
+            monkeypatch.setattr(records, "_BLOCK", block)
+            assert list(records.iter_json_array(path)) == rows
+    monkeypatch.setattr(records, "_BLOCK", 5)
     for tail, place in (("1] 2", "第 3 行第 6 列"), ("1", "第 3 行第 4 列"), ("1,]", "第 3 行第 5 列")):
         path.write_text('[{"a":\n"祝祝祝祝祝祝"},\n  ' + tail, encoding="utf-8")
         values = records.iter_json_array(path)
@@ -152,16 +160,19 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"])) | st.just('\n    },\n 
 OBJECTS = st.lists(st.dictionaries(TEXTS, TEXTS | st.integers() | st.lists(TEXTS), max_size=3), max_size=9)
 
 
-@given(rows=OBJECTS, indent=st.sampled_from((None, 0, 4)), cut=st.integers(0, 20))
-def test_an_array_reads_as_json_reads_it_and_a_part_of_it_is_no_array(tmp_path_factory, rows, indent, cut):
+@given(rows=OBJECTS, indent=st.sampled_from((None, 0, 4)), size=st.integers(1, 400), cut=st.integers(0, 20))
+def test_an_array_reads_as_json_reads_it_and_a_part_of_it_is_no_array(
+    tmp_path_factory, rows, indent, size, cut
+):
     path = tmp_path_factory.getbasetemp() / "rows.json"
     text = json.dumps(rows, ensure_ascii=False, indent=indent)
-    path.write_bytes(text.encode())
-    assert list(records.iter_json_array(path)) == rows
-    path.write_bytes(text[: -1 - cut].encode())
-    if len(text) > cut + 1:
-        with pytest.raises(CourseError):
-            list(records.iter_json_array(path))
+    with mock.patch.object(records, "_BLOCK", size):
+        path.write_bytes(text.encode())
+        assert list(records.iter_json_array(path)) == rows
+        path.write_bytes(text[: -1 - cut].encode())
+        if len(text) > cut + 1:
+            with pytest.raises(CourseError):
+                list(records.iter_json_array(path))
 
 
 @pytest.mark.parametrize("odd", ['"\\ud83d"', "1e400", str(2**70), '{"a": 1, "a": 2}', "[" * 60 + "]" * 60])
@@ -172,20 +183,23 @@ def test_values_that_msgspec_refuses_or_reads_otherwise_come_as_json_reads_them(
     assert list(records.iter_json_array(tmp_path / "rows.json")) == json.loads(text)
 
 
-def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path):
+def test_lines_stream_in_small_blocks_as_they_read_whole(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
     rows = [{"a": "祝" * number} for number in range(20)]
     path.write_bytes(
         b"\xef\xbb\xbf" + "\r\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
     )
-    assert list(records.iter_jsonl(path)) == list(zip(range(1, 40, 2), rows, strict=True))
+    for block in (3, 10, 1 << 20):
+        monkeypatch.setattr(records, "_BLOCK", block)
+        assert [row for _, row in records.iter_jsonl(path)] == rows
+        assert [number for number, _ in records.iter_jsonl(path)] == list(range(1, 40, 2))
 
 
-def test_bytes_that_are_no_text_are_counted(tmp_path):
-    for name, read in (("rows.json", records.iter_json_array), ("rows.jsonl", records.iter_jsonl)):
-        (tmp_path / name).write_bytes('["祝祝"'.encode() + b"\xe7\xa5]")
-        with pytest.raises(CourseError, match="第 9 个字节"):
-            list(read(tmp_path / name))
+def test_bytes_that_are_no_text_are_counted_over_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_BLOCK", 4)
+    (tmp_path / "rows.json").write_bytes('["祝祝"'.encode() + b"\xe7\xa5]")
+    with pytest.raises(CourseError, match="第 9 个字节"):
+        list(records.iter_json_array(tmp_path / "rows.json"))
 
 
 def test_half_a_character_is_kept_in_ascii(tmp_path):

@@ -23,7 +23,8 @@ def row(number: int, **more) -> dict:
     ],
 )
 @pytest.mark.parametrize("indent", [4, None])
-def test_rows_of_another_layout_are_cleaned_alike(tmp_path, odd, indent):
+def test_rows_of_another_layout_are_cleaned_alike(tmp_path, monkeypatch, odd, indent):
+    monkeypatch.setattr(records, "_BLOCK", 500)
     rows = [*map(row, range(20)), odd, *map(row, range(20, 40)), row(3)]
     (tmp_path / "in.json").write_text(json.dumps(rows, ensure_ascii=False, indent=indent), encoding="utf-8")
     files = {name: tmp_path / f"{name}.json" for name in ("rejects", "report")}
@@ -36,7 +37,8 @@ def test_rows_of_another_layout_are_cleaned_alike(tmp_path, odd, indent):
     assert records.read_jsonl(files["rejects"]) == expected.rejects
 
 
-def test_a_fault_behind_many_rows_is_named(tmp_path):
+def test_a_fault_behind_many_blocks_of_the_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_BLOCK", 500)
     rows = [*map(row, range(20)), {"conversation": [{"system": "", "input": "祝姐姐生日"}]}]
     (tmp_path / "in.json").write_text(json.dumps(rows, ensure_ascii=False, indent=4), encoding="utf-8")
     files = {name: tmp_path / f"{name}.json" for name in ("rejects", "report")}
