@@ -38,15 +38,16 @@ def check_address(url: str, name: str) -> None:
         )
 
 
-def check_proxy(url: str, package: str = "") -> None:
+def check_proxy(url: str, package: str = "", bypass: bool = True) -> None:
     """Raise CourseError if the way to an address leads through a SOCKS proxy that the client cannot use.
 
-    package: the module with which the client could; it is no part of the course's environment.
+    package: the module with which the client could; it is no part of the course's environment. bypass:
+    whether the client leaves a proxy alone that ``NO_PROXY`` spares it.
     """
     place = urlsplit(url)
     known = getproxies()
     proxy = known.get(place.scheme) or known.get("all", "")
-    if not proxy.lower().startswith("socks") or proxy_bypass(place.hostname or ""):
+    if not proxy.lower().startswith("socks") or (bypass and proxy_bypass(place.hostname or "")):
         return
     if package and find_spec(package):
         return

@@ -136,7 +136,7 @@ def layers(requests: int, repeat: int) -> None:
             await spread(ask)
 
     async def ours(url: str) -> None:
-        client = providers.Client(providers.choose("local", "bench", url), 60.0)
+        client = providers.connect(providers.choose("local", "bench", url), 60.0, 1)
         await spread(client.ask)
         await client.close()
 

@@ -37,7 +37,7 @@ from tianji_helpers.synthesis import prices, providers
 from tianji_helpers.synthesis.journal import Journal, key_of
 from tianji_helpers.synthesis.limits import Pace
 from tianji_helpers.synthesis.prices import Price
-from tianji_helpers.synthesis.providers import Client, Provider, Refused, Reply, Retryable
+from tianji_helpers.synthesis.providers import Client, Provider, Refused, Reply, Retryable, connect
 from tianji_helpers.synthesis.teacher import Teacher
 from tianji_helpers.synthesis.window import Window
 
@@ -356,7 +356,7 @@ class Engine:
         self._good: list[tuple[str, dict, Query]] = []  # answers that are not in the journal yet
         self._keeping = asyncio.create_task(self._keep())
         timeout = self.settings.timeout or self.provider.timeout
-        client = Client(self.provider, timeout)
+        client = connect(self.provider, timeout, self._window.most)
         with futures.ThreadPoolExecutor(1, thread_name_prefix="journal") as self._disk:
             missing = self._missing(requests)
             workers = [asyncio.create_task(self._work(client, missing)) for _ in range(self._window.most)]

@@ -1,9 +1,9 @@
 """Who writes the wishes: a model behind an API, or recordings of one.
 
 ``deepseek``, ``local`` (any OpenAI-compatible server: vLLM, LMDeploy, Ollama ...), ``embedded`` (a model
-on this machine, started by the ``engine``), ``offline`` and ``zhipu`` (whose address takes the key as it is,
-as the ``zhipuai`` package sends it) are all asked through the asynchronous ``openai`` client.
-Its own retries are off: ``engine`` decides what is tried again, from the two exceptions here
+on this machine, started by the ``engine``) and ``offline`` are asked through the asynchronous
+``openai`` client, ``zhipu`` through the ``zhipuai`` client, which is synchronous and runs in threads.
+Their own retries are off: ``engine`` decides what is tried again, from the two exceptions here
 (``Retryable``, ``Refused``); what no second try can mend, such as a wrong key, is a CourseError and
 stops the run.
 
@@ -11,17 +11,20 @@ Keys come from the environment or ``.env`` and go nowhere else: not into a repr,
 message (``redaction.hide`` takes them out of what a server says).
 """
 
+import asyncio
 import json
 import os
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import anyio
+import httpx
 import httpx2
 import openai
 from dotenv import dotenv_values
@@ -139,15 +142,34 @@ class Refused(HidesSecrets):
     """The server does not want this one request; others may be fine."""
 
 
-class Client:
-    """An open connection to a provider. timeout: seconds for one request.
+class Client(Protocol):
+    """An open connection to a provider."""
 
-    It asks with ``post``: ``chat.completions.create`` would send the same, but also look through every
-    message and make every answer a pydantic model. Without that, and with the aiohttp transport, a request
-    takes 0.5 ms of CPU instead of 1.4 (measured by tests/benchmarks/bench_synthesis.py layers).
+    async def ask(self, body: dict) -> Reply:
+        """Send one chat request (``model``, ``messages``, ``temperature`` ...) and return the reply.
+
+        Raises Retryable, Refused, or CourseError if the whole run must stop.
+        """
+
+    async def close(self) -> None:
+        """Give the connections back."""
+
+
+def connect(provider: Provider, timeout: float, concurrency: int) -> Client:
+    """Open a client. timeout: seconds for one request. concurrency: requests under way at once."""
+    kind = _ZhipuClient if provider.name == "zhipu" else _OpenAIClient
+    return kind(provider, timeout, concurrency)
+
+
+class _OpenAIClient:
+    """Asks with ``client.post``: ``chat.completions.create`` would send the same.
+
+    It would also look through every message and make every answer a pydantic model. Without that, and
+    with the client's aiohttp transport, a request takes 0.5 ms of CPU instead of 1.4 (measured by
+    tests/benchmarks/bench_synthesis.py layers).
     """
 
-    def __init__(self, provider: Provider, timeout: float):
+    def __init__(self, provider: Provider, timeout: float, concurrency: int):
         self._provider, self._timeout = provider, timeout
         self._reached = False
         # whole: the client would join a path to its base_url again for every request
@@ -165,15 +187,11 @@ class Client:
                 # without TLS there is nothing to verify, and reading the certificates takes 50 ms
                 verify=urlsplit(provider.base_url).scheme == "https",
                 headers=_PLAIN,
-                event_hooks={"response": [_bound]},
+                event_hooks={"response": [_bound_async]},
             ),
         )
 
     async def ask(self, body: dict) -> Reply:
-        """Send one chat request (``model``, ``messages``, ``temperature`` ...) and return the reply.
-
-        Raises Retryable, Refused, or CourseError if the whole run must stop.
-        """
         try:
             with anyio.fail_after(self._timeout):
                 text = await self._client.post(self._url, body=body, cast_to=str)
@@ -185,8 +203,52 @@ class Client:
         return read(text)
 
     async def close(self) -> None:
-        """Give the connections back."""
         await self._client.close()
+
+
+class _ZhipuClient:
+    def __init__(self, provider: Provider, timeout: float, concurrency: int):
+        import zhipuai
+
+        self._provider, self._timeout = provider, timeout
+        self._reached = False
+        if not _is_loopback(provider.base_url):
+            hubs.check_proxy(provider.base_url, "socksio", bypass=False)
+        self._http = httpx.Client(
+            timeout=timeout,
+            trust_env=not _is_loopback(provider.base_url),
+            headers=_PLAIN,
+            event_hooks={"response": [_bound]},
+        )
+        self._client = zhipuai.ZhipuAI(
+            api_key=provider.key,
+            base_url=provider.base_url,
+            timeout=timeout,
+            max_retries=0,
+            http_client=self._http,
+        )
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="zhipu")
+
+    async def ask(self, body: dict) -> Reply:
+        call = asyncio.get_running_loop().run_in_executor(self._threads, self._send, body)
+        try:
+            with anyio.fail_after(self._timeout):
+                return await call
+        except TimeoutError:
+            raise Retryable("超时没有回答", overload=True) from None
+
+    def _send(self, body: dict) -> Reply:
+        try:
+            # as ``chat.completions.create`` does, which would make a model of an answer of any shape
+            text = self._client.post("/chat/completions", body=body, cast_type=str)
+            self._reached = True
+        except Exception as error:
+            raise _translate(self._provider, self._reached, error) from None
+        return read(text)
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._http.close()
 
 
 def _is_loopback(url: str) -> bool:
@@ -197,30 +259,43 @@ def _is_loopback(url: str) -> bool:
 _PLAIN = {"Accept-Encoding": "identity"}
 
 
-class _Bounded(httpx2.AsyncByteStream):
+class _Bounded(httpx.SyncByteStream, httpx2.AsyncByteStream):
     """A body that breaks off where it becomes too long."""
 
     def __init__(self, stream):
-        self._stream = stream
+        self._stream, self._left = stream, _MOST_BYTES
+
+    def __iter__(self):
+        for chunk in self._stream:
+            yield self._counted(chunk)
 
     async def __aiter__(self):
-        left = _MOST_BYTES
         async for chunk in self._stream:
-            left -= len(chunk)
-            if left < 0:
-                raise Retryable(f"回答太长：超过 {_MOST_BYTES >> 20} MB，没有读完")
-            yield chunk
+            yield self._counted(chunk)
+
+    def close(self) -> None:
+        self._stream.close()
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
+    def _counted(self, chunk: bytes) -> bytes:
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise Retryable(f"回答太长：超过 {_MOST_BYTES >> 20} MB，没有读完")
+        return chunk
 
-async def _bound(response: httpx2.Response) -> None:
+
+def _bound(response: httpx.Response | httpx2.Response) -> None:
     """Have a body read no further than any answer goes."""
     packed = response.headers.get("Content-Encoding", "identity")
     if packed != "identity":
         raise Retryable(f"回答是压缩过的（{packed[:20]}），而请求里说了不要压缩")
     response.stream = _Bounded(response.stream)
+
+
+async def _bound_async(response: httpx2.Response) -> None:
+    _bound(response)
 
 
 def read(text: str) -> Reply:

@@ -4,7 +4,7 @@ It computes nothing: what a real model once answered to exactly this prompt (``r
 the course's real client, time-outs and retries have a real server to talk to, and the students real answers
 to look at, without a network and a key. What was never recorded is refused, with the two ways out.
 
-``POST /v1/chat/completions`` (also without ``/v1``) and ``GET /v1/models``.
+``POST /v1/chat/completions`` (also without ``/v1``, as the zhipuai client asks) and ``GET /v1/models``.
 ``usage`` counts characters.
 """
 

@@ -40,7 +40,7 @@ def body():
 
 def ask(provider, body, timeout=5.0):
     async def once():
-        client = providers.Client(provider, timeout)
+        client = providers.connect(provider, timeout, 1)
         try:
             return await client.ask({"model": provider.model} | body)
         finally:
@@ -61,7 +61,9 @@ def test_temperature_and_seed_are_request_parameters_on_the_wire(teacher, body, 
     assert sent["temperature"] == 0.7 and sent["max_tokens"] == 99 and sent["seed"] == 5
     assert sent["messages"] == body["messages"]
     assert all(set(message) == {"role", "content"} for message in sent["messages"])
-    assert "x-stainless-lang" in teacher.headers[0]  # the real client introduces itself
+    # the real clients introduce themselves
+    own, other = ("x-source-channel", "x-stainless-lang")[:: 1 if name == "zhipu" else -1]
+    assert own in teacher.headers[0] and other not in teacher.headers[0]
 
 
 def test_the_catalogue_of_providers():
@@ -152,25 +154,31 @@ def test_what_a_status_means(teacher, body, monkeypatch, caplog, name, status, m
     assert KEY not in shown
 
 
-def test_nobody_there(body):
-    provider = providers.choose("offline", base_url="http://127.0.0.1:9/v1")
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+def test_nobody_there(body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    provider = providers.choose(name, base_url="http://127.0.0.1:9/v1")
     with pytest.raises(CourseError, match=r"连不上 http://127\.0\.0\.1:9/v1"):
         ask(provider, body)
 
 
-def test_a_stalled_reply_may_be_tried_again(teacher, body):
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+def test_a_stalled_reply_may_be_tried_again(teacher, body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
     teacher.latency = 1.0
-    provider = providers.choose("offline", "recorded-large", teacher.base_url)
+    provider = providers.choose(name, "recorded-large", teacher.base_url)
     with pytest.raises(Retryable, match="超时"):
         ask(provider, body, timeout=0.2)
 
 
 @pytest.mark.parametrize(("fault", "words"), [("drop", "连接中断"), ("truncate", "不完整")])
-def test_a_broken_connection_is_no_time_out(body, fault, words):
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+def test_a_broken_connection_is_no_time_out(body, monkeypatch, name, fault, words):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
     with FaultyTeacher(share=0.0, stall=0.0) as teacher:
         teacher.reply = lambda _: (200, {}, fault)
         with pytest.raises(Retryable, match=words):
-            ask(providers.choose("offline", "recorded-large", teacher.base_url), body)
+            ask(providers.choose(name, "recorded-large", teacher.base_url), body)
 
 
 def test_the_time_out_is_for_the_whole_reply(body):
@@ -218,7 +226,7 @@ def test_a_socks_proxy_is_named(monkeypatch, name, variable):
     monkeypatch.setenv("ZHIPUAI_API_KEY", "x" * 20 + ".y")
     monkeypatch.setenv(variable, "socks5h://ming:geheim-1234@127.0.0.1:1080")
     with pytest.raises(CourseError, match=r"SOCKS.*unset HTTPS_PROXY.*export HTTPS_PROXY=http") as caught:
-        providers.Client(providers.choose(name), 5)
+        providers.connect(providers.choose(name), 5, 1)
     assert "geheim" not in str(caught.value) and "127.0.0.1:1080" in str(caught.value)
     for source in hubs.SOURCES:
         with pytest.raises(CourseError, match="SOCKS"):
@@ -243,6 +251,7 @@ def completion(**changes):
     return {"choices": [choice], "usage": USAGE}
 
 
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
 @pytest.mark.parametrize(
     "payload",
     [
@@ -252,10 +261,11 @@ def completion(**changes):
     ],
     ids=lambda value: repr(value)[:50],
 )
-def test_a_reply_without_a_message_may_be_tried_again(teacher, body, payload):
+def test_a_reply_without_a_message_may_be_tried_again(teacher, body, monkeypatch, name, payload):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
     teacher.reply = lambda _: (200, {}, payload)
     with pytest.raises(Retryable, match=r"没有 choices|content 不是文字"):
-        ask(providers.choose("offline", "m", teacher.base_url), body)
+        ask(providers.choose(name, "m", teacher.base_url), body)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"choices":' + "9" * 5000 + "}", "\ufeff{}"])
@@ -264,6 +274,7 @@ def test_json_that_no_parser_takes_may_be_tried_again(text):
         providers.read(text)
 
 
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
 @pytest.mark.parametrize(
     "usage",
     [
@@ -278,9 +289,10 @@ def test_json_that_no_parser_takes_may_be_tried_again(text):
     ],
     ids=lambda value: repr(value)[:50],
 )
-def test_usage_that_is_no_number_of_tokens_costs_no_answer(teacher, body, usage):
+def test_usage_that_is_no_number_of_tokens_costs_no_answer(teacher, body, monkeypatch, name, usage):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
     teacher.reply = lambda _: (200, {}, completion() | {"usage": usage})
-    reply = ask(providers.choose("offline", "m", teacher.base_url), body)
+    reply = ask(providers.choose(name, "m", teacher.base_url), body)
     assert (reply.text, reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == (WISH, 0, 0, 0)
 
 
@@ -290,7 +302,9 @@ def test_no_more_is_cached_than_was_sent(teacher, body):
     assert ask(providers.choose("offline", base_url=teacher.base_url), body).cached_tokens == 10
 
 
-def test_content_in_parts_is_joined_and_a_thought_is_none_of_them(teacher, body):
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+def test_content_in_parts_is_joined_and_a_thought_is_none_of_them(teacher, body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
     parts = [
         {"type": "thinking", "thinking": [{"type": "text", "text": "想一想"}]},
         {"type": "text", "text": WISH[:3]},
@@ -298,7 +312,7 @@ def test_content_in_parts_is_joined_and_a_thought_is_none_of_them(teacher, body)
         None,
     ]
     teacher.reply = lambda _: (200, {}, completion(message={"content": parts}))
-    assert ask(providers.choose("offline", "m", teacher.base_url), body).text == WISH
+    assert ask(providers.choose(name, "m", teacher.base_url), body).text == WISH
 
 
 def test_an_odd_finish_reason_is_text(teacher, body):
@@ -324,25 +338,31 @@ def answer_raw(head: bytes, chunks):
     return f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
 
 
-def test_a_body_without_end_is_not_read_to_its_end(body):
+@pytest.mark.parametrize("name", ["local", "zhipu"])
+def test_a_body_without_end_is_not_read_to_its_end(body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
     chunk = b"x" * 100_000
     sent = []
     chunks = (sent.append(n) or b"%x\r\n%s\r\n" % (len(chunk), chunk) for n in range(3000))  # 300 MB
     address = answer_raw(b"Transfer-Encoding: chunked\r\n", chunks)
     with pytest.raises(Retryable, match="超过 4 MB"):
-        ask(providers.choose("local", "m", address), body, timeout=20)
+        ask(providers.choose(name, "m", address), body, timeout=20)
     assert len(sent) < 500
 
 
-def test_a_packed_body_is_not_unpacked(body):
+@pytest.mark.parametrize("name", ["local", "zhipu"])
+def test_a_packed_body_is_not_unpacked(body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
     packed = gzip.compress(b" " * 50_000_000)
     head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n" % len(packed)
     with pytest.raises(Retryable, match="压缩过的（gzip）"):
-        ask(providers.choose("local", "m", answer_raw(head, [packed])), body)
+        ask(providers.choose(name, "m", answer_raw(head, [packed])), body)
 
 
-def test_a_server_is_asked_for_plain_bodies(teacher, body):
-    ask(providers.choose("offline", "recorded-large", teacher.base_url), body)
+@pytest.mark.parametrize("name", ["offline", "zhipu"])
+def test_a_server_is_asked_for_plain_bodies(teacher, body, monkeypatch, name):
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    ask(providers.choose(name, "recorded-large", teacher.base_url), body)
     assert teacher.headers[0]["accept-encoding"] == "identity"
 
 
