@@ -107,6 +107,15 @@ def test_a_password_in_the_address_is_neither_taken_nor_shown():
     assert "geheim" not in str(caught.value)
 
 
+@pytest.mark.parametrize("source", hubs.SOURCES)
+def test_a_password_in_a_hubs_own_setting_is_neither_taken_nor_shown(source, monkeypatch):
+    variable = {"modelscope": "MODELSCOPE_ENDPOINT", "huggingface": "HF_ENDPOINT"}[source]
+    monkeypatch.setenv(variable, "http://ming:geheim-123@127.0.0.1:9")
+    with pytest.raises(CourseError, match=f"{variable}（http://127.0.0.1:9）里不能带") as caught:
+        hubs.fetch(source, "a/b", "main", Path("nowhere"), needed=[])
+    assert "geheim" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["deepseek", "zhipu"])
 def test_an_answer_that_repeats_the_key_is_kept_without_it(teacher, body, monkeypatch, name):
     monkeypatch.setenv(providers.PROVIDERS[name].key_name, KEY)
