@@ -132,11 +132,19 @@ def load_tokenizer(model_dir: str | Path | inspection.ModelFolder):
             f"模型 {paths.show(folder.path)} 没有对话模板（chat_template），不知道该怎样提问。"
             "请换成对话模型，或把训练时的模板放进它的 chat_template.jinja。"
         )
-    templates = tokenizer.chat_template
-    for template in templates.values() if isinstance(templates, dict) else [templates]:
+    given = tokenizer.chat_template
+    templates = [*given.values()] if isinstance(given, dict) else [given]
+    if len(templates) > _MOST_TEMPLATES:
+        raise CourseError(
+            f"模型 {paths.show(folder.path)} 有 {len(templates)} 个对话模板，最多 {_MOST_TEMPLATES} 个，"
+            "不加载。请换成基座模型原来的模板。"
+        )
+    for template in templates:
         _check_template(template, paths.show(folder.path))
     return tokenizer
 
+
+_MOST_TEMPLATES = 10  # each may take some seconds to try; known models have up to four
 
 # Chats of several lengths, with and without a system prompt, in transformers' environment; what a template
 # refuses is said when one asks.

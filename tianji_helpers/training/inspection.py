@@ -24,8 +24,9 @@ NAMING_CODE = ("config.json", "tokenizer_config.json")  # where ``auto_map`` sta
 _ATTENTIONS = ("eager", "sdpa", "flash_attention_2", None)
 
 # of a layer; PEFT takes any regular expression
-_Name = Annotated[str, msgspec.Meta(pattern=r"\A(?a:[A-Za-z_][\w-]*(\.[\w-]+)*)\Z")]
-_Names = Annotated[list[_Name], msgspec.Meta(min_length=1)]
+_Name = Annotated[str, msgspec.Meta(pattern=r"\A(?a:[A-Za-z_][\w-]*(\.[\w-]+)*)\Z", max_length=200)]
+_MOST = msgspec.Meta(min_length=1, max_length=1000)  # PEFT tries each on each layer
+_Names = Annotated[list[_Name], _MOST]
 _Rank = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 _Alpha = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 _Layer = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
@@ -37,11 +38,11 @@ class _Lora(msgspec.Struct, forbid_unknown_fields=True):
     r: _Rank
     lora_alpha: _Alpha = 1
     lora_dropout: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0
-    rank_pattern: dict[_Name, _Rank] = {}
-    alpha_pattern: dict[_Name, _Alpha] = {}
+    rank_pattern: Annotated[dict[_Name, _Rank], _MOST] | None = None
+    alpha_pattern: Annotated[dict[_Name, _Alpha], _MOST] | None = None
     target_modules: _Names | Literal["all-linear"] = "all-linear"
     exclude_modules: _Names | None = None
-    layers_to_transform: list[_Layer] | _Layer = 0
+    layers_to_transform: Annotated[list[_Layer], _MOST] | _Layer = 0
     layers_pattern: _Names | _Name = "layers"
     bias: Literal["none", "all", "lora_only"] = "none"
     init_lora_weights: bool | Literal["gaussian"] = True
