@@ -26,6 +26,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -608,8 +609,15 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
     return kept
 
 
+def make_way(file: Path) -> None:
+    """Set a file aside that is to be written though nobody has named it, unless its provenance knows it."""
+    if file.is_file() and provenance(file).get("sha256") != sha256(file):
+        kept = set_aside(file).name
+        print(f"原来的 {file} 不是课程写的，或者改动过：没有盖掉，改名为 {kept}", file=sys.stderr)
+
+
 def set_aside(folder: Path) -> Path:
-    """Keep a folder under another name, ``<folder>.kept-1`` or the next that is free, and return that."""
+    """Keep a folder or file under another name, ``….kept-1`` or the next that is free, and return that."""
     names = (folder.with_name(f"{folder.name}.kept-{number}") for number in itertools.count(1))
     return folder.rename(next(name for name in names if not os.path.lexists(name)))
 

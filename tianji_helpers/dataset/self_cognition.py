@@ -247,7 +247,10 @@ def write(
     counts = {part: len(turns) for part, turns in parts.items()}
     parameters = asdict(persona) | settings
     for part, turns in parts.items():
-        file = path if part == "train" else path.with_name(f"{path.stem}_{part}{path.suffix}")
+        file = path
+        if part != "train":
+            file = path.with_name(f"{path.stem}_{part}{path.suffix}")
+            records.make_way(file)
         records.write_conversations(file, turns)
         records.write_provenance(
             file, stage=STAGE, parameters=parameters, counts=counts, inputs=[QUESTIONS, general_file]
