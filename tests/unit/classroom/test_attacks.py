@@ -235,7 +235,10 @@ STOPPED = {
         "time.sleep(600)",
         "个进程",
     ),
-    "forks": ("import os\nwhile True:\n    os.fork()", ""),
+    "forks": (
+        "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass",
+        "",
+    ),
     "files": (
         "import time\nfor number in range(20_000):\n    open(f'{number}', 'w').close()\ntime.sleep(600)",
         "文件太多",
