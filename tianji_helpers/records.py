@@ -611,17 +611,28 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
     return kept
 
 
-def make_way(file: Path) -> None:
-    """Set a file aside that is to be written though nobody has named it, unless its provenance knows it."""
+@contextmanager
+def make_way(file: Path) -> Iterator[None]:
+    """Keep a copy of a file that is written though nobody named it, unless it is ours or becomes the same."""
+    kept = None
     if file.is_file() and provenance(file).get("sha256") != sha256(file):
-        kept = set_aside(file).name
-        print(f"原来的 {file} 不是课程写的，或者改动过：没有盖掉，改名为 {kept}", file=sys.stderr)
+        with writing(file):
+            kept = shutil.copy2(file, _free_name(file))
+    yield
+    if kept and sha256(kept) == sha256(file):  # an earlier run wrote it, and broke off
+        kept.unlink()
+    elif kept:
+        print(f"原来的 {file} 不是课程写的，或者改动过：有一份留作 {kept.name}", file=sys.stderr)
 
 
 def set_aside(folder: Path) -> Path:
-    """Keep a folder or file under another name, ``….kept-1`` or the next that is free, and return that."""
-    names = (folder.with_name(f"{folder.name}.kept-{number}") for number in itertools.count(1))
-    return folder.rename(next(name for name in names if not os.path.lexists(name)))
+    """Keep a folder under another name, ``<folder>.kept-1`` or the next that is free, and return that."""
+    return folder.rename(_free_name(folder))
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}.kept-{number}") for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def listing(folder: Path) -> dict[str, int | str]:

@@ -315,7 +315,7 @@ def write_split(
     suffix = ".jsonl" if kind == LINES else ".json"
     for part, chosen in parts.items():
         path = Path(folder or source.parent) / f"{source.stem}_{part}{suffix}"
-        records.make_way(path)
-        formats.write_rows(path, chosen)
+        with records.make_way(path):
+            formats.write_rows(path, chosen)
         records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])
     return counts
