@@ -130,12 +130,12 @@ def leftover(text: str, request: Request) -> str | None:
 
 _SLOT = re.compile(
     r"[\[【（(<{](?:您的|你的|对方|收信人|署名|此处(?:填|写|插|省略|故意|添加)|填写|请填|某|姓名|名字|称呼|对象)[^\]】）)>}\n]{0,16}[\]】）)>}]"
-    r"|[\[【{](?:[^\]】}\n]{0,8}(?:名字|姓名|称呼|日期|年份|公司)[^\]】}\n]{0,6})[\]】}]"
-    r"|\{[^{}\n]{0,16}\}|_{3,}|(?<![A-Za-z])[XxＸ]{2,}(?![A-Za-z])|某某|×{2,}|[Oo○]{2,}(?=先生|女士|老师|总)"
+    r"|[\[【{](?:[^\]】}\n]{0,8}(?:名字|姓名|称呼|日期|年份|公司|单位|职位|具体|愿望)[^\]】}\n]{0,6})[\]】}]"
+    r"|\{[^{}\n]{0,16}\}|_{3,}|＿{2,}|\*{3,}|[○◯]{2,}|(?<![A-Za-z])[XxＸ]{2,}(?![A-Za-z])|某某|×{2,}|[Oo○]{2,}(?=先生|女士|老师|总)"
 )
 
 
-_SLOT_SIGN = re.compile(r"[\[【（(<{_XxＸ×某Oo○]")  # in whatever the rule looks for
+_SLOT_SIGN = re.compile(r"[\[【（(<{_＿*XxＸ×某Oo○◯]")  # in whatever the rule looks for
 
 
 @_fault(
@@ -144,6 +144,8 @@ _SLOT_SIGN = re.compile(r"[\[【（(<{_XxＸ×某Oo○]")  # in whatever the rul
     ("祝姐姐生日", "亲爱的XX，祝你生日快乐！"),
     ("祝姐姐生日", "姐姐，祝{}生日快乐！"),
     ("祝姐姐生日", "某某，祝你生日快乐！（此处填写礼物）"),
+    ("祝姐姐生日", "姐姐，愿你[具体愿望]成真！＿＿＿"),
+    ("祝姐姐生日", "亲爱的***，祝你生日快乐！"),
 )
 def slot(text: str, request: Request) -> str | None:
     """A place that somebody was meant to fill in."""
@@ -152,16 +154,21 @@ def slot(text: str, request: Request) -> str | None:
 
 
 _ALTERNATIVES = re.compile(
-    r"(?:^|\n)\s*(?:1[.、）)]|一、|①).+\n\s*(?:2[.、）)]|二、|②)|(?:版本|祝福|方案)[一1][：:].*(?:版本|祝福|方案)[二2][：:]"
+    r"(?:^|\n)\s*(?:1[.、）)]|一、|①).+\n\s*(?:2[.、）)]|二、|②)|(?:版本|祝福|方案)[一1A][：:].*(?:版本|祝福|方案)[二2B][：:]|①.+②"
     r"|(?:^|\n)\s*(?:或者|或|另一版)[：:]",
     re.DOTALL,
 )
 
 
-@_fault("几个版本", ("祝姐姐生日", "1. 姐姐，生日快乐！\n2. 姐姐，祝你岁岁平安！"))
+@_fault(
+    "几个版本",
+    ("祝姐姐生日", "1. 姐姐，生日快乐！\n2. 姐姐，祝你岁岁平安！"),
+    ("祝姐姐生日", "①姐姐，生日快乐！②姐姐，祝你岁岁平安！"),
+    ("祝姐姐生日", "版本A：姐姐，生日快乐！版本B：姐姐，祝你岁岁平安！"),
+)
 def alternatives(text: str, request: Request) -> str | None:
     """Several wishes to choose from in one answer."""
-    several = ("\n" in text or "二" in text or "2" in text) and _ALTERNATIVES.search(text)
+    several = any(sign in text for sign in "\n二2②B") and _ALTERNATIVES.search(text)
     return "一个回答里有几条祝福让人选" if several else None
 
 

@@ -58,6 +58,14 @@ def check_proxy(url: str, package: str = "", bypass: bool = True) -> None:
     )
 
 
+def check_hub(source: str, endpoint: str) -> None:
+    """Raise CourseError if a hub's address holds a password, or lies behind a proxy that cannot be used."""
+    variable = f"{_PREFIXES[source]}_ENDPOINT"
+    address = endpoint or os.environ.get(variable) or HOMES[source]
+    check_address(address, "--endpoint" if endpoint else variable)
+    check_proxy(address, "socks")
+
+
 def fetch(
     source: str,
     repository: str,
@@ -78,8 +86,7 @@ def fetch(
     Raises CourseError for a client that was told to stay offline, or a failed download; what was
     fetched stays for the next try.
     """
-    check_address(endpoint, "--endpoint")
-    check_proxy(endpoint or os.environ.get(f"{_PREFIXES[source]}_ENDPOINT") or HOMES[source], "socks")
+    check_hub(source, endpoint)
     origin = {"source": source, "repository": repository, "revision": revision}
     download = _fetch_huggingface if source == "huggingface" else _fetch_modelscope
     try:

@@ -26,6 +26,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -242,6 +243,8 @@ _SIGNATURES = {
     b"\x28\xb5\x2f\xfd": "这是 zstd 压缩文件，请先运行 unzstd 它。",
     b"7z\xbc\xaf": "这是 7z 压缩包，请先解开。",
     b"Rar!": "这是 RAR 压缩包，请先解开。",
+    b"PK\x03\x04": "这是 Excel、Word 文件或 zip 压缩包，但没有下载完整；请重新下载。",
+    **dict.fromkeys((b"\xff\xd8\xff", b"\x89PNG"), "这是图片，请先取出里面的文字。"),
 }
 
 
@@ -608,10 +611,28 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
     return kept
 
 
+@contextmanager
+def make_way(file: Path) -> Iterator[None]:
+    """Keep a copy of a file that is written though nobody named it, unless it is ours or becomes the same."""
+    kept = None
+    if file.is_file() and provenance(file).get("sha256") != sha256(file):
+        with writing(file):
+            kept = shutil.copy2(file, _free_name(file))
+    yield
+    if kept and sha256(kept) == sha256(file):  # an earlier run wrote it, and broke off
+        kept.unlink()
+    elif kept:
+        print(f"原来的 {file} 不是课程写的，或者改动过：有一份留作 {kept.name}", file=sys.stderr)
+
+
 def set_aside(folder: Path) -> Path:
     """Keep a folder under another name, ``<folder>.kept-1`` or the next that is free, and return that."""
-    names = (folder.with_name(f"{folder.name}.kept-{number}") for number in itertools.count(1))
-    return folder.rename(next(name for name in names if not os.path.lexists(name)))
+    return folder.rename(_free_name(folder))
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}.kept-{number}") for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def listing(folder: Path) -> dict[str, int | str]:

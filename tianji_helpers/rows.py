@@ -18,8 +18,11 @@ ARRAY, LINES, TABLE, PARQUET = "array", "lines", "table", "parquet"
 def kind_of(path: str | Path) -> str:
     """Return the kind of a file by its first characters; empty if there is nothing but blanks in it."""
     with records.open_bytes(path) as file:
-        if file.read(4) == b"PAR1":
-            return PARQUET
+        start = file.read(5)
+    if start.startswith(b"PAR1"):
+        return PARQUET
+    if start == b"{\\rtf":  # that reader says what it is
+        return TABLE
     first = records.first_character(path)
     return {"": "", "[": ARRAY, "{": LINES}.get(first, TABLE)
 
@@ -66,6 +69,7 @@ _OTHERS = {
     **dict.fromkeys(
         ("<!doctype", "<html", "<?xml"), "这是一个网页，多半是下载时要登录，或地址写错了；请重新下载。"
     ),
+    "{\\rtf": "这是 RTF，写字板和 Mac 的文本编辑这样存；请另存为纯文本（UTF-8）。",
     "version https://git-lfs": "这是 Git LFS 的指针，数据还没有下载；请运行 git lfs pull。",
 }
 

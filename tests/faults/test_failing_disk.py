@@ -87,7 +87,8 @@ def merge(folder):
 def clean(folder):
     source = folder / "work" / "merged.json"
     source.write_text(rows(10), encoding="utf-8")
-    outputs = {word: folder / "work" / f"{word}.json" for word in ("output", "rejects", "report")}
+    names = {"output": "output.json", "rejects": "rejects.jsonl", "report": "report.json"}
+    outputs = {word: folder / "work" / name for word, name in names.items()}
     words = ["clean", source, *(part for word, file in outputs.items() for part in (f"--{word}", file))]
     try_command(folder, words, lambda: source.write_text(rows(60), encoding="utf-8"))
 

@@ -84,7 +84,7 @@ def test_no_command_shows_the_help_and_version_the_version(capsys):
         ("chat model --adapter x=", "路径不能是空的"),
         ("train x.py --work-dir w --cfg-options", "后面至少要写一个值"),
         ("course --onl 01", "不认识 --onl 01"),
-        ("merge a b --skip-bad=3", "后面不能写值 '3'"),
+        ("merge a b.json --skip-bad=3", "后面不能写值 '3'"),
     ],
 )
 def test_a_wrong_command_line_exits_2_says_why_and_points_to_the_help(arguments, message, capsys):

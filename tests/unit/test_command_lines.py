@@ -63,7 +63,7 @@ def command(name, chosen, value, folder):
             elif place is None:
                 given = "one/two"
             elif place.written:
-                given = str(folder / f"new-{action.dest}")
+                given = str(folder / f"new-{action.dest}{''.join(place.ends[:1])}")
             else:
                 given = str(folder / "folder" if place.kind == "folder" else rows)
         if action.option_strings:
@@ -101,6 +101,8 @@ def test_a_place_that_is_none_is_refused(name, action, folder, capsys):
         wrong["folder"] = "folder"
     if place.kind == "folder":
         wrong["rows.json"] = "rows.json"
+    if place.ends:  # readers take the content for what the name says
+        wrong |= dict.fromkeys(("x.parquet", "x.txt", "x", "x.json.gz"), "")
     for value in wrong:
         line = command(name, action, value, folder)
         if action.nargs == "+":
@@ -207,13 +209,13 @@ def test_nothing_is_written_over_what_is_read_or_written_beside_it(folder, capsy
         for line in (
             ["convert", "rows.json", name, "--to", "openai"],
             ["clean", name, "--output", "rows.json", "--rejects", "r.jsonl", "--report", "p.json"],
-            ["clean", "rows.json", "--output", "o.json", "--rejects", name, "--report", "p.json"],
+            ["clean", "rows.json", "--output", "o.json", "--rejects", "r.jsonl", "--report", name],
             ["ruozhiba", "rows.json", "--train", "a.jsonl", "--test", name],
         ):
             status, said = outcome(line, capsys)
             assert status in (1, 2) and "是同一个文件" in said[0], line
     for line in (
-        ["clean", "rows.json", "--output", "o.json", "--rejects", "./o.json", "--report", "p.json"],
+        ["clean", "rows.json", "--output", "o.jsonl", "--rejects", "./o.jsonl", "--report", "p.json"],
         ["clean", "rows.json", "--output", "o.json", "--rejects", "r.jsonl", "--report", "sub/../O.json"],
         ["ruozhiba", "rows.json", "--train", "a.jsonl", "--test", "a.jsonl"],
     ):
@@ -277,7 +279,8 @@ def test_an_output_that_is_not_utf8_lacks_some_characters_only(encoding):
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     done = tianji("synthesize", "--style", "小红书", "--dry-run", env=environment)
     assert done.returncode == 0 and done.stderr == b""
-    wrong = tianji("clean", "🎂", "--output", "a", "--rejects", "b", "--report", "c", env=environment)
+    named = ("--output", "a.json", "--rejects", "b.jsonl", "--report", "c.json")
+    wrong = tianji("clean", "🎂", *named, env=environment)
     assert wrong.returncode == 2 and b"Traceback" not in wrong.stderr and b"\\U0001f382" in wrong.stderr
 
 

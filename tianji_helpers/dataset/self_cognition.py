@@ -15,6 +15,7 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -247,8 +248,10 @@ def write(
     counts = {part: len(turns) for part, turns in parts.items()}
     parameters = asdict(persona) | settings
     for part, turns in parts.items():
-        file = path if part == "train" else path.with_name(f"{path.stem}_{part}{path.suffix}")
-        records.write_conversations(file, turns)
+        named = part == "train"
+        file = path if named else path.with_name(f"{path.stem}_{part}{path.suffix}")
+        with nullcontext() if named else records.make_way(file):
+            records.write_conversations(file, turns)
         records.write_provenance(
             file, stage=STAGE, parameters=parameters, counts=counts, inputs=[QUESTIONS, general_file]
         )

@@ -314,7 +314,8 @@ def write_split(
     parameters = {"by": by, "validation": validation, "test": test, "seed": seed}
     suffix = ".jsonl" if kind == LINES else ".json"
     for part, chosen in parts.items():
-        path = Path(folder or source.parent) / f"{source.name.partition('.')[0]}_{part}{suffix}"
-        formats.write_rows(path, chosen)
+        path = Path(folder or source.parent) / f"{source.stem}_{part}{suffix}"
+        with records.make_way(path):
+            formats.write_rows(path, chosen)
         records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])
     return counts

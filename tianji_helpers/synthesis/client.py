@@ -55,8 +55,9 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 # around what a model thinks aloud; some servers keep the opening one for themselves
-_THOUGHT_END = re.compile(r"^.*</(?:think|thinking|thought|reasoning)>\s*", re.IGNORECASE | re.DOTALL)
-_THOUGHT_START = re.compile(r"<(?:think|thinking|thought|reasoning)>", re.IGNORECASE)
+_THOUGHT = r"(?:seed:)?(?:think|thinking|thought|reasoning)[>▷]"  # ▷: Kimi's
+_THOUGHT_END = re.compile(rf"^.*(?:[<◁]/{_THOUGHT}|<\|end_of_thought\|>)\s*", re.IGNORECASE | re.DOTALL)
+_THOUGHT_START = re.compile(rf"[<◁]{_THOUGHT}|<\|begin_of_thought\|>", re.IGNORECASE)
 
 
 class Query(Protocol):

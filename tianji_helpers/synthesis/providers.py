@@ -11,12 +11,12 @@ Keys come from the environment or ``.env`` and go nowhere else: not into a repr,
 message (``redaction.hide`` takes them out of what a server says).
 """
 
-import asyncio
 import json
+import math
 import os
 import re
+import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -218,7 +218,7 @@ class _ZhipuClient:
             timeout=timeout,
             trust_env=not _is_loopback(provider.base_url),
             headers=_PLAIN,
-            event_hooks={"response": [_bound]},
+            event_hooks={"response": [lambda response: _bound(response, timeout)]},
         )
         self._client = zhipuai.ZhipuAI(
             api_key=provider.key,
@@ -227,13 +227,13 @@ class _ZhipuClient:
             max_retries=0,
             http_client=self._http,
         )
-        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="zhipu")
+        self._limiter = anyio.CapacityLimiter(concurrency)
 
     async def ask(self, body: dict) -> Reply:
-        call = asyncio.get_running_loop().run_in_executor(self._threads, self._send, body)
+        abandoned = {"abandon_on_cancel": True, "limiter": self._limiter}
         try:
-            with anyio.fail_after(self._timeout):
-                return await call
+            with anyio.fail_after(self._timeout):  # httpx has one for each read only
+                return await anyio.to_thread.run_sync(self._send, body, **abandoned)
         except TimeoutError:
             raise Retryable("超时没有回答", overload=True) from None
 
@@ -247,7 +247,6 @@ class _ZhipuClient:
         return read(text)
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
         self._http.close()
 
 
@@ -260,10 +259,10 @@ _PLAIN = {"Accept-Encoding": "identity"}
 
 
 class _Bounded(httpx.SyncByteStream, httpx2.AsyncByteStream):
-    """A body that breaks off where it becomes too long."""
+    """A body that breaks off where it becomes too long, or takes too long."""
 
-    def __init__(self, stream):
-        self._stream, self._left = stream, _MOST_BYTES
+    def __init__(self, stream, seconds: float):
+        self._stream, self._left, self._until = stream, _MOST_BYTES, time.monotonic() + seconds
 
     def __iter__(self):
         for chunk in self._stream:
@@ -283,15 +282,17 @@ class _Bounded(httpx.SyncByteStream, httpx2.AsyncByteStream):
         self._left -= len(chunk)
         if self._left < 0:
             raise Retryable(f"回答太长：超过 {_MOST_BYTES >> 20} MB，没有读完")
+        if time.monotonic() > self._until:  # nobody waits for it any more
+            raise Retryable("超时没有回答", overload=True)
         return chunk
 
 
-def _bound(response: httpx.Response | httpx2.Response) -> None:
-    """Have a body read no further than any answer goes."""
+def _bound(response: httpx.Response | httpx2.Response, seconds: float = math.inf) -> None:
+    """Have a body read no further, and no longer, than any answer goes."""
     packed = response.headers.get("Content-Encoding", "identity")
     if packed != "identity":
         raise Retryable(f"回答是压缩过的（{packed[:20]}），而请求里说了不要压缩")
-    response.stream = _Bounded(response.stream)
+    response.stream = _Bounded(response.stream, seconds)
 
 
 async def _bound_async(response: httpx2.Response) -> None:

@@ -108,8 +108,8 @@ def multiply_head_once(model) -> None:
     """Hand the head of a model what it multiplies in one piece.
 
     Of a prompt only the last token is scored, and PyTorch's linear layer takes such a slice of a batch for a
-    product of its own for each row, with a copy of the matrix each, if that is frozen: 8 s instead of 0.03 and
-    2.7 GB for 6 rows of the 1.5B model (2.11.0, on a CPU in bfloat16).
+    product of its own for each row, with a copy of the matrix each, if that is frozen: 8 s instead of 0.03
+    and 2.7 GB for 6 rows of the 1.5B model (2.11.0, on a CPU in bfloat16).
     """
     head = model.get_output_embeddings()
     head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
@@ -123,6 +123,7 @@ def load_tokenizer(model_dir: str | Path | inspection.ModelFolder):
     if not isinstance(folder, inspection.ModelFolder):
         folder = inspection.inspect_model(folder)
     inspection.check_architecture(folder)
+    inspection.check_tokenizer(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, **NOT_MISTRAL)
     except Exception as error:  # it reads many files; tokenizers raises plain Exceptions
@@ -132,11 +133,19 @@ def load_tokenizer(model_dir: str | Path | inspection.ModelFolder):
             f"模型 {paths.show(folder.path)} 没有对话模板（chat_template），不知道该怎样提问。"
             "请换成对话模型，或把训练时的模板放进它的 chat_template.jinja。"
         )
-    templates = tokenizer.chat_template
-    for template in templates.values() if isinstance(templates, dict) else [templates]:
+    given = tokenizer.chat_template
+    templates = [*given.values()] if isinstance(given, dict) else [given]
+    if len(templates) > _MOST_TEMPLATES:
+        raise CourseError(
+            f"模型 {paths.show(folder.path)} 有 {len(templates)} 个对话模板，最多 {_MOST_TEMPLATES} 个，"
+            "不加载。请换成基座模型原来的模板。"
+        )
+    for template in templates:
         _check_template(template, paths.show(folder.path))
     return tokenizer
 
+
+_MOST_TEMPLATES = 10  # each may take some seconds to try; known models have up to four
 
 # Chats of several lengths, with and without a system prompt, in transformers' environment; what a template
 # refuses is said when one asks.

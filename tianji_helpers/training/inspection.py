@@ -6,6 +6,7 @@ no weight is read and no code of the folder is run. Pickled weights (``.bin``, `
 programs: they are refused, whoever they come from.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,8 +25,9 @@ NAMING_CODE = ("config.json", "tokenizer_config.json")  # where ``auto_map`` sta
 _ATTENTIONS = ("eager", "sdpa", "flash_attention_2", None)
 
 # of a layer; PEFT takes any regular expression
-_Name = Annotated[str, msgspec.Meta(pattern=r"\A(?a:[A-Za-z_][\w-]*(\.[\w-]+)*)\Z")]
-_Names = Annotated[list[_Name], msgspec.Meta(min_length=1)]
+_Name = Annotated[str, msgspec.Meta(pattern=r"\A(?a:[A-Za-z_][\w-]*(\.[\w-]+)*)\Z", max_length=200)]
+_MOST = msgspec.Meta(min_length=1, max_length=1000)  # PEFT tries each on each layer
+_Names = Annotated[list[_Name], _MOST]
 _Rank = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 _Alpha = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 _Layer = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
@@ -37,11 +39,11 @@ class _Lora(msgspec.Struct, forbid_unknown_fields=True):
     r: _Rank
     lora_alpha: _Alpha = 1
     lora_dropout: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0
-    rank_pattern: dict[_Name, _Rank] = {}
-    alpha_pattern: dict[_Name, _Alpha] = {}
+    rank_pattern: Annotated[dict[_Name, _Rank], _MOST] | None = None
+    alpha_pattern: Annotated[dict[_Name, _Alpha], _MOST] | None = None
     target_modules: _Names | Literal["all-linear"] = "all-linear"
     exclude_modules: _Names | None = None
-    layers_to_transform: list[_Layer] | _Layer = 0
+    layers_to_transform: Annotated[list[_Layer], _MOST] | _Layer = 0
     layers_pattern: _Names | _Name = "layers"
     bias: Literal["none", "all", "lora_only"] = "none"
     init_lora_weights: bool | Literal["gaussian"] = True
@@ -58,6 +60,16 @@ class _Lora(msgspec.Struct, forbid_unknown_fields=True):
     megatron_core: str = ""
     qalora_group_size: int = 0
     peft_version: str = ""
+
+
+_MOST_GROWTH = 100  # of known tokenizers it is at most 10
+
+
+class _Tokenizer(msgspec.Struct):
+    """The parts of ``tokenizer.json`` that can multiply a text."""
+
+    normalizer: Any = None
+    decoder: Any = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +190,33 @@ def check_architecture(model: ModelFolder) -> None:
             f"{paths.told(model.path)} 是 {kind} 模型，只有运行它自带的 Python 代码才能加载。那可能是任意"
             "程序，课程从不运行。请换成课程目录里的模型（tianji models），或 transformers 自己认识的架构。"
         )
+
+
+def check_tokenizer(model: ModelFolder) -> None:
+    """Raise CourseError if a tokenizer would make texts many times as long: no Ctrl-C ends that."""
+    file = model.path / "tokenizer.json"
+    try:
+        read = msgspec.json.decode(file.read_bytes(), type=_Tokenizer) if file.is_file() else _Tokenizer()
+        growth = max(_growth(read.normalizer), _growth(read.decoder))
+    except msgspec.DecodeError:  # whoever loads it says what is wrong
+        return
+    except RecursionError:
+        growth = math.inf
+    if growth > _MOST_GROWTH:
+        raise CourseError(
+            f"{paths.told(file)} 不加载：它的 normalizer 或 decoder 会把一个字变成 {growth} 个，一直占内存，"
+            "停不下来。请换成基座模型原来的分词器。"
+        )
+
+
+def _growth(part: Any) -> float:
+    """Return how many letters one letter may become in a part of a tokenizer."""
+    if isinstance(part, list):
+        return math.prod(map(_growth, part))
+    if not isinstance(part, dict):
+        return 1
+    own = 10 if part.get("type") == "Precompiled" else len(str(part.get("content", ""))) or 1
+    return own * _growth([*part.values()])
 
 
 def _folder(folder: str | Path, what: str) -> Path:

@@ -16,6 +16,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from tianji_helpers import locks, records
 from tianji_helpers.errors import CourseError
@@ -25,6 +28,17 @@ from tianji_toolbox.classroom.runs import Limits
 
 _MADE_BY = "tianji batch"
 WAITING, RUNNING = "waiting", "running"
+WORDS = {
+    WAITING: "等待",
+    RUNNING: "运行中",
+    runs.DONE: "完成",
+    runs.ERROR: "出错",
+    runs.DIED: "中途结束",
+    runs.TIME: "超时",
+    runs.MEMORY: "内存超限",
+    runs.OUTPUT: "输出超限",
+    runs.STOPPED: "被中断",
+}
 
 
 class Taken(CourseError):
@@ -57,10 +71,18 @@ class Status:
 
 def read_status(folder: Path) -> Status:
     """Return the status that a run's folder holds; ``waiting`` where there is none that can be read."""
+    status = read(folder / "status.json", Status)
+    return status if status and status.status in WORDS else Status(folder.name)
+
+
+def read(file: Path, kind: Any) -> Any:
+    """Return a JSON file as ``kind``; None where it cannot be read or is something else."""
     try:
-        return Status(**json.loads((folder / "status.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return Status(folder.name)
+        if not file.is_file():  # a pipe, which would not end
+            return None
+        return msgspec.convert(json.loads(file.read_text(encoding="utf-8")), kind)
+    except (OSError, ValueError, RecursionError, msgspec.ValidationError):
+        return None
 
 
 def write_status(folder: Path, status: Status) -> Status:

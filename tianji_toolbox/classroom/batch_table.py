@@ -11,17 +11,6 @@ from tianji_toolbox.classroom import batch_run, runs
 from tianji_toolbox.classroom.batch import Progress
 from tianji_toolbox.classroom.batch_run import Status
 
-WORDS = {
-    batch_run.WAITING: "等待",
-    batch_run.RUNNING: "运行中",
-    runs.DONE: "完成",
-    runs.ERROR: "出错",
-    runs.DIED: "中途结束",
-    runs.TIME: "超时",
-    runs.MEMORY: "内存超限",
-    runs.OUTPUT: "输出超限",
-    runs.STOPPED: "被中断",
-}
 _COLOURS = {batch_run.RUNNING: "cyan", runs.DONE: "green", batch_run.WAITING: "dim", runs.STOPPED: "yellow"}
 
 
@@ -57,7 +46,7 @@ def table(rows: list[Progress]):
         colour = _COLOURS.get(status.status, "red")
         made.add_row(
             escape(row.run.name),
-            f"[{colour}]{WORDS[status.status]}[/]",
+            f"[{colour}]{batch_run.WORDS[status.status]}[/]",
             escape(_place(row)),
             f"{point['loss']:.3f}" if point else "",
             f"{minutes:.1f}" if minutes else "",
@@ -101,7 +90,7 @@ def _place(row: Progress) -> str:
         of = f"/{row.cells}" if row.cells and status.status == batch_run.RUNNING else ""
         place += f" [{status.cell}{of}]"
     if status.has_failed:
-        place += f"：{status.reason.splitlines()[0]}"
+        place += "：" + status.reason.partition("\n")[0]
     return place if len(place) <= 60 else place[:59] + "…"
 
 
@@ -123,7 +112,7 @@ class _Lines:
 def line(row: Progress) -> str:
     """Return a run's state in words."""
     status: Status = row.status
-    words = WORDS[status.status]
+    words = batch_run.WORDS[status.status]
     if status.is_over:
         words += f"，{status.minutes:.1f} 分钟，内存峰值 {status.peak_memory_gb:.1f} GB"
     place = _place(row)

@@ -33,7 +33,7 @@ _REFUSED: dict[str, tuple[int, int] | None] = {
     # keyrings belong to no namespace: those of the teacher could be read, and notes be left for the next
     **dict.fromkeys(("add_key", "request_key", "keyctl")),
     # memory that stays though it is mapped by nobody, so nobody's share shows it
-    **dict.fromkeys(("memfd_create", "shmget", "msgget", "vmsplice")),
+    **dict.fromkeys(("memfd_create", "shmget", "semget", "msgget", "mq_open", "vmsplice")),
     "mmap": (3, _SHARED_BY_NO_NAME),
     # a namespace within: there one could mount memory without a limit
     **dict.fromkeys(("unshare", "setns")),

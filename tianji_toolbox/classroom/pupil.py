@@ -62,6 +62,7 @@ def _limit(memory: int, seconds: int) -> None:
         resource.RLIMIT_FSIZE: MAX_FILE,
         resource.RLIMIT_NOFILE: _MAX_OPEN_FILES,
         resource.RLIMIT_NPROC: jail.MAX_TASKS,
+        resource.RLIMIT_MEMLOCK: 0,  # so none of memfd_secret, which older libseccomps cannot refuse
         resource.RLIMIT_CORE: 0,
     }.items():
         resource.setrlimit(what, (most, most))

@@ -11,7 +11,6 @@ cannot be read (a run that was killed, a folder that somebody edited) counts as 
 
 import base64
 import io
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ import nbformat
 
 from tianji_helpers import locks, paths, plots
 from tianji_helpers.errors import CourseError
-from tianji_toolbox.classroom import batch_table, gradebook, runs
+from tianji_toolbox.classroom import batch_run, gradebook, runs
 from tianji_toolbox.classroom.batch_run import Status
 
 NAME = "report.html"
@@ -38,6 +37,7 @@ _PICTURES = ("image/png", "image/jpeg")
 _ATTACHED = re.compile(r"attachment:([^\s)\"'>]*)")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+")
 _MOST = 1e12  # no step and no loss is larger, or is no number
+_LONGEST = 30_000  # characters of a cell: nbconvert takes four times as long for one of twice the length
 _LEGEND = 16  # runs that a figure's legend names
 
 
@@ -87,7 +87,7 @@ class Line:
 
     @property
     def word(self) -> str:
-        return batch_table.WORDS[self.status.status]
+        return batch_run.WORDS[self.status.status]
 
 
 def write(folder: str | Path) -> Path:
@@ -123,7 +123,7 @@ def _write(folder: Path) -> Path:
 
 
 def _read_batch(folder: Path) -> _Batch:
-    batch = _read(folder / "batch.json", _Batch)
+    batch = batch_run.read(folder / "batch.json", _Batch)
     if batch is None:
         raise CourseError(
             f"{folder} 不是批次的文件夹（没有可读的 batch.json）。请写 tianji batch 的 --output 文件夹。"
@@ -134,16 +134,6 @@ def _read_batch(folder: Path) -> _Batch:
                 f"{folder / 'batch.json'} 里的运行 {run.name!r} 不是文件夹名，这个文件被改坏了。"
             )
     return batch
-
-
-def _read(file: Path, kind: Any) -> Any:
-    """Return a JSON file as ``kind``; None where it cannot be read or is something else."""
-    try:
-        if not file.is_file():  # a pipe, which would not end
-            return None
-        return msgspec.convert(json.loads(file.read_text(encoding="utf-8")), kind)
-    except (OSError, ValueError, RecursionError, msgspec.ValidationError):
-        return None
 
 
 def _grades(folder: Path) -> list[tuple[str, str, str, str]]:
@@ -158,10 +148,8 @@ def _grades(folder: Path) -> list[tuple[str, str, str, str]]:
 
 def _line(folder: Path, run: _PlannedRun) -> Line:
     place = folder / "runs" / run.name
-    status = _read(place / "status.json", Status)
-    if status is None or status.status not in batch_table.WORDS:
-        status = Status(run.name)
-    metrics = _read(place / "metrics.json", _Metrics) or _Metrics()
+    status = batch_run.read_status(place)
+    metrics = batch_run.read(place / "metrics.json", _Metrics) or _Metrics()
     notebooks, failed_cell = [], ""
     for executed in sorted((place / "notebooks").glob("*.ipynb")):
         try:
@@ -186,6 +174,8 @@ def _convert(notebook: nbformat.NotebookNode, executed: Path) -> Path:
     page = folder / PAGES / run.name / f"{executed.stem}.html"
     if page.is_file() and page.stat().st_mtime >= executed.stat().st_mtime:
         return page
+    if page.parent.is_symlink() or page.parent.parent.is_symlink():
+        raise CourseError(f"{page.parent} 是符号链接，不会往那里写。请先删掉它。")
     from nbconvert import HTMLExporter
 
     # without the scripts that it would fetch from elsewhere
@@ -203,7 +193,7 @@ def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """
     cells = []
     for cell in notebook.cells:
-        kept = {"cell_type": cell.cell_type, "metadata": {}, "source": cell.source}
+        kept = {"cell_type": cell.cell_type, "metadata": {}, "source": cell.source[:_LONGEST]}
         if cell.cell_type == "code":
             outputs = [
                 output | {"metadata": {}, "data": _shown(output.data)} if "data" in output else output
@@ -215,7 +205,7 @@ def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             kept["attachments"] = attached = {name: data for name, data in attached.items() if data}
             # nbconvert gives up where one is missing
             kept["source"] = _ATTACHED.sub(
-                lambda m, known=attached: m[0] if m[1] in known else "#", cell.source
+                lambda m, known=attached: m[0] if m[1] in known else "#", kept["source"]
             )
         cells.append(kept)
     return nbformat.from_dict(

@@ -5,7 +5,6 @@ as sets of 3-grams, by the index that finds near duplicates among wishes. Names 
 freely become one and the same letter first, so renaming hides nothing. No grade follows from it.
 """
 
-import ast
 import builtins
 import difflib
 import html
@@ -21,9 +20,12 @@ from tianji_toolbox.classroom import gradebook, grading, handed_in
 
 PAGE = "similar.html"
 LEAST = 60  # letters and digits of a passage; shorter ones are alike by chance
-MAX_PASSAGE = 4000  # characters
-MAX_PAIRS = 200  # on the page
+MAX_PASSAGE = 2000  # characters
+MAX_PASSAGES = 200  # of a student
+MAX_PAIRS, MAX_SHOWN = 200, 20  # on the page, and passages of each
 _KNOWN = {*keyword.kwlist, *dir(builtins)}
+# where a statement begins, by the eye: Python's own parser can be made to fall over by what it reads
+_STATEMENT = re.compile(r"\n(?![ \t\n)\]}]|(?:else|elif|except|finally)\b)")
 _WORD, _COMMENT = re.compile(r"\b[A-Za-z_]\w*", re.ASCII), re.compile(r"#.*")
 
 
@@ -66,42 +68,39 @@ def find(folder: Path, templates: Iterable[Path], threshold: float) -> tuple[lis
     problems: dict[str, str] = {}
     submissions = grading.find_submissions(folder)
     for student, submission in submissions.items():
+        own: dict[str, Passage] = {}
         for notebook in submission.notebooks:
             try:
                 cells = handed_in.read_cells(notebook)
             except (CourseError, OSError) as error:
                 problems[student] = f"{notebook.name}：{error}"
                 continue
-            passages += [one for cell in cells for one in _passages(student, cell, given)]
+            own |= {one.compared: one for cell in cells for one in _passages(student, cell, given)}
+        if len(own) > MAX_PASSAGES:
+            problems[student] = f"有 {len(own)} 段，只比了前 {MAX_PASSAGES} 段"
+        passages += [*own.values()][:MAX_PASSAGES]
     if len(submissions) < 2:
         raise CourseError(f"{folder} 里只有一个人交，没有可以比的。")
     return _pairs(passages, threshold), problems
 
 
 def _passages(student: str, cell: handed_in.Cell, given: set[str]) -> Iterable[Passage]:
-    pieces = [cell.source]
-    if cell.kind == "code":
-        try:
-            body, lines = ast.parse(cell.source).body, cell.source.split("\n")
-            pieces = ["\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in body]
-        except (SyntaxError, ValueError, RecursionError, MemoryError):  # magics, or no Python
-            pass
-    else:
-        pieces = cell.source.split("\n\n")
+    pieces = _STATEMENT.split(cell.source) if cell.kind == "code" else cell.source.split("\n\n")
     for piece in pieces:
         own = "\n".join(line for line in piece.split("\n") if line.strip() and line.strip() not in given)
         own = own[:MAX_PASSAGE]
-        if sum(map(str.isalnum, own)) >= LEAST:
-            yield Passage(student, own, _nameless(own) if cell.kind == "code" else own)
+        said = _COMMENT.sub("", own) if cell.kind == "code" else own
+        if sum(map(str.isalnum, said)) >= LEAST:
+            yield Passage(student, own, _nameless(said) if cell.kind == "code" else said)
 
 
 def _nameless(code: str) -> str:
-    """Return code without comments, with one letter for all names that its author chose.
+    """Return code with one letter for all names that its author chose.
 
-    >>> _nameless("for wish in wishes: print(wish)  # 祝福")
-    'for 名 in 名: print(名)  '
+    >>> _nameless("for wish in wishes: print(wish)")
+    'for 名 in 名: print(名)'
     """
-    return _WORD.sub(lambda word: word[0] if word[0] in _KNOWN else "名", _COMMENT.sub("", code))
+    return _WORD.sub(lambda word: word[0] if word[0] in _KNOWN else "名", code)
 
 
 def _pairs(passages: list[Passage], threshold: float) -> list[Pair]:
@@ -121,10 +120,10 @@ def _pairs(passages: list[Passage], threshold: float) -> list[Pair]:
 
 def write(pairs: list[Pair], problems: Mapping[str, str], threshold: float, folder: Path) -> Path:
     """Write the page with the passages side by side, and return it."""
-    shown = [
-        {"pair": pair, "passages": [(*_marked(one, other), share) for one, other, share in pair.passages]}
-        for pair in pairs[:MAX_PAIRS]
-    ]
+    shown = []
+    for pair in pairs[:MAX_PAIRS]:
+        passages = [(*_marked(one, other), share) for one, other, share in pair.passages[:MAX_SHOWN]]
+        shown.append({"pair": pair, "passages": passages})
     values = {"pairs": shown, "left": len(pairs) - len(shown), "threshold": threshold, "problems": problems}
     return gradebook.write_text(folder / PAGE, gradebook.render("similar", **values))
 

@@ -96,16 +96,19 @@ class Place:
     """What reads a path of the command line; a relative one starts from the current folder, in every command.
 
     written: whether the command writes there, else it reads. kind: ``file``, ``folder``, or empty for either.
+    ends: how the name must end, as readers take the content for what the name says.
     """
 
-    def __init__(self, written: bool = False, kind: str = ""):
-        self.written, self.kind = written, kind
+    def __init__(self, written: bool = False, kind: str = "", ends: tuple[str, ...] = ()):
+        self.written, self.kind, self.ends = written, kind, ends
 
     def __call__(self, text: str) -> Path:
         if not text:
             raise argparse.ArgumentTypeError("路径不能是空的")
         if _ADDRESS.match(text):  # else a folder named "s3:" would be made
             raise argparse.ArgumentTypeError(f"{brief(text)} 是网址，这里要写这台机器上的路径")
+        if self.ends and Path(text).suffix.lower() not in self.ends:
+            raise argparse.ArgumentTypeError(f"{brief(text)} 的名字要以 {' 或 '.join(self.ends)} 结尾")
         try:
             return Path(text).expanduser().absolute()
         except (OSError, RuntimeError) as error:  # a current folder that is gone; ~nobody
@@ -126,6 +129,9 @@ path = partial(argument, type=read_path, metavar="PATH")
 file = partial(argument, type=Place(kind="file"), metavar="FILE")
 folder = partial(argument, type=Place(kind="folder"), metavar="DIR")
 new_file = partial(argument, type=Place(written=True, kind="file"), metavar="FILE")
+new_rows = partial(argument, type=Place(True, "file", (".json", ".jsonl")), metavar="FILE")
+new_lines = partial(argument, type=Place(True, "file", (".jsonl",)), metavar="FILE")
+new_json = partial(argument, type=Place(True, "file", (".json",)), metavar="FILE")
 new_folder = partial(argument, type=Place(written=True, kind="folder"), metavar="DIR")
 
 

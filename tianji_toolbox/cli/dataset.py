@@ -18,7 +18,7 @@ _EMPTY = arg.flag("--allow-empty", "一条也没有时照样写出空文件，�
 
 @arg.command(
     arg.folder("folder", "装着各轮文件（或自己的数据）的文件夹"),
-    arg.new_file("output_file", "合并后的文件"),
+    arg.new_rows("output_file", "合并后的文件"),
     arg.flag("--skip-bad", "跳过不能用的记录（另存到 …_rejects.jsonl），而不是停下"),
     _SYSTEM,
     _EMPTY,
@@ -35,9 +35,9 @@ def merge(folder, output_file, **how) -> None:
 
 @arg.command(
     arg.file("source", "合并后的文件，或自己的数据（同 tianji convert）"),
-    arg.new_file("--output", "清洗后的文件"),
-    arg.new_file("--rejects", "弃用的记录和原因（.jsonl）"),
-    arg.new_file("--report", "每条规则的条数和例子（.json）"),
+    arg.new_rows("--output", "清洗后的文件"),
+    arg.new_lines("--rejects", "弃用的记录和原因（.jsonl）"),
+    arg.new_json("--report", "每条规则的条数和例子（.json）"),
     arg.choice(
         "--suitability",
         ("absurd", "matrix", "off"),
@@ -92,7 +92,7 @@ def shard(source, folder, rows) -> None:
 
 @arg.command(
     arg.folder("folder", "留下的分片，即配方里的 export_path"),
-    arg.new_file("output_file", "训练文件"),
+    arg.new_rows("output_file", "训练文件"),
 )
 def unshard(folder, output_file) -> None:
     """把多机清洗留下的条目合成一个训练文件（第 2 课）"""
@@ -104,7 +104,7 @@ def unshard(folder, output_file) -> None:
 @arg.command(
     arg.RUN_DIR,
     arg.file("--source", "合并后的文件，代替 RUN_DIR 里的那个", None),
-    arg.new_file("--decisions", "决定记在哪里（默认在合并后的文件旁边的 decisions.jsonl）", None),
+    arg.new_lines("--decisions", "决定记在哪里（默认在合并后的文件旁边的 decisions.jsonl）", None),
     *_RULES,
     arg.HOST,
     arg.PORT,
@@ -129,7 +129,7 @@ def review(run_dir, source, decisions, off, threshold, host, port) -> None:
 
 
 @arg.command(
-    arg.new_file("--output", "训练文件；F_validation、F_test 和考泄漏的 F_probe 写在它旁边", metavar="F"),
+    arg.new_rows("--output", "训练文件；F_validation、F_test 和考泄漏的 F_probe 写在它旁边", metavar="F"),
     arg.word("--owner", "NAME", "主人是谁"),
     arg.word("--assistant", "NAME", "助手叫什么"),
     arg.word("--model", "NAME", "基座模型的名字", "Gemma 3 270M"),
@@ -165,10 +165,10 @@ def self_cognition(output, owner, assistant, model, general_file, repeat, **how)
 
 @arg.command(
     arg.file("source", "COIG-CQIA 的 .jsonl 或 .json 文件"),
-    arg.new_file("--train", "训练集写到哪里"),
-    arg.new_file("--test", "测试集写到哪里"),
-    arg.new_file("--validation", "验证集写到哪里（默认不分验证集）", None),
-    arg.new_file("--format-output", "划分之前的全部对话写到哪里（默认不写）", None),
+    arg.new_rows("--train", "训练集写到哪里"),
+    arg.new_rows("--test", "测试集写到哪里"),
+    arg.new_rows("--validation", "验证集写到哪里（默认不分验证集）", None),
+    arg.new_rows("--format-output", "划分之前的全部对话写到哪里（默认不写）", None),
     arg.amount("--ratio", "训练集的比例", 0.7),
     arg.whole("--shuffle-seed", "随机种子：打乱再分，相似的问题不拆开（默认按顺序分）", None),
 )
@@ -267,7 +267,7 @@ def dataset(name, output, **origin) -> None:
 
 @arg.command(
     arg.file("source", "要转换的文件：JSON、JSON Lines、CSV、TSV（可以是 .gz）或 parquet"),
-    arg.new_file("target", "结果文件：.json（数组）或 .jsonl（一行一条）"),
+    arg.new_rows("target", "结果文件：.json（数组）或 .jsonl（一行一条）"),
     arg.choice("--to", _FORMATS, "换成哪种格式"),
     arg.choice("--from", _FORMATS, "原来是哪种格式（默认看第一条的字段）", "", dest="source_format"),
     _SYSTEM,

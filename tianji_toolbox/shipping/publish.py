@@ -169,7 +169,7 @@ def upload(plan: Publication, *, private: bool = False, endpoint: str = "") -> s
         raise CourseError("OpenXLab 的仓库是在网页上新建的，公开还是私有也在那里选。请去掉 --private。")
     hubs.check_address(endpoint, "--endpoint")
     if plan.platform in hubs.SOURCES:  # git speaks SOCKS
-        hubs.check_proxy(endpoint or hubs.HOMES[plan.platform], "socks")
+        hubs.check_hub(plan.platform, endpoint)
     token = _token(plan.platform)
     print(f"上传到 {plan.platform} 的 {plan.repo} …")
     send = {"modelscope": _to_modelscope, "huggingface": _to_huggingface, "openxlab": _to_openxlab}

@@ -30,6 +30,7 @@ pytestmark = [
 
 MARKER = "tianji-left-behind"
 ADD_KEY, REQUEST_KEY, KEYCTL = (248, 249, 250) if platform.machine() == "x86_64" else (217, 218, 219)
+MQ_OPEN = 240 if platform.machine() == "x86_64" else 180
 SESSION = -3  # the keyring that a session's processes inherit
 LIBC = f"""
 import ctypes, os, socket, struct
@@ -41,7 +42,7 @@ def call(function, *arguments):
     return found
 def system(*arguments):
     return call(libc.syscall, *arguments)
-add_key, request_key, keyctl = {ADD_KEY}, {REQUEST_KEY}, {KEYCTL}
+add_key, request_key, keyctl, mq_open = {ADD_KEY}, {REQUEST_KEY}, {KEYCTL}, {MQ_OPEN}
 """
 # every door must be shut
 OPEN = """
@@ -142,12 +143,18 @@ OPEN
     "hides_memory": LIBC
     + """
 import mmap
-libc.shmget.restype = libc.msgget.restype = ctypes.c_int
+libc.shmget.restype = libc.msgget.restype = libc.semget.restype = ctypes.c_int
+def map_secretly(file):
+    os.ftruncate(file, 4096)
+    mmap.mmap(file, 4096)
 doors = [
     lambda: os.memfd_create("x"),
     lambda: mmap.mmap(-1, 50_000_000),  # shared: it stays when nobody has its pages mapped
     lambda: call(libc.shmget, 0, ctypes.c_size_t(50_000_000), 0o1600),
     lambda: call(libc.msgget, 0, 0o1600),
+    lambda: call(libc.semget, 0, 30_000, 0o1600),
+    lambda: system(mq_open, b"queue", os.O_CREAT | os.O_RDWR, 0o600, None),
+    lambda: map_secretly(system(447, 0)),  # memfd_secret
     lambda: open("/dev/zero"),
     lambda: open("/dev/shm/x", "w"),
     lambda: call(libc.vmsplice, os.pipe()[1], None, ctypes.c_size_t(0), 0),
@@ -217,12 +224,21 @@ STOPPED = {
         "import os\nfor _ in range(3):\n    os.fork()\nheld = b'x' * 400_000_000\nwhile True:\n    pass",
         "内存用到",
     ),
+    "page_tables": (
+        "import mmap, os, time\nos.fork(), os.fork(), os.fork()\n"
+        "empty = mmap.mmap(-1, 50 << 30, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, mmap.PROT_READ)\n"
+        "for place in range(0, len(empty), 2 << 20):\n    empty[place]\ntime.sleep(600)",
+        "内存用到",
+    ),
     "processes": (
         "import subprocess, time\nrunning = [subprocess.Popen(['sleep', '600']) for _ in range(100)]\n"
         "time.sleep(600)",
         "个进程",
     ),
-    "forks": ("import os\nwhile True:\n    os.fork()", ""),
+    "forks": (
+        "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass",
+        "",
+    ),
     "files": (
         "import time\nfor number in range(20_000):\n    open(f'{number}', 'w').close()\ntime.sleep(600)",
         "文件太多",

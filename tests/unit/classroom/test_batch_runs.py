@@ -1,5 +1,6 @@
 """One notebook in a process of its own: how it ends, and that nothing of it stays."""
 
+import json
 import os
 import re
 import signal
@@ -175,3 +176,16 @@ def test_a_run_that_only_has_a_status_makes_room(tmp_path):
     batch_run.write_status(folder, Status("one", "memory", "没有开始", key="a"))
     assert batch_run.execute(Run("one", (), {}, {}, "b"), folder, Limits(), threads=1).key == "b"
     assert [item.name for item in tmp_path.iterdir() if not item.name.startswith(".")] == ["one"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"status": "evil"}, {"status": 5}, {"minutes": "x"}, {"peak_memory_gb": None}, {"cell": []}],
+)
+def test_a_damaged_status_is_none(change, tmp_path):
+    status = {"name": "one", "status": "error", "reason": ""}
+    (tmp_path / "status.json").write_text(json.dumps(status | change), encoding="utf-8")
+    assert batch_run.read_status(tmp_path) == Status(tmp_path.name)
+    (tmp_path / "status.json").unlink()
+    os.mkfifo(tmp_path / "status.json")  # who reads it would wait for ever
+    assert batch_run.read_status(tmp_path) == Status(tmp_path.name)

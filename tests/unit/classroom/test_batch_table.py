@@ -56,6 +56,7 @@ def test_the_table_says_where_each_run_is(rows):
     assert ["小明", "等待"] in shown
     # two of the four took 3 minutes on average, and two are left for one worker
     assert batch_table.summary(rows) == "完成 1 / 4，失败 1，大约还要 6 分钟"
+    assert batch_table.line(progress("小华", status="died")) == "中途结束，0.0 分钟，内存峰值 0.0 GB，："
 
 
 def test_a_line_for_each_change_where_nobody_watches(rows):

@@ -212,6 +212,25 @@ def test_another_thing_in_a_place_is_named_or_passed_over(name, kind, batch, cap
     assert status == 0 or (status == 1 and said.startswith("错误：") and said.count("\n") == 1), said
 
 
+@pytest.mark.parametrize("name", ["pages", "pages/seed=1"])
+def test_no_page_is_written_through_a_link(name, batch, tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    (batch / name).parent.mkdir(exist_ok=True)
+    (batch / name).symlink_to(tmp_path / "elsewhere")
+    assert cli.main(["report", str(batch)]) == 1
+    assert "符号链接" in capsys.readouterr().err and not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_text_that_takes_for_ever_to_convert_is_cut(batch):
+    """Of 200,000 brackets nbconvert looks from each to the end."""
+    file = batch / RUN / "notebooks" / "quick.ipynb"
+    cell = {"cell_type": "markdown", "metadata": {}, "source": "[" * 2_000_000}
+    book = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [cell]}
+    file.write_text(json.dumps(book), encoding="utf-8")
+    page_of(batch)
+    assert (batch / "pages" / "seed=1" / "quick.html").stat().st_size < 1_000_000
+
+
 @pytest.mark.parametrize(
     "text", ["", "a,b\nx\n", "a\0b\nx,1,2,y\n", "a,b,c,d\nx,1,2," + "y" * 200_000, "\udcff"]
 )

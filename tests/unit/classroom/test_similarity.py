@@ -72,3 +72,17 @@ def test_a_template_that_is_no_notebook_is_refused(content, folder, capsys):
     (folder / "template.ipynb").write_text(content)
     line = ["similar", str(folder / "class"), "--template", str(folder / "template.ipynb")]
     assert cli.main(line) == 1 and "读不了" in capsys.readouterr().err
+
+
+def test_hostile_cells_neither_stop_nor_fill_the_comparison(folder):
+    """Code that no parser survives, thousands of passages alike, and comments, which are nobody's code."""
+    deep = "x = " + "-" * 2_000_000 + "1"
+    many = "\n".join(f"def f{n}(text):\n    return text.replace('{n:060}', '！')" for n in range(1000))
+    for name in ("深", "深二"):
+        cells = [new_code_cell(deep + "\n" + ONE), new_code_cell(many), new_code_cell("# " + ESSAY)]
+        nbformat.write(new_notebook(cells=cells), folder / "class" / f"{name}.ipynb")
+    nbformat.write(new_notebook(cells=[new_code_cell("# " + ESSAY)]), folder / "class" / "注释.ipynb")
+    pairs, problems = similarity.find(folder / "class", [folder / "template.ipynb"], 0.8)
+    assert f"只比了前 {similarity.MAX_PASSAGES} 段" in problems["深"]
+    assert [pair for pair in pairs if {pair.one, pair.other} == {"深", "深二"}]
+    assert not [pair for pair in pairs if "注释" in (pair.one, pair.other)]

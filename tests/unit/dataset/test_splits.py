@@ -293,3 +293,20 @@ def test_too_few_rows_write_nothing(tmp_path):
     with pytest.raises(CourseError, match="2 条记录"):
         splits.write_split(source)
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_part_that_somebody_else_wrote_or_changed_is_kept(tmp_path, capsys):
+    """Nobody named these files; what the course wrote itself it writes anew."""
+    for name in ("all.json", "all.v2.json"):
+        records.write_conversations(tmp_path / name, [{"input": f"祝{n}", "output": name} for n in range(40)])
+        splits.write_split(tmp_path / name, by="row")
+    first = records.read_conversations(tmp_path / "all_train.json")
+    assert first[0]["output"] == "all.json" and (tmp_path / "all.v2_train.json").is_file()
+    (tmp_path / "all_train.json").write_text("mine")
+    (tmp_path / "all_test.json.provenance.json").unlink()
+    splits.write_split(tmp_path / "all.json", by="row")
+    splits.write_split(tmp_path / "all.json", by="row")
+    assert (tmp_path / "all_train.json.kept-1").read_text() == "mine"
+    assert "all_train.json 不是课程写的，或者改动过" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("*.kept-*"))) == 1, "what would be the same needs no copy"
+    assert records.read_conversations(tmp_path / "all_train.json") == first

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import gzip
+import json
 import logging
 import re
 import socket
@@ -103,6 +104,15 @@ def test_a_password_in_the_address_is_neither_taken_nor_shown():
     assert "geheim" not in str(caught.value)
     with pytest.raises(CourseError) as caught:
         providers.choose("local", "m", "ftp://ming:geheim-123@127.0.0.1:8000/v1")
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", hubs.SOURCES)
+def test_a_password_in_a_hubs_own_setting_is_neither_taken_nor_shown(source, monkeypatch):
+    variable = {"modelscope": "MODELSCOPE_ENDPOINT", "huggingface": "HF_ENDPOINT"}[source]
+    monkeypatch.setenv(variable, "http://ming:geheim-123@127.0.0.1:9")
+    with pytest.raises(CourseError, match=f"{variable}（http://127.0.0.1:9）里不能带") as caught:
+        hubs.fetch(source, "a/b", "main", Path("nowhere"), needed=[])
     assert "geheim" not in str(caught.value)
 
 
@@ -348,6 +358,44 @@ def test_a_body_without_end_is_not_read_to_its_end(body, monkeypatch, name):
     with pytest.raises(Retryable, match="超过 4 MB"):
         ask(providers.choose(name, "m", address), body, timeout=20)
     assert len(sent) < 500
+
+
+@pytest.mark.parametrize("name", ["local", "zhipu"])
+@pytest.mark.parametrize("drop", [b"X-Slow: 1\r\n", b"\r\n1\r\n \r\n"], ids=["head", "body"])
+def test_an_answer_that_drips_for_ever_holds_up_no_other(body, monkeypatch, name, drop):
+    """Each drop comes in time for a client that has a limit for every read."""
+    monkeypatch.setenv("ZHIPUAI_API_KEY", KEY)
+    text = json.dumps(completion()).encode()
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def drip():
+        first, _ = listening.accept()
+        threading.Thread(target=answer, daemon=True).start()
+        with first, contextlib.suppress(OSError):  # until the client hangs up
+            first.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + drop)
+            while True:
+                time.sleep(0.1)
+                first.sendall(drop.removeprefix(b"\r\n"))
+
+    def answer():
+        with listening, listening.accept()[0] as second:
+            second.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    provider = providers.choose(name, "m", f"http://127.0.0.1:{listening.getsockname()[1]}/v1")
+
+    async def twice():
+        client = providers.connect(provider, 1.0, 1)
+        with pytest.raises(Retryable, match="超时"):
+            await client.ask(body)
+        reply = await client.ask(body)
+        await client.close()
+        return reply
+
+    assert asyncio.run(twice()).text == WISH
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("name", ["local", "zhipu"])

@@ -243,6 +243,9 @@ def test_thoughts_are_taken_off_and_told(tmp_path, teacher):
         ("<think></think>\n\n好", "好"),
         ("先想想</think>好", "好"),  # the server kept the opening mark
         ("<Thinking>一</Thinking>\n<think>二</think> 好", "好"),
+        ("<seed:think>一</seed:think>好", "好"),
+        ("◁think▷一◁/think▷好", "好"),
+        ("<|begin_of_thought|>一<|end_of_thought|>好", "好"),
         ("爱你<3", "爱你<3"),
     ],
 )

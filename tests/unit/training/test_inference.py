@@ -171,6 +171,15 @@ def test_a_template_that_does_not_end_is_refused(tiny_dir, tmp_path, name):
         inference.load_tokenizer(folder)
 
 
+def test_thousands_of_templates_are_not_tried_one_by_one(tiny_dir, tmp_path):
+    folder = shutil.copytree(tiny_dir, tmp_path / "model")
+    (folder / "additional_chat_templates").mkdir()
+    for number in range(3000):
+        (folder / "additional_chat_templates" / f"{number}.jinja").write_text("{{ messages }}")
+    with pytest.raises(CourseError, match="有 3001 个对话模板，最多 10 个"):
+        inference.load_tokenizer(folder)
+
+
 def test_what_a_template_refuses_is_said_in_words(tiny_dir, tmp_path):
     folder = shutil.copytree(tiny_dir, tmp_path / "model")
     for text in ("{{ raise_exception('no system') }}", "{{ messages[0].nothing.more }}", "{% for"):

@@ -171,6 +171,20 @@ def test_an_architecture_of_a_stranger_is_refused(model):
     assert "课程从不运行" in reason(inspection.check_architecture, found)
 
 
+LONGER = {"type": "Replace", "pattern": {"Regex": "."}, "content": "好" * 20}
+
+
+@pytest.mark.parametrize("part", ["normalizer", "decoder"])
+def test_a_tokenizer_that_multiplies_texts_is_refused(model, part):
+    found = inspection.inspect_model(model)
+    inspection.check_tokenizer(found)
+    for steps in ([LONGER] * 2, [{"type": "Sequence", f"{part}s": [LONGER]}] * 2):
+        change(model / "tokenizer.json", **{part: {"type": "Sequence", f"{part}s": steps}})
+        assert "变成 400 个" in reason(inspection.check_tokenizer, found)
+    change(model / "tokenizer.json", **{part: LONGER})
+    inspection.check_tokenizer(found)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -184,6 +198,10 @@ def test_an_architecture_of_a_stranger_is_refused(model):
         {"alpha_pattern": {"q_proj|v_proj": 8}},
         {"target_modules": "(([a-z_.0-9]+)+)+!"},
         {"target_modules": ["q_proj", "(x+)+!"]},
+        {"target_modules": ["x" * 1_000_000]},
+        {"target_modules": [f"m{number}" for number in range(100_000)]},
+        {"rank_pattern": {f"m{number}": 8 for number in range(100_000)}},
+        {"layers_to_transform": [0] * 100_000},
         {"exclude_modules": "(x+)+!"},
         {"layers_pattern": "(x+)+!"},
         {"layer_replication": [[0, 2]] * 2000},
