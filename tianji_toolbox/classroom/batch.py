@@ -10,12 +10,10 @@ shards, in one folder that all of them reach: each does its own runs, and whoeve
 
 import os
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -83,7 +81,7 @@ def run_batch(
     batch_plan.share(plan, shard)
     lock = ".batch.lock" if shard == WHOLE else f".batch-{number}-{of}.lock"
     what = "批次" if shard == WHOLE else f"第 {number}/{of} 份批次"
-    with course.alone(folder, lock, what), _terminated_as_interrupted():
+    with course.alone(folder, lock, what):
         rows = survey(plan, folder, only_failed, shard)
         todo = [row for row in rows if row.fresh]
         course.require(doctor.check_disk(folder, DISK_GB), doctor.check_memory(_need(plan, rows)))
@@ -172,16 +170,3 @@ def _write_end(folder: Path, row: Progress, status: str, reason: str) -> Status:
     """Write down how a run ended that did not do so itself."""
     ended = Status(row.run.name, status, reason, key=row.run.key)
     return batch_run.write_status(folder / "runs" / row.run.name, ended)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let a termination (SIGTERM) do what Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
