@@ -47,8 +47,7 @@ def serve(
     port = _free(host, port)
     if host not in LOOPBACK:
         print(f"注意：页面对 {host} 能到达的所有人开放，没有密码。", flush=True)
-    shown = f"[{host}]" if ":" in host else host
-    print(f"页面地址：http://{shown}:{port} （按 Ctrl-C 停下）", flush=True)
+    print(f"页面地址：{address(host, port)} （按 Ctrl-C 停下）", flush=True)
     options = {"server.address": host, "server.port": port, **OPTIONS}
     options["server.maxUploadSize"] = upload_mb
     command = [sys.executable, "-m", "streamlit", "run", str(script)]
@@ -59,6 +58,11 @@ def serve(
     with Path(os.devnull).open("w") as nowhere:  # Streamlit's own greeting
         os.dup2(nowhere.fileno(), 1)
     os.execv(sys.executable, [*command, "--", *map(str, arguments)])
+
+
+def address(host: str, port: int) -> str:
+    """Return what one writes into a browser."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def names(host: str) -> list[str]:
