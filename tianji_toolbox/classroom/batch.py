@@ -22,7 +22,7 @@ from tianji_helpers.errors import CourseError
 from tianji_toolbox import doctor
 from tianji_toolbox.classroom import batch_plan, batch_run, course, runs
 from tianji_toolbox.classroom.batch_plan import WHOLE, Plan, Run, Shard
-from tianji_toolbox.classroom.batch_run import Status
+from tianji_toolbox.classroom.runs import Status
 
 DISK_GB = 2.0  # free space below which no run begins; one run of lessons 3, 5 and 6 takes 1
 _SPARE = 1.1  # of the largest peak so far
@@ -106,7 +106,7 @@ def _execute(plan: Plan, folder: Path, row: Progress, threads: int) -> Status:
     try:
         return batch_run.execute(row.run, place, plan.limits, **options)
     except batch_run.Taken as taken:
-        return Status(row.run.name, batch_run.RUNNING, str(taken))
+        return Status(row.run.name, runs.RUNNING, str(taken))
     except (CourseError, OSError) as error:  # this run's; a full disk stops the next line too
         return _write_end(folder, row, runs.ERROR, str(error))
 
@@ -132,7 +132,7 @@ def _work(plan: Plan, folder: Path, rows: list[Progress], workers: int, threads:
                 while waiting and len(active) < workers and _fits(plan, folder, rows, active):
                     row = waiting.pop(0)
                     row.began = time.monotonic()
-                    row.status = Status(row.run.name, batch_run.RUNNING)
+                    row.status = Status(row.run.name, runs.RUNNING)
                     active[pool.submit(_execute, plan, folder, row, threads)] = row
                 if not active:
                     try:

@@ -14,45 +14,20 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tianji_helpers import locks, records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import runs
 from tianji_toolbox.classroom.batch_plan import Run
-from tianji_toolbox.classroom.runs import Limits
+from tianji_toolbox.classroom.runs import RUNNING, Limits, Status
 
 _MADE_BY = "tianji batch"
-WAITING, RUNNING = "waiting", "running"
 
 
 class Taken(CourseError):
     """Another batch is at work on a run."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a run is. status: ``waiting``, ``running``, or as a ``RunResult``'s. notebook, cell: where it
-    is, or where it failed. minutes, peak_memory_gb: of the whole run.
-    """
-
-    name: str
-    status: str = WAITING
-    reason: str = ""
-    notebook: str = ""
-    cell: int | None = None
-    minutes: float = 0.0
-    peak_memory_gb: float = 0.0
-    key: str = ""
-
-    @property
-    def is_over(self) -> bool:
-        return self.status not in (WAITING, RUNNING)
-
-    @property
-    def has_failed(self) -> bool:
-        return self.is_over and self.status not in (runs.DONE, runs.STOPPED)
 
 
 def read_status(folder: Path) -> Status:
@@ -139,11 +114,11 @@ def _work(
         steps.append({"notebook": notebook.stem, "minutes": result.minutes})
         timed_out = f"超过时限 {limits.minutes:g} 分钟"
         status = replace(
-            status,
-            status=result.status,
+            result,
+            name=run.name,
+            key=run.key,
             reason=timed_out if result.status == runs.TIME else result.reason,
             notebook="" if result.status == runs.DONE else notebook.stem,
-            cell=result.cell,
             minutes=(time.monotonic() - began) / 60,
             peak_memory_gb=max(status.peak_memory_gb, result.peak_memory_gb),
         )

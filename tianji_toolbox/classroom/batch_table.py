@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from tianji_helpers.training import progress
-from tianji_toolbox.classroom import batch_run, runs
+from tianji_toolbox.classroom import runs
 from tianji_toolbox.classroom.batch import Progress
-from tianji_toolbox.classroom.batch_run import Status
+from tianji_toolbox.classroom.runs import Status
 
 WORDS = {
-    batch_run.WAITING: "等待",
-    batch_run.RUNNING: "运行中",
+    runs.WAITING: "等待",
+    runs.RUNNING: "运行中",
     runs.DONE: "完成",
     runs.ERROR: "出错",
     runs.DIED: "中途结束",
@@ -22,7 +22,7 @@ WORDS = {
     runs.OUTPUT: "输出超限",
     runs.STOPPED: "被中断",
 }
-_COLOURS = {batch_run.RUNNING: "cyan", runs.DONE: "green", batch_run.WAITING: "dim", runs.STOPPED: "yellow"}
+_COLOURS = {runs.RUNNING: "cyan", runs.DONE: "green", runs.WAITING: "dim", runs.STOPPED: "yellow"}
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def table(rows: list[Progress]):
         made.add_column(title, justify="left" if title in ("运行", "状态", "到哪里了") else "right")
     for row in rows:
         status = row.status
-        runs_now = status.status == batch_run.RUNNING
+        runs_now = status.status == runs.RUNNING
         point = _training(row) if runs_now else None
         minutes = (time.monotonic() - row.began) / 60 if runs_now and row.began else status.minutes
         memory = row.memory_gb if runs_now else status.peak_memory_gb
@@ -74,7 +74,7 @@ def summary(rows: list[Progress]) -> str:
     line = f"完成 {sum(row.status.status == runs.DONE for row in rows)} / {len(rows)}"
     if failed := sum(row.status.has_failed for row in rows):
         line += f"，失败 {failed}"
-    active = sum(row.status.status == batch_run.RUNNING for row in rows)
+    active = sum(row.status.status == runs.RUNNING for row in rows)
     left = len(fresh) - len(over)
     if left and over:
         usual = sum(row.status.minutes for row in over) / len(over)
@@ -98,7 +98,7 @@ def _place(row: Progress) -> str:
     status = row.status
     place = status.notebook
     if status.cell:
-        of = f"/{row.cells}" if row.cells and status.status == batch_run.RUNNING else ""
+        of = f"/{row.cells}" if row.cells and status.status == runs.RUNNING else ""
         place += f" [{status.cell}{of}]"
     if status.has_failed:
         place += f"：{status.reason.splitlines()[0]}"
@@ -115,7 +115,7 @@ class _Lines:
     def __call__(self, rows: list[Progress]) -> None:
         for row in rows:
             now = (row.status.status, "" if row.status.is_over else row.status.notebook)
-            if row.fresh and row.status.status != batch_run.WAITING and self._said.get(row.run.name) != now:
+            if row.fresh and row.status.status != runs.WAITING and self._said.get(row.run.name) != now:
                 self._said[row.run.name] = now
                 print(f"{row.run.name}：{line(row)}", file=self._stream, flush=True)
 

@@ -30,6 +30,7 @@ from tianji_toolbox import doctor
 from tianji_toolbox.classroom import course, jail
 from tianji_toolbox.classroom.watch import MEMORY, STOPPED, TIME, Watch  # noqa: F401  statuses of a run
 
+WAITING, RUNNING = "waiting", "running"  # in a batch
 DONE = "done"
 ERROR = "error"  # a cell raised
 DIED = "died"  # the kernel was ended from outside or ended itself
@@ -53,19 +54,31 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """How a run of a notebook ended.
+class Status:
+    """Where a run is, or how it ended.
 
-    status: ``done``, ``error``, ``died``, ``time``, ``memory``, ``output`` or ``stopped``. reason: in
-    Chinese, for a person; empty where it is done. cell: the code cell, counted from 1 as in ``[1]``, in
-    which it ended before its end, or None. peak_memory_gb: as in ``Limits``.
+    name: of a batch's run. status: ``waiting``, ``running``; ``done``, ``error``, ``died``, ``time``,
+    ``memory``, ``output`` or ``stopped``. reason: in Chinese, for a person; empty where it is done. notebook,
+    cell: where it is, or where it failed; cells of code are counted from 1, as in ``[1]``. peak_memory_gb: as
+    in ``Limits``. key: of what a batch's run was made from.
     """
 
-    status: str
-    reason: str
-    minutes: float
-    peak_memory_gb: float
+    name: str
+    status: str = WAITING
+    reason: str = ""
+    notebook: str = ""
     cell: int | None = None
+    minutes: float = 0.0
+    peak_memory_gb: float = 0.0
+    key: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        return self.status not in (WAITING, RUNNING)
+
+    @property
+    def has_failed(self) -> bool:
+        return self.is_over and self.status not in (DONE, STOPPED)
 
 
 def run_notebook(
@@ -80,7 +93,7 @@ def run_notebook(
     writable: Sequence[str | Path] | None = None,
     on_note: Callable[[dict], None] = lambda note: None,
     stop: threading.Event | None = None,
-) -> RunResult:
+) -> Status:
     """Execute one notebook and return how it went; what goes wrong inside is a result, no exception.
 
     executed: where the notebook with its outputs goes. parameters: as papermill injects them; they are
@@ -119,7 +132,9 @@ def run_notebook(
         _sweep(scratch)
         shutil.rmtree(scratch, ignore_errors=True)
     peak, cell = (run.peak_gb, run.cell) if run else (0.0, None)
-    return RunResult(status, reason, (time.monotonic() - began) / 60, peak, None if status == DONE else cell)
+    cell = None if status == DONE else cell
+    minutes = (time.monotonic() - began) / 60
+    return Status("", status, reason, cell=cell, minutes=minutes, peak_memory_gb=peak)
 
 
 def _environment(given: Mapping[str, str] | None, scratch: str) -> dict[str, str]:
