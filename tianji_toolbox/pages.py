@@ -1,6 +1,6 @@
-"""Web pages of the course: a Streamlit script, served on this machine.
+"""Web pages of the course: those that Streamlit serves on this machine, and those made from a template.
 
-``tianji review`` and ``tianji web`` are scripts that Streamlit runs; this module starts it with the
+``tianji review`` and ``tianji web`` are scripts that Streamlit runs; ``serve`` starts it with the
 settings that both share: this machine only unless asked, no statistics to anybody, no browser
 opened by itself, and a clear word if the port is taken.
 """
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -91,3 +92,18 @@ def _free(host: str, port: int) -> int:
         raise CourseError(
             f"不能在 {host}:{port} 上开网页（{error}）。请换一个端口（如 --port 8601），或停下占用它的程序。"
         ) from error
+
+
+def render(template: str, **values) -> str:
+    """Return a page that needs nothing else, made from ``<template>.j2``; HTML is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(paths.TOOLBOX),
+        undefined=StrictUndefined,
+        autoescape=template.endswith(".html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(f"{template}.j2").render(**values)

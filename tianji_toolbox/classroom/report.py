@@ -25,6 +25,7 @@ from tianji_helpers import locks, paths, plots
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import batch_plan, batch_table, gradebook, runs
 from tianji_toolbox.classroom.runs import Status
+from tianji_toolbox.pages import render
 
 NAME = "report.html"
 PAGES = "pages"
@@ -103,8 +104,8 @@ def _write(folder: Path) -> Path:
     batch = _read_batch(folder)
     lines = [_line(folder, run) for run in batch.runs]
     tasks = sorted({task for line in lines for task in line.tasks})
-    page = gradebook.render(
-        "report",
+    page = render(
+        "classroom/report.html",
         title=batch.title,
         lines=lines,
         done=sum(line.status.status == runs.DONE for line in lines),

@@ -18,6 +18,7 @@ from pathlib import Path
 from tianji_helpers.dataset.duplicates import NearIndex
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import gradebook, grading, handed_in
+from tianji_toolbox.pages import render
 
 PAGE = "similar.html"
 LEAST = 60  # letters and digits of a passage; shorter ones are alike by chance
@@ -126,7 +127,7 @@ def write(pairs: list[Pair], problems: Mapping[str, str], threshold: float, fold
         for pair in pairs[:MAX_PAIRS]
     ]
     values = {"pairs": shown, "left": len(pairs) - len(shown), "threshold": threshold, "problems": problems}
-    return gradebook.write_text(folder / PAGE, gradebook.render("similar", **values))
+    return gradebook.write_text(folder / PAGE, render("classroom/similar.html", **values))
 
 
 def _marked(one: str, other: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import figures, models
+from tianji_toolbox.pages import render
 
 TASKS = {"wishes": "送祝福", "self_cognition": "自我认知", "ruozhiba": "弱智吧问答", "own": "自己的数据"}
 SAMPLES = 6  # answers shown
@@ -117,8 +118,6 @@ def _read(file: Path):
 
 def write(facts: Facts, repo: str, platform: str) -> str:
     """Return the card as Markdown with the YAML head that hubs read. repo: ``owner/name``."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     made = (facts.training.get("parameters") or {}).get("settings") or {}
     settings = [(title, made[name]) for name, title in _SETTINGS.items() if name in made]
     steps, versions = (
@@ -128,15 +127,9 @@ def write(facts: Facts, repo: str, platform: str) -> str:
     settings += [("步数", steps)] if steps else []
     settings += [(name, versions[name]) for name in ("xtuner", "transformers", "peft") if versions.get(name)]
     before, after = (facts.metrics.get(when, {}).get("figures", {}) for when in ("before", "after"))
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = _cell
-    return environment.get_template("card.md.j2").render(
+    return render(
+        "shipping/card.md",
+        cell=_cell,
         facts=facts,
         base=facts.base,
         hub=hub_name(facts.base, platform),
