@@ -43,7 +43,6 @@ TOOLS = {
     "train": "xtuner.tools.train",
     "pth_to_hf": "xtuner.tools.model_converters.pth_to_hf",
     "merge": "xtuner.tools.model_converters.merge",
-    "chat": "xtuner.tools.chat",
 }
 
 

@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tianji_helpers import records
+from tianji_helpers import locks, records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import doctor
 from tianji_toolbox.classroom import batch_plan, batch_run, course, runs
@@ -105,8 +105,8 @@ def _execute(plan: Plan, folder: Path, row: Progress, threads: int) -> Status:
     options = {"threads": threads, "on_note": row.note, "stop": row.stop}
     try:
         return batch_run.execute(row.run, place, plan.limits, **options)
-    except batch_run.Taken as taken:
-        return Status(row.run.name, runs.RUNNING, str(taken))
+    except locks.Held:
+        return Status(row.run.name, runs.RUNNING, "另一个批次正在做它。")
     except (CourseError, OSError) as error:  # this run's; a full disk stops the next line too
         return _write_end(folder, row, runs.ERROR, str(error))
 

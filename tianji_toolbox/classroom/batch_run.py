@@ -13,7 +13,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,10 +23,6 @@ from tianji_toolbox.classroom.batch_plan import Run
 from tianji_toolbox.classroom.runs import RUNNING, Limits, Status
 
 _MADE_BY = "tianji batch"
-
-
-class Taken(CourseError):
-    """Another batch is at work on a run."""
 
 
 def read_status(folder: Path) -> Status:
@@ -57,16 +52,12 @@ def execute(
 
     threads: how many its computations may use. on_note: as in ``run_notebook``, and with ``{"notebook"}``
     when one begins. The time limit is for the whole run. What another batch finished meanwhile is not done
-    again. Raises Taken if one is at work on it.
+    again. Raises locks.Held if one is at work on it.
     """
     from tianji_toolbox.classroom import batch_metrics
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        try:
-            held.enter_context(locks.alone(folder.with_name(f".{folder.name}.lock"), timeout=0))
-        except locks.Held:
-            raise Taken(f"运行 {run.name} 正由另一个批次做着。") from None
+    with locks.alone(folder.with_name(f".{folder.name}.lock"), timeout=0):
         earlier = read_status(folder)
         if earlier.status == runs.DONE and earlier.key == run.key:
             return earlier

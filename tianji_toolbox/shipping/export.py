@@ -217,5 +217,4 @@ def _post(url: str, content: dict) -> dict:
     import httpx
 
     # the environment's proxy cannot reach this machine's own server
-    with httpx.Client(trust_env=False, timeout=600) as client:
-        return client.post(url, json=content).raise_for_status().json()
+    return httpx.post(url, json=content, trust_env=False, timeout=600).raise_for_status().json()
