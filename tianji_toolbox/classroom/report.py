@@ -25,15 +25,10 @@ from tianji_helpers import locks, paths, plots
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import batch_plan, batch_table, gradebook, runs
 from tianji_toolbox.classroom.runs import Status
-from tianji_toolbox.pages import render
+from tianji_toolbox.pages import POLICY, render
 
 NAME = "report.html"
 PAGES = "pages"
-# no script, and nothing from elsewhere; the same stands in the templates
-_POLICY = (
-    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-    "style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'\">"
-)
 _TEXTS = ("text/plain", "text/html", "text/markdown", "text/latex")
 _PICTURES = ("image/png", "image/jpeg")
 _ATTACHED = re.compile(r"attachment:([^\s)\"'>]*)")
@@ -189,7 +184,7 @@ def _convert(notebook: nbformat.NotebookNode, executed: Path) -> Path:
         sanitize_html=True, mathjax_url="", require_js_url="", mermaid_js_url="", language_code="zh"
     )
     text, _ = exporter.from_notebook_node(_plain(notebook), resources={"metadata": {"name": executed.stem}})
-    return gradebook.write_text(page, text.replace("<head>", f"<head>{_POLICY}", 1))
+    return gradebook.write_text(page, text.replace("<head>", f"<head>{POLICY}", 1))
 
 
 def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
