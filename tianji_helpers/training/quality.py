@@ -24,7 +24,7 @@ Source of the likelihood: Yuan et al. 2021, "BARTScore: Evaluating Generated Tex
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tianji_helpers import wishes
 from tianji_helpers.dataset import clean
@@ -62,14 +62,12 @@ def rate(
     *,
     kind: str = "wishes",
     device: str = "cpu",
-    report: Callable[[str], None] = print,
 ) -> list[float]:
     """Return the quality of (request, answer) pairs, with the likelihoods of the embedded model.
 
     kind: what is not ``wishes`` has no editor, and the likelihood is all. device: ``cpu`` or ``cuda``.
-    report: called with one line (str) a step if the model must be prepared.
     """
-    model, tokenizer = inference.load(models.prepare(models.EMBEDDED, report=report), device=device)
+    model, tokenizer = inference.load(models.prepare(), device=device)
     likely = likelihood(model, tokenizer, pairs)
     if kind != "wishes":
         return likely

@@ -30,7 +30,7 @@ def watch(stream=None) -> Iterator[Callable[[list[Progress]], None]]:
     """Give a function that shows the runs: as a table on a terminal, else a line for each change."""
     stream = stream or sys.stdout
     if not stream.isatty():
-        yield _Lines(stream)
+        yield _lines(stream)
         return
     from rich.console import Console
     from rich.live import Live
@@ -105,19 +105,18 @@ def _place(row: Progress) -> str:
     return place if len(place) <= 60 else place[:59] + "…"
 
 
-class _Lines:
-    """Prints a line when a run begins a notebook or ends."""
+def _lines(stream) -> Callable[[list[Progress]], None]:
+    """Return a function that prints a line when a run begins a notebook or ends."""
+    said: dict[str, tuple[str, str]] = {}
 
-    def __init__(self, stream):
-        self._stream = stream
-        self._said: dict[str, tuple[str, str]] = {}
-
-    def __call__(self, rows: list[Progress]) -> None:
+    def show(rows: list[Progress]) -> None:
         for row in rows:
             now = (row.status.status, "" if row.status.is_over else row.status.notebook)
-            if row.fresh and row.status.status != runs.WAITING and self._said.get(row.run.name) != now:
-                self._said[row.run.name] = now
-                print(f"{row.run.name}：{line(row)}", file=self._stream, flush=True)
+            if row.fresh and row.status.status != runs.WAITING and said.get(row.run.name) != now:
+                said[row.run.name] = now
+                print(f"{row.run.name}：{line(row)}", file=stream, flush=True)
+
+    return show
 
 
 def line(row: Progress) -> str:

@@ -88,7 +88,6 @@ def run_notebook(
     parameters: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     log: str | Path = os.devnull,
-    cwd: str | Path = paths.ROOT,
     environment: Mapping[str, str] | None = None,
     writable: Sequence[str | Path] | None = None,
     on_note: Callable[[dict], None] = lambda note: None,
@@ -123,7 +122,7 @@ def run_notebook(
             run = _Run(nb, file, limits or Limits(), on_note, stop)
             folders = ["/"] if writable is None else [scratch, *(Path(item).resolve() for item in writable)]
             run.km.launcher = [] if jail.why_not() else jail.for_batch(folders)
-            status, reason = run.end(cwd, _environment(environment, scratch))
+            status, reason = run.end(_environment(environment, scratch))
             with atomic_writer(executed) as target:
                 course.nbformat.write(nb, target)
     except Exception as error:  # no notebook, no kernel …: this run's failure, whatever it is
@@ -186,10 +185,10 @@ class _Run(NotebookClient):
         self.peak_gb = 0.0
         self._watch: Watch | None = None
 
-    def end(self, cwd: str | Path, environment: dict[str, str]) -> tuple[str, str]:
+    def end(self, environment: dict[str, str]) -> tuple[str, str]:
         """Execute the notebook to its end; return status and reason."""
         try:
-            self.execute(cwd=str(cwd), env=environment, stdout=self._file, stderr=self._file)
+            self.execute(cwd=str(paths.ROOT), env=environment, stdout=self._file, stderr=self._file)
             ended = DONE, ""
         except CellExecutionError:
             cells = [cell for cell in self.nb.cells if cell.cell_type == "code"]
