@@ -188,35 +188,22 @@ def _convert(notebook: nbformat.NotebookNode, executed: Path) -> Path:
 
 
 def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a notebook with nothing but its cells, their texts and their pictures.
+    """Leave of a notebook nothing but its cells, their texts and their pictures, and return it.
 
     nbconvert puts metadata (the width of a picture, tags) into the page as it stands, and diagrams as well.
     """
-    cells = []
+    notebook.metadata = {"language_info": {"name": "python"}}
     for cell in notebook.cells:
-        kept = {"cell_type": cell.cell_type, "metadata": {}, "source": cell.source}
-        if cell.cell_type == "code":
-            outputs = [
-                output | {"metadata": {}, "data": _shown(output.data)} if "data" in output else output
-                for output in cell.outputs
-            ]
-            kept |= {"execution_count": cell.execution_count, "outputs": outputs}
-        elif cell.cell_type == "markdown":
+        cell.metadata = {}
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                output.metadata, output.data = {}, _shown(output.data)
+        if cell.cell_type == "markdown":
             attached = {name: _shown(data) for name, data in cell.get("attachments", {}).items()}
-            kept["attachments"] = attached = {name: data for name, data in attached.items() if data}
+            known = cell.attachments = {name: data for name, data in attached.items() if data}
             # nbconvert gives up where one is missing
-            kept["source"] = _ATTACHED.sub(
-                lambda m, known=attached: m[0] if m[1] in known else "#", cell.source
-            )
-        cells.append(kept)
-    return nbformat.from_dict(
-        {
-            "cells": cells,
-            "metadata": {"language_info": {"name": "python"}},
-            "nbformat": 4,
-            "nbformat_minor": 4,
-        }
-    )
+            cell.source = _ATTACHED.sub(lambda m, known=known: m[0] if m[1] in known else "#", cell.source)
+    return notebook
 
 
 def _shown(data: dict[str, Any]) -> dict[str, Any]:
