@@ -398,13 +398,9 @@ def stream(
         return
 
     import torch
-    from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+    from transformers import StoppingCriteriaList, TextIteratorStreamer
 
     cancelled, failures = Event(), []
-
-    class Cancelled(StoppingCriteria):
-        def __call__(self, input_ids, scores, **kwargs):
-            return cancelled.is_set()
 
     drawn = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     prompt = _encode(model, tokenizer, [chat], encode)
@@ -420,7 +416,7 @@ def stream(
                     eos_token_id=stop_ids(model, tokenizer),
                     pad_token_id=tokenizer.pad_token_id,
                     streamer=pieces,
-                    stopping_criteria=StoppingCriteriaList([Cancelled()]),
+                    stopping_criteria=StoppingCriteriaList([lambda *_, **__: cancelled.is_set()]),
                 )
         except Exception as error:  # handed to the reader
             failures.append(error)
