@@ -222,11 +222,9 @@ def _curves(task: str, lines: list[Line]) -> str:
     """Return the training curves of all runs as the address of a picture; empty if there is none."""
     import matplotlib
 
-    curves = [(line.status.name, line.tasks[task].curve) for line in lines if task in line.tasks]
-    curves = [
-        (name, [point for point in curve if all(abs(x) < _MOST for x in point)]) for name, curve in curves
-    ]
-    curves = [(name, curve) for name, curve in curves if curve]
+    logged = ((line.status.name, line.tasks[task].curve) for line in lines if task in line.tasks)
+    points = ((name, [p for p in curve if all(abs(x) < _MOST for x in p)]) for name, curve in logged)
+    curves = [(name, curve) for name, curve in points if curve]
     if not curves:
         return ""
     from matplotlib.figure import Figure
