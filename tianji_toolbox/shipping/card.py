@@ -17,6 +17,7 @@ from tianji_toolbox.pages import render
 TASKS = {"wishes": "送祝福", "self_cognition": "自我认知", "ruozhiba": "弱智吧问答", "own": "自己的数据"}
 SAMPLES = 6  # answers shown
 OPENXLAB = "https://code.openxlab.org.cn"  # models are git repositories there
+_KINDS = {"adapter": "adapter_config.json", "gguf": "*.gguf", "merged": "config.json"}  # the first holds
 _SETTINGS = {  # of the training's config, and how the card calls them
     "max_epochs": "训练轮数",
     "max_iters": "最多步数",
@@ -60,13 +61,8 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
     without the base's licence must not be published).
     """
     folder = paths.resolve(folder)
-    if (folder / "adapter_config.json").is_file():
-        kind = "adapter"
-    elif any(folder.glob("*.gguf")):
-        kind = "gguf"
-    elif (folder / "config.json").is_file():
-        kind = "merged"
-    else:
+    kind = next((kind for kind, file in _KINDS.items() if any(folder.glob(file))), "")
+    if not kind:
         raise CourseError(
             f"{paths.show(folder)} 里没有能发布的模型。请给合并后的模型、适配器，或 tianji export 的文件夹。"
         )
