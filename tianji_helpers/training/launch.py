@@ -322,9 +322,10 @@ def new_folder(
 
     stage, parameters, inputs: of its provenance. marker: the file by which an earlier result is known; it is
     replaced, or kept under another name if somebody has put something in. Raises CourseError for anything
-    else that is there.
+    else that is there; without a marker, all that is there may go or be kept.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file()):
+    filled = folder.is_dir() and any(folder.iterdir())
+    if folder.is_file() or (marker and filled and not (folder / marker).is_file()):
         raise CourseError(
             f"{paths.told(folder)} 里已经有别的东西（没有 {marker}），不覆盖。请换一个文件夹，或先把它移走。"
         )
