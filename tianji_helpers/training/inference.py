@@ -108,8 +108,8 @@ def multiply_head_once(model) -> None:
     """Hand the head of a model what it multiplies in one piece.
 
     Of a prompt only the last token is scored, and PyTorch's linear layer takes such a slice of a batch for a
-    product of its own for each row, with a copy of the matrix each, if that is frozen: 8 s instead of 0.03 and
-    2.7 GB for 6 rows of the 1.5B model (2.11.0, on a CPU in bfloat16).
+    product of its own for each row, with a copy of the matrix each, if that is frozen: 8 s instead of 0.03
+    and 2.7 GB for 6 rows of the 1.5B model (2.11.0, on a CPU in bfloat16).
     """
     head = model.get_output_embeddings()
     head.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
