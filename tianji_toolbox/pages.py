@@ -1,6 +1,6 @@
-"""Web pages of the course: a Streamlit script, served on this machine.
+"""Web pages of the course: those that Streamlit serves on this machine, and those made from a template.
 
-``tianji review`` and ``tianji web`` are scripts that Streamlit runs; this module starts it with the
+``tianji review`` and ``tianji web`` are scripts that Streamlit runs; ``serve`` starts it with the
 settings that both share: this machine only unless asked, no statistics to anybody, no browser
 opened by itself, and a clear word if the port is taken.
 """
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -28,6 +29,11 @@ OPTIONS = {
     "theme.secondaryBackgroundColor": "#faeee4",
     "theme.textColor": "#33261f",
 }
+# of what we write: no script, and nothing from elsewhere
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+    "style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'\">"
+)
 
 
 def serve(
@@ -47,8 +53,7 @@ def serve(
     port = _free(host, port)
     if host not in LOOPBACK:
         print(f"注意：页面对 {host} 能到达的所有人开放，没有密码。", flush=True)
-    shown = f"[{host}]" if ":" in host else host
-    print(f"页面地址：http://{shown}:{port} （按 Ctrl-C 停下）", flush=True)
+    print(f"页面地址：{address(host, port)} （按 Ctrl-C 停下）", flush=True)
     options = {"server.address": host, "server.port": port, **OPTIONS}
     options["server.maxUploadSize"] = upload_mb
     command = [sys.executable, "-m", "streamlit", "run", str(script)]
@@ -59,6 +64,11 @@ def serve(
     with Path(os.devnull).open("w") as nowhere:  # Streamlit's own greeting
         os.dup2(nowhere.fileno(), 1)
     os.execv(sys.executable, [*command, "--", *map(str, arguments)])
+
+
+def address(host: str, port: int) -> str:
+    """Return what one writes into a browser."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def names(host: str) -> list[str]:
@@ -87,3 +97,18 @@ def _free(host: str, port: int) -> int:
         raise CourseError(
             f"不能在 {host}:{port} 上开网页（{error}）。请换一个端口（如 --port 8601），或停下占用它的程序。"
         ) from error
+
+
+def render(template: str, **values) -> str:
+    """Return a page that needs nothing else, made from ``<template>.j2``; HTML is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(paths.TOOLBOX),
+        undefined=StrictUndefined,
+        autoescape=template.endswith(".html"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(f"{template}.j2").render(policy=POLICY, **values)

@@ -256,15 +256,12 @@ def results(folder):
 
     def make(version: str) -> None:
         said.clear()
-
-        def fill(target: Path, part: Path, log: Path) -> None:
-            target.mkdir()
-            for name in ("config.json", "weights"):
-                (target / name).write_text(version)
-
+        options = {"stage": "merge", "marker": "config.json", "parameters": {}, "inputs": []}
         try:
-            options = {"tool": "merge", "marker": "config.json", "parameters": {}, "inputs": []}
-            launch._make_folder(fill, work / "merged", **options)
+            with launch.new_folder(work / "merged", **options) as (target, _):
+                target.mkdir()
+                for name in ("config.json", "weights"):
+                    (target / name).write_text(version)
         except CourseError as error:
             said.append(str(error))
 

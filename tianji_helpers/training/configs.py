@@ -217,7 +217,7 @@ def _set_schedule(cfg, named: dict) -> None:
             "这个配置的 param_scheduler 不是“热身、余弦下降”两段；请在配置文件里把它和轮数、步数一起改。"
         )
     warmup, decay = schedulers
-    length = cfg.train_cfg.get("max_iters") or part(cfg, "train_cfg", "max_epochs")
+    length = cfg.train_cfg.get("max_iters") or part(cfg, "train_cfg.max_epochs")
     ratio = named.get("warmup_ratio", warmup.end / length)
     by_epoch = "max_epochs" in named or ("max_iters" not in named and "max_epochs" in cfg.train_cfg)
     length = named.get("max_epochs") or named.get("max_iters") or length
@@ -235,16 +235,15 @@ def _set_schedule(cfg, named: dict) -> None:
     decay.end = length
 
 
-def part(cfg, place: str, key: str = ""):
-    """Return what stands in a place of a config (and there under ``key``); raises CourseError if nothing."""
+def part(cfg, place: str):
+    """Return what stands in a place of a config; raises CourseError if nothing."""
     value = cfg
-    for name in filter(None, [*place.split("."), key]):
+    for name in place.split("."):
         try:
             value = value[int(name)] if isinstance(value, (list, tuple)) else value[name]
         except (KeyError, IndexError, ValueError, TypeError):
-            whole = ".".join(filter(None, [place, key]))
             raise CourseError(
-                f"配置里没有 {whole}。请照 configs/ 里的配置写，或用 tianji train 自带的配置。"
+                f"配置里没有 {place}。请照 configs/ 里的配置写，或用 tianji train 自带的配置。"
             ) from None
     return value
 

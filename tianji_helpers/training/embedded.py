@@ -57,13 +57,6 @@ class Vocabulary:
     kinds: Sequence[int]
 
     @classmethod
-    def read(cls, gguf_file: str | Path) -> "Vocabulary":
-        """Read the vocabulary from a GGUF file."""
-        import gguf
-
-        return cls.of(gguf.GGUFReader(gguf_file).fields)
-
-    @classmethod
     def of(cls, fields) -> "Vocabulary":
         """Take the vocabulary from the fields of a ``gguf.GGUFReader``, which is slow to make."""
         return cls(
@@ -222,10 +215,11 @@ def convert(gguf_file: str | Path, target: str | Path, report=print) -> None:
 
     report: called with one line (str) before each step.
     """
+    import gguf
     import torch
 
     report("1/4 读取词表，重建分词器 …")
-    vocabulary = Vocabulary.read(gguf_file)
+    vocabulary = Vocabulary.of(gguf.GGUFReader(gguf_file).fields)
     ids = kept_ids(vocabulary)
     tokenizer = build_tokenizer(vocabulary, ids)
     report("2/4 反量化权重 …")

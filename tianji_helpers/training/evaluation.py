@@ -52,7 +52,10 @@ def mean_loss(model, tokenizer, turns: Sequence[dict], prompt_template: str, **l
 
     limits: ``batch_size`` and ``max_length``, as ``answer_losses`` takes them. Raises CourseError as it does.
     """
-    losses = answer_losses(model, tokenizer, turns, prompt_template, **limits)
+    return _mean(answer_losses(model, tokenizer, turns, prompt_template, **limits))
+
+
+def _mean(losses: Sequence[tuple[float, int]]) -> float:
     return sum(total for total, _ in losses) / sum(count for _, count in losses)
 
 
@@ -70,32 +73,22 @@ def answer_losses(
     batch_size: turns computed at a time. max_length: tokens; the rest of a turn is cut off. A turn without
     an answer token within it has (0.0, 0). Raises CourseError if all have, or if there is no turn.
     """
-    import torch
-    from xtuner.dataset.collate_fns import default_collate_fn
-
     examples = [encode(tokenizer, turn, prompt_template, max_length) for turn in turns]
-    # neighbours of similar length need little padding
-    order = sorted(range(len(examples)), key=lambda index: len(examples[index]["input_ids"]))
-    order = [index for index in order if any(label >= 0 for label in examples[index]["labels"])]
-    if not order:
+    losses = inference.surprises(model, examples, batch_size=batch_size)
+    if not any(count for _, count in losses):
         raise CourseError(
             f"没有可以计算损失的测试数据（{len(turns)} 条里没有一个答案词元）。请检查测试文件。"
         )
-    losses = [(0.0, 0)] * len(turns)
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = default_collate_fn([examples[index] for index in chosen], return_hf_format=True)
-        targets = batch.pop("labels")[:, 1:].to(model.device)
-        with torch.inference_mode():
-            logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits[:, :-1]
-            answered = targets != -100
-            surprise = torch.zeros(targets.shape, device=model.device)
-            surprise[answered] = torch.nn.functional.cross_entropy(
-                logits[answered].float(), targets[answered], reduction="none"
-            )
-        for row, index in enumerate(chosen):
-            losses[index] = surprise[row].sum().item(), int(answered[row].sum())
     return losses
+
+
+def ask(
+    model, tokenizer, turns: Sequence[dict], prompt_template: str, max_new_tokens: int
+) -> tuple[list[tuple[float, int]], list[Completion]]:
+    """Return what ``answer_losses`` gives for some turns, and what the model answers to them itself."""
+    chats = [chat(turn) for turn in turns]
+    answers = inference.answer_all(model, tokenizer, chats, max_new_tokens=max_new_tokens, batch_size=16)
+    return answer_losses(model, tokenizer, turns, prompt_template), answers
 
 
 def grade(
@@ -157,17 +150,14 @@ def measure(
     them.
     """
     model, tokenizer = inference.load(model_dir, adapter_dir, device=device)
-    loss = mean_loss(model, tokenizer, turns, prompt_template)
-    requests = [turn["input"] for turn in turns]
-    chats = [chat(turn) for turn in turns]
-    answers = inference.answer_all(model, tokenizer, chats, max_new_tokens=max_new_tokens, batch_size=16)
+    losses, answers = ask(model, tokenizer, turns, prompt_template, max_new_tokens)
     del model
     gc.collect()
     if device == "cuda":
         import torch
 
         torch.cuda.empty_cache()
-    rows = grade(requests, answers, kind, device=device)
+    loss, rows = _mean(losses), grade([turn["input"] for turn in turns], answers, kind, device=device)
     rng = np.random.default_rng(seed)
     found = {name: figures.interval(values, rng) for name, values in figures.of(rows).items()}
     return {"loss": loss, "perplexity": math.exp(loss), "figures": found, "rows": rows}

@@ -283,6 +283,39 @@ def answer_all(
     return answers
 
 
+def surprises(model, rows: Sequence[Mapping], *, batch_size: int) -> list[tuple[float, int]]:
+    """Return, for each row, the negative log-likelihood of its answer in nats, and its answer tokens.
+
+    rows: ``input_ids`` and ``labels``, -100 where no answer stands; one without an answer has (0.0, 0).
+    batch_size: rows computed at a time.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    found = [(0.0, 0)] * len(rows)
+    # neighbours of similar length need little padding
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["input_ids"]))
+    order = [index for index in order if any(label >= 0 for label in rows[index]["labels"])]
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        # the padding is on the right: what comes before never sees it
+        ids, labels = (
+            pad_sequence([torch.tensor(rows[index][key]) for index in chosen], True, padding).to(model.device)
+            for key, padding in (("input_ids", 0), ("labels", -100))
+        )
+        targets = labels[:, 1:]
+        with torch.inference_mode():
+            logits = model(input_ids=ids).logits[:, :-1]
+            answered = targets != -100
+            surprise = torch.zeros(targets.shape, device=model.device)
+            surprise[answered] = torch.nn.functional.cross_entropy(
+                logits[answered].float(), targets[answered], reduction="none"
+            )
+        for row, index in enumerate(chosen):
+            found[index] = surprise[row].sum().item(), int(answered[row].sum())
+    return found
+
+
 def stop_ids(model, tokenizer) -> list[int]:
     """Return the ids that end an answer: the tokenizer's, and those the model's author lists."""
     listed = model.generation_config.eos_token_id
@@ -374,13 +407,9 @@ def stream(
         return
 
     import torch
-    from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+    from transformers import StoppingCriteriaList, TextIteratorStreamer
 
     cancelled, failures = Event(), []
-
-    class Cancelled(StoppingCriteria):
-        def __call__(self, input_ids, scores, **kwargs):
-            return cancelled.is_set()
 
     drawn = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     prompt = _encode(model, tokenizer, [chat], encode)
@@ -396,7 +425,7 @@ def stream(
                     eos_token_id=stop_ids(model, tokenizer),
                     pad_token_id=tokenizer.pad_token_id,
                     streamer=pieces,
-                    stopping_criteria=StoppingCriteriaList([Cancelled()]),
+                    stopping_criteria=StoppingCriteriaList([lambda *_, **__: cancelled.is_set()]),
                 )
         except Exception as error:  # handed to the reader
             failures.append(error)

@@ -100,16 +100,12 @@ def inspect_model(folder: str | Path) -> ModelFolder:
     Raises CourseError naming what is wrong: no folder, no model, an adapter, pickled weights, a
     missing shard, a truncated file, a tensor that the index promises, or no tokenizer.
     """
-    folder = _folder(folder, "模型")
+    hints = {
+        "adapter_config.json": "它是适配器文件夹，要和基座模型一起用（--adapter）。",
+        "": "基座模型用 tianji prepare-model 准备；合并后的模型由第 6 课写出。",
+    }
+    folder, config = _open(folder, "模型", "config.json", hints)
     shown = paths.told(folder)
-    if not (folder / "config.json").is_file():
-        hint = (
-            "它是适配器文件夹，要和基座模型一起用（--adapter）。"
-            if (folder / "adapter_config.json").is_file()
-            else "基座模型用 tianji prepare-model 准备；合并后的模型由第 6 课写出。"
-        )
-        raise CourseError(f"{shown} 不是模型文件夹（没有 config.json）。{hint}")
-    config = _json_object(folder / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise CourseError(f"{shown}/config.json 里没有 model_type，不是 Hugging Face 格式的模型。")
     _check_attention(config, shown)
@@ -126,7 +122,7 @@ def inspect_model(folder: str | Path) -> ModelFolder:
     weights, promised = _weight_files(folder)
     shapes = {}
     for file in weights:
-        shapes |= _shapes(file)
+        shapes |= read_shapes(file)
     if missing := sorted(promised - shapes.keys()):
         raise CourseError(
             f"{shown} 的分片里缺少 {len(missing)} 个张量，例如 {missing[0]}。文件和索引 {INDEX} 对不上，"
@@ -146,16 +142,10 @@ def inspect_adapter(folder: str | Path, base: str | Path | ModelFolder | None = 
     adapter, another kind than LoRA, pickled or truncated weights, a rank that differs from the
     config's, or layers that the base model does not have or has in another size.
     """
-    folder = _folder(folder, "适配器")
+    whole_model = "它是完整的模型，不要放在 --adapter 后面。"
+    hints = {"config.json": whole_model, "": "适配器由第 6 课从检查点转换得到。"}
+    folder, config = _open(folder, "适配器", "adapter_config.json", hints)
     shown = paths.told(folder)
-    if not (folder / "adapter_config.json").is_file():
-        hint = (
-            "它是完整的模型，不要放在 --adapter 后面。"
-            if (folder / "config.json").is_file()
-            else "适配器由第 6 课从检查点转换得到。"
-        )
-        raise CourseError(f"{shown} 不是适配器文件夹（没有 adapter_config.json）。{hint}")
-    config = _json_object(folder / "adapter_config.json")
     if config.get("peft_type") != "LORA":
         raise CourseError(f"{shown} 的 peft_type 是 {config.get('peft_type')}，这里只支持 LORA。")
     _check_settings(config, shown)
@@ -163,7 +153,7 @@ def inspect_adapter(folder: str | Path, base: str | Path | ModelFolder | None = 
     if not weights.is_file():
         _refuse_pickle(folder)
         raise CourseError(f"{shown} 里没有 {ADAPTER_WEIGHTS}，适配器不完整。请重新转换。")
-    adapter = AdapterFolder(folder, config, weights, _shapes(weights))
+    adapter = AdapterFolder(folder, config, weights, read_shapes(weights))
     _check_ranks(adapter)
     if base is not None:
         _check_base(adapter, base if isinstance(base, ModelFolder) else inspect_model(base))
@@ -219,12 +209,16 @@ def _growth(part: Any) -> float:
     return own * _growth([*part.values()])
 
 
-def _folder(folder: str | Path, what: str) -> Path:
+def _open(folder: str | Path, what: str, name: str, hints: dict[str, str]) -> tuple[Path, dict]:
+    """Return a folder, and what the file says by which it is known. hints: by what lies there instead."""
     folder = paths.resolve(folder)
     if not folder.is_dir():
         state = "是一个文件，不是文件夹" if folder.exists() else "不存在"
         raise CourseError(f"{what}文件夹 {paths.told(folder)} {state}。请检查路径。")
-    return folder
+    if not (folder / name).is_file():
+        hint = next(hint for other, hint in hints.items() if (folder / other).exists())
+        raise CourseError(f"{paths.told(folder)} 不是{what}文件夹（没有 {name}）。{hint}")
+    return folder, _json_object(folder / name)
 
 
 def _json_object(file: Path) -> dict:
@@ -278,7 +272,7 @@ def _refuse_pickle(folder: Path) -> None:
         )
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes in a safetensors file; its header tells whether the file is whole."""
     from safetensors import SafetensorError, safe_open
 

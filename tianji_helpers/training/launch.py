@@ -13,8 +13,8 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -240,10 +240,18 @@ def pth_to_hf(
     sees = "visual_encoder" in cfg.model
     marker = "adapter_config.json" if cfg.model.get("lora") else "config.json"
 
-    def make(target: Path, part: Path, log: Path) -> None:
+    recorded = {"base_model": Path(base_dir).name, "system": system}
+    recorded |= {"checkpoint": checkpoint.name, "checkpoint_reason": reason}
+    with new_folder(
+        adapter_dir,
+        stage="pth_to_hf",
+        marker="projector/config.json" if sees else marker,
+        parameters=recorded | dict(about or {}),
+        inputs=[checkpoint] if checkpoint.is_file() else sorted(checkpoint.iterdir()),
+    ) as (target, part):
         cfg.dump(str(part / "config.py"))
-        options = [str(target), "--fp32", "--safe-serialization"]
-        run_tool("pth_to_hf", [str(part / "config.py"), str(checkpoint), *options], log=log)
+        arguments = [str(part / "config.py"), str(checkpoint), str(target), "--fp32", "--safe-serialization"]
+        run_tool("pth_to_hf", arguments, log=adapter_dir.parent / "pth_to_hf.log")
         if sees:
             shutil.copy(config, target / "xtuner_config.py")
             models.leave_code_out(target / "projector")
@@ -255,17 +263,7 @@ def pth_to_hf(
         else:  # a model's folder holds no Python file but its own code
             (target / "xtuner_config.py").unlink()
             inspection.inspect_model(target)
-
-    recorded = {"base_model": Path(base_dir).name, "system": system}
-    recorded |= {"checkpoint": checkpoint.name, "checkpoint_reason": reason}
-    return _make_folder(
-        make,
-        adapter_dir,
-        tool="pth_to_hf",
-        marker="projector/config.json" if sees else marker,
-        parameters=recorded | dict(about or {}),
-        inputs=[checkpoint] if checkpoint.is_file() else sorted(checkpoint.iterdir()),
-    )
+    return adapter_dir
 
 
 def merge(
@@ -300,49 +298,42 @@ def merge(
     options = ["--safe-serialization", "--device", device, "--max-shard-size", max_shard_size]
     inspection.check_architecture(base)
 
-    def make(target: Path, part: Path, log: Path) -> None:
+    with new_folder(
+        merged_dir,
+        stage="merge",
+        marker="config.json",
+        parameters={"base_model": base.path.name, **models.recorded(adapter.path)},
+        inputs=[adapter.weights],
+    ) as (target, part):
         needed = sum(file.stat().st_size for file in base.weights) / 1e9
         if (free := shutil.disk_usage(part).free / 1e9) < needed:
             raise CourseError(f"磁盘空间不够：合并后的模型要 {needed:.1f} GB，只剩 {free:.1f} GB。")
         folders = [str(folder) for folder in (base.path, adapter.path, target)]
-        run_tool("merge", [dtype, *folders, *options], log=log)
+        run_tool("merge", [dtype, *folders, *options], log=merged_dir.parent / "merge.log")
         inspection.inspect_model(target)
-
-    return _make_folder(
-        make,
-        merged_dir,
-        tool="merge",
-        marker="config.json",
-        parameters={"base_model": base.path.name, **models.recorded(adapter.path)},
-        inputs=[adapter.weights],
-    )
+    return merged_dir
 
 
-def _make_folder(
-    make: Callable[[Path, Path, Path], None],
-    folder: Path,
-    *,
-    tool: str,
-    marker: str,
-    parameters: dict,
-    inputs: Sequence[Path],
-) -> Path:
-    """Have ``make(target, part, log)`` fill a folder, and move it to its place when it is whole.
+@contextmanager
+def new_folder(
+    folder: Path, *, stage: str, marker: str, parameters: dict, inputs: Sequence[Path]
+) -> Iterator[tuple[Path, Path]]:
+    """Give a folder to make and fill, and another for the way there; the first goes to its place when whole.
 
-    tool: names the log and the provenance's stage. marker: the file by which an earlier result is
-    known; it is replaced, or kept under another name if somebody has put something in.
+    stage, parameters, inputs: of its provenance. marker: the file by which an earlier result is known; it is
+    replaced, or kept under another name if somebody has put something in. Raises CourseError for anything
+    else that is there; without a marker, all that is there may go or be kept.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / marker).is_file()):
+    filled = folder.is_dir() and any(folder.iterdir())
+    if folder.is_file() or (marker and filled and not (folder / marker).is_file()):
         raise CourseError(
             f"{paths.told(folder)} 里已经有别的东西（没有 {marker}），不覆盖。请换一个文件夹，或先把它移走。"
         )
     with records.scratch(folder) as part:
-        target = part / folder.name
-        make(target, part, folder.parent / f"{tool}.log")
-        records.write_provenance(target, stage=tool, parameters=parameters, inputs=inputs)
+        yield (target := part / folder.name), part
+        records.write_provenance(target, stage=stage, parameters=parameters, inputs=inputs)
         if kept := records.replace_folder(target, folder):
             print(f"{folder} 里有不是课程写的东西，没有删掉，改名为 {kept.name}。")
-    return folder
 
 
 def run_tool(

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from tianji_helpers.errors import CourseError
+from tianji_helpers.training import inspection
 
 # of a larger matrix the corner is enough to look at, and its singular values take seconds, not minutes
 LARGEST = 2048
@@ -38,14 +39,11 @@ def pick(model_dir: str | Path):
 
 def sizes(model_dir: str | Path) -> dict[str, int]:
     """Return how many numbers each weight of a model has, by name; only the files' headers are read."""
-    from safetensors import safe_open
-
-    found = {}
-    for path in sorted(Path(model_dir).glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                found[name] = math.prod(file.get_slice(name).get_shape())
-    return found
+    return {
+        name: math.prod(shape)
+        for path in sorted(Path(model_dir).glob("*.safetensors"))
+        for name, shape in inspection.read_shapes(path).items()
+    }
 
 
 def change(adapter_dir: str | Path, name: str):

@@ -176,7 +176,7 @@ def _set_warmup(cfg, rows: data.Rows) -> tuple[int, float, int]:
     """
     count, used = batches(cfg, rows), _used(cfg, rows)
     by_epoch = "max_iters" not in cfg.train_cfg
-    length = part(cfg, "train_cfg", "max_epochs" if by_epoch else "max_iters")
+    length = part(cfg, f"train_cfg.{'max_epochs' if by_epoch else 'max_iters'}")
     steps = math.ceil(length * count) if by_epoch else length
     if steps < _LEAST_STEPS:
         fix = (

@@ -23,7 +23,8 @@ models, for the same requests, and not with the texts they learned from.
 Source of the likelihood: Yuan et al. 2021, "BARTScore: Evaluating Generated Text as Text Generation".
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
 from tianji_helpers import wishes
 from tianji_helpers.dataset import clean
@@ -40,43 +41,20 @@ def likelihood(model, tokenizer, pairs: Sequence[tuple[str, str]], *, batch_size
     model, tokenizer: a base model that no training touched, as ``inference.load`` returns it.
     pairs: (request, answer). batch_size: pairs computed at a time.
     """
-    import torch
-
-    encoded = [_encode(tokenizer, *pair) for pair in pairs]
-    scores = [0.0] * len(pairs)
-    # neighbours of similar length need little padding
-    order = [i for i in sorted(range(len(pairs)), key=lambda i: len(encoded[i][0])) if pairs[i][1].strip()]
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        longest = max(len(encoded[index][0]) for index in chosen)
-        tokens = torch.full((len(chosen), longest), tokenizer.pad_token_id)
-        answered = torch.zeros(tokens.shape, dtype=torch.bool)
-        for row, index in enumerate(chosen):
-            ids, prompt_length = encoded[index]
-            tokens[row, : len(ids)] = torch.tensor(ids)
-            answered[row, prompt_length : len(ids)] = True
-        tokens, answered = tokens.to(model.device), answered[:, 1:].to(model.device)
-        with torch.inference_mode():
-            # the padding is on the right: what comes before never sees it
-            logits = model(input_ids=tokens).logits[:, :-1]
-            surprise = torch.zeros(answered.shape, device=model.device)
-            surprise[answered] = torch.nn.functional.cross_entropy(
-                logits[answered].float(), tokens[:, 1:][answered], reduction="none"
-            )
-            likely = torch.exp(-surprise.sum(1) / answered.sum(1))
-        for index, one in zip(chosen, likely.tolist(), strict=True):
-            scores[index] = one
-    return scores
+    rows = [_encode(tokenizer, *pair) for pair in pairs]
+    found = zip(pairs, inference.surprises(model, rows, batch_size=batch_size), strict=True)
+    return [math.exp(-total / count) if answer.strip() else 0.0 for (_, answer), (total, count) in found]
 
 
-def _encode(tokenizer, request: str, answer: str) -> tuple[list[int], int]:
-    """Return the ids of prompt and answer, and how many of them are the prompt's."""
+def _encode(tokenizer, request: str, answer: str) -> dict[str, list[int]]:
+    """Return a row of ``inference.surprises``."""
     prompt = _PROMPT.format(" ".join(request.split()))
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     asked = start + tokenizer(prompt, add_special_tokens=False)["input_ids"]
     said = tokenizer(" ".join(answer.split()) + "\n", add_special_tokens=False)["input_ids"]
     asked = asked[-_MAX_TOKENS // 2 :]
-    return (asked + said)[:_MAX_TOKENS], len(asked)
+    said = said[: _MAX_TOKENS - len(asked)]
+    return {"input_ids": asked + said, "labels": [-100] * len(asked) + said}
 
 
 def rate(
@@ -84,14 +62,12 @@ def rate(
     *,
     kind: str = "wishes",
     device: str = "cpu",
-    report: Callable[[str], None] = print,
 ) -> list[float]:
     """Return the quality of (request, answer) pairs, with the likelihoods of the embedded model.
 
     kind: what is not ``wishes`` has no editor, and the likelihood is all. device: ``cpu`` or ``cuda``.
-    report: called with one line (str) a step if the model must be prepared.
     """
-    model, tokenizer = inference.load(models.prepare(models.EMBEDDED, report=report), device=device)
+    model, tokenizer = inference.load(models.prepare(), device=device)
     likely = likelihood(model, tokenizer, pairs)
     if kind != "wishes":
         return likely

@@ -8,6 +8,7 @@ The classes here are XTuner's own with one method changed each; configs name the
 Everything holds for XTuner 0.2.0 with the versions in ``requirements.lock``.
 """
 
+import copy
 import functools
 import inspect
 import itertools
@@ -43,7 +44,6 @@ TOOLS = {
     "train": "xtuner.tools.train",
     "pth_to_hf": "xtuner.tools.model_converters.pth_to_hf",
     "merge": "xtuner.tools.model_converters.merge",
-    "chat": "xtuner.tools.chat",
 }
 
 
@@ -101,7 +101,9 @@ def _removes_last(save):
     @functools.wraps(save)
     def saved(hook, *args, **kwargs):
         backend, removals = hook.file_backend, []
-        hook.file_backend = _Waiting(backend, removals)
+        hook.file_backend = waiting = copy.copy(backend)  # which only notes down what it should remove
+        waiting.remove = lambda path: removals.append((backend.remove, path))
+        waiting.rmtree = lambda path: removals.append((backend.rmtree, path))
         try:
             save(hook, *args, **kwargs)
         finally:
@@ -112,19 +114,6 @@ def _removes_last(save):
                 remove(path)
 
     return saved
-
-
-class _Waiting:
-    """A file backend of mmengine's that only notes down what it should remove."""
-
-    def __init__(self, backend, removals: list):
-        self._backend, self._removals = backend, removals
-
-    def __getattr__(self, name: str):
-        value = getattr(self._backend, name)
-        if name in ("remove", "rmtree"):
-            return lambda path: self._removals.append((value, path))
-        return value
 
 
 class _CourseLoss:

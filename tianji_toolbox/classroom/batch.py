@@ -10,21 +10,19 @@ shards, in one folder that all of them reach: each does its own runs, and whoeve
 
 import os
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tianji_helpers import records
+from tianji_helpers import locks, records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import doctor
 from tianji_toolbox.classroom import batch_plan, batch_run, course, runs
 from tianji_toolbox.classroom.batch_plan import WHOLE, Plan, Run, Shard
-from tianji_toolbox.classroom.batch_run import Status
+from tianji_toolbox.classroom.runs import Status
 
 DISK_GB = 2.0  # free space below which no run begins; one run of lessons 3, 5 and 6 takes 1
 _SPARE = 1.1  # of the largest peak so far
@@ -83,7 +81,7 @@ def run_batch(
     batch_plan.share(plan, shard)
     lock = ".batch.lock" if shard == WHOLE else f".batch-{number}-{of}.lock"
     what = "批次" if shard == WHOLE else f"第 {number}/{of} 份批次"
-    with course.alone(folder, lock, what), _terminated_as_interrupted():
+    with course.alone(folder, lock, what):
         rows = survey(plan, folder, only_failed, shard)
         todo = [row for row in rows if row.fresh]
         course.require(doctor.check_disk(folder, DISK_GB), doctor.check_memory(_need(plan, rows)))
@@ -107,8 +105,8 @@ def _execute(plan: Plan, folder: Path, row: Progress, threads: int) -> Status:
     options = {"threads": threads, "on_note": row.note, "stop": row.stop}
     try:
         return batch_run.execute(row.run, place, plan.limits, **options)
-    except batch_run.Taken as taken:
-        return Status(row.run.name, batch_run.RUNNING, str(taken))
+    except locks.Held:
+        return Status(row.run.name, runs.RUNNING, "另一个批次正在做它。")
     except (CourseError, OSError) as error:  # this run's; a full disk stops the next line too
         return _write_end(folder, row, runs.ERROR, str(error))
 
@@ -134,7 +132,7 @@ def _work(plan: Plan, folder: Path, rows: list[Progress], workers: int, threads:
                 while waiting and len(active) < workers and _fits(plan, folder, rows, active):
                     row = waiting.pop(0)
                     row.began = time.monotonic()
-                    row.status = Status(row.run.name, batch_run.RUNNING)
+                    row.status = Status(row.run.name, runs.RUNNING)
                     active[pool.submit(_execute, plan, folder, row, threads)] = row
                 if not active:
                     try:
@@ -172,16 +170,3 @@ def _write_end(folder: Path, row: Progress, status: str, reason: str) -> Status:
     """Write down how a run ended that did not do so itself."""
     ended = Status(row.run.name, status, reason, key=row.run.key)
     return batch_run.write_status(folder / "runs" / row.run.name, ended)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let a termination (SIGTERM) do what Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -31,7 +31,7 @@ from tianji_toolbox.classroom import course
 from tianji_toolbox.classroom.runs import Limits
 
 MAX_RUNS = 1000
-_NAME = re.compile(r"[\w+=@,.\-]{1,80}")
+NAME = r"\A(?!\.)[\w+=@,.\-]{1,80}\Z"  # of a run, and of its folder
 
 
 class _Named(msgspec.Struct, forbid_unknown_fields=True):
@@ -183,7 +183,7 @@ def _combinations(plan: _File, file: Path):
             said = {k: "+".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in cell.items()}
             parts = [run.name, *(f"{key}={value}" for key, value in said.items())]
             name = ",".join(filter(None, parts)) or "run"
-            if not _NAME.fullmatch(name) or name.startswith("."):
+            if not re.match(NAME, name):
                 raise CourseError(
                     f"{file.name} 的运行 {name!r} 不能当文件夹名：只能有文字、数字和 + = @ , . - _，"
                     "最多 80 个，不以点开头。" + ("" if run.name else "请在 runs 里给它起个名字。")

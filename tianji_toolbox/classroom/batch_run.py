@@ -13,8 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,55 +23,15 @@ from tianji_helpers import locks, records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import runs
 from tianji_toolbox.classroom.batch_plan import Run
-from tianji_toolbox.classroom.runs import Limits
+from tianji_toolbox.classroom.runs import RUNNING, Limits, Status
 
 _MADE_BY = "tianji batch"
-WAITING, RUNNING = "waiting", "running"
-WORDS = {
-    WAITING: "等待",
-    RUNNING: "运行中",
-    runs.DONE: "完成",
-    runs.ERROR: "出错",
-    runs.DIED: "中途结束",
-    runs.TIME: "超时",
-    runs.MEMORY: "内存超限",
-    runs.OUTPUT: "输出超限",
-    runs.STOPPED: "被中断",
-}
-
-
-class Taken(CourseError):
-    """Another batch is at work on a run."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a run is. status: ``waiting``, ``running``, or as a ``RunResult``'s. notebook, cell: where it
-    is, or where it failed. minutes, peak_memory_gb: of the whole run.
-    """
-
-    name: str
-    status: str = WAITING
-    reason: str = ""
-    notebook: str = ""
-    cell: int | None = None
-    minutes: float = 0.0
-    peak_memory_gb: float = 0.0
-    key: str = ""
-
-    @property
-    def is_over(self) -> bool:
-        return self.status not in (WAITING, RUNNING)
-
-    @property
-    def has_failed(self) -> bool:
-        return self.is_over and self.status not in (runs.DONE, runs.STOPPED)
 
 
 def read_status(folder: Path) -> Status:
     """Return the status that a run's folder holds; ``waiting`` where there is none that can be read."""
     status = read(folder / "status.json", Status)
-    return status if status and status.status in WORDS else Status(folder.name)
+    return status if status and status.status in runs.WORDS else Status(folder.name)
 
 
 def read(file: Path, kind: Any) -> Any:
@@ -104,16 +63,12 @@ def execute(
 
     threads: how many its computations may use. on_note: as in ``run_notebook``, and with ``{"notebook"}``
     when one begins. The time limit is for the whole run. What another batch finished meanwhile is not done
-    again. Raises Taken if one is at work on it.
+    again. Raises locks.Held if one is at work on it.
     """
     from tianji_toolbox.classroom import batch_metrics
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        try:
-            held.enter_context(locks.alone(folder.with_name(f".{folder.name}.lock"), timeout=0))
-        except locks.Held:
-            raise Taken(f"运行 {run.name} 正由另一个批次做着。") from None
+    with locks.alone(folder.with_name(f".{folder.name}.lock"), timeout=0):
         earlier = read_status(folder)
         if earlier.status == runs.DONE and earlier.key == run.key:
             return earlier
@@ -161,11 +116,11 @@ def _work(
         steps.append({"notebook": notebook.stem, "minutes": result.minutes})
         timed_out = f"超过时限 {limits.minutes:g} 分钟"
         status = replace(
-            status,
-            status=result.status,
+            result,
+            name=run.name,
+            key=run.key,
             reason=timed_out if result.status == runs.TIME else result.reason,
             notebook="" if result.status == runs.DONE else notebook.stem,
-            cell=result.cell,
             minutes=(time.monotonic() - began) / 60,
             peak_memory_gb=max(status.peak_memory_gb, result.peak_memory_gb),
         )

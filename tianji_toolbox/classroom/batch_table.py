@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 from tianji_helpers.training import progress
-from tianji_toolbox.classroom import batch_run, runs
+from tianji_toolbox.classroom import runs
 from tianji_toolbox.classroom.batch import Progress
-from tianji_toolbox.classroom.batch_run import Status
+from tianji_toolbox.classroom.runs import Status
 
-_COLOURS = {batch_run.RUNNING: "cyan", runs.DONE: "green", batch_run.WAITING: "dim", runs.STOPPED: "yellow"}
+_COLOURS = {runs.RUNNING: "cyan", runs.DONE: "green", runs.WAITING: "dim", runs.STOPPED: "yellow"}
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def watch(stream=None) -> Iterator[Callable[[list[Progress]], None]]:
     """Give a function that shows the runs: as a table on a terminal, else a line for each change."""
     stream = stream or sys.stdout
     if not stream.isatty():
-        yield _Lines(stream)
+        yield _lines(stream)
         return
     from rich.console import Console
     from rich.live import Live
@@ -39,14 +39,14 @@ def table(rows: list[Progress]):
         made.add_column(title, justify="left" if title in ("运行", "状态", "到哪里了") else "right")
     for row in rows:
         status = row.status
-        runs_now = status.status == batch_run.RUNNING
+        runs_now = status.status == runs.RUNNING
         point = _training(row) if runs_now else None
         minutes = (time.monotonic() - row.began) / 60 if runs_now and row.began else status.minutes
         memory = row.memory_gb if runs_now else status.peak_memory_gb
         colour = _COLOURS.get(status.status, "red")
         made.add_row(
             escape(row.run.name),
-            f"[{colour}]{batch_run.WORDS[status.status]}[/]",
+            f"[{colour}]{runs.WORDS[status.status]}[/]",
             escape(_place(row)),
             f"{point['loss']:.3f}" if point else "",
             f"{minutes:.1f}" if minutes else "",
@@ -63,7 +63,7 @@ def summary(rows: list[Progress]) -> str:
     line = f"完成 {sum(row.status.status == runs.DONE for row in rows)} / {len(rows)}"
     if failed := sum(row.status.has_failed for row in rows):
         line += f"，失败 {failed}"
-    active = sum(row.status.status == batch_run.RUNNING for row in rows)
+    active = sum(row.status.status == runs.RUNNING for row in rows)
     left = len(fresh) - len(over)
     if left and over:
         usual = sum(row.status.minutes for row in over) / len(over)
@@ -87,32 +87,31 @@ def _place(row: Progress) -> str:
     status = row.status
     place = status.notebook
     if status.cell:
-        of = f"/{row.cells}" if row.cells and status.status == batch_run.RUNNING else ""
+        of = f"/{row.cells}" if row.cells and status.status == runs.RUNNING else ""
         place += f" [{status.cell}{of}]"
     if status.has_failed:
         place += "：" + status.reason.partition("\n")[0]
     return place if len(place) <= 60 else place[:59] + "…"
 
 
-class _Lines:
-    """Prints a line when a run begins a notebook or ends."""
+def _lines(stream) -> Callable[[list[Progress]], None]:
+    """Return a function that prints a line when a run begins a notebook or ends."""
+    said: dict[str, tuple[str, str]] = {}
 
-    def __init__(self, stream):
-        self._stream = stream
-        self._said: dict[str, tuple[str, str]] = {}
-
-    def __call__(self, rows: list[Progress]) -> None:
+    def show(rows: list[Progress]) -> None:
         for row in rows:
             now = (row.status.status, "" if row.status.is_over else row.status.notebook)
-            if row.fresh and row.status.status != batch_run.WAITING and self._said.get(row.run.name) != now:
-                self._said[row.run.name] = now
-                print(f"{row.run.name}：{line(row)}", file=self._stream, flush=True)
+            if row.fresh and row.status.status != runs.WAITING and said.get(row.run.name) != now:
+                said[row.run.name] = now
+                print(f"{row.run.name}：{line(row)}", file=stream, flush=True)
+
+    return show
 
 
 def line(row: Progress) -> str:
     """Return a run's state in words."""
     status: Status = row.status
-    words = batch_run.WORDS[status.status]
+    words = runs.WORDS[status.status]
     if status.is_over:
         words += f"，{status.minutes:.1f} 分钟，内存峰值 {status.peak_memory_gb:.1f} GB"
     place = _place(row)

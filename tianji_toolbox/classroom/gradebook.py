@@ -17,6 +17,7 @@ from tianji_helpers import exercises, records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom.assignment import Assignment
 from tianji_toolbox.classroom.grading import Grade
+from tianji_toolbox.pages import render
 
 TABLE, PAGE, FEEDBACK, COMMENTS = "grades.csv", "grades.html", "feedback", "comments.csv"
 LATE = "迟交"  # in comments.csv it stands for a question: how many days are counted
@@ -189,13 +190,13 @@ def write(grades: list[Grade], folder: Path, book: Book | None = None, whole: bo
     items = book.items(grades)
     pages = {grade.student: f"{FEEDBACK}/{_file_name(grade.student)}.html" for grade in grades}
     shared = {"book": book, "items": items, "late": LATE}
-    page = render("grades", grades=grades, pages=pages, **shared)
+    page = render("classroom/grades.html", grades=grades, pages=pages, **shared)
     files = [
         write_rows(folder / TABLE, _safe(_table(grades, items, book))),
         write_text(folder / PAGE, page),
     ]
     for grade in grades if whole else ():
-        write_text(folder / pages[grade.student], render("feedback", grade=grade, **shared))
+        write_text(folder / pages[grade.student], render("classroom/feedback.html", grade=grade, **shared))
     comments = book.write_comments(grades, folder) if whole else None
     return [*files, comments] if comments else files
 
@@ -223,20 +224,6 @@ def _table(grades: list[Grade], items: list[Item], book: Book) -> list[list[str]
         total = [f"{book.total(grade, items):g}", f"{book.most(items):g}"]
         rows.append([grade.student, *total, *shown, *late, "；".join(grade.problems)])
     return rows
-
-
-def render(template: str, **values) -> str:
-    """Return a page that needs nothing else."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(f"{template}.html.j2").render(**values)
 
 
 def write_text(file: Path, text: str) -> Path:

@@ -62,9 +62,7 @@ class Grade:
         self.problems += map(_printable, other.problems)
         self.answers |= other.answers
         for number, missing in other.results.items():
-            if number not in self.points or other.points[number] > self.points[number]:
-                self.results[number] = [_printable(hint) for hint in missing]
-                self.points[number] = other.points[number]
+            self.put(number, [_printable(hint) for hint in missing], other.points[number])
 
     def put(self, number: str, missing: list[str], points: float) -> None:
         """Note what one exercise got, unless it got more before."""

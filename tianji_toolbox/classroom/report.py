@@ -14,7 +14,7 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
@@ -22,16 +22,12 @@ import nbformat
 
 from tianji_helpers import locks, paths, plots
 from tianji_helpers.errors import CourseError
-from tianji_toolbox.classroom import batch_run, gradebook, runs
-from tianji_toolbox.classroom.batch_run import Status
+from tianji_toolbox.classroom import batch_plan, batch_run, gradebook, runs
+from tianji_toolbox.classroom.runs import Status
+from tianji_toolbox.pages import POLICY, render
 
 NAME = "report.html"
 PAGES = "pages"
-# no script, and nothing from elsewhere; the same stands in the templates
-_POLICY = (
-    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-    "style-src 'unsafe-inline'; font-src data:; base-uri 'none'; form-action 'none'\">"
-)
 _TEXTS = ("text/plain", "text/html", "text/markdown", "text/latex")
 _PICTURES = ("image/png", "image/jpeg")
 _ATTACHED = re.compile(r"attachment:([^\s)\"'>]*)")
@@ -42,7 +38,7 @@ _LEGEND = 16  # runs that a figure's legend names
 
 
 class _PlannedRun(msgspec.Struct):
-    name: str
+    name: Annotated[str, msgspec.Meta(pattern=batch_plan.NAME)]
     chosen: dict[str, Any] = {}
 
 
@@ -87,7 +83,7 @@ class Line:
 
     @property
     def word(self) -> str:
-        return batch_run.WORDS[self.status.status]
+        return runs.WORDS[self.status.status]
 
 
 def write(folder: str | Path) -> Path:
@@ -103,8 +99,8 @@ def _write(folder: Path) -> Path:
     batch = _read_batch(folder)
     lines = [_line(folder, run) for run in batch.runs]
     tasks = sorted({task for line in lines for task in line.tasks})
-    page = gradebook.render(
-        "report",
+    page = render(
+        "classroom/report.html",
         title=batch.title,
         lines=lines,
         done=sum(line.status.status == runs.DONE for line in lines),
@@ -128,11 +124,6 @@ def _read_batch(folder: Path) -> _Batch:
         raise CourseError(
             f"{folder} 不是批次的文件夹（没有可读的 batch.json）。请写 tianji batch 的 --output 文件夹。"
         )
-    for run in batch.runs:
-        if Path(run.name).name != run.name or run.name == ".." or not run.name.isprintable():
-            raise CourseError(
-                f"{folder / 'batch.json'} 里的运行 {run.name!r} 不是文件夹名，这个文件被改坏了。"
-            )
     return batch
 
 
@@ -183,39 +174,26 @@ def _convert(notebook: nbformat.NotebookNode, executed: Path) -> Path:
         sanitize_html=True, mathjax_url="", require_js_url="", mermaid_js_url="", language_code="zh"
     )
     text, _ = exporter.from_notebook_node(_plain(notebook), resources={"metadata": {"name": executed.stem}})
-    return gradebook.write_text(page, text.replace("<head>", f"<head>{_POLICY}", 1))
+    return gradebook.write_text(page, text.replace("<head>", f"<head>{POLICY}", 1))
 
 
 def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a notebook with nothing but its cells, their texts and their pictures.
+    """Leave of a notebook nothing but its cells, their texts and their pictures, and return it.
 
     nbconvert puts metadata (the width of a picture, tags) into the page as it stands, and diagrams as well.
     """
-    cells = []
+    notebook.metadata = {"language_info": {"name": "python"}}
     for cell in notebook.cells:
-        kept = {"cell_type": cell.cell_type, "metadata": {}, "source": cell.source[:_LONGEST]}
-        if cell.cell_type == "code":
-            outputs = [
-                output | {"metadata": {}, "data": _shown(output.data)} if "data" in output else output
-                for output in cell.outputs
-            ]
-            kept |= {"execution_count": cell.execution_count, "outputs": outputs}
-        elif cell.cell_type == "markdown":
+        cell.metadata, cell.source = {}, cell.source[:_LONGEST]
+        for output in cell.get("outputs", []):
+            if "data" in output:
+                output.metadata, output.data = {}, _shown(output.data)
+        if cell.cell_type == "markdown":
             attached = {name: _shown(data) for name, data in cell.get("attachments", {}).items()}
-            kept["attachments"] = attached = {name: data for name, data in attached.items() if data}
+            known = cell.attachments = {name: data for name, data in attached.items() if data}
             # nbconvert gives up where one is missing
-            kept["source"] = _ATTACHED.sub(
-                lambda m, known=attached: m[0] if m[1] in known else "#", kept["source"]
-            )
-        cells.append(kept)
-    return nbformat.from_dict(
-        {
-            "cells": cells,
-            "metadata": {"language_info": {"name": "python"}},
-            "nbformat": 4,
-            "nbformat_minor": 4,
-        }
-    )
+            cell.source = _ATTACHED.sub(lambda m, known=known: m[0] if m[1] in known else "#", cell.source)
+    return notebook
 
 
 def _shown(data: dict[str, Any]) -> dict[str, Any]:
@@ -234,11 +212,9 @@ def _curves(task: str, lines: list[Line]) -> str:
     """Return the training curves of all runs as the address of a picture; empty if there is none."""
     import matplotlib
 
-    curves = [(line.status.name, line.tasks[task].curve) for line in lines if task in line.tasks]
-    curves = [
-        (name, [point for point in curve if all(abs(x) < _MOST for x in point)]) for name, curve in curves
-    ]
-    curves = [(name, curve) for name, curve in curves if curve]
+    logged = ((line.status.name, line.tasks[task].curve) for line in lines if task in line.tasks)
+    points = ((name, [p for p in curve if all(abs(x) < _MOST for x in p)]) for name, curve in logged)
+    curves = [(name, curve) for name, curve in points if curve]
     if not curves:
         return ""
     from matplotlib.figure import Figure

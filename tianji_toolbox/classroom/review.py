@@ -65,9 +65,7 @@ def load(
     kind, _ = plain.kind(turns, wishes.load())
     cleaned = clean.clean_turns(turns, off=off, threshold=threshold, kind=kind)
     keys = [decisions.key_of(turn) for turn in turns]
-    first: dict[str, int] = {}
-    for row, key in enumerate(keys, 1):
-        first.setdefault(key, row)
+    first = {key: row for row, key in reversed(list(enumerate(keys, 1)))}
     copies = Counter(keys)
     mended = {found["row"]: found["after"] for found in cleaned.mended}
 

@@ -5,7 +5,6 @@ the template that they give, as .xlsx or CSV. All that is not a grade stays as i
 (Moodle at the time of the last change, Canvas at the number behind a column's name).
 """
 
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,12 +158,11 @@ def _workbook(file: Path) -> Any:
 
 
 def _write_workbook(file: Path, changed: dict[tuple[int, int], Any], target: Path) -> Path:
-    book, buffer = _workbook(file), io.BytesIO()
+    book = _workbook(file)
     for (row, column), value in changed.items():
         book.active.cell(row + 1, column + 1, value)
-    book.save(buffer)
     with records.atomic_writer(target, binary=True) as out:
-        out.write(buffer.getvalue())
+        book.save(out)
     return target
 
 

@@ -28,12 +28,24 @@ from tianji_helpers.errors import CourseError
 from tianji_helpers.records import atomic_writer
 from tianji_toolbox import doctor
 from tianji_toolbox.classroom import course, jail
-from tianji_toolbox.classroom.watch import MEMORY, STOPPED, TIME, Watch  # noqa: F401  statuses of a run
+from tianji_toolbox.classroom.watch import MEMORY, STOPPED, TIME, Watch  # statuses of a run
 
+WAITING, RUNNING = "waiting", "running"  # in a batch
 DONE = "done"
 ERROR = "error"  # a cell raised
 DIED = "died"  # the kernel was ended from outside or ended itself
 OUTPUT = "output"  # it printed more than it may
+WORDS = {
+    WAITING: "等待",
+    RUNNING: "运行中",
+    DONE: "完成",
+    ERROR: "出错",
+    DIED: "中途结束",
+    TIME: "超时",
+    MEMORY: "内存超限",
+    OUTPUT: "输出超限",
+    STOPPED: "被中断",
+}
 
 _LOG = logging.getLogger(__name__)
 _LOG.setLevel(logging.CRITICAL + 1)  # that a kernel died is a result, told once
@@ -53,19 +65,31 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """How a run of a notebook ended.
+class Status:
+    """Where a run is, or how it ended.
 
-    status: ``done``, ``error``, ``died``, ``time``, ``memory``, ``output`` or ``stopped``. reason: in
-    Chinese, for a person; empty where it is done. cell: the code cell, counted from 1 as in ``[1]``, in
-    which it ended before its end, or None. peak_memory_gb: as in ``Limits``.
+    name: of a batch's run. status: ``waiting``, ``running``; ``done``, ``error``, ``died``, ``time``,
+    ``memory``, ``output`` or ``stopped``. reason: in Chinese, for a person; empty where it is done. notebook,
+    cell: where it is, or where it failed; cells of code are counted from 1, as in ``[1]``. peak_memory_gb: as
+    in ``Limits``. key: of what a batch's run was made from.
     """
 
-    status: str
-    reason: str
-    minutes: float
-    peak_memory_gb: float
+    name: str
+    status: str = WAITING
+    reason: str = ""
+    notebook: str = ""
     cell: int | None = None
+    minutes: float = 0.0
+    peak_memory_gb: float = 0.0
+    key: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        return self.status not in (WAITING, RUNNING)
+
+    @property
+    def has_failed(self) -> bool:
+        return self.is_over and self.status not in (DONE, STOPPED)
 
 
 def run_notebook(
@@ -75,12 +99,11 @@ def run_notebook(
     parameters: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     log: str | Path = os.devnull,
-    cwd: str | Path = paths.ROOT,
     environment: Mapping[str, str] | None = None,
     writable: Sequence[str | Path] | None = None,
     on_note: Callable[[dict], None] = lambda note: None,
     stop: threading.Event | None = None,
-) -> RunResult:
+) -> Status:
     """Execute one notebook and return how it went; what goes wrong inside is a result, no exception.
 
     executed: where the notebook with its outputs goes. parameters: as papermill injects them; they are
@@ -110,7 +133,7 @@ def run_notebook(
             run = _Run(nb, file, limits or Limits(), on_note, stop)
             folders = ["/"] if writable is None else [scratch, *(Path(item).resolve() for item in writable)]
             run.km.launcher = [] if jail.why_not() else jail.for_batch(folders)
-            status, reason = run.end(cwd, _environment(environment, scratch))
+            status, reason = run.end(_environment(environment, scratch))
             with atomic_writer(executed) as target:
                 course.nbformat.write(nb, target)
     except Exception as error:  # no notebook, no kernel …: this run's failure, whatever it is
@@ -119,7 +142,9 @@ def run_notebook(
         _sweep(scratch)
         shutil.rmtree(scratch, ignore_errors=True)
     peak, cell = (run.peak_gb, run.cell) if run else (0.0, None)
-    return RunResult(status, reason, (time.monotonic() - began) / 60, peak, None if status == DONE else cell)
+    cell = None if status == DONE else cell
+    minutes = (time.monotonic() - began) / 60
+    return Status("", status, reason, cell=cell, minutes=minutes, peak_memory_gb=peak)
 
 
 def _environment(given: Mapping[str, str] | None, scratch: str) -> dict[str, str]:
@@ -171,10 +196,10 @@ class _Run(NotebookClient):
         self.peak_gb = 0.0
         self._watch: Watch | None = None
 
-    def end(self, cwd: str | Path, environment: dict[str, str]) -> tuple[str, str]:
+    def end(self, environment: dict[str, str]) -> tuple[str, str]:
         """Execute the notebook to its end; return status and reason."""
         try:
-            self.execute(cwd=str(cwd), env=environment, stdout=self._file, stderr=self._file)
+            self.execute(cwd=str(paths.ROOT), env=environment, stdout=self._file, stderr=self._file)
             ended = DONE, ""
         except CellExecutionError:
             cells = [cell for cell in self.nb.cells if cell.cell_type == "code"]

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tianji_helpers.errors import CourseError
@@ -24,6 +25,7 @@ class Stopped(Exception):
     """The process is gone, or of no use any more; the message says why, in Chinese."""
 
 
+@dataclass
 class Sandbox:
     """A process for the cells of one notebook; to be used in a ``with`` statement.
 
@@ -37,29 +39,21 @@ class Sandbox:
     that it belongs to; ``texts``, for each question of an assignment, the text of its cell.
     """
 
-    def __init__(
-        self,
-        notebook: Path | None,
-        seconds: float,
-        memory_gb: float,
-        beside: bool = False,
-        cancelled: threading.Event | None = None,
-        whole: bool = False,
-    ):
-        self._notebook = notebook and notebook.absolute()
-        self._beside, self._seconds, self._memory_gb = beside, seconds, memory_gb
-        self._cancelled = cancelled
-        self._seen: list[int] = []  # its folder and its processes, once they can be seen
-        self._whole = whole
-        self.cells: list[list[str]] = []
-        self.texts: dict[str, str] = {}
+    notebook: Path | None
+    seconds: float
+    memory_gb: float
+    beside: bool = False
+    cancelled: threading.Event | None = None
+    whole: bool = False
+    cells: list[list[str]] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> "Sandbox":
         if why := jail.why_not():
             raise CourseError(f"评分要把提交的代码关起来运行，这台机器现在做不到：{why}")
         with ExitStack() as stack:
             self._start(stack)
-            if self._notebook:
+            if self.notebook:
                 reply = self._reply()
                 if "failed" in reply:
                     raise Stopped(str(reply["failed"]))
@@ -68,18 +62,15 @@ class Sandbox:
         return self
 
     def _start(self, stack: ExitStack) -> None:
+        self._seen: list[int] = []  # its folder and its processes, once they can be seen
         # more than all cores can until the deadline, or the kernel might end it first, without a word
-        computing = math.ceil((_START + self._seconds) * os.cpu_count())
+        computing = math.ceil((_START + self.seconds) * os.cpu_count())
         # -s: nothing of the student's is imported before it is locked in
         pupil = [sys.executable, "-s", "-m", "tianji_toolbox.classroom.pupil"]
-        name = self._notebook.name if self._notebook else ""
-        pupil += [
-            name,
-            str(int(self._memory_gb * 1e9)),
-            str(computing),
-            "whole" if self._whole else "section",
-        ]
-        handed_in = self._notebook.parent if self._notebook and self._beside else self._notebook
+        pupil += [self.notebook.name if self.notebook else "", str(int(self.memory_gb * 1e9)), str(computing)]
+        pupil += ["whole" if self.whole else "section"]
+        notebook = self.notebook and self.notebook.absolute()
+        handed_in = notebook.parent if notebook and self.beside else notebook
         group = stack.enter_context(jail.counted())
         copy = stack.enter_context(tempfile.TemporaryDirectory())
         printed = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  closed by the stack
@@ -97,7 +88,7 @@ class Sandbox:
                 start_new_session=True,  # Ctrl-C is for the grader
             )
         stack.callback(process.wait)
-        limits = {"seconds": _START, "memory_gb": self._memory_gb, "stop": self._cancelled}
+        limits = {"seconds": _START, "memory_gb": self.memory_gb, "stop": self.cancelled}
         self._watch = stack.enter_context(Watch(process.pid, more=self._look, **limits))
         _, seen, *_ = socket.recv_fds(self._channel, 1, 2)
         if not seen:
@@ -110,7 +101,7 @@ class Sandbox:
             stack.callback(os.close, place)
         stack.callback(self._watch.__exit__)  # before that, as it looks at them
         self._seen = seen
-        self._watch.allow(self._seconds)
+        self._watch.allow(self.seconds)
 
     def __exit__(self, *_) -> None:
         self._after.close()

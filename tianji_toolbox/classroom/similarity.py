@@ -17,6 +17,7 @@ from pathlib import Path
 from tianji_helpers.dataset.duplicates import NearIndex
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import gradebook, grading, handed_in
+from tianji_toolbox.pages import render
 
 PAGE = "similar.html"
 LEAST = 60  # letters and digits of a passage; shorter ones are alike by chance
@@ -125,19 +126,13 @@ def write(pairs: list[Pair], problems: Mapping[str, str], threshold: float, fold
         passages = [(*_marked(one, other), share) for one, other, share in pair.passages[:MAX_SHOWN]]
         shown.append({"pair": pair, "passages": passages})
     values = {"pairs": shown, "left": len(pairs) - len(shown), "threshold": threshold, "problems": problems}
-    return gradebook.write_text(folder / PAGE, gradebook.render("similar", **values))
+    return gradebook.write_text(folder / PAGE, render("classroom/similar.html", **values))
 
 
 def _marked(one: str, other: str) -> tuple[str, str]:
     """Return two texts as HTML, with what they share marked."""
-    shared = difflib.SequenceMatcher(None, one, other, autojunk=False).get_matching_blocks()
-    texts = []
-    for text, starts in ((one, [block.a for block in shared]), (other, [block.b for block in shared])):
-        parts, end = [], 0
-        for start, block in zip(starts, shared, strict=True):
-            parts.append(html.escape(text[end:start]))
-            end = start + block.size
-            shown = html.escape(text[start:end])
-            parts.append(f"<mark>{shown}</mark>" if block.size > 3 else shown)
-        texts.append("".join(parts))
+    texts = ["", ""]
+    for tag, i, j, k, m in difflib.SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+        for side, part in enumerate(map(html.escape, (one[i:j], other[k:m]))):
+            texts[side] += f"<mark>{part}</mark>" if tag == "equal" and j - i > 3 else part
     return texts[0], texts[1]

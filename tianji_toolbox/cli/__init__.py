@@ -2,14 +2,16 @@
 
 Every command imports what it needs when it runs, so that ``--help`` answers at once. What cannot be done is
 one message on standard error. Status 2: the command line cannot be understood, or names a place that is not
-there or is of the wrong kind. Status 1: it failed, or what it found is not good. Ctrl-C ends with 130, a
-reader that went away (``| head``) quietly with 141.
+there or is of the wrong kind. Status 1: it failed, or what it found is not good. Ctrl-C and SIGTERM end with
+130, a reader that went away (``| head``) quietly with 141.
 Not here: work; a command reads its words, calls one function, and shows what came of it.
 """
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from tianji_helpers.errors import CourseError
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal of GBK or ASCII gets what it lacks in escapes
             stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is running is ended, and tidied up
     parser, args = build_parser(), argparse.Namespace()
     try:
         try:

@@ -69,17 +69,7 @@ def words(name: str, metavar: str, help: str, **more) -> Argument:
     return word(name, metavar, help, [], **{"action": "append"} | more)
 
 
-def whole(name: str, help: str, default=_REQUIRED, least: int = 0, most: int = 10**9, **more) -> Argument:
-    """Return an argument that is a whole number within limits."""
-    return argument(name, help, default, type=_number(int, "整数", least, most), **{"metavar": "N"} | more)
-
-
-def amount(name: str, help: str, default=_REQUIRED, least: float = 0, most: float = 1, **more) -> Argument:
-    """Return an argument that is a number within limits."""
-    return argument(name, help, default, type=_number(float, "数", least, most), **{"metavar": "X"} | more)
-
-
-def _number(kind: Callable, words: str, least: float, most: float) -> Callable:
+def _number(kind, words, sign, name, help, default=_REQUIRED, least=0, most=10**9, **more) -> Argument:
     def read(text: str):
         try:
             value = kind(text)
@@ -89,7 +79,12 @@ def _number(kind: Callable, words: str, least: float, most: float) -> Callable:
             raise argparse.ArgumentTypeError(f"{brief(text)} 不行，应当是 {least} 到 {most} 之间的{words}")
         return value
 
-    return read
+    return argument(name, help, default, type=read, **{"metavar": sign} | more)
+
+
+# an argument that is a number from least to most
+whole = partial(_number, int, "整数", "N")
+amount = partial(_number, float, "数", "X", most=1)
 
 
 class Place:

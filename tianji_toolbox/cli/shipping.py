@@ -97,9 +97,9 @@ def export(model_dir, output_dir, format, quantize, check) -> None:
 )
 def serve(gguf_file, **address) -> None:
     """用 llama.cpp 把 GGUF 文件变成 OpenAI 兼容的服务（CPU 就行）"""
-    from tianji_toolbox.shipping import export
+    from tianji_toolbox.shipping import door
 
-    export.serve(gguf_file, **address)
+    door.serve(gguf_file, **address)
 
 
 @arg.command(

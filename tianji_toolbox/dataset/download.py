@@ -75,12 +75,6 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def find(name: str) -> Published:
-    """Return the entry called ``name``. Raises CourseError naming the close ones."""
-    check_known(name, CATALOGUE, "数据集")
-    return CATALOGUE[name]
-
-
 def fetch(
     name: str,
     folder: str | Path = "",
@@ -98,7 +92,8 @@ def fetch(
     CourseError for an unknown name or source, a file there that is not as it was fetched, and a failed
     download.
     """
-    published = find(name)
+    check_known(name, CATALOGUE, "数据集")
+    published = CATALOGUE[name]
     if source:
         check_known(source, hubs.SOURCES, "下载源")
         if source not in published.sources:

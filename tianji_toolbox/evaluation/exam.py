@@ -6,7 +6,7 @@ and how sure one can be of it, is said in ``training.figures``; here it is put s
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from tianji_helpers.training import evaluation, figures, inference, models, task
 from tianji_toolbox.evaluation import judge as judges
 
 FILE = "evaluation.json"
+_MAX_TOKENS = 80  # of an answer; half as many of one to an everyday question
 _WISH = re.compile("祝|愿[你您]")
 
 
@@ -28,7 +29,6 @@ def examine(
     *,
     rows: int = 0,
     device: str = "cpu",
-    max_new_tokens: int = 80,
     judge: Settings | None = None,
     seed: int = 42,
 ) -> dict:
@@ -58,14 +58,18 @@ def examine(
     raw = {}
     for when, name in (("before", ""), ("after", task)):
         inference.switch(model, name)
-        raw[when] = _ask(model, tokenizer, turns, general, base.template, max_new_tokens)
+        raw[when] = [
+            evaluation.ask(model, tokenizer, some, base.template, limit)
+            for some, limit in ((turns, _MAX_TOKENS), (general, _MAX_TOKENS // 2))
+        ]
     del model
 
     result = {"task": task, "base_model": base.name, "rows": len(turns), "general_rows": len(general)}
     names_itself = _persona(task, output_dir)
     kind, requests = tasks.kind(task, output_dir), [turn["input"] for turn in turns]
     rows = {
-        when: evaluation.grade(requests, asked["answers"], kind, device=device) for when, asked in raw.items()
+        when: evaluation.grade(requests, answers, kind, device=device)
+        for when, [(_, answers), _] in raw.items()
     }
     found = {when: _figures(kind, asked, rows[when], trained, names_itself) for when, asked in raw.items()}
     rng = np.random.default_rng(seed)
@@ -88,21 +92,6 @@ def examine(
     return result
 
 
-def _ask(model, tokenizer, turns, general, template: str, max_new_tokens: int) -> dict:
-    """Return the losses and answers of both sets of questions."""
-
-    def answers(asked: Sequence[dict], limit: int) -> list[inference.Completion]:
-        chats = [evaluation.chat(turn) for turn in asked]
-        return inference.answer_all(model, tokenizer, chats, max_new_tokens=limit, batch_size=16)
-
-    return {
-        "losses": evaluation.answer_losses(model, tokenizer, turns, template),
-        "answers": answers(turns, max_new_tokens),
-        "general_losses": evaluation.answer_losses(model, tokenizer, general, template),
-        "general_answers": answers(general, min(max_new_tokens, 40)),
-    }
-
-
 def _persona(task: str, output_dir: str | Path) -> Callable[[str], bool] | None:
     """Return a test whether a text names the persona that a self-cognition training taught."""
     if task != "self_cognition":
@@ -112,23 +101,17 @@ def _persona(task: str, output_dir: str | Path) -> Callable[[str], bool] | None:
     return lambda text: self_cognition.knows_itself(persona, [text]) == 1
 
 
-def _figures(
-    kind: str,
-    asked: dict,
-    rows: list[dict],
-    trained: set[str],
-    names_itself: Callable[[str], bool] | None,
-) -> dict:
-    """Return every figure, as ``figures.of`` returns them."""
-    texts, general = ([answer.text for answer in asked[key]] for key in ("answers", "general_answers"))
-    found: dict = {"loss": np.array(asked["losses"], dtype=float)} | figures.of(rows)
+def _figures(kind: str, asked: list, rows: list[dict], trained: set[str], names_itself) -> dict:
+    """Return every figure, as ``figures.of`` returns them. asked: of both sets, see ``evaluation.ask``."""
+    (losses, answers), (general_losses, general) = asked
+    found: dict = {"loss": np.array(losses, dtype=float)} | figures.of(rows)
     if names_itself:
-        found["knows_itself"] = figures.shares(map(names_itself, texts))
+        found["knows_itself"] = figures.shares(names_itself(answer.text) for answer in answers)
     if names_itself or kind == "wishes":
-        found["leak"] = figures.shares(map(names_itself or _WISH.search, general))
+        found["leak"] = figures.shares((names_itself or _WISH.search)(answer.text) for answer in general)
     return found | {
-        "general_loss": np.array(asked["general_losses"], dtype=float),
-        "copied": figures.shares(text.strip() in trained for text in texts),
+        "general_loss": np.array(general_losses, dtype=float),
+        "copied": figures.shares(answer.text.strip() in trained for answer in answers),
     }
 
 

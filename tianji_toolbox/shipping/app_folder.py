@@ -16,7 +16,7 @@ from tianji_helpers import paths, records, wishes
 from tianji_helpers.errors import CourseError, check_known
 from tianji_helpers.training import inspection, models
 from tianji_toolbox import pages
-from tianji_toolbox.shipping import app, leaks
+from tianji_toolbox.shipping import app, export, leaks
 
 PLATFORMS = {"openxlab": "OpenXLab", "modelscope": "ModelScope 创空间", "huggingface": "Hugging Face Spaces"}
 PORT = 7860
@@ -34,7 +34,6 @@ NEEDS = (
 )
 PYTHONS = ("3.10", "3.11", "3.12")
 _NO_CACHE = shutil.ignore_patterns("__pycache__")
-TERMS = ("GEMMA_TERMS.html", "NOTICE.md")
 
 DOCKERFILE = """\
 FROM python:3.11-slim
@@ -115,7 +114,7 @@ def _copy_model(model: inspection.ModelFolder, entry: models.BaseModel | None, p
     target = part / app.MODEL
     target.mkdir(parents=True)
     for file in sorted(model.path.iterdir()):
-        if file.suffix in inspection.SUFFIXES or file.name in TERMS:
+        if file.suffix in inspection.SUFFIXES:
             if file.is_symlink() or not file.is_file():
                 raise CourseError(
                     f"{paths.show(file)} 不是普通文件（符号链接会带出别的文件），不能放进应用里。"
@@ -125,9 +124,9 @@ def _copy_model(model: inspection.ModelFolder, entry: models.BaseModel | None, p
     known = {"system": models.recorded(model.path).get("system", wishes.SYSTEM)}
     if entry:
         known["base_model"] = entry.name
-        for name in TERMS:
-            if (entry.folder / name).is_file():
-                shutil.copyfile(entry.folder / name, target / name)
+    for notice in export.notices(model.path, entry):
+        leaks.inspect(notice)
+        shutil.copyfile(notice, target / notice.name)
     records.write_provenance(target, stage="app", parameters=known)
     if model.config["model_type"] == internlm2.MODEL_TYPE:
         place = part / "xtuner"  # where the package looks for the architecture

@@ -12,10 +12,12 @@ from pathlib import Path
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import figures, models
+from tianji_toolbox.pages import render
 
 TASKS = {"wishes": "送祝福", "self_cognition": "自我认知", "ruozhiba": "弱智吧问答", "own": "自己的数据"}
 SAMPLES = 6  # answers shown
 OPENXLAB = "https://code.openxlab.org.cn"  # models are git repositories there
+_KINDS = {"adapter": "adapter_config.json", "gguf": "*.gguf", "merged": "config.json"}  # the first holds
 _SETTINGS = {  # of the training's config, and how the card calls them
     "max_epochs": "训练轮数",
     "max_iters": "最多步数",
@@ -59,13 +61,8 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
     without the base's licence must not be published).
     """
     folder = paths.resolve(folder)
-    if (folder / "adapter_config.json").is_file():
-        kind = "adapter"
-    elif any(folder.glob("*.gguf")):
-        kind = "gguf"
-    elif (folder / "config.json").is_file():
-        kind = "merged"
-    else:
+    kind = next((kind for kind, file in _KINDS.items() if any(folder.glob(file))), "")
+    if not kind:
         raise CourseError(
             f"{paths.show(folder)} 里没有能发布的模型。请给合并后的模型、适配器，或 tianji export 的文件夹。"
         )
@@ -117,8 +114,6 @@ def _read(file: Path):
 
 def write(facts: Facts, repo: str, platform: str) -> str:
     """Return the card as Markdown with the YAML head that hubs read. repo: ``owner/name``."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     made = (facts.training.get("parameters") or {}).get("settings") or {}
     settings = [(title, made[name]) for name, title in _SETTINGS.items() if name in made]
     steps, versions = (
@@ -128,15 +123,9 @@ def write(facts: Facts, repo: str, platform: str) -> str:
     settings += [("步数", steps)] if steps else []
     settings += [(name, versions[name]) for name in ("xtuner", "transformers", "peft") if versions.get(name)]
     before, after = (facts.metrics.get(when, {}).get("figures", {}) for when in ("before", "after"))
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = _cell
-    return environment.get_template("card.md.j2").render(
+    return render(
+        "shipping/card.md",
+        cell=_cell,
         facts=facts,
         base=facts.base,
         hub=hub_name(facts.base, platform),

@@ -11,7 +11,6 @@ import re
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,18 +24,18 @@ _PLACE = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
 _HOPS = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host"}
 
 
-def serve(gguf_file: str | Path, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serve a GGUF file until Ctrl-C. port: 0 takes a free one. ready: called with the address.
+def serve(gguf_file: str | Path, host: str, port: int) -> None:
+    """Serve a GGUF file until Ctrl-C, and say how to reach it. port: 0 takes a free one.
 
     Raises CourseError if the address cannot be had, or llama.cpp cannot load the file.
     """
     with tempfile.TemporaryDirectory(prefix="tianji-serve-") as place:
         inner = f"{place}/llama.sock"
         with llama.server(gguf_file, host=inner), suppress(asyncio.CancelledError):
-            asyncio.run(_keep(inner, host, port, ready))
+            asyncio.run(_keep(inner, host, port, Path(gguf_file).stem))
 
 
-async def _keep(inner: str, host: str, port: int, ready: Callable[[str], None]) -> None:
+async def _keep(inner: str, host: str, port: int, model: str) -> None:
     if threading.current_thread() is threading.main_thread():  # a termination tidies up as Ctrl-C does
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asyncio.current_task().cancel)
     known = {name.lower() for name in pages.names(host)}
@@ -54,7 +53,12 @@ async def _keep(inner: str, host: str, port: int, ready: Callable[[str], None]) 
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()
-            ready(_address(host, runner.addresses[0][1]))
+            address = pages.address(host, runner.addresses[0][1]) + "/v1"
+            print(
+                f"{address} 已就绪（OpenAI 兼容接口），Ctrl-C 停止。例如：\n"
+                f"tianji synthesize --provider local --base-url {address} --model {model} --limit 6",
+                flush=True,
+            )
             await asyncio.Event().wait()
         except (OSError, OverflowError) as error:
             raise CourseError(
@@ -75,10 +79,6 @@ def refusal(host: str, origin: str | None, known: set[str]) -> str:
         if not found or found[1].strip("[].").lower() not in known:
             return f"这个服务只回答这台机器自己的名字和网页，不回答 {address[:80]!a}。"
     return ""
-
-
-def _address(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def _pass_on(request: web.Request, session: ClientSession) -> web.StreamResponse:

@@ -19,7 +19,7 @@ from pathlib import Path
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError, check_known
 from tianji_helpers.llama import server
-from tianji_helpers.training import inference, inspection, models
+from tianji_helpers.training import inference, inspection, launch, models
 
 STAGE = "06_export"
 MODELFILE = "Modelfile"
@@ -56,13 +56,17 @@ def export(
     check_known(quantize, QUANTIZATIONS, "量化方式")
     model_dir, output_dir = paths.resolve(model_dir), paths.resolve(output_dir)
     model = inspection.inspect_model(model_dir)
-    _check_target(output_dir)
     recorded = models.recorded(model_dir)
     tokenizer = inference.load_tokenizer(model)
     chat_format = ollama.read_format(tokenizer)
     name = f"{recorded.get('task') or model_dir.name}-{quantize}.gguf"
-    with records.scratch(output_dir) as part:
-        target = part / output_dir.name
+    with launch.new_folder(
+        output_dir,
+        stage=STAGE,
+        marker=MODELFILE,
+        parameters=recorded | {"quantize": quantize},
+        inputs=model.weights,
+    ) as (target, part):
         target.mkdir()
         convert(model_dir, target / name, quantize, part)
         stops = tokenizer.convert_ids_to_tokens(stop_ids(model_dir, tokenizer))
@@ -70,10 +74,6 @@ def export(
         (target / MODELFILE).write_text(text, encoding="utf-8")
         for notice in notices(model_dir, models.CATALOGUE.get(recorded.get("base_model", ""))):
             shutil.copy(notice, target)
-        parameters = recorded | {"quantize": quantize}
-        records.write_provenance(target, stage=STAGE, parameters=parameters, inputs=model.weights)
-        if kept := records.replace_folder(target, output_dir):
-            print(f"原来的 {output_dir} 在导出之后改动过，没有删掉，改名为 {kept.name}")
     return Exported(output_dir / name, output_dir / MODELFILE)
 
 
@@ -84,15 +84,6 @@ def notices(model_dir: Path, base: models.BaseModel | None) -> list[Path]:
         if found := [file for file in files if file.is_file() and not file.is_symlink()]:
             return found
     return []
-
-
-def _check_target(output_dir: Path) -> None:
-    if not output_dir.exists():
-        return
-    if not output_dir.is_dir():
-        raise CourseError(f"{output_dir} 是一个文件，请换一个文件夹名。")
-    if any(output_dir.iterdir()) and records.provenance(output_dir).get("stage") != STAGE:
-        raise CourseError(f"{output_dir} 里已经有别的东西，不会覆盖。请换一个文件夹，或先把它移走。")
 
 
 def convert(model_dir: Path, target: Path, quantize: str, scratch: Path) -> None:
@@ -166,21 +157,6 @@ def stop_ids(model_dir: Path, tokenizer) -> list[int]:
     return list(dict.fromkeys(i for i in ids if i is not None))
 
 
-def serve(gguf_file: str | Path, host: str = "127.0.0.1", port: int = 8080) -> None:
-    """Run the server until Ctrl-C, and say how to reach it."""
-    from tianji_toolbox.shipping import door
-
-    def ready(address: str) -> None:
-        name = Path(gguf_file).stem
-        print(
-            f"{address}/v1 已就绪（OpenAI 兼容接口），Ctrl-C 停止。例如：\n"
-            f"tianji synthesize --provider local --base-url {address}/v1 --model {name} --limit 6",
-            flush=True,
-        )
-
-    door.serve(gguf_file, host, port, ready)
-
-
 @dataclass(frozen=True)
 class Agreement:
     """How like an exported model is to the one it was made from.
@@ -241,5 +217,4 @@ def _post(url: str, content: dict) -> dict:
     import httpx
 
     # the environment's proxy cannot reach this machine's own server
-    with httpx.Client(trust_env=False, timeout=600) as client:
-        return client.post(url, json=content).raise_for_status().json()
+    return httpx.post(url, json=content, trust_env=False, timeout=600).raise_for_status().json()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tianji_helpers import hubs, paths, records
 from tianji_helpers.errors import CourseError, check_known
-from tianji_helpers.training import inspection
+from tianji_helpers.training import inspection, launch
 from tianji_toolbox.shipping import card, export, git_push, leaks
 
 PLATFORMS = ("modelscope", "huggingface", "openxlab")
@@ -54,8 +54,7 @@ class Publication:
     """What would be published.
 
     folder: holds exactly the files that go up. files: (name, bytes), sorted by name. left_out: files
-    of the model's folder that stay at home, with the reason. kept: where the folder of an earlier call went
-    if somebody had changed it.
+    of the model's folder that stay at home, with the reason.
     """
 
     platform: str
@@ -63,14 +62,11 @@ class Publication:
     folder: Path
     files: list[tuple[str, int]]
     left_out: dict[str, str]
-    kept: Path | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.platform}：{self.repo}，共 {len(self.files)} 个文件"]
         lines += [f"{size:>15,} 字节  {name}" for name, size in self.files]
         lines += [f"        不上传  {name}（{reason}）" for name, reason in self.left_out.items()]
-        if self.kept:
-            lines.append(f"        上次准备的文件夹改动过，没有删掉，改名为 {paths.show(self.kept)}")
         return "\n".join(lines)
 
 
@@ -98,8 +94,8 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     folder = model_dir.with_name(f"{model_dir.name}.publish") / platform
     if folder.is_symlink() or folder.parent.is_symlink():
         raise CourseError(f"{folder} 是符号链接，不会往那里写。请先删掉它。")
-    with records.scratch(folder) as place:
-        part = place / platform
+    made = {"stage": "publish", "parameters": {"repo": repo}, "inputs": []}
+    with launch.new_folder(folder, marker="", **made) as (part, _):
         part.mkdir()
         for name, source in (
             {notice.name: notice for notice in export.notices(model_dir, facts.base)} | chosen
@@ -114,15 +110,8 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
             git_push.write_attributes(part)
         for file in sorted(part.iterdir()):
             leaks.inspect(file)
-        _note(part, repo)
-        kept = records.replace_folder(part, folder)
     files = [(file.name, file.stat().st_size) for file in sorted(folder.iterdir())]
-    return Publication(platform, repo, folder, files, left_out, kept)
-
-
-def _note(folder: Path, repo: str) -> None:
-    """Note what was laid out: whatever else is there when it is laid out again is somebody's work."""
-    records.write_provenance(folder, stage="publish", parameters={"repo": repo})
+    return Publication(platform, repo, folder, files, left_out)
 
 
 def _choose(model_dir: Path, weights: set[str]) -> tuple[dict[str, Path], dict[str, str]]:
@@ -227,6 +216,6 @@ def _to_openxlab(plan: Publication, token: str, private: bool, endpoint: str) ->
     url = f"{endpoint.rstrip('/') or card.OPENXLAB}/{plan.repo}"
     try:
         git_push.push(plan.folder, f"{url}.git", plan.repo.split("/")[0], token, "Upload model")
-    finally:
-        _note(plan.folder, plan.repo)  # the repository's own attributes may have come in
+    finally:  # the repository's own attributes may have come in, which are nobody's work
+        records.write_provenance(plan.folder, stage="publish", parameters={"repo": plan.repo})
     return url

@@ -203,7 +203,12 @@ while not (run.parents[2] / "go").exists():
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "left"), [(signal.SIGINT, 130, "stopped"), (signal.SIGKILL, -9, "running")]
+    ("how", "code", "left"),
+    [
+        (signal.SIGINT, 130, "stopped"),
+        (signal.SIGTERM, 130, "stopped"),
+        (signal.SIGKILL, -9, "running"),
+    ],
 )
 def test_a_batch_that_was_ended_leaves_no_process_and_goes_on(course_class, how, code, left):
     child = course_class.write(WAIT, ["a"]).start()

@@ -15,8 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import batch_run, jail
 from tianji_toolbox.classroom.batch_plan import Run
-from tianji_toolbox.classroom.batch_run import Status
-from tianji_toolbox.classroom.runs import Limits, run_notebook
+from tianji_toolbox.classroom.runs import Limits, Status, run_notebook
 from tianji_toolbox.classroom.watch import Watch
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from rich.console import Console
 from tianji_toolbox.classroom import batch_table
 from tianji_toolbox.classroom.batch import Progress
 from tianji_toolbox.classroom.batch_plan import Run
-from tianji_toolbox.classroom.batch_run import RUNNING, Status
+from tianji_toolbox.classroom.runs import RUNNING, Status
 
 SCALARS = "05_training/wishes/work/20261128_101500/vis_data/scalars.json"
 

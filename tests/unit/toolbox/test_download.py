@@ -14,7 +14,7 @@ from tianji_toolbox.dataset import download
 pytestmark = pytest.mark.slow
 
 NAME = "ruozhiba"
-DATA = download.find(NAME)
+DATA = download.CATALOGUE[NAME]
 ROW = {"instruction": "为什么", "input": "", "output": "因为", "metadata": "无"}
 # more than the 10 MB that huggingface_hub reads before it writes
 LONG = json.dumps(ROW | {"output": "因为" * 4_000_000}, ensure_ascii=False)

@@ -1,5 +1,6 @@
 """The embedded model's tokenizer and trimmed vocabulary against known facts and the full model."""
 
+import gguf
 import pytest
 import torch
 
@@ -32,7 +33,7 @@ def gguf_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vocabulary(gguf_file):
-    return embedded.Vocabulary.read(gguf_file)
+    return embedded.Vocabulary.of(gguf.GGUFReader(gguf_file).fields)
 
 
 @pytest.fixture(scope="module")

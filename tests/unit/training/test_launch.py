@@ -282,16 +282,18 @@ def test_nothing_is_merged_into_a_quantized_model(adapter_dir, tiny_dir, tmp_pat
 
 
 def test_what_somebody_put_into_a_result_folder_is_kept(tmp_path, capsys):
-    def make(target, part, log):
-        target.mkdir()
-        (target / "config.json").write_text("{}")
+    def make():
+        options = {"stage": "merge", "marker": "config.json", "parameters": {}, "inputs": []}
+        with launch.new_folder(folder, **options) as (target, _):
+            target.mkdir()
+            (target / "config.json").write_text("{}")
 
     folder = tmp_path / "merged"
     for _ in range(2):
-        launch._make_folder(make, folder, tool="merge", marker="config.json", parameters={}, inputs=[])
+        make()
     assert not list(tmp_path.glob("*.kept-*")) and not capsys.readouterr().out  # one of ours was replaced
     (folder / "notes.txt").write_text("mine")
-    launch._make_folder(make, folder, tool="merge", marker="config.json", parameters={}, inputs=[])
+    make()
     assert (tmp_path / "merged.kept-1" / "notes.txt").read_text() == "mine"
     assert "merged.kept-1" in capsys.readouterr().out and not (folder / "notes.txt").exists()
 
