@@ -178,6 +178,9 @@ def _set_warmup(cfg, rows: data.Rows) -> tuple[int, float, int]:
     by_epoch = "max_iters" not in cfg.train_cfg
     length = part(cfg, f"train_cfg.{'max_epochs' if by_epoch else 'max_iters'}")
     steps = math.ceil(length * count) if by_epoch else length
+    if by_epoch and length % 1:  # XTuner stops at a number of steps that is not whole
+        cfg.train_cfg.pop("max_epochs")
+        cfg.train_cfg.max_iters = steps
     if steps < _LEAST_STEPS:
         fix = (
             f"请增加数据，或把轮数 max_epochs 提高到 {math.ceil(100 * _LEAST_STEPS / count) / 100:g} 以上。"

@@ -502,6 +502,13 @@ def test_cfg_options_are_what_is_trained_and_what_is_saved(tiny_dir, rows_file, 
     assert cfg.optim_wrapper.optimizer.lr == 1e-3 and cfg.model.lora.r == 4
 
 
+def test_part_of_an_epoch_is_a_whole_number_of_steps(tiny_dir, rows_file, tmp_path):
+    settings = {"model_dir": tiny_dir, "data_path": rows_file, "max_epochs": 1.1}
+    config = configs.write_config(CONFIG, tmp_path / "config.py", **settings)
+    plan = planning.plan_training(config)  # 16 rows, 4 at a time: 4.4 steps, which XTuner takes for an error
+    assert plan.config.train_cfg.max_iters == 5 and "max_epochs" not in plan.config.train_cfg
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
