@@ -15,8 +15,8 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any
 
-_QUEUED = 2  # items that the other process is given at a time
-_WAITING = 16  # results at most that wait for an earlier one
+_QUEUED = 10  # items that the other process is given at a time: fewer, and it waits for this one
+_WAITING = 24  # results at most that wait for an earlier one
 
 
 def in_order(work: Callable, items: Iterable, processes: int, alone: int) -> Iterator[Any]:
