@@ -45,6 +45,11 @@ def test_lines_come_back_as_they_were(tmp_path_factory, rows):
     assert records.read_jsonl(path) == rows
 
 
+@given(st.dictionaries(st.text(), st.text() | st.integers(), max_size=4))
+def test_a_line_of_texts_and_numbers_is_as_json_writes_it(row):
+    assert records.jsonl_line(row) == (json.dumps(row, ensure_ascii=False) + "\n").encode()
+
+
 def test_chinese_stays_readable_and_line_separators_do_not_split(tmp_path):
     path = tmp_path / "rows.jsonl"
     records.write_jsonl(path, [{"祝福": "生日\u2028快乐🎂"}])
