@@ -7,7 +7,7 @@ The file is JSON Lines, one line a decision; the last line about a row wins::
 The key names a row by what it was before cleaning, so a decision outlives changes of the rules, and a
 row that the teacher worded otherwise is a new row. ``keep`` takes a row in with the text that the
 mends gave it, whatever the rules say; ``edit`` takes it in with the person's own text; ``reject``
-keeps it out.
+keeps it out. A line ``undo`` (of an earlier version) takes the row's last decision back.
 
 The file is written anew with every decision, as all files of the course are (``records.atomic_writer``): it
 is on the disk before the page goes on, and a power cut leaves the old file or the new one. That takes 3 ms
@@ -26,7 +26,7 @@ from tianji_helpers import locks, records
 from tianji_helpers.errors import CourseError
 
 FILE = "decisions.jsonl"  # beside the merged file, where the course looks for it
-ACTIONS = ("keep", "edit", "reject")
+ACTIONS = ("keep", "edit", "reject", "undo")
 
 
 def key_of(turn: dict) -> str:
@@ -43,13 +43,19 @@ def key_of(turn: dict) -> str:
 
 
 def history(path: str | Path) -> list[dict]:
-    """Return the decisions that stand, the oldest first.
+    """Return the decisions that stand, the oldest first; what was undone is gone.
 
     Each is ``{"key", "action"}``, for ``edit`` with ``output``. A file that is not there yet holds
     none. Raises CourseError naming file, line and field.
     """
-    lines = records.iter_jsonl(path) if Path(path).exists() else ()
-    return [_checked(row, f"{path} 第 {number} 行") for number, row in lines]
+    standing: list[dict] = []
+    for number, row in records.iter_jsonl(path) if Path(path).exists() else ():
+        _checked(row, f"{path} 第 {number} 行")
+        if row["action"] == "undo":
+            _take_last(standing, row["key"])
+        else:
+            standing.append(row)
+    return standing
 
 
 def read(path: str | Path) -> dict[str, dict]:
@@ -78,12 +84,15 @@ def undo(path: str | Path, key: str = "") -> dict | None:
     """Take back the last decision (about a row) that stands and return it; None if there is none."""
     with _alone(Path(path)):
         standing = history(path)
-        about = [at for at, row in enumerate(standing) if key in ("", row["key"])]
-        if not about:
-            return None
-        taken = standing.pop(about[-1])
-        records.write_jsonl(path, standing)
+        taken = _take_last(standing, key)
+        if taken:
+            records.write_jsonl(path, standing)
     return taken
+
+
+def _take_last(standing: list[dict], key: str) -> dict | None:
+    about = [at for at, row in enumerate(standing) if key in ("", row["key"])]
+    return standing.pop(about[-1]) if about else None
 
 
 @contextmanager

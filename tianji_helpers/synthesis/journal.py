@@ -27,11 +27,12 @@ from pathlib import Path
 from tianji_helpers import locks
 from tianji_helpers.errors import CourseError
 
-_APPLICATION = 0x746A6A32  # "tjj2": tells our journal from any other SQLite file
+# "tjj2": tells our journal from any other SQLite file, and from that of the first version, "tjj1"
+_APPLICATION, _FIRST = 0x746A6A32, 0x746A6A31
 _SUPER = bytes.fromhex("d9d505f920a163d7")  # ends a rollback file that names another one
 _ROUNDS = "CREATE TABLE rounds (round TEXT PRIMARY KEY, file TEXT NOT NULL UNIQUE) WITHOUT ROWID"
-_COLUMNS = "request TEXT PRIMARY KEY, answer TEXT NOT NULL, checksum TEXT NOT NULL"
-_ANSWERS = f"CREATE TABLE answers ({_COLUMNS}) WITHOUT ROWID"
+_FIRST_ANSWERS = "CREATE TABLE answers (request TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
+_ANSWERS = _FIRST_ANSWERS.replace("NULL)", "NULL, checksum TEXT NOT NULL)")
 
 
 def key_of(provider: str, round: int, body: dict) -> str:
@@ -87,9 +88,8 @@ class Journal:
         run("PRAGMA trusted_schema = OFF")
         application = run("PRAGMA application_id").fetchone()[0]
         schema = {sql for (sql,) in run("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
-        if schema != {_APPLICATION: {_ANSWERS, _ROUNDS}, 0: set()}.get(
-            application
-        ):  # nor does a trigger or a view of a stranger run
+        ours = {_APPLICATION: {_ANSWERS, _ROUNDS}, _FIRST: {_FIRST_ANSWERS, _ROUNDS}, 0: set()}
+        if schema != ours.get(application):  # nor does a trigger or a view of a stranger run
             raise CourseError(
                 f"{self.file} 是别的程序的 SQLite 数据库，不是祝福日志；它没有被改动。"
                 "请把它移走，或换一个输出文件夹。"
@@ -100,6 +100,13 @@ class Journal:
         if not schema:
             run(_ROUNDS)
             run(_ANSWERS)
+        elif application == _FIRST:
+            run("ALTER TABLE answers RENAME TO first")
+            run(_ANSWERS)
+            self._base.create_function("checksum", 2, _checksum, deterministic=True)
+            run("INSERT INTO answers SELECT request, answer, checksum(request, answer) FROM first")
+            run("DROP TABLE first")
+        if application != _APPLICATION:
             run(f"PRAGMA application_id = {_APPLICATION}")
         run("COMMIT")
 
@@ -150,11 +157,13 @@ class Journal:
         identity: what makes the round this one and no other, of plain values.
         """
         key = json.dumps(identity, ensure_ascii=False, sort_keys=True)
+        older = repr(sorted(identity.items()))  # what journals had before; such a round keeps its name
         with self._lock, _explained(self.file):
             run = self._base.execute
             for name in propose:
-                run("INSERT OR IGNORE INTO rounds VALUES (?, ?)", [key, name])
-                if row := run("SELECT file FROM rounds WHERE round = ?", [key]).fetchone():
+                new = "SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM rounds WHERE round = ?)"
+                run(f"INSERT OR IGNORE INTO rounds {new}", [key, name, older])
+                if row := run("SELECT file FROM rounds WHERE round IN (?, ?)", [key, older]).fetchone():
                     return row[0]
         raise ValueError("no free name was proposed")
 

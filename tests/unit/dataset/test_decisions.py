@@ -1,5 +1,6 @@
 """Decisions are kept as they were made, and the last one about a row holds."""
 
+import json
 import os
 import stat
 import subprocess
@@ -39,7 +40,7 @@ def test_a_key_tells_rows_apart():
     [
         ('{"action": "keep"}', "key"),
         ('{"key": 3, "action": "keep"}', "key"),
-        ('{"key": "k", "action": "drop"}', "'drop'，只能是 keep、edit、reject"),
+        ('{"key": "k", "action": "drop"}', "'drop'，只能是 keep、edit、reject、undo"),
         ('{"key": "k", "action": ["keep"]}', "只能是"),
         ('{"key": "k", "action": "edit"}', "output"),
         ('{"key": "k", "action": "edit", "output": " "}', "是空的"),
@@ -72,6 +73,15 @@ def test_steps_are_taken_back_one_by_one(tmp_path):
     taken = [decisions.undo(path) for _ in range(3)]
     assert [row and (row["key"], row["action"]) for row in taken] == [("a", "reject"), ("a", "keep"), None]
     assert decisions.history(path) == []
+
+
+def test_the_lines_of_an_earlier_version_take_back(tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    steps = [("a", "keep"), ("b", "keep"), ("a", "reject"), ("a", "undo"), ("nobody", "undo")]
+    lines = [json.dumps({"key": key, "action": action}) + "\n" for key, action in steps]
+    path.write_text("".join(lines), encoding="utf-8")
+    assert path.read_text(encoding="utf-8").startswith(lines[0])
+    assert [(row["key"], row["action"]) for row in decisions.history(path)] == steps[:2]
 
 
 def test_several_decisions_are_written_at_once_or_not_at_all(tmp_path):

@@ -53,6 +53,15 @@ def test_a_round_keeps_its_file_name(file):
         assert journal.round_file({"round": 2}, ["x.json", "z.json"]) == "z.json"
 
 
+def test_a_round_of_an_older_journal_keeps_its_file_name(file):
+    identity = {"style": "正常", "round": 1, "temperature": 1.0}
+    with Journal(file) as journal:  # as it was written until November 2026
+        journal._base.execute("INSERT INTO rounds VALUES (?, 'old.json')", [repr(sorted(identity.items()))])
+        for _ in range(2):
+            assert journal.round_file(identity, ["new.json"]) == "old.json"
+        assert journal.round_file(identity | {"round": 2}, ["old.json", "new.json"]) == "new.json"
+
+
 def test_every_commit_is_synced(file):
     with Journal(file) as journal:
         assert journal._base.execute("PRAGMA journal_mode").fetchone() == ("delete",)
@@ -193,6 +202,22 @@ def test_an_answer_under_another_request_is_not_its_answer(file):
         assert journal.get("b") is None
 
 
+def test_a_journal_of_the_first_version_keeps_its_answers(file):
+    """It was in WAL mode, and had no checksums."""
+    base = sqlite3.connect(file)
+    base.execute("PRAGMA journal_mode = WAL")
+    base.execute("CREATE TABLE answers (request TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID;")
+    base.execute("CREATE TABLE rounds (round TEXT PRIMARY KEY, file TEXT NOT NULL UNIQUE) WITHOUT ROWID;")
+    base.execute("PRAGMA application_id = 1953131057")
+    base.execute("INSERT INTO answers VALUES ('a', ?)", [json.dumps({"text": "一"})])
+    base.commit()
+    base.close()
+    for _ in range(2):
+        with Journal(file) as journal:
+            assert journal.get("a") == {"text": "一"} and len(journal) == 1
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
 def test_no_trigger_of_a_stranger_runs(file):
     with Journal(file) as journal:
         journal.add([("a", {"text": "一"})])
@@ -209,10 +234,7 @@ def test_no_trigger_of_a_stranger_runs(file):
 def test_a_round_is_written_under_a_name_of_ours_only(file, name):
     identity = {"style": "正常", "round": 1}
     with Journal(file) as journal:
-        journal._base.execute(
-            "INSERT INTO rounds VALUES (?, ?)",
-            [json.dumps(identity, ensure_ascii=False, sort_keys=True), name],
-        )
+        journal._base.execute("INSERT INTO rounds VALUES (?, ?)", [repr(sorted(identity.items())), name])
         with pytest.raises(CourseError, match="不是课程起的名字"):
             rounds.write(file.parent, journal, "正常", identity, iter([{"input": "一"}]), {}, [])
     assert [path.name for path in file.parent.iterdir()] == [file.name]
