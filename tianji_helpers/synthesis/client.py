@@ -376,8 +376,7 @@ class Engine:
                 await asyncio.gather(*workers, return_exceptions=True)
                 await missing.aclose()
                 await client.close()
-            await self._keeping
-            await work
+            await asyncio.gather(self._keeping, work)  # of both, what went wrong is heard
 
     async def _missing(self, requests: Iterator[Query]) -> AsyncIterator[tuple[str, Query]]:
         """Yield the requests that the journal does not answer, with their keys."""
