@@ -14,7 +14,7 @@ about 300 bytes each (see ``duplicates``).
 import os
 import pickle
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -139,44 +139,48 @@ class _Outcome(msgspec.Struct, array_like=True, gc=False):
     """What became of one row: the text it ended with, the mends that changed it, perhaps a rejection."""
 
     row: int
-    turn: dict
     after: str
     mends: list[str]
     verdict: tuple[str, str] | None = None
     decided: bool = False  # by a person: kept whatever the rules say
     opening: str = ""
     is_wish: bool = True
+    misfit: bool = False  # a wish that the matrix leaves out
     twin: int = 0  # the earlier row that it repeats
 
-    @property
-    def before(self) -> str:
-        return self.turn["output"]
-
-    @property
-    def compared(self) -> str:
+    def compared(self, turn: dict) -> str:
         """What must not stand there twice: a wish; elsewhere an answer may well be that of two questions."""
-        return self.after if self.is_wish else "\n".join((*plain.texts(self.turn)[:-1], self.after))
+        return self.after if self.is_wish else "\n".join((*plain.texts(turn)[:-1], self.after))
 
 
 @dataclass
 class _Part:
-    """Some rows in order; the sketch is of those that the rules let pass (None if nobody needs it)."""
+    """Some rows in order, and what became of each.
 
+    turns: none on the way from the second process, for the first one has them, and what is short is sent
+    in one piece. sketch: of the rows that the rules let pass (None if nobody needs it).
+    """
+
+    turns: list[dict]
     outcomes: list[_Outcome]
     sketch: duplicates.Sketch | None = None
 
     def __reduce__(self):  # msgpack takes a quarter of pickle's time, but not every JSON value
         try:
-            return _unpacked, (msgspec.msgpack.encode(self.outcomes), self.sketch)
+            return _unpacked, (msgspec.msgpack.encode((self.turns, self.outcomes)), self.sketch)
         except (OverflowError, UnicodeEncodeError):
-            return _Part, (self.outcomes, self.sketch)
+            return _Part, (self.turns, self.outcomes, self.sketch)
+
+    def rows(self) -> Iterator[tuple[dict, _Outcome]]:
+        """Yield every turn with what became of it."""
+        return zip(self.turns, self.outcomes, strict=True)
 
 
-def _unpacked(outcomes: bytes, sketch: duplicates.Sketch | None) -> _Part:
-    return _Part(_unpack(outcomes), sketch)
+def _unpacked(part: bytes, sketch: duplicates.Sketch | None) -> _Part:
+    return _Part(*_unpack(part), sketch)
 
 
-_unpack = msgspec.msgpack.Decoder(list[_Outcome]).decode
+_unpack = msgspec.msgpack.Decoder(tuple[list[dict], list[_Outcome]]).decode
 
 
 @dataclass
@@ -193,18 +197,20 @@ class _Judge:
         return _Judge, (replace(self.matrix), self.off, self.threshold, self.decided, self.kind)
 
     def part(self, numbered: tuple[int, list[dict]]) -> _Part:
-        """Judge (number of the first row, turns)."""
-        outcomes = self.rows(*numbered)
+        """Judge (number of the first row, turns); whoever asks has the turns."""
+        first, turns = numbered
+        outcomes = self.rows(first, turns)
         if NEAR in self.off:
-            return _Part(outcomes)
-        texts = [outcome.compared for outcome in outcomes if outcome.verdict is None]
-        return _Part(outcomes, duplicates.sketch(texts, self.threshold))
+            return _Part([], outcomes)
+        rows = zip(turns, outcomes, strict=True)
+        texts = [outcome.compared(turn) for turn, outcome in rows if outcome.verdict is None]
+        return _Part([], outcomes, duplicates.sketch(texts, self.threshold))
 
     def rows(self, first: int, turns: Iterable[dict]) -> list[_Outcome]:
         """Judge turns, numbered from ``first``."""
-        outcomes, asked = [], []
+        outcomes, asked, inputs = [], [], []
         for row, turn in enumerate(turns, first):
-            outcome = _Outcome(row, turn, turn["output"], [])
+            outcome = _Outcome(row, turn["output"], [])
             outcomes.append(outcome)
             outcome.is_wish = self.kind == plain.WISHES and "history" not in turn
             decision = self.decided.get(decisions.key_of(turn), {}) if self.decided else {}
@@ -216,13 +222,15 @@ class _Judge:
                 outcome.verdict = HUMAN, "看过的人决定不要"
             elif action == "edit":
                 outcome.after = decision["output"]
+                outcome.misfit = outcome.is_wish and self.matrix.read(turn["input"]).misfit is not None
             elif length > most:
                 outcome.verdict = OVERSIZE, f"{length} 个字符，超过 {most}"
             elif outcome.is_wish:
                 asked.append(outcome)
+                inputs.append(turn["input"])
             else:
                 outcome.verdict = plain.reject(turn, self.off)
-        requests = [self.matrix.read(outcome.turn["input"]) for outcome in asked]
+        requests = list(map(self.matrix.read, inputs))
         texts = [outcome.after for outcome in asked]
         mends = _mend(texts, requests, self.off)
         verdicts = _reject(texts, requests, self.off)
@@ -231,6 +239,7 @@ class _Judge:
         ):
             outcome.after, outcome.verdict = text, verdict
             outcome.mends = list(dict.fromkeys(name for name, _, _ in steps))
+            outcome.misfit = request.misfit is not None
             if verdict is None:
                 outcome.opening = openings.opening(text, request.names)
         for outcome in outcomes:
@@ -261,71 +270,82 @@ def _prepare(
 
 def _judged(turns: Iterable[dict], judge: _Judge) -> Iterator[_Part]:
     """Judge turns; two processes share a long stream."""
-    turns = iter(turns)
-    parts = iter(lambda: list(islice(turns, _PART)), [])
-    return in_order(judge.part, zip(count(1, _PART), parts), PROCESSES, _PARALLEL_ROWS // _PART)
+    turns, asked = iter(turns), deque()
+
+    def numbered() -> Iterator[tuple[int, list[dict]]]:
+        for first in count(1, _PART):
+            if not (part := list(islice(turns, _PART))):
+                return
+            asked.append(part)
+            yield first, part
+
+    for part in in_order(judge.part, numbered(), PROCESSES, _PARALLEL_ROWS // _PART):
+        part.turns = asked.popleft()
+        yield part
 
 
-def _unique(parts: Iterable[_Part], judge: _Judge) -> Iterator[list[_Outcome]]:
+def _unique(parts: Iterable[_Part], judge: _Judge) -> Iterator[_Part]:
     """Reject what stood in an earlier row, exactly or nearly."""
     near = duplicates.NearIndex(judge.threshold)
     seen: dict[str, int] = {}  # every text that the rules let pass, and its first row
     for part in parts:
-        left = [outcome for outcome in part.outcomes if outcome.verdict is None]
+        left = [(outcome, outcome.compared(turn)) for turn, outcome in part.rows() if outcome.verdict is None]
         new = []
-        for place, outcome in enumerate(left):
-            first = outcome.row if EXACT in judge.off else seen.setdefault(outcome.compared, outcome.row)
+        for place, (outcome, text) in enumerate(left):
+            first = outcome.row if EXACT in judge.off else seen.setdefault(text, outcome.row)
             if first == outcome.row:
                 new.append(place)
             elif not outcome.decided:
                 outcome.verdict, outcome.twin = (EXACT, f"和第 {first} 条一样"), first
         if part.sketch is not None:
-            rows, texts = [left[place].row for place in new], [left[place].compared for place in new]
+            rows, texts = [left[place][0].row for place in new], [left[place][1] for place in new]
             for place, twin in zip(new, near.screen(rows, texts, part.sketch[new]), strict=True):
-                if twin and not left[place].decided:
-                    left[place].verdict = NEAR, f"和第 {twin[0]} 条的相似度是 {twin[1]:.2f}"
-                    left[place].twin = twin[0]
-        yield part.outcomes
+                outcome = left[place][0]
+                if twin and not outcome.decided:
+                    outcome.verdict = NEAR, f"和第 {twin[0]} 条的相似度是 {twin[1]:.2f}"
+                    outcome.twin = twin[0]
+        yield _Part(part.turns, part.outcomes)
 
 
 def _cleaned(
-    turns: Iterable[dict], judge: _Judge, hold: Callable[[Iterator[list[_Outcome]]], Iterable[list[_Outcome]]]
-) -> Iterator[_Outcome]:
-    """Yield what becomes of every turn. hold: keeps all rows until the openings of the last are counted."""
+    turns: Iterable[dict], judge: _Judge, hold: Callable[[Iterator[_Part]], Iterable[_Part]]
+) -> Iterator[tuple[dict, _Outcome]]:
+    """Yield every turn and what becomes of it. hold: keeps all until the openings of the last are counted."""
     counts: Counter = Counter()
 
-    def counted() -> Iterator[list[_Outcome]]:
-        for outcomes in _unique(_judged(turns, judge), judge):
+    def counted() -> Iterator[_Part]:
+        for part in _unique(_judged(turns, judge), judge):
             if OPENING not in judge.off:
-                counts.update(outcome.opening for outcome in outcomes if _may_crowd(outcome))
-            yield outcomes
+                counts.update(outcome.opening for outcome in part.outcomes if _may_crowd(outcome))
+            yield part
 
     held = iter(hold(counted()))
-    first = next(held, [])  # all are counted by now
+    first = next(held, _Part([], []))  # all are counted by now
     most = openings.limit(counts)
     met: Counter = Counter()
-    for outcome in chain(first, chain.from_iterable(held)):
-        if outcome.opening in counts and _may_crowd(outcome):
-            met[outcome.opening] += 1
-            if met[outcome.opening] > most:  # the later ones go
-                reason = f"“{outcome.opening}”开头的有 {counts[outcome.opening]} 条，最多留 {most} 条"
-                outcome.verdict = OPENING, reason
-        yield outcome
+    for part in chain([first], held):
+        for turn, outcome in part.rows():
+            if outcome.opening in counts and _may_crowd(outcome):
+                met[outcome.opening] += 1
+                if met[outcome.opening] > most:  # the later ones go
+                    reason = f"“{outcome.opening}”开头的有 {counts[outcome.opening]} 条，最多留 {most} 条"
+                    outcome.verdict = OPENING, reason
+            yield turn, outcome
 
 
 def _may_crowd(outcome: _Outcome) -> bool:
     return outcome.is_wish and outcome.verdict is None and not outcome.decided
 
 
-def _on_disk(parts: Iterator[list[_Outcome]]) -> Iterator[list[_Outcome]]:
+def _on_disk(parts: Iterator[_Part]) -> Iterator[_Part]:
     """Keep rows in a temporary file. Whatever is read meanwhile words its own errors."""
     try:
         with tempfile.TemporaryFile() as spool:
-            for outcomes in parts:
-                pickle.dump(_Part(outcomes), spool, pickle.HIGHEST_PROTOCOL)
+            for part in parts:
+                pickle.dump(part, spool, pickle.HIGHEST_PROTOCOL)
             spool.seek(0)
             while spool.peek(1):
-                yield pickle.load(spool).outcomes
+                yield pickle.load(spool)
     except OSError as error:
         raise CourseError(
             f"临时文件夹 {tempfile.gettempdir()} 放不下等着的数据：{error.strerror or error}。"
@@ -336,27 +356,25 @@ def _on_disk(parts: Iterator[list[_Outcome]]) -> Iterator[list[_Outcome]]:
 class _Report:
     """Counts and the first samples, rule by rule; and the rows kept whose pair the matrix leaves out."""
 
-    def __init__(self, matrix: wishes.Matrix) -> None:
-        self.matrix, self.misfits = matrix, 0
-        self.rows_in = self.rows_out = self.mended = 0
+    def __init__(self) -> None:
+        self.rows_in = self.rows_out = self.mended = self.misfits = 0
         self.rows: Counter = Counter()
         self.samples: dict[str, list[dict]] = {name: [] for name in TITLES}
 
-    def add(self, outcome: _Outcome) -> dict | None:
+    def add(self, turn: dict, outcome: _Outcome) -> dict | None:
         """Count one row; return what is noted of it if it is rejected or mended, else None."""
         self.rows_in += 1
-        edited = outcome.decided and outcome.after != outcome.before and not outcome.mends
+        edited = outcome.decided and outcome.after != turn["output"] and not outcome.mends
         rules = [HUMAN] if edited else outcome.mends
         if outcome.verdict is None:
             self.rows_out += 1
-            if outcome.is_wish:
-                self.misfits += self.matrix.read(outcome.turn["input"]).misfit is not None
+            self.misfits += outcome.misfit
             if not rules:
                 return None
         note = {
             "row": outcome.row,
-            "input": outcome.turn["input"],
-            "before": outcome.before,
+            "input": turn["input"],
+            "before": turn["output"],
             "after": outcome.after,
         }
         for name in rules:
@@ -422,13 +440,13 @@ def clean_turns(
     Raises CourseError for a rule that does not exist or a threshold out of range.
     """
     judge = _prepare(matrix, off, suitability, threshold, decided, kind)
-    cleaned, report = Cleaned(), _Report(judge.matrix)
-    for outcome in _cleaned(turns, judge, list):
-        note = report.add(outcome)
+    cleaned, report = Cleaned(), _Report()
+    for turn, outcome in _cleaned(turns, judge, list):
+        note = report.add(turn, outcome)
         if outcome.verdict:
             cleaned.rejects.append(note)
             continue
-        cleaned.kept.append({**outcome.turn, "output": outcome.after})
+        cleaned.kept.append({**turn, "output": outcome.after})
         if note:
             cleaned.mended.append(note)
     cleaned.report = report.result()
@@ -468,15 +486,15 @@ def clean_file(
     if not kind:
         turns = _perhaps_none(formats.read_turns(source, system=system), allow_empty)
         judge.kind, found = plain.kind(turns, judge.matrix)
-    made = _Report(judge.matrix)
+    made = _Report()
 
-    def kept(outcomes: Iterable[_Outcome], bad) -> Iterator[dict]:
-        for outcome in outcomes:
-            note = made.add(outcome)
+    def kept(rows: Iterable[tuple[dict, _Outcome]], bad) -> Iterator[dict]:
+        for turn, outcome in rows:
+            note = made.add(turn, outcome)
             if outcome.verdict:
                 bad.write(records.jsonl_line(note))
             else:
-                yield {**outcome.turn, "output": outcome.after}
+                yield {**turn, "output": outcome.after}
         if not (made.rows_out or allow_empty):
             raise CourseError(
                 f"{source} 清洗以后一条也没有留下（{made.summary()}）。请检查数据，"
