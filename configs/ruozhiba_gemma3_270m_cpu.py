@@ -6,7 +6,7 @@ with read_base():
     from ._base_.qlora_cpu import *
 
 # The project's sample has 16 training rows: enough to see the format at work, not to learn from. At
-# the wishes' learning rate and ten epochs they are learned by heart, and the held-out loss doubles.
+# 2e-3 and ten epochs they are learned by heart, and the held-out loss doubles.
 optim_wrapper.optimizer.lr = 5e-4
 max_epochs = 3
 warmup_ratio = 0.2

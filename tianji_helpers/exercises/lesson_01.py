@@ -1,5 +1,6 @@
 """Exercises of lesson 1: the matrix, the request, the fingerprint, the best of several, the prompt."""
 
+import re
 import string
 from collections.abc import Iterator
 
@@ -100,5 +101,5 @@ def template(answer: Answer) -> Iterator[str]:
         yield f"模板里的 {{{name}}} 没有人来填；能用的只有 {'、'.join(sorted(fields))}。"
     if not any(character.isdigit() for character in text):
         yield "没有用数字说清多少个字：老师会写得忽长忽短。"
-    if not any(word in text for word in ("只", "不要", "别")):
+    if not re.search("不要|不写|不用|不加|别写|别加|别用|只(?:写|要|说|回答|输出|给)", text):
         yield "没有说清什么不用写：老师会加上“好的，以下是……”。"

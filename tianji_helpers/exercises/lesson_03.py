@@ -69,7 +69,7 @@ def mix(answer: Answer) -> Iterator[str]:
     """``mix(about_me, general, ratio, seed)`` is a shuffled list: every persona row, and the general ones."""
     about_me = [{"input": f"你是谁（第 {number} 种问法）", "output": "我是小满。"} for number in range(20)]
     general = [{"input": f"{number} 加 1 等于几", "output": str(number + 1)} for number in range(12)]
-    for ratio, rounds in ((0, "一条也不混"), (0.3, "够用"), (0.6, "正好用完"), (1.5, "要用两遍半")):
+    for ratio, rounds in ((0, "一条也不混"), (0.28, "够用"), (0.31, "够用"), (0.6, "正好用完"), (1.5, "要用两遍半")):
         got, wanted = answer.call(about_me, general, ratio, 7), round(ratio * len(about_me))
         if not isinstance(got, list) or not all(isinstance(row, dict) for row in got):
             raise Wrong(f"应该返回一个列表，里面是一问一答的字典；得到 {brief(got)}。")
