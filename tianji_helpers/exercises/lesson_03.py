@@ -69,7 +69,8 @@ def mix(answer: Answer) -> Iterator[str]:
     """``mix(about_me, general, ratio, seed)`` is a shuffled list: every persona row, and the general ones."""
     about_me = [{"input": f"你是谁（第 {number} 种问法）", "output": "我是小满。"} for number in range(20)]
     general = [{"input": f"{number} 加 1 等于几", "output": str(number + 1)} for number in range(12)]
-    for ratio, rounds in ((0, "一条也不混"), (0.28, "够用"), (0.31, "够用"), (0.6, "正好用完"), (1.5, "要用两遍半")):
+    rounds = {0: "一条也不混", 0.28: "够用", 0.31: "够用", 0.6: "正好用完", 1.5: "要用两遍半"}
+    for ratio, how_often in rounds.items():
         got, wanted = answer.call(about_me, general, ratio, 7), round(ratio * len(about_me))
         if not isinstance(got, list) or not all(isinstance(row, dict) for row in got):
             raise Wrong(f"应该返回一个列表，里面是一问一答的字典；得到 {brief(got)}。")
@@ -80,7 +81,7 @@ def mix(answer: Answer) -> Iterator[str]:
         if sum(times) != wanted:
             yield f"比例 {ratio}：通用问答应该有 {wanted} 条，现在是 {sum(times)} 条。"
         elif max(times) - min(times) > 1:
-            yield f"比例 {ratio}（{rounds}）：有的通用问答用了 {max(times)} 遍，有的才 {min(times)} 遍。"
+            yield f"比例 {ratio}（{how_often}）：有的通用问答用了 {max(times)} 遍，有的才 {min(times)} 遍。"
         if len(got) != len(about_me) + sum(times):
             yield f"比例 {ratio}：混进了两边都没有的条目。"
     got = answer.call(about_me, general, 0.6, 7)
