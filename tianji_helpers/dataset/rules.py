@@ -531,7 +531,7 @@ def wording(text: str, request: Request) -> str:
     return _TYPO.sub(lambda found: _TYPOS[found[0]], _SLIP.sub("", text))
 
 
-# --- rejects --------------------------------------------------------------------------------------
+# --- rejects of a pair; those of a text are in ``faults`` -------------------------------------------
 
 ABSURD, UNSUITABLE = "absurd_pair", "unsuitable"
 

@@ -1,9 +1,9 @@
 """Who writes the wishes: a model behind an API, or recordings of one.
 
 ``deepseek``, ``local`` (any OpenAI-compatible server: vLLM, LMDeploy, Ollama ...), ``embedded`` (a model
-on this machine, started by the ``engine``) and ``offline`` are asked through the asynchronous
+on this machine, started by ``client``) and ``offline`` are asked through the asynchronous
 ``openai`` client, ``zhipu`` through the ``zhipuai`` client, which is synchronous and runs in threads.
-Their own retries are off: ``engine`` decides what is tried again, from the two exceptions here
+Their own retries are off: ``client`` decides what is tried again, from the two exceptions here
 (``Retryable``, ``Refused``); what no second try can mend, such as a wrong key, is a CourseError and
 stops the run.
 

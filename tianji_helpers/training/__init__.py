@@ -1,9 +1,10 @@
 """Notebooks 05 and 06: base models, trainings by XTuner, what comes of them, and what it is worth.
 
-Here live the catalogue (``models``), XTuner's configs and programs (``configs``, ``planning``, ``launch``;
-only ``xtuner_compat`` knows its quirks), loading and answering (``inference``), and measures (``progress``,
-``evaluation``, ``figures``, ``quality``). No module makes or cleans data, and only ``tasks`` knows the
-lessons' folders; what makes it fast, and nothing else, is in ``fast``.
+Here live the catalogue (``models``; ``embedded`` and ``qwen`` make two of them from packages), XTuner's
+configs and programs (``configs``, ``planning``, ``launch``; only ``xtuner_compat`` knows its quirks),
+loading and answering (``inference``), and measures (``progress``, ``evaluation``, ``figures``, ``quality``).
+No module makes or cleans data, and only ``tasks`` knows the lessons' folders; what makes it fast, and
+nothing else, is in ``fast``.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """One run of a batch: its notebooks one after another in a folder of its own.
 
 The folder is a run of the course (stages, ``notebooks/``) with ``run.json`` (what was asked for),
-``log.txt``, ``metrics.json`` (what came out, see ``metrics``) and ``status.json``, the journal: it says
+``log.txt``, ``metrics.json`` (what came out, see ``batch_metrics``) and ``status.json``, the journal: it says
 ``running`` from the first moment and gets its last word when all else is written. So whatever a crash
 leaves behind counts as not done. A run always begins with an empty folder; what somebody else put or changed
 there is kept beside it.
