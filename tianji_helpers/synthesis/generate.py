@@ -220,7 +220,7 @@ def _check_best_of(settings: Settings, best_of: int, rate: selection.Rate | None
         raise CourseError(f"best_of={best_of!r}，应当是 1 到 {selection.MOST} 之间的整数。")
     if best_of > 1 and settings.provider == "offline" and not settings.base_url:
         raise CourseError(
-            "离线老师的录音里，每一问只有一个回答，best_of 只能是 1。"
+            "best_of 要换着种子问，离线老师没有别的种子的录音，只能是 1。"
             "要几个里挑一个，用 provider=embedded（先运行 make teacher），或者用密钥。"
         )
     if best_of > 1 and rate is None:
