@@ -4,7 +4,7 @@
 their card's scene (``data/wishes/scenes.yaml``); even good wishes don't always have one, and some words fit
 several scenes, so the wishes of lesson 2 themselves are the ceiling, and a shuffled picture the floor.
 Controls change the picture, not the request: another card (``shuffled``), an empty one (``blank``).
-How good the wishes are says the score of lessons 5 and 6 (``score``), as if the request had named the scene.
+How good the wishes are says the score of lesson 5 (``score``), as if the request had named the scene.
 """
 
 from collections.abc import Iterable, Sequence
