@@ -116,7 +116,8 @@ def estimate(
     parts["一时的峰值"] = max(moment + backward, step - saved)  # no activations are left in a step
     flops = 0.0
     if data:
-        count = (cfg.train_cfg.get("max_iters") or 0) * tokens or cfg.train_cfg.max_epochs * data.tokens(eyes)
+        steps = cfg.train_cfg.get("max_iters") or 0  # each card has a batch in a step
+        count = steps * tokens * devices or cfg.train_cfg.max_epochs * data.tokens(eyes)
         flops = count * _flops(cfg, model, linears, head, answers)
     return MemoryEstimate({k: v / 1e9 for k, v in parts.items()}, _on_gpu(cfg), tokens, flops)
 

@@ -195,6 +195,15 @@ def test_how_long_it_takes_is_measured_or_said_to_be_unknown(seeing, tiny_dir, r
     assert gone.tokens == 16 * 2048 and "训练数据还不在" in estimate.minutes(gone)
 
 
+def test_so_many_steps_are_as_many_on_each_card(shaped, rows_file):
+    """A step is a batch a card: more cards do more in as many steps, and as much in an epoch."""
+    config = shaped(INTERNLM2_1_8B, rows_file)
+    one, four = (estimate.estimate(config, {"max_iters": 100}, devices=count).flops for count in (1, 4))
+    assert four == pytest.approx(4 * one)
+    one, four = (estimate.estimate(config, {"max_epochs": 3}, devices=count).flops for count in (1, 4))
+    assert four == one
+
+
 def test_a_missing_tower_is_named(seeing):
     seeing["model.visual_encoder.pretrained_model_name_or_path"] = "none/clip-vit-large-patch14-336"
     with pytest.raises(CourseError, match="tianji prepare-model clip-vit-large-patch14-336"):
