@@ -280,8 +280,9 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(file, "np") as tensors:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        size = file.stat().st_size if file.exists() else 0
         raise CourseError(
-            f"{paths.told(file)}（{file.stat().st_size} 字节）不完整或已损坏：{error}。请重新下载或重新生成。"
+            f"{paths.told(file)}（{size} 字节）不完整或已损坏：{error}。请重新下载或重新生成。"
         ) from error
 
 

@@ -210,6 +210,35 @@ def test_a_missing_tower_is_named(seeing):
         estimate.estimate("configs/see_internlm2_chat_1_8b_pretrain.py", seeing)
 
 
+def test_a_folder_that_is_no_tower_is_named(seeing, tmp_path):
+    said = records.read_json(tmp_path / "clip" / "config.json")
+    for wrong, match in (
+        ({"model_type": "internlm2", "hidden_size": 1024}, "model_type 是 internlm2，不是视觉塔"),
+        ({"model_type": "clip"}, "没有 hidden_size"),
+        (said | {"patch_size": 0}, "没有 patch_size"),
+    ):
+        records.write_json(tmp_path / "clip" / "config.json", wrong)
+        with pytest.raises(CourseError, match=match):
+            estimate.estimate("configs/see_internlm2_chat_1_8b_pretrain.py", seeing)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "2", "image": "2.png"},
+        {"image": "2.png", "conversations": [{"from": "human"}]},
+        {"image": "2.png", "conversations": [{"from": "human", "value": ["生日"]}]},
+        {"image": "2.png", "conversations": "生日"},
+        "x",
+    ],
+)
+def test_a_row_that_is_not_llavas_is_named(seeing, row):
+    good = records.read_json(seeing["data_path"])[:1]
+    records.write_json(seeing["data_path"], [*good, row])
+    with pytest.raises(CourseError, match=r"rows\.json 第 2 条.*conversations"):
+        estimate.estimate("configs/see_internlm2_chat_1_8b_pretrain.py", seeing)
+
+
 def test_command_prints_the_parts_and_the_verdict(shaped, capsys):
     config = shaped(INTERNLM2_1_8B)
     status = cli.main(["estimate", str(config), "--cfg-options", "model.recompute_share=1"])
