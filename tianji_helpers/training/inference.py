@@ -123,7 +123,7 @@ def load_tokenizer(model_dir: str | Path | inspection.ModelFolder):
     if not isinstance(folder, inspection.ModelFolder):
         folder = inspection.inspect_model(folder)
     inspection.check_architecture(folder)
-    inspection.check_tokenizer(folder)
+    inspection.check_tokenizer(folder.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, **NOT_MISTRAL)
     except Exception as error:  # it reads many files; tokenizers raises plain Exceptions
