@@ -18,8 +18,9 @@ _LEAST_STEPS, _LEAST_WARMUP = 4, 2  # with fewer, the learning rate stays near 0
 class TrainingPlan:
     """What is going to be used; as text, a table.
 
-    config: with all changes. batches: of one epoch. steps: of the whole training. warmup: those in which the
-    learning rate rises; asked_warmup: those that the config says, which may be too few to rise at all.
+    config: with all changes. batches: of one epoch. epochs: of the whole training, None where the config
+    counts steps; steps: of the same. warmup: those in which the learning rate rises; asked_warmup: those that
+    the config says, which may be too few to rise at all.
     """
 
     config: object
@@ -27,19 +28,21 @@ class TrainingPlan:
     validation: data.Rows | None
     model_dir: Path
     batches: int
+    epochs: float | None
     steps: int
     warmup: int
     asked_warmup: float
 
     def __str__(self) -> str:
         cfg = self.config
-        epochs, lora = cfg.train_cfg.get("max_epochs"), configs.lora(cfg)
+        lora = configs.lora(cfg)
         accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
         lines = {
             "训练数据": f"{self.rows}每轮用 {_used(cfg, self.rows)}。",
             "验证数据": paths.told(self.validation.path) if self.validation else "没有",
             "基座模型": paths.told(self.model_dir),
-            "步数": f"{self.steps}" + (f"（{epochs:g} 轮，每轮 {self.batches} 批）" if epochs else ""),
+            "步数": f"{self.steps}"
+            + (f"（{self.epochs:g} 轮，每轮 {self.batches} 批）" if self.epochs else ""),
             "每批": f"{cfg.train_dataloader.batch_size}"
             + (
                 f"，攒 {accumulated} 批更新一次，一共更新 {-(-self.steps // accumulated)} 次"
@@ -81,8 +84,9 @@ def plan_training(
     rows = _look(cfg, "train_dataloader")
     validation = _look(cfg, "val_dataloader") if cfg.get("val_dataloader") else None
     count = batches(cfg, rows)
-    steps, asked, warmup = _set_warmup(cfg, rows)
-    return TrainingPlan(cfg, rows, validation, model_dir, count, steps, warmup, asked)
+    epochs = None if "max_iters" in cfg.train_cfg else cfg.train_cfg.get("max_epochs")
+    steps, asked, warmup = _set_steps(cfg, rows)  # of a part of an epoch it makes steps
+    return TrainingPlan(cfg, rows, validation, model_dir, count, epochs, steps, warmup, asked)
 
 
 def _check_sight(cfg, hidden: int | None) -> None:
@@ -168,9 +172,10 @@ def _used(cfg, rows: data.Rows) -> str:
     return f"{_count(cfg, rows)} " + (f"行，每行 {rows.max_length} 个词元" if packed else "条数据")
 
 
-def _set_warmup(cfg, rows: data.Rows) -> tuple[int, float, int]:
+def _set_steps(cfg, rows: data.Rows) -> tuple[int, float, int]:
     """Return the steps of a training, those of the warm-up that was asked for, and those it has.
 
+    Both are made what they are in the config: a part of an epoch becomes steps, too short a warm-up longer.
     Raises CourseError if there are so few steps that the learning rate would hardly rise.
     """
     count, used = batches(cfg, rows), _used(cfg, rows)
