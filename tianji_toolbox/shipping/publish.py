@@ -95,8 +95,7 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     folder = model_dir.with_name(f"{model_dir.name}.publish") / platform
     if folder.is_symlink() or folder.parent.is_symlink():
         raise CourseError(f"{folder} 是符号链接，不会往那里写。请先删掉它。")
-    made = {"stage": "publish", "parameters": {"repo": repo}, "inputs": []}
-    with launch.new_folder(folder, marker="", **made) as (part, _):
+    with launch.new_folder(folder, stage="publish", parameters={"repo": repo}) as (part, _):
         part.mkdir()
         for name, source in (
             {notice.name: notice for notice in export.notices(model_dir, facts.base)} | chosen
