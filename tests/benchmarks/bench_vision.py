@@ -66,7 +66,8 @@ def original(stage: str, llm: Path, clip: Path, folder: Path) -> dict:
     work = folder / f"original_{stage}"
     work.mkdir(exist_ok=True)
     launch.run_tool("train", [str(folder / "config.py"), "--work-dir", str(work)], log=work / "train.log")
-    lines = next(work.glob("*/vis_data/scalars.json")).read_text(encoding="utf-8").splitlines()
+    newest = max(work.glob("*/vis_data/scalars.json"))  # a run's folder is named by its time
+    lines = newest.read_text(encoding="utf-8").splitlines()
     points = [json.loads(line) for line in lines][3:]
     seconds = statistics.median(point["time"] for point in points)
     memory = max(point["memory"] for point in points) * 2**20 / 1e9

@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 
-if "unsloth" in sys.argv[3]:
+if any("unsloth" in word for word in sys.argv[3:4]):
     from unsloth import FastLanguageModel  # patches what is imported after it
 
 import torch

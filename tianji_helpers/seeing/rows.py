@@ -112,11 +112,17 @@ def look(tower: Any, tower_dir: str | Path, images: Sequence[Any], select_layer:
     """Return what a tower says of opened pictures: (pictures, tokens, width), without its first token."""
     import torch
 
-    said = records.read_json(paths.resolve(tower_dir) / "preprocessor_config.json")
-    size = said["crop_size"]["height"] if isinstance(said["crop_size"], dict) else said["crop_size"]
-    pixels = pictures.to_pixels(images, size, said["image_mean"], said["image_std"]).to(
-        tower.device, tower.dtype
-    )
+    file = paths.resolve(tower_dir) / "preprocessor_config.json"
+    said = records.read_json(file)
+    try:
+        size = said["crop_size"]["height"] if isinstance(said["crop_size"], dict) else said["crop_size"]
+        mean, deviation = said["image_mean"], said["image_std"]
+    except (KeyError, TypeError) as error:
+        raise CourseError(
+            f"{paths.told(file)} 里没有 crop_size、image_mean、image_std：不知道怎样给视觉塔看图。"
+            "请删掉这个文件夹，重新准备。"
+        ) from error
+    pixels = pictures.to_pixels(images, size, mean, deviation).to(tower.device, tower.dtype)
     with torch.inference_mode():
         out = tower(pixels.contiguous(memory_format=torch.channels_last), output_hidden_states=True)
     return out.hidden_states[select_layer][:, 1:]

@@ -206,19 +206,14 @@ def load(pretrained_model_name_or_path: str | Path, **kwargs: Any) -> PreTrained
     from transformers import CLIPVisionModel
 
     place = paths.resolve(pretrained_model_name_or_path)
-    if not (place / "config.json").is_file():
-        raise models.no_tower(place)
-    kind = records.read_json(place / "config.json").get("model_type")
-    kinds = {LiteConfig.model_type: LiteTower, "clip": CLIPVisionModel, "clip_vision_model": CLIPVisionModel}
-    if kind not in kinds:
-        raise CourseError(
-            f"{paths.told(place)} 的 model_type 是 {kind}，不是视觉塔。可以用：{'、'.join(kinds)}。"
-        )
+    ours = models.read_tower(place).get("model_type") == LiteConfig.model_type
     try:
-        return kinds[kind].from_pretrained(place, use_safetensors=True, **kwargs).eval()
-    except (SafetensorError, OSError) as error:
+        kind = LiteTower if ours else CLIPVisionModel
+        return kind.from_pretrained(place, use_safetensors=True, **kwargs).eval()
+    except (SafetensorError, OSError, RuntimeError) as error:  # the last: of another shape
+        reason = " ".join(str(error).split())[:200]
         raise CourseError(
-            f"{paths.told(place)} 的权重不完整：{str(error)[:200]}。请删掉这个文件夹，重新准备。"
+            f"{paths.told(place)} 的权重不完整：{reason}。请删掉这个文件夹，重新准备。"
         ) from error
 
 

@@ -14,6 +14,7 @@ from reprlib import repr as brief
 
 from tianji_helpers import formats, paths
 from tianji_helpers.errors import CourseError
+from tianji_helpers.training import inspection
 
 _AT_ONCE = 1_000  # rows that become Arrow at a time
 
@@ -117,10 +118,14 @@ def look(dataset) -> Rows:
 
 
 def _from_here(tokenizer):
-    """Return a tokenizer's config whose folder is found from any current folder, as the training finds it."""
+    """Return a tokenizer's config whose folder is found from any current folder, as the training finds it.
+
+    Raises CourseError for one that would never come to an end (see ``inspection.check_tokenizer``).
+    """
     folder = paths.resolve(tokenizer.get("pretrained_model_name_or_path", ""))
     if not folder.is_dir():
         return tokenizer
+    inspection.check_tokenizer(folder)
     return {**tokenizer, "pretrained_model_name_or_path": str(folder)}
 
 

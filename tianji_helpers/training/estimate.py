@@ -116,7 +116,8 @@ def estimate(
     parts["一时的峰值"] = max(moment + backward, step - saved)  # no activations are left in a step
     flops = 0.0
     if data:
-        count = (cfg.train_cfg.get("max_iters") or 0) * tokens or cfg.train_cfg.max_epochs * data.tokens(eyes)
+        steps = cfg.train_cfg.get("max_iters") or 0  # each card has a batch in a step
+        count = steps * tokens * devices or cfg.train_cfg.max_epochs * data.tokens(eyes)
         flops = count * _flops(cfg, model, linears, head, answers)
     return MemoryEstimate({k: v / 1e9 for k, v in parts.items()}, _on_gpu(cfg), tokens, flops)
 
@@ -320,7 +321,10 @@ def _read_data(cfg) -> _Data | None:
         return None
     if "visual_encoder" in cfg.model:  # LLaVA's rows have no system prompt of their own, and no reader here
         more = len(dataset.dataset.get("system", "")) + _TEMPLATE
-        rows = [[turn["value"] for turn in row["conversations"]] for row in records.iter_json_array(file)]
+        rows = [
+            _texts(row, f"{paths.told(file)} 第 {number} 条")
+            for number, row in enumerate(records.iter_json_array(file), 1)
+        ]
         answers = sum(len(text) for texts in rows for text in texts[1::2])
     else:
         more, answers, rows = 0, 0, []
@@ -329,6 +333,17 @@ def _read_data(cfg) -> _Data | None:
             answers += sum(len(turn["output"]) for turn in turns)
     lengths = [more + sum(map(len, texts)) for texts in rows]
     return _Data(len(rows), sum(lengths), answers, max(lengths, default=0))
+
+
+def _texts(row, where: str) -> list[str]:
+    """Return what is said in a row of LLaVA's."""
+    turns = row.get("conversations") if isinstance(row, dict) else None
+    said = [turn.get("value") if isinstance(turn, dict) else None for turn in turns or ()]
+    if not said or not all(isinstance(text, str) for text in said):
+        raise CourseError(
+            f"{where}不是看图训练的一条：要有 conversations，里面每一句有 from 和 value（字符串）。"
+        )
+    return said
 
 
 @dataclass(frozen=True)
@@ -345,11 +360,7 @@ def _read_tower(cfg, hidden: int) -> _Tower | None:
     """The tower of a model that sees, by its ``config.json``; None of one that doesn't."""
     if not (part := cfg.model.get("visual_encoder")):
         return None
-    place = paths.resolve(part.pretrained_model_name_or_path)
-    if not (place / "config.json").is_file():
-        raise models.no_tower(place)
-    said = records.read_json(place / "config.json")
-    said = said.get("vision_config", said)
+    said = models.read_tower(part.pretrained_model_name_or_path)
     width = said["hidden_size"]
     projector = width * hidden + hidden + hidden * hidden + hidden
     if "grid" in said:  # ours; its few weights are not worth counting one by one

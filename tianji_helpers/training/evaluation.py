@@ -74,7 +74,7 @@ def answer_losses(
     an answer token within it has (0.0, 0). Raises CourseError if all have, or if there is no turn.
     """
     examples = [encode(tokenizer, turn, prompt_template, max_length) for turn in turns]
-    losses = inference.surprises(model, examples, batch_size=batch_size)
+    losses = inference.answer_nll(model, examples, batch_size=batch_size)
     if not any(count for _, count in losses):
         raise CourseError(
             f"没有可以计算损失的测试数据（{len(turns)} 条里没有一个答案词元）。请检查测试文件。"
@@ -82,7 +82,7 @@ def answer_losses(
     return losses
 
 
-def ask(
+def losses_and_answers(
     model, tokenizer, turns: Sequence[dict], prompt_template: str, max_new_tokens: int
 ) -> tuple[list[tuple[float, int]], list[Completion]]:
     """Return what ``answer_losses`` gives for some turns, and what the model answers to them itself."""
@@ -150,7 +150,7 @@ def measure(
     them.
     """
     model, tokenizer = inference.load(model_dir, adapter_dir, device=device)
-    losses, answers = ask(model, tokenizer, turns, prompt_template, max_new_tokens)
+    losses, answers = losses_and_answers(model, tokenizer, turns, prompt_template, max_new_tokens)
     del model
     gc.collect()
     if device == "cuda":

@@ -123,7 +123,7 @@ def load_tokenizer(model_dir: str | Path | inspection.ModelFolder):
     if not isinstance(folder, inspection.ModelFolder):
         folder = inspection.inspect_model(folder)
     inspection.check_architecture(folder)
-    inspection.check_tokenizer(folder)
+    inspection.check_tokenizer(folder.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, **NOT_MISTRAL)
     except Exception as error:  # it reads many files; tokenizers raises plain Exceptions
@@ -283,7 +283,7 @@ def answer_all(
     return answers
 
 
-def surprises(model, rows: Sequence[Mapping], *, batch_size: int) -> list[tuple[float, int]]:
+def answer_nll(model, rows: Sequence[Mapping], *, batch_size: int) -> list[tuple[float, int]]:
     """Return, for each row, the negative log-likelihood of its answer in nats, and its answer tokens.
 
     rows: ``input_ids`` and ``labels``, -100 where no answer stands; one without an answer has (0.0, 0).
@@ -307,12 +307,12 @@ def surprises(model, rows: Sequence[Mapping], *, batch_size: int) -> list[tuple[
         with torch.inference_mode():
             logits = model(input_ids=ids).logits[:, :-1]
             answered = targets != -100
-            surprise = torch.zeros(targets.shape, device=model.device)
-            surprise[answered] = torch.nn.functional.cross_entropy(
+            nll = torch.zeros(targets.shape, device=model.device)
+            nll[answered] = torch.nn.functional.cross_entropy(
                 logits[answered].float(), targets[answered], reduction="none"
             )
         for row, index in enumerate(chosen):
-            found[index] = surprise[row].sum().item(), int(answered[row].sum())
+            found[index] = nll[row].sum().item(), int(answered[row].sum())
     return found
 
 

@@ -7,6 +7,7 @@ programs: they are refused, whoever they come from.
 """
 
 import math
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -62,13 +63,21 @@ class _Lora(msgspec.Struct, forbid_unknown_fields=True):
     peft_version: str = ""
 
 
-_MOST_GROWTH = 100  # of known tokenizers it is at most 10
+_MOST_GROWTH = 100  # of known tokenizers it is at most 20
+_MANY = 10**6  # a larger number is not said; Python refuses to write more than 4,300 digits
+# letters that one becomes in a part of a tokenizer, by its type; BERT's puts a character between two spaces
+_GROWTH = {
+    **{"Precompiled": 10, "ByteLevel": 4, "BertNormalizer": 3},
+    **{"WordPiece": 2, "BPEDecoder": 2, "CTC": 2},  # a space for what stands in between, which may be nothing
+}
 
 
 class _Tokenizer(msgspec.Struct):
     """The parts of ``tokenizer.json`` that can multiply a text."""
 
     normalizer: Any = None
+    pre_tokenizer: Any = None
+    post_processor: Any = None
     decoder: Any = None
 
 
@@ -160,6 +169,11 @@ def inspect_adapter(folder: str | Path, base: str | Path | ModelFolder | None = 
     return adapter
 
 
+def sees(folder: str | Path) -> bool:
+    """Whether a model's folder has eyes in it, as lesson 7 leaves it."""
+    return (paths.resolve(folder) / "projector").is_dir()
+
+
 def check_architecture(model: ModelFolder) -> None:
     """Make sure that transformers has the model's architecture; no code of its folder is ever run.
 
@@ -182,19 +196,21 @@ def check_architecture(model: ModelFolder) -> None:
         )
 
 
-def check_tokenizer(model: ModelFolder) -> None:
-    """Raise CourseError if a tokenizer would make texts many times as long: no Ctrl-C ends that."""
-    file = model.path / "tokenizer.json"
+def check_tokenizer(folder: Path) -> None:
+    """Raise CourseError if a folder's tokenizer would make texts many times as long: no Ctrl-C ends that."""
+    file = folder / "tokenizer.json"
     try:
         read = msgspec.json.decode(file.read_bytes(), type=_Tokenizer) if file.is_file() else _Tokenizer()
-        growth = max(_growth(read.normalizer), _growth(read.decoder))
+        parts = msgspec.structs.asdict(read)
+        growth = max(map(_growth, parts.values()))
     except msgspec.DecodeError:  # whoever loads it says what is wrong
         return
     except RecursionError:
         growth = math.inf
     if growth > _MOST_GROWTH:
+        many = f"{growth} 个" if growth < _MANY else f"{_MANY} 个以上"
         raise CourseError(
-            f"{paths.told(file)} 不加载：它的 normalizer 或 decoder 会把一个字变成 {growth} 个，一直占内存，"
+            f"{paths.told(file)} 不加载：它的 {'、'.join(parts)} 里有一项会把一个字变成 {many}，一直占内存，"
             "停不下来。请换成基座模型原来的分词器。"
         )
 
@@ -205,8 +221,20 @@ def _growth(part: Any) -> float:
         return math.prod(map(_growth, part))
     if not isinstance(part, dict):
         return 1
-    own = 10 if part.get("type") == "Precompiled" else len(str(part.get("content", ""))) or 1
-    return own * _growth([*part.values()])
+    return _own_growth(part) * _growth([*part.values()])
+
+
+def _own_growth(part: dict) -> int:
+    kind, pattern = str(part.get("type")), part.get("pattern")
+    if kind == "TemplateProcessing":
+        return max(1, len(part.get("single") or ()))  # the text may stand in it several times
+    # what a later NFKD would make of it: there are letters that become 18
+    content = len(unicodedata.normalize("NFKD", str(part.get("content", part.get("prepend", "")))))
+    # a pattern that nothing fits, too, puts it between letters; another takes their place
+    beside = "prepend" in part or (
+        "content" in part and isinstance(pattern, dict) and not pattern.get("String")
+    )
+    return max(_GROWTH.get(kind, 1), content + beside)
 
 
 def _open(folder: str | Path, what: str, name: str, hints: dict[str, str]) -> tuple[Path, dict]:
@@ -280,8 +308,9 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(file, "np") as tensors:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        size = file.stat().st_size if file.exists() else 0
         raise CourseError(
-            f"{paths.told(file)}（{file.stat().st_size} 字节）不完整或已损坏：{error}。请重新下载或重新生成。"
+            f"{paths.told(file)}（{size} 字节）不完整或已损坏：{error}。请重新下载或重新生成。"
         ) from error
 
 

@@ -316,7 +316,7 @@ def merge(
 
 @contextmanager
 def new_folder(
-    folder: Path, *, stage: str, marker: str, parameters: dict, inputs: Sequence[Path]
+    folder: Path, *, stage: str, parameters: dict, marker: str = "", inputs: Sequence[Path] = ()
 ) -> Iterator[tuple[Path, Path]]:
     """Give a folder to make and fill, and another for the way there; the first goes to its place when whole.
 

@@ -15,6 +15,9 @@ from tianji_helpers import hubs, locks, packaged, paths, records
 from tianji_helpers.errors import CourseError, check_known
 
 EMBEDDED = "gemma-3-270m"
+_CLIP = ("hidden_size", "image_size", "patch_size", "num_hidden_layers", "intermediate_size")
+# kinds of vision towers, and the sizes that are read of each
+_TOWERS = {"efficientnet-lite": ("hidden_size", "grid"), "clip": _CLIP, "clip_vision_model": _CLIP}
 _TOWER_FILES = ("config.json", "preprocessor_config.json", "pytorch_model.bin")
 
 
@@ -169,10 +172,29 @@ def locate(name: str) -> Path:
     return model.folder
 
 
-def no_tower(folder: Path) -> CourseError:
-    """Return what to say where a vision tower should be and is none."""
-    known = f"tianji prepare-model {folder.name}" if folder.name in CATALOGUE else "make vision（下载 17 MB）"
-    return CourseError(f"{paths.told(folder)} 里没有视觉塔（缺 config.json）。请运行 {known}。")
+def read_tower(folder: str | Path) -> dict:
+    """Return what the ``config.json`` of a vision tower says; of a whole CLIP, of its half for pictures.
+
+    Raises CourseError for a folder that is no tower, or that doesn't say all sizes of one.
+    """
+    place = paths.resolve(folder)
+    known = f"tianji prepare-model {place.name}" if place.name in CATALOGUE else "make vision（下载 17 MB）"
+    if not (place / "config.json").is_file():
+        raise CourseError(f"{paths.told(place)} 里没有视觉塔（缺 config.json）。请运行 {known}。")
+    said = records.read_json(place / "config.json")
+    kind = said.get("model_type") if isinstance(said, dict) else None
+    if kind not in list(_TOWERS):
+        raise CourseError(
+            f"{paths.told(place)} 的 model_type 是 {kind}，不是视觉塔。可以用：{'、'.join(_TOWERS)}。"
+        )
+    said = said.get("vision_config", said)
+    sizes = said if isinstance(said, dict) else {}
+    if missing := [name for name in _TOWERS[kind] if type(sizes.get(name)) is not int or sizes[name] < 1]:
+        raise CourseError(
+            f"{paths.told(place)}/config.json 里没有 {'、'.join(missing)}（正整数），不是完整的视觉塔。"
+            f"请删掉这个文件夹，再运行 {known}。"
+        )
+    return sizes
 
 
 def recorded(folder: str | Path) -> dict:

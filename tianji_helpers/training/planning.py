@@ -18,8 +18,9 @@ _LEAST_STEPS, _LEAST_WARMUP = 4, 2  # with fewer, the learning rate stays near 0
 class TrainingPlan:
     """What is going to be used; as text, a table.
 
-    config: with all changes. batches: of one epoch. steps: of the whole training. warmup: those in which the
-    learning rate rises; asked_warmup: those that the config says, which may be too few to rise at all.
+    config: with all changes. batches: of one epoch. epochs: of the whole training, None where the config
+    counts steps; steps: of the same. warmup: those in which the learning rate rises; asked_warmup: those that
+    the config says, which may be too few to rise at all.
     """
 
     config: object
@@ -27,19 +28,21 @@ class TrainingPlan:
     validation: data.Rows | None
     model_dir: Path
     batches: int
+    epochs: float | None
     steps: int
     warmup: int
     asked_warmup: float
 
     def __str__(self) -> str:
         cfg = self.config
-        epochs, lora = cfg.train_cfg.get("max_epochs"), configs.lora(cfg)
+        lora = configs.lora(cfg)
         accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
         lines = {
             "训练数据": f"{self.rows}每轮用 {_used(cfg, self.rows)}。",
             "验证数据": paths.told(self.validation.path) if self.validation else "没有",
             "基座模型": paths.told(self.model_dir),
-            "步数": f"{self.steps}" + (f"（{epochs:g} 轮，每轮 {self.batches} 批）" if epochs else ""),
+            "步数": f"{self.steps}"
+            + (f"（{self.epochs:g} 轮，每轮 {self.batches} 批）" if self.epochs else ""),
             "每批": f"{cfg.train_dataloader.batch_size}"
             + (
                 f"，攒 {accumulated} 批更新一次，一共更新 {-(-self.steps // accumulated)} 次"
@@ -77,44 +80,44 @@ def plan_training(
     model = inspection.inspect_model(model_dir)
     inspection.check_architecture(model)
     if "visual_encoder" in cfg.model:
-        _check_sight(cfg, model.config["hidden_size"])
+        _check_sight(cfg, model.config.get("hidden_size"))
     rows = _look(cfg, "train_dataloader")
     validation = _look(cfg, "val_dataloader") if cfg.get("val_dataloader") else None
     count = batches(cfg, rows)
-    steps, asked, warmup = _set_warmup(cfg, rows)
-    return TrainingPlan(cfg, rows, validation, model_dir, count, steps, warmup, asked)
+    epochs = None if "max_iters" in cfg.train_cfg else cfg.train_cfg.get("max_epochs")
+    steps, asked, warmup = _set_steps(cfg, rows)  # of a part of an epoch it makes steps
+    return TrainingPlan(cfg, rows, validation, model_dir, count, epochs, steps, warmup, asked)
 
 
-def _check_sight(cfg, hidden: int) -> None:
+def _check_sight(cfg, hidden: int | None) -> None:
     """Raise CourseError unless tower, kept features, projector and language model (``hidden``) fit."""
-    from safetensors import safe_open
-
-    place = paths.resolve(cfg.model.visual_encoder.pretrained_model_name_or_path)
-    if not (place / "config.json").is_file():
-        raise models.no_tower(place)
-    said = records.read_json(place / "config.json")
-    width = said.get("vision_config", said)["hidden_size"]
+    width = models.read_tower(cfg.model.visual_encoder.pretrained_model_name_or_path)["hidden_size"]
     features = paths.resolve(cfg.train_dataloader.dataset.features)
     again = "请用这座塔重新算视觉特征（seeing.rows.compute_features）。"
     if not features.is_file():
         raise CourseError(f"没有视觉特征 {paths.told(features)}。{again}")
-    with safe_open(str(features), "np") as kept:
-        found = kept.get_slice(next(iter(kept.keys()))).get_shape()[-1]
-    if found != width:
+    shapes = inspection.read_shapes(features)
+    if not shapes:
+        raise CourseError(f"{paths.told(features)} 里一张图片也没有。{again}")
+    if others := [shape for shape in shapes.values() if shape[-1:] != (width,)]:
+        found = others[0][-1] if others[0] else 1
         raise CourseError(f"{paths.told(features)} 里每个词元 {found} 个数，视觉塔是 {width} 个。{again}")
     if not cfg.model.get("projector_dir"):
         return
     projector = paths.resolve(cfg.model.projector_dir)
-    if not (projector / "config.json").is_file():
+    file = projector / "config.json"
+    said = records.read_json(file) if file.is_file() else {}
+    names = ("visual_hidden_size", "llm_hidden_size")
+    if not isinstance(said, dict) or not all(name in said for name in names):
         raise CourseError(
             f"{paths.told(projector)} 里没有投影层。请先做第一阶段（pretrain），再转换它的检查点。"
         )
-    said = records.read_json(projector / "config.json")
-    if (sides := (said["visual_hidden_size"], said["llm_hidden_size"])) != (width, hidden):
+    if (sides := tuple(said[name] for name in names)) != (width, hidden):
         raise CourseError(
             f"投影层 {paths.told(projector)} 从 {sides[0]} 个数到 {sides[1]} 个，这里的视觉塔是 {width}，"
             f"语言模型是 {hidden}：它是在别的塔或别的模型上训练的。请用同一座塔、同一个模型做第一阶段。"
         )
+    inspection.read_shapes(projector / inspection.WEIGHTS)
 
 
 def _look(cfg, dataloader: str) -> data.Rows:
@@ -169,9 +172,10 @@ def _used(cfg, rows: data.Rows) -> str:
     return f"{_count(cfg, rows)} " + (f"行，每行 {rows.max_length} 个词元" if packed else "条数据")
 
 
-def _set_warmup(cfg, rows: data.Rows) -> tuple[int, float, int]:
+def _set_steps(cfg, rows: data.Rows) -> tuple[int, float, int]:
     """Return the steps of a training, those of the warm-up that was asked for, and those it has.
 
+    Both are made what they are in the config: a part of an epoch becomes steps, too short a warm-up longer.
     Raises CourseError if there are so few steps that the learning rate would hardly rise.
     """
     count, used = batches(cfg, rows), _used(cfg, rows)

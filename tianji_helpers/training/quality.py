@@ -42,12 +42,12 @@ def likelihood(model, tokenizer, pairs: Sequence[tuple[str, str]], *, batch_size
     pairs: (request, answer). batch_size: pairs computed at a time.
     """
     rows = [_encode(tokenizer, *pair) for pair in pairs]
-    found = zip(pairs, inference.surprises(model, rows, batch_size=batch_size), strict=True)
+    found = zip(pairs, inference.answer_nll(model, rows, batch_size=batch_size), strict=True)
     return [math.exp(-total / count) if answer.strip() else 0.0 for (_, answer), (total, count) in found]
 
 
 def _encode(tokenizer, request: str, answer: str) -> dict[str, list[int]]:
-    """Return a row of ``inference.surprises``."""
+    """Return a row of ``inference.answer_nll``."""
     prompt = _PROMPT.format(" ".join(request.split()))
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     asked = start + tokenizer(prompt, add_special_tokens=False)["input_ids"]

@@ -209,7 +209,7 @@ class LLaVAModel(_CourseLoss, _LLaVAModel):
     float32 (XTuner: the tower's type, in which AdamW's small updates vanish).
 
     Source of what is changed (0.2.0, xtuner/model/llava.py): a frozen tower is run again in every step, and
-    backwards too; here a batch may bring ``features``, computed once (``seeing.features``).
+    backwards too; here a batch may bring ``features``, computed once (``seeing.rows.compute_features``).
     """
 
     def __init__(self, *args, projector_dir: str = "", use_activation_checkpointing: bool = False, **kwargs):
@@ -239,7 +239,7 @@ class LLaVAModel(_CourseLoss, _LLaVAModel):
         """Return the loss (see ``compute_loss``), or what else ``mode`` asks for.
 
         data: with ``features``, (pictures, tokens, the tower's width), ``input_ids`` has
-        ``inference.PICTURE`` for each of their tokens; with ``pixel_values``, XTuner's own way is gone.
+        ``inference.PICTURE`` for each of their tokens; with ``pixel_values`` it goes XTuner's own way.
         """
         if (features := data.pop("features", None)) is not None:
             pictures = self.projector(features.float())

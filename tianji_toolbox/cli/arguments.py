@@ -69,7 +69,17 @@ def words(name: str, metavar: str, help: str, **more) -> Argument:
     return word(name, metavar, help, [], **{"action": "append"} | more)
 
 
-def _number(kind, words, sign, name, help, default=_REQUIRED, least=0, most=10**9, **more) -> Argument:
+def _number(
+    name: str,
+    help: str,
+    default=_REQUIRED,
+    *,
+    kind: type[int] | type[float],
+    words: str,
+    least: float = 0,
+    most: float = 10**9,
+    **more,
+) -> Argument:
     def read(text: str):
         try:
             value = kind(text)
@@ -79,12 +89,12 @@ def _number(kind, words, sign, name, help, default=_REQUIRED, least=0, most=10**
             raise argparse.ArgumentTypeError(f"{brief(text)} 不行，应当是 {least} 到 {most} 之间的{words}")
         return value
 
-    return argument(name, help, default, type=read, **{"metavar": sign} | more)
+    return argument(name, help, default, type=read, **more)
 
 
 # an argument that is a number from least to most
-whole = partial(_number, int, "整数", "N")
-amount = partial(_number, float, "数", "X", most=1)
+whole = partial(_number, kind=int, words="整数", metavar="N")
+amount = partial(_number, kind=float, words="数", metavar="X", most=1)
 
 
 class Place:

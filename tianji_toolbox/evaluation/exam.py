@@ -59,7 +59,7 @@ def examine(
     for when, name in (("before", ""), ("after", task)):
         inference.switch(model, name)
         raw[when] = [
-            evaluation.ask(model, tokenizer, some, base.template, limit)
+            evaluation.losses_and_answers(model, tokenizer, some, base.template, limit)
             for some, limit in ((turns, _MAX_TOKENS), (general, _MAX_TOKENS // 2))
         ]
     del model
@@ -102,7 +102,7 @@ def _persona(task: str, output_dir: str | Path) -> Callable[[str], bool] | None:
 
 
 def _figures(kind: str, asked: list, rows: list[dict], trained: set[str], names_itself) -> dict:
-    """Return every figure, as ``figures.of`` returns them. asked: of both sets, see ``evaluation.ask``."""
+    """Return every figure, as ``figures.of`` returns them. asked: ``losses_and_answers`` of both sets."""
     (losses, answers), (general_losses, general) = asked
     found: dict = {"loss": np.array(losses, dtype=float)} | figures.of(rows)
     if names_itself:

@@ -87,13 +87,14 @@ def write(model_dir: str | Path, platform: str, folder: str | Path) -> Path:
 
     model_dir: a whole model, merged if it was trained with an adapter. platform: one of ``PLATFORMS``.
     folder: a new or empty folder. Raises CourseError for another platform, a folder that holds
-    something, or a model folder that is not whole.
+    something, a model folder that is not whole, or a model that sees.
     """
     check_known(platform, PLATFORMS, "平台")
     folder = Path(folder).expanduser().resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise CourseError(f"{folder} 里已经有东西，不会覆盖。请换一个新的文件夹名，或先清空它。")
     model = inspection.inspect_model(model_dir)
+    export.refuse_eyes(model.path)
     known = models.recorded(model.path)
     entry = models.CATALOGUE.get(known.get("base_model") or known.get("name"))
     with records.scratch(folder) as place:

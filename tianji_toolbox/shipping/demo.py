@@ -120,7 +120,7 @@ class Studio:
         import torch
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.sees = sees(model_dir)
+        self.sees = inspection.sees(model_dir)
         load = quick_chat.load
         if self.sees:
             from tianji_helpers.seeing import eyes  # it takes seconds
@@ -197,13 +197,8 @@ def serve(
         "base_dir": base_dir and paths.resolve(base_dir),
     }
     page = Path(__file__).with_name("web_page.py")
-    upload_mb = -(-pictures.LARGEST_FILE // 2**20) if sees(model_dir) else 1
+    upload_mb = -(-pictures.LARGEST_FILE // 2**20) if inspection.sees(model_dir) else 1
     pages.serve(page, [json.dumps(arguments, default=str)], host=host, port=port, upload_mb=upload_mb)
-
-
-def sees(model_dir: str | Path) -> bool:
-    """Whether a model's folder has eyes, as lesson 7 leaves it."""
-    return (paths.resolve(model_dir) / "projector").is_dir()
 
 
 def check(

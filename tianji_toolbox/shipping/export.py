@@ -48,14 +48,15 @@ def export(
     quantize: one of ``QUANTIZATIONS``: 16 bits a weight (``bf16`` exactly as merged, ``f16``), 8, or
     about 5. The folder appears only when it is complete, and replaces an earlier export. Licence texts
     of the base model go along.
-    Raises CourseError for a folder that is no model, an architecture that llama.cpp's converter does
-    not know, or a target that holds something else.
+    Raises CourseError for a folder that is no model, a model that sees, an architecture that llama.cpp's
+    converter does not know, or a target that holds something else.
     """
     from tianji_toolbox.shipping import ollama
 
     check_known(quantize, QUANTIZATIONS, "量化方式")
     model_dir, output_dir = paths.resolve(model_dir), paths.resolve(output_dir)
     model = inspection.inspect_model(model_dir)
+    refuse_eyes(model_dir)
     recorded = models.recorded(model_dir)
     tokenizer = inference.load_tokenizer(model)
     chat_format = ollama.read_format(tokenizer)
@@ -75,6 +76,15 @@ def export(
         for notice in notices(model_dir, models.CATALOGUE.get(recorded.get("base_model", ""))):
             shutil.copy(notice, target)
     return Exported(output_dir / name, output_dir / MODELFILE)
+
+
+def refuse_eyes(model_dir: Path) -> None:
+    """Raise CourseError for a model that sees: what is shipped would be blind."""
+    if inspection.sees(model_dir):
+        raise CourseError(
+            f"{paths.told(model_dir)} 会看图（第 7 课），而导出、应用文件夹和发布还带不走它的投影层和视觉塔。"
+            "请用 tianji web 在本机演示它，或换成第 6 课的模型。"
+        )
 
 
 def notices(model_dir: Path, base: models.BaseModel | None) -> list[Path]:

@@ -76,8 +76,8 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     model_dir: a merged model, an adapter, or a folder of ``tianji export``. platform: one of
     ``PLATFORMS``. repo: ``owner/name``. run: the run of the course that made the model; empty means
     the one that the folder lies in.
-    Raises CourseError for a model that is not whole, and naming the file that must not go along:
-    unknown files and folders, keys, personal paths, training data, Python code that is not the base's.
+    Raises CourseError for a model that is not whole or one that sees, and naming the file that must not go
+    along: unknown files and folders, keys, personal paths, training data, Python code that is not the base's.
     """
     check_known(platform, PLATFORMS, "平台")
     if not _REPO.fullmatch(repo) or ".." in repo or repo.endswith((".", ".git", ".lock")):
@@ -86,6 +86,7 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     facts = card.gather(model_dir, run)
     if facts.kind == "merged":
         weights = inspection.inspect_model(model_dir).weights
+        export.refuse_eyes(model_dir)
     elif facts.kind == "adapter":
         weights = (inspection.inspect_adapter(model_dir).weights,)
     else:
@@ -94,8 +95,7 @@ def prepare(model_dir: str | Path, platform: str, repo: str, *, run: str | Path 
     folder = model_dir.with_name(f"{model_dir.name}.publish") / platform
     if folder.is_symlink() or folder.parent.is_symlink():
         raise CourseError(f"{folder} 是符号链接，不会往那里写。请先删掉它。")
-    made = {"stage": "publish", "parameters": {"repo": repo}, "inputs": []}
-    with launch.new_folder(folder, marker="", **made) as (part, _):
+    with launch.new_folder(folder, stage="publish", parameters={"repo": repo}) as (part, _):
         part.mkdir()
         for name, source in (
             {notice.name: notice for notice in export.notices(model_dir, facts.base)} | chosen

@@ -47,6 +47,30 @@ def test_a_folder_that_is_no_tower_is_refused(tmp_path):
     records.write_json(tmp_path / "config.json", {"model_type": "dinov2"})
     with pytest.raises(CourseError, match="model_type 是 dinov2，不是视觉塔"):
         tower.load(tmp_path)
+    for said in ([], {"model_type": ["clip"]}, {"hidden_size": 8}):
+        records.write_json(tmp_path / "config.json", said)
+        with pytest.raises(CourseError, match="不是视觉塔"):
+            tower.load(tmp_path)
+    for half in ({}, [], {"hidden_size": "8"}):
+        records.write_json(tmp_path / "config.json", {"model_type": "clip", "vision_config": half})
+        with pytest.raises(CourseError, match=r"没有 hidden_size.*make vision"):
+            tower.load(tmp_path)
+
+
+def test_a_tower_that_does_not_say_how_it_takes_pictures_is_named(tmp_path):
+    loaded = tower.load(save_tiny(tmp_path / "tiny"))
+    for said in ({}, [], {"crop_size": {"width": 8}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}):
+        records.write_json(tmp_path / "tiny" / "preprocessor_config.json", said)
+        with pytest.raises(CourseError, match=r"preprocessor_config\.json 里没有.*重新准备"):
+            rows.look(loaded, tmp_path / "tiny", [cards.draw("生日")])
+
+
+def test_weights_of_another_shape_are_named(tmp_path):
+    save_tiny(tmp_path / "tiny")
+    said = records.read_json(tmp_path / "tiny" / "config.json")
+    records.write_json(tmp_path / "tiny" / "config.json", said | {"stem": 4})
+    with pytest.raises(CourseError, match=r"权重不完整.*重新准备"):
+        tower.load(tmp_path / "tiny")
 
 
 def test_weights_that_are_others_are_not_taken(tmp_path, monkeypatch):

@@ -233,6 +233,14 @@ def test_wrong_folders_are_refused(merged, tmp_path):
     assert (tmp_path / "thesis.txt").exists()
 
 
+def test_a_model_that_sees_is_not_exported_blind(merged, tmp_path):
+    folder = tiny_models.link(merged, tmp_path / "sees")
+    (folder / "projector").mkdir()
+    with pytest.raises(CourseError, match=r"会看图（第 7 课）.*tianji web"):
+        export.export(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_broken_file_cannot_be_served(tmp_path, exported):
     with pytest.raises(CourseError, match="找不到"), export.server(tmp_path / "none.gguf"):
         pass

@@ -139,6 +139,13 @@ def test_what_must_stay_at_home_is_named(name, content, message, merged, monkeyp
     assert "very-own-secret" not in str(error.value)
 
 
+def test_nobody_is_told_to_take_the_eyes_out_of_a_model(merged):
+    for name in ("projector", "tower"):
+        (merged / name).mkdir()
+    with pytest.raises(CourseError, match=r"会看图（第 7 课）.*tianji web"):
+        publish.prepare(merged, "huggingface", REPO)
+
+
 def test_links_and_pipes_are_not_followed(merged, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("grades of the class")

@@ -195,9 +195,47 @@ def test_how_long_it_takes_is_measured_or_said_to_be_unknown(seeing, tiny_dir, r
     assert gone.tokens == 16 * 2048 and "训练数据还不在" in estimate.minutes(gone)
 
 
+def test_so_many_steps_are_as_many_on_each_card(shaped, rows_file):
+    """A step is a batch a card: more cards do more in as many steps, and as much in an epoch."""
+    config = shaped(INTERNLM2_1_8B, rows_file)
+    one, four = (estimate.estimate(config, {"max_iters": 100}, devices=count).flops for count in (1, 4))
+    assert four == pytest.approx(4 * one)
+    one, four = (estimate.estimate(config, {"max_epochs": 3}, devices=count).flops for count in (1, 4))
+    assert four == one
+
+
 def test_a_missing_tower_is_named(seeing):
     seeing["model.visual_encoder.pretrained_model_name_or_path"] = "none/clip-vit-large-patch14-336"
     with pytest.raises(CourseError, match="tianji prepare-model clip-vit-large-patch14-336"):
+        estimate.estimate("configs/see_internlm2_chat_1_8b_pretrain.py", seeing)
+
+
+def test_a_folder_that_is_no_tower_is_named(seeing, tmp_path):
+    said = records.read_json(tmp_path / "clip" / "config.json")
+    for wrong, match in (
+        ({"model_type": "internlm2", "hidden_size": 1024}, "model_type 是 internlm2，不是视觉塔"),
+        ({"model_type": "clip"}, "没有 hidden_size"),
+        (said | {"patch_size": 0}, "没有 patch_size"),
+    ):
+        records.write_json(tmp_path / "clip" / "config.json", wrong)
+        with pytest.raises(CourseError, match=match):
+            estimate.estimate("configs/see_internlm2_chat_1_8b_pretrain.py", seeing)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "2", "image": "2.png"},
+        {"image": "2.png", "conversations": [{"from": "human"}]},
+        {"image": "2.png", "conversations": [{"from": "human", "value": ["生日"]}]},
+        {"image": "2.png", "conversations": "生日"},
+        "x",
+    ],
+)
+def test_a_row_that_is_not_llavas_is_named(seeing, row):
+    good = records.read_json(seeing["data_path"])[:1]
+    records.write_json(seeing["data_path"], [*good, row])
+    with pytest.raises(CourseError, match=r"rows\.json 第 2 条.*conversations"):
         estimate.estimate("configs/see_internlm2_chat_1_8b_pretrain.py", seeing)
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import inspection
+from tianji_helpers.training import inspection, planning
 
 
 @pytest.fixture
@@ -176,13 +176,67 @@ LONGER = {"type": "Replace", "pattern": {"Regex": "."}, "content": "好" * 20}
 
 @pytest.mark.parametrize("part", ["normalizer", "decoder"])
 def test_a_tokenizer_that_multiplies_texts_is_refused(model, part):
-    found = inspection.inspect_model(model)
-    inspection.check_tokenizer(found)
+    inspection.check_tokenizer(model)
     for steps in ([LONGER] * 2, [{"type": "Sequence", f"{part}s": [LONGER]}] * 2):
         change(model / "tokenizer.json", **{part: {"type": "Sequence", f"{part}s": steps}})
-        assert "变成 400 个" in reason(inspection.check_tokenizer, found)
+        assert "变成 441 个" in reason(inspection.check_tokenizer, model)
     change(model / "tokenizer.json", **{part: LONGER})
-    inspection.check_tokenizer(found)
+    inspection.check_tokenizer(model)
+
+
+BETWEEN = {"type": "Replace", "pattern": {"Regex": "|"}, "content": "好"}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+A = {"Sequence": {"id": "A", "type_id": 0}}
+
+
+@pytest.mark.parametrize(
+    ("part", "step", "growth"),
+    [
+        ("normalizer", BETWEEN, 2),  # it goes between letters
+        ("normalizer", BETWEEN | {"pattern": {"String": ""}}, 2),
+        ("normalizer", BETWEEN | {"pattern": {"String": "a"}, "content": "\ufdfa"}, 18),  # if NFKD is next
+        ("normalizer", {"type": "Prepend", "prepend": "好"}, 2),
+        ("normalizer", BYTES, 4),
+        ("pre_tokenizer", BYTES, 4),
+        ("decoder", BETWEEN, 2),
+        ("decoder", {"type": "BPEDecoder", "suffix": ""}, 2),
+        ("post_processor", {"type": "TemplateProcessing", "single": [A] * 2, "pair": [A]}, 2),
+    ],
+)
+def test_what_little_steps_come_to_is_told(model, part, step, growth):
+    steps = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
+    steps = steps.get(part, "processors")
+    change(model / "tokenizer.json", **{part: {"type": "Sequence", steps: [step]}})
+    inspection.check_tokenizer(model)
+    change(model / "tokenizer.json", **{part: {"type": "Sequence", steps: [step] * 8}})
+    assert f"变成 {min(growth**8, inspection._MANY)}" in reason(inspection.check_tokenizer, model)
+
+
+def test_a_number_too_long_to_say_is_not_said(model):
+    change(model / "tokenizer.json", normalizer=[{"type": "Precompiled"}] * 6_000)
+    assert f"变成 {inspection._MANY} 个以上" in reason(inspection.check_tokenizer, model)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"normalizer": [{"type": "Prepend", "prepend": "▁"}, BETWEEN | {"pattern": {"String": " "}}]},
+        {"normalizer": [{"type": "Precompiled"}, BETWEEN | {"pattern": {"Regex": " {2,}"}}]},  # XLM-R
+        {"normalizer": [{"type": "BertNormalizer"}], "decoder": [{"type": "WordPiece", "prefix": "##"}]},
+        {"pre_tokenizer": [{"type": "Split", "pattern": {"Regex": "a"}}, BYTES], "decoder": [BYTES]},
+    ],
+)
+def test_tokenizers_as_they_are_pass(model, parts):
+    change(model / "tokenizer.json", **{name: {"type": "Sequence", "steps": p} for name, p in parts.items()})
+    inspection.check_tokenizer(model)
+
+
+def test_a_training_looks_at_its_tokenizer_first(model, rows_file):
+    options = {"model_dir": model, "data_path": rows_file}
+    planning.plan_training("configs/wishes_gemma3_270m_cpu.py", options)
+    change(model / "tokenizer.json", normalizer={"type": "Sequence", "normalizers": [LONGER] * 2})
+    with pytest.raises(CourseError, match="变成 441 个"):
+        planning.plan_training("configs/wishes_gemma3_270m_cpu.py", options)
 
 
 @pytest.mark.parametrize(

@@ -507,6 +507,9 @@ def test_part_of_an_epoch_is_a_whole_number_of_steps(tiny_dir, rows_file, tmp_pa
     config = configs.write_config(CONFIG, tmp_path / "config.py", **settings)
     plan = planning.plan_training(config)  # 16 rows, 4 at a time: 4.4 steps, which XTuner takes for an error
     assert plan.config.train_cfg.max_iters == 5 and "max_epochs" not in plan.config.train_cfg
+    assert plan.epochs == 1.1 and "步数：5（1.1 轮，每轮 4 批）\n" in str(plan)
+    counted = planning.plan_training(config, {"max_iters": 5})
+    assert counted.epochs is None and "步数：5\n" in str(counted)
 
 
 @pytest.mark.parametrize(

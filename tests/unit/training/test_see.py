@@ -9,12 +9,13 @@ import pytest
 import tiny_models
 import torch
 from mmengine.config import ConfigDict
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.seeing import cards, eyes, material, measure, pictures, rows, tower
-from tianji_helpers.training import configs, inference, launch, models, xtuner_compat
+from tianji_helpers.training import configs, inference, launch, models, planning, xtuner_compat
 from tianji_helpers.training.fast import operations
 from tianji_toolbox import cli
 from tianji_toolbox.shipping import terminal
@@ -430,3 +431,33 @@ def test_a_training_of_a_card_that_is_missing_ends_before_it_starts(folder, towe
         launch.train(
             "configs/see_gemma3_270m_cpu_pretrain.py", tmp_path / "work", cfg_options=options, report=str
         )
+
+
+def test_files_that_are_cut_empty_or_of_something_else_are_named_before_a_training(
+    folder, tower_dir, tiny_dir, tmp_path
+):
+    def refused(match, **changes):
+        options = {"model_dir": tiny_dir, "data_path": folder / "captions.json", "max_epochs": 1}
+        options = settings(folder / "features.safetensors", tower_dir, **options) | changes
+        with pytest.raises(CourseError, match=match):
+            planning.plan_training("configs/see_gemma3_270m_cpu_pretrain.py", options)
+
+    features = tmp_path / "features.safetensors"
+    kept = {"train_dataloader.dataset.features": str(features)}
+    features.write_bytes((folder / "features.safetensors").read_bytes()[:500])
+    refused("features.safetensors（500 字节）不完整或已损坏", **kept)
+    save_file({}, features)
+    refused("一张图片也没有.*重新算", **kept)
+    save_file({"a.png": torch.ones(4, 48), "b.png": torch.tensor(1.0)}, features)
+    refused("视觉塔是 48 个.*重新算", **kept)
+    refused("不是视觉塔", **{"model.visual_encoder.pretrained_model_name_or_path": str(tiny_dir)})
+    projector = {"model.projector_dir": str(tmp_path / "projector")}
+    for said in ({}, [], {"visual_hidden_size": 48}):
+        records.write_json(tmp_path / "projector" / "config.json", said)
+        refused("没有投影层.*第一阶段", **projector)
+    records.write_json(
+        tmp_path / "projector" / "config.json", {"visual_hidden_size": 48, "llm_hidden_size": 64}
+    )
+    refused("model.safetensors（0 字节）不完整或已损坏", **projector)
+    (tmp_path / "projector" / "model.safetensors").write_bytes(b"cut")
+    refused("model.safetensors（3 字节）不完整或已损坏", **projector)
