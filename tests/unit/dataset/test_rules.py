@@ -75,6 +75,8 @@ def test_every_rule_has_title_doc_and_example():
         "幸福满满哒！加油鸭！🦆 生日快乐哦~",
         "尊敬的姐姐：\n生日快乐，诸事顺遂。",
         "一家三口👩‍👩‍👦，日子像春风一样🌬️！",
+        "①健康②快乐③平安，姐姐，都是我给你的，生日快乐！",
+        "二○○八年相识，姐姐，祝你生日快乐！",
     ],
 )
 def test_a_clean_wish_is_left_alone(text):
