@@ -333,7 +333,7 @@ def new_folder(
         yield (target := part / folder.name), part
         records.write_provenance(target, stage=stage, parameters=parameters, inputs=inputs)
         if kept := records.replace_folder(target, folder):
-            print(f"{folder} 里有不是课程写的东西，没有删掉，改名为 {kept.name}。")
+            print(records.told_of_kept(folder, kept))
 
 
 def run_tool(

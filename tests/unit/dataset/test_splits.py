@@ -307,6 +307,6 @@ def test_a_part_that_somebody_else_wrote_or_changed_is_kept(tmp_path, capsys):
     splits.write_split(tmp_path / "all.json", by="row")
     splits.write_split(tmp_path / "all.json", by="row")
     assert (tmp_path / "all_train.json.kept-1").read_text() == "mine"
-    assert "all_train.json 不是课程写的，或者改动过" in capsys.readouterr().err
+    assert "all_train.json 不是课程写的，或者改动过" in capsys.readouterr().out
     assert len(list(tmp_path.glob("*.kept-*"))) == 1, "what would be the same needs no copy"
     assert records.read_conversations(tmp_path / "all_train.json") == first
