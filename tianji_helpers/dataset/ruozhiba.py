@@ -112,7 +112,7 @@ def convert_file(
     seed: int | None = None,
     threshold: float = SAME_QUESTION,
 ) -> dict[str, int]:
-    """Convert a COIG-CQIA file and write its parts as JSONL, with provenance.
+    """Convert a COIG-CQIA file and write its parts, with provenance: JSON Lines, or an array if named .json.
 
     validation_path: None makes two halves, as the original does. format_path: where to write all messages
     before the split, in the order of the source (what the original's first script leaves behind); None
@@ -134,6 +134,6 @@ def convert_file(
     parameters = {"ratio": ratio, "validation": validation, "seed": seed, "threshold": threshold}
     for path, part in zip(targets.values(), (*parts.values(), rows), strict=True):
         if path:
-            records.write_jsonl(path, part)
+            formats.write_rows(path, part)
             records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])
     return counts
