@@ -312,9 +312,9 @@ def write_split(
     parts = split(rows, groups, validation=validation, test=test, seed=seed)
     counts = {part: len(chosen) for part, chosen in parts.items()} | {"groups": len(set(groups))}
     parameters = {"by": by, "validation": validation, "test": test, "seed": seed}
-    suffix = ".jsonl" if kind == LINES else ".json"
+    name, suffix = Path(source.name.removesuffix(".gz")).stem, ".jsonl" if kind == LINES else ".json"
     for part, chosen in parts.items():
-        path = Path(folder or source.parent) / f"{source.stem}_{part}{suffix}"
+        path = Path(folder or source.parent) / f"{name}_{part}{suffix}"
         with records.make_way(path):
             formats.write_rows(path, chosen)
         records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])

@@ -1,5 +1,6 @@
 """Groups stay together, names stay in training where they can, and no part leaks into another."""
 
+import gzip
 import itertools
 import random
 from collections import Counter
@@ -270,6 +271,16 @@ def test_ten_rows_of_any_format_stay_as_they_are(tmp_path, name, suffix):
     written = [row for file in files for _, row in formats.iter_rows(file)]
     assert sorted(written, key=rows.index) == rows
     assert all(records.provenance_path(file).is_file() for file in files)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("mine.jsonl.gz", ".jsonl"), ("mine.json.gz", ".json")])
+def test_the_parts_of_a_gzipped_file_are_named_after_what_is_in_it(tmp_path, name, suffix):
+    plain = tmp_path / name.removesuffix(".gz")
+    write_rows(plain, *((f"问{number}", f"答{number}") for number in range(10)))
+    (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+    splits.write_split(tmp_path / name, tmp_path / "out", by="row")
+    files = {file.name for file in (tmp_path / "out").iterdir() if file.suffix == suffix}
+    assert {f"mine_{part}{suffix}" for part in splits.PARTS} <= files
 
 
 def test_one_request_for_all_is_split_row_by_row(tmp_path):
