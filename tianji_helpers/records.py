@@ -246,7 +246,8 @@ _SIGNATURES = {
     b"7z\xbc\xaf": "这是 7z 压缩包，请先解开。",
     b"Rar!": "这是 RAR 压缩包，请先解开。",
     b"PK\x03\x04": "这是 Excel、Word 文件或 zip 压缩包，但没有下载完整；请重新下载。",
-    **dict.fromkeys((b"\xff\xd8\xff", b"\x89PNG"), "这是图片，请先取出里面的文字。"),
+    b"\xff\xd8\xff": "这是图片，请先取出里面的文字。",
+    b"\x89PNG": "这是图片，请先取出里面的文字。",
 }
 
 
