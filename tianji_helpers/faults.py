@@ -44,10 +44,12 @@ class Rule:
 def rule(
     into: dict[str, Rule], kind: str, title: str, *examples: tuple[str, ...]
 ) -> Callable[[Check], Check]:
-    """Register the function below as a rule of its name."""
+    """Register the function below as a rule of its name, which must be a new one."""
 
     def register(function: Check) -> Check:
         name = function.__name__
+        if name in into:
+            raise AssertionError(f"there is a rule {name} already")
         into[name] = Rule(name, title, kind, function, tuple(Example(*example) for example in examples))
         return function
 

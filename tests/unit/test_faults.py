@@ -68,6 +68,19 @@ def test_every_fault_has_a_title_a_docstring_and_an_example():
         assert fault.title and fault.apply.__doc__ and fault.examples
 
 
+def test_a_second_rule_of_one_name_is_refused():
+    registry = {}
+
+    def register():
+        @faults.rule(registry, "reject", "空")
+        def empty(text, request):
+            return None
+
+    register()
+    with pytest.raises(AssertionError, match="empty"):
+        register()
+
+
 @given(st.text(max_size=60))
 def test_checks_that_need_a_name_pass_without_one(text):
     named = {"wrong_person", "wrong_scene", "honorific", "no_wish"}

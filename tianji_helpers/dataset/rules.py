@@ -551,3 +551,5 @@ def unsuitable(text: str, request: Request) -> str | None:
 
 
 RULES = MENDS | faults.FAULTS | PAIRS
+if len(RULES) < len(MENDS) + len(faults.FAULTS) + len(PAIRS):
+    raise AssertionError("two rules of different kinds have one name")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tianji_helpers import faults, wishes
-from tianji_helpers.dataset import clean, rules
+from tianji_helpers.dataset import clean, plain, rules
 
 MATRIX = wishes.load()
 REQUESTS = [
@@ -60,6 +60,7 @@ def test_every_rule_has_title_doc_and_example():
     for rule in rules.RULES.values():
         assert rule.title and rule.apply.__doc__ and rule.examples, rule.name
     assert len({rule.title for rule in rules.RULES.values()}) == len(rules.RULES)
+    assert not rules.RULES.keys() & plain.TITLES.keys(), "cleaning counts both by name"
 
 
 @pytest.mark.parametrize(
