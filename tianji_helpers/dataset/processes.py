@@ -33,11 +33,12 @@ def in_order(work: Callable, items: Iterable, processes: int, alone: int) -> Ite
     yield from map(work, islice(items, alone) if processes > 1 else items)
     for item in items:
         context = get_context("spawn")  # threads of the parent would break fork
-        with (
-            ProcessPoolExecutor(1, context, initializer=_begin, initargs=(work,)) as second,
-            _quick_turns(),
-        ):
-            yield from _shared(work, chain((item,), items), second)
+        second = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(work,))
+        try:
+            with _quick_turns():
+                yield from _shared(work, chain((item,), items), second)
+        finally:
+            second.shutdown(cancel_futures=True)  # whoever breaks off does not wait for what is queued
 
 
 @contextmanager

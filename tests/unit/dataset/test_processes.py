@@ -1,6 +1,7 @@
 """Work shared with a second process: in order, nothing lost, errors in their turn."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -66,6 +67,22 @@ def test_if_the_second_process_is_killed_this_one_goes_on():
             os.kill(who, signal.SIGKILL)
     assert [number for number, _ in found] == [number % 40 for number in range(200)]
     assert len({who for _, who in found}) == 2
+
+
+def noted(item: tuple[Path, int]) -> int:
+    """Leave a sign that it was done; the second process takes longer."""
+    folder, number = item
+    if multiprocessing.parent_process():
+        time.sleep(0.05)
+    (folder / str(number)).touch()
+    return os.getpid()
+
+
+def test_what_waits_for_the_second_process_is_not_done_any_more_if_nobody_wants_it(tmp_path):
+    numbers = itertools.count()
+    with closing(processes.in_order(noted, zip(itertools.repeat(tmp_path), numbers), 2, alone=0)) as shared:
+        next(who for who in shared if who != os.getpid())
+    assert len(list(tmp_path.iterdir())) < next(numbers)
 
 
 def test_the_second_process_does_not_outlive_the_first():
