@@ -127,6 +127,8 @@ def convert_file(
             f"{'、'.join(files)}里有两个是同一个文件（{'、'.join(map(str, files.values()))}）；"
             "请各用一个文件名。"
         )
+    for path in filter(None, targets.values()):
+        formats.check_name(path)
     rows = [to_messages(record) for record in read_source(source)]
     validation = validation if validation_path else 0
     parts = split(rows, ratio, seed, threshold, validation=validation)

@@ -242,9 +242,11 @@ def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -
     They go to ``<test>_leaked.jsonl`` beside it, after what an earlier repair put there, each with the
     number of the training row (from 1) and the similarity. The rows that stay are not changed, nor is
     the training file.
-    Raises CourseError if no row would stay; then nothing is written.
+    Raises CourseError if no row would stay, or for a file that is neither .json nor .jsonl; then nothing is
+    written.
     """
     test_path = Path(test_path)
+    formats.check_name(test_path)
     leaked = {position: (twin, similarity) for position, twin, similarity in found.pairs()}
     rows = [row for _, row in formats.iter_rows(test_path)]
     kept = [row for position, row in enumerate(rows) if position not in leaked]

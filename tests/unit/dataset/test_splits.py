@@ -203,6 +203,18 @@ def test_a_test_of_leaks_only_is_left_as_it_is(tmp_path):
     assert test.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_test_of_a_kind_that_is_not_written_is_left_as_it_is(tmp_path):
+    train, plain = tmp_path / "openai_train.jsonl", tmp_path / "openai_test.jsonl"
+    write_rows(train, *TRAIN)
+    write_rows(plain, *TEST)
+    test = tmp_path / "test.jsonl.gz"
+    test.write_bytes(gzip.compress(plain.read_bytes()))
+    before = set(tmp_path.iterdir())
+    with pytest.raises(CourseError, match=r"test\.jsonl\.gz 的名字要以 \.json"):
+        splits.repair_test(test, train, splits.file_leakage(train, test))
+    assert set(tmp_path.iterdir()) == before
+
+
 def test_every_part_is_repaired_against_all_that_come_before_it(tmp_path):
     parts = [tmp_path / f"openai_{part}.jsonl" for part in splits.PARTS]
     asked = (
