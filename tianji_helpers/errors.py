@@ -1,4 +1,4 @@
-"""The one exception that the course raises on purpose."""
+"""What the course raises on purpose."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -19,6 +19,10 @@ class CourseError(HidesSecrets):
     The message is Simplified Chinese and names the observed value, the limit and the fix. The
     command line prints it without a traceback and exits with status 1.
     """
+
+
+class Terminated(KeyboardInterrupt):
+    """Somebody ended this program (SIGTERM): all is tidied up as after a Ctrl-C, and nothing goes on."""
 
 
 def check_known(name: str, known: Iterable[str], what: str) -> None:

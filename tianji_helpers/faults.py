@@ -44,10 +44,12 @@ class Rule:
 def rule(
     into: dict[str, Rule], kind: str, title: str, *examples: tuple[str, ...]
 ) -> Callable[[Check], Check]:
-    """Register the function below as a rule of its name."""
+    """Register the function below as a rule of its name, which must be a new one."""
 
     def register(function: Check) -> Check:
         name = function.__name__
+        if name in into:
+            raise AssertionError(f"there is a rule {name} already")
         into[name] = Rule(name, title, kind, function, tuple(Example(*example) for example in examples))
         return function
 
@@ -130,11 +132,14 @@ def leftover(text: str, request: Request) -> str | None:
 
 _SLOT = re.compile(
     r"[\[【（(<{](?:您的|你的|对方|收信人|署名|此处(?:填|写|插|省略|故意|添加)|填写|请填|某|姓名|名字|称呼|对象)[^\]】）)>}\n]{0,16}[\]】）)>}]"
-    r"|[\[【{](?:[^\]】}\n]{0,8}(?:名字|姓名|称呼|日期|年份|公司|单位|职位|具体|愿望)[^\]】}\n]{0,6})[\]】}]"
-    r"|\{[^{}\n]{0,16}\}|_{3,}|＿{2,}|\*{3,}|[○◯]{2,}|(?<![A-Za-z])[XxＸ]{2,}(?![A-Za-z])|某某|×{2,}|[Oo○]{2,}(?=先生|女士|老师|总)"
+    r"|[\[【{](?:[^\]】}\n]{0,8}(?:名字|姓名|称呼|日期|年份|公司|单位|职位|具体)[^\]】}\n]{0,6})[\]】}]"
+    r"|\{[^{}\n]{0,16}\}|_{3,}|＿{2,}|\*{3,}|(?<![一二三四五六七八九〇○◯])[○◯]{2,}(?![一二三四五六七八九〇○◯年])|(?<![A-Za-z])[XxＸ]{2,}(?![A-Za-z])|某某|×{2,}|[Oo○]{2,}(?=先生|女士|老师|总)"
 )
 
 
+# not to be filled in: a rule between two lines, and ***bold italics***, which begin with a letter and end
+# with one, or with a mark before no letter
+_STARS = re.compile(r"^[ \t]*\*{3,}[ \t]*$|\*{3}(?=\w)[^*\n]+(?:(?<=\w)\*{3}|\*{3}(?!\w))", re.MULTILINE)
 _SLOT_SIGN = re.compile(r"[\[【（(<{_＿*XxＸ×某Oo○◯]")  # in whatever the rule looks for
 
 
@@ -149,12 +154,13 @@ _SLOT_SIGN = re.compile(r"[\[【（(<{_＿*XxＸ×某Oo○◯]")  # in whatever 
 )
 def slot(text: str, request: Request) -> str | None:
     """A place that somebody was meant to fill in."""
-    found = _SLOT_SIGN.search(text) and _SLOT.search(text)
+    found = _SLOT_SIGN.search(text) and _SLOT.search(_STARS.sub("", text) if "***" in text else text)
     return f"“{found[0]}”还没有填" if found else None
 
 
 _ALTERNATIVES = re.compile(
-    r"(?:^|\n)\s*(?:1[.、）)]|一、|①).+\n\s*(?:2[.、）)]|二、|②)|(?:版本|祝福|方案)[一1A][：:].*(?:版本|祝福|方案)[二2B][：:]|①.+②"
+    r"(?:^|\n)\s*(?:1[.、）)]|一、|①).+\n\s*(?:2[.、）)]|二、|②)|(?:版本|祝福|方案)[一1A][：:].*(?:版本|祝福|方案)[二2B][：:]"
+    r"|^\s*①[^②]*[。！!？?～~]\s*②"  # sentences: ①健康②快乐 is a list
     r"|(?:^|\n)\s*(?:或者|或|另一版)[：:]",
     re.DOTALL,
 )

@@ -250,12 +250,17 @@ def convert_file(
 def write_rows(path: str | Path, rows: Iterable[dict]) -> int:
     """Write rows as a JSON array, or as JSON Lines: the file's name says which.
 
-    Raises CourseError for a name that ends neither in ``.json`` nor in ``.jsonl``.
+    Raises CourseError as ``check_name`` does.
     """
-    writers = {".json": records.write_json_array, ".jsonl": records.write_jsonl}
-    if (suffix := Path(path).suffix.lower()) not in writers:
+    check_name(path)
+    lines = Path(path).suffix.lower() == ".jsonl"
+    return records.write_jsonl(path, rows) if lines else records.write_json_array(path, rows)
+
+
+def check_name(path: str | Path) -> None:
+    """Raise CourseError for the name of a file of rows that ends neither in ``.json`` nor in ``.jsonl``."""
+    if Path(path).suffix.lower() not in (".json", ".jsonl"):
         raise CourseError(f"结果文件 {path} 的名字要以 .json（数组）或 .jsonl（一行一条）结尾。")
-    return writers[suffix](path, rows)
 
 
 def _pick(row: dict, known: set[str], where: str, left_out: Counter) -> None:

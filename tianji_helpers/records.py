@@ -26,7 +26,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 import zipfile
 import zlib
@@ -247,7 +246,8 @@ _SIGNATURES = {
     b"7z\xbc\xaf": "这是 7z 压缩包，请先解开。",
     b"Rar!": "这是 RAR 压缩包，请先解开。",
     b"PK\x03\x04": "这是 Excel、Word 文件或 zip 压缩包，但没有下载完整；请重新下载。",
-    **dict.fromkeys((b"\xff\xd8\xff", b"\x89PNG"), "这是图片，请先取出里面的文字。"),
+    b"\xff\xd8\xff": "这是图片，请先取出里面的文字。",
+    b"\x89PNG": "这是图片，请先取出里面的文字。",
 }
 
 
@@ -617,15 +617,23 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
 @contextmanager
 def make_way(file: Path) -> Iterator[None]:
     """Keep a copy of a file that is written though nobody named it, unless it is ours or becomes the same."""
-    kept = None
-    if file.is_file() and provenance(file).get("sha256") != sha256(file):
-        with writing(file):
-            kept = shutil.copy2(file, _free_name(file))
-    yield
-    if kept and sha256(kept) == sha256(file):  # an earlier run wrote it, and broke off
-        kept.unlink()
-    elif kept:
-        print(f"原来的 {file} 不是课程写的，或者改动过：有一份留作 {kept.name}", file=sys.stderr)
+    before = sha256(file) if file.is_file() else ""
+    kept = _free_name(file) if before and provenance(file).get("sha256") != before else None
+    try:
+        if kept:
+            with writing(file):
+                shutil.copy2(file, kept)
+        yield
+    finally:
+        if kept and file.is_file() and sha256(file) == before:
+            kept.unlink(missing_ok=True)  # it was not written, or an earlier run wrote it, and broke off
+        elif kept:
+            print(told_of_kept(file, kept))
+
+
+def told_of_kept(path: Path, kept: Path) -> str:
+    """Return what to say of a file or folder of somebody else that another one has replaced."""
+    return f"原来的 {paths.told(path)} 不是课程写的，或者改动过：没有删掉，留作 {kept.name}。"
 
 
 def set_aside(folder: Path) -> Path:

@@ -10,6 +10,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from tianji_helpers import paths, records
 from tianji_helpers.chat import Chat, widget
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference
+from tianji_toolbox import cli
 from tianji_toolbox.shipping.terminal import repl
 
 
@@ -93,20 +95,33 @@ def test_the_oldest_turns_leave_when_the_window_is_full(loaded, monkeypatch):
     assert short[1]["role"] == "user" and 1 < len(short) < len(talk)
 
 
+class Interrupting(io.StringIO):
+    """A terminal that gets a signal whenever the first piece of an answer shows."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, text):
+        answering = self.getvalue().endswith("模型：")
+        super().write(text)
+        if answering and text:
+            signal.raise_signal(self.number)
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_chat(base_dir):
-    class Terminal(io.StringIO):
-        """Where somebody presses Ctrl-C when the first piece of an answer shows."""
-
-        def write(self, text):
-            answering = self.getvalue().endswith("模型：")
-            super().write(text)
-            if answering and text:
-                raise KeyboardInterrupt
-
-    sink = Terminal()
+    sink = Interrupting(signal.SIGINT)
     repl(base_dir, source=io.StringIO("祝姐姐生日\n祝姐姐生日"), sink=sink)
     first, second = re.findall("模型：(.+)（已停下）", sink.getvalue())
     assert first == second and sink.getvalue().endswith("再见。\n")
+
+
+def test_a_termination_ends_the_chat_while_it_answers(base_dir, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("祝姐姐生日\n祝姐姐生日".encode())))
+    monkeypatch.setattr(sys, "stdout", sink := Interrupting(signal.SIGTERM))
+    assert cli.main(["chat", str(base_dir)]) == 130
+    assert sink.getvalue().count("模型：") == 1 and "再见" not in sink.getvalue()
+    assert "已中断" in capsys.readouterr().err
 
 
 def test_the_command_reads_a_pipe(base_dir, adapters):

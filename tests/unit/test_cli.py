@@ -85,6 +85,7 @@ def test_no_command_shows_the_help_and_version_the_version(capsys):
         ("train x.py --work-dir w --cfg-options", "后面至少要写一个值"),
         ("course --onl 01", "不认识 --onl 01"),
         ("merge a b.json --skip-bad=3", "后面不能写值 '3'"),
+        ("merge a b.jsonl", "'b.jsonl' 的名字要以 .json 结尾"),
     ],
 )
 def test_a_wrong_command_line_exits_2_says_why_and_points_to_the_help(arguments, message, capsys):

@@ -25,6 +25,13 @@ GOOD = [
     ("祝妈妈元宵节", "妈妈，愿你今晚少忙一点，多吃两颗汤圆。"),
     ("祝哥哥生日,严肃风格", "值此生辰，谨祝兄长康健顺遂，愿您事业有成。"),
     ("祝房东泼水节", "水花溅起来，福气就到了，祝房东一年都顺！"),
+    ("祝姐姐生日", "姐姐，***生日快乐***！愿你***天天开心***。"),
+    ("祝姐姐生日,小红书风格", "姐姐，生日快乐！\n***\n愿你天天开心。"),
+    ("祝姐姐生日", "【生日愿望】姐姐，祝你生日快乐！"),
+    ("祝姐姐春节,严肃风格", "二○○八年，祝姐姐新春快乐，万事如意！"),
+    ("祝姐姐春节,严肃风格", "二〇◯◯年的钟声已远，二○○○年正好，祝姐姐新春快乐！"),
+    ("祝姐姐生日,小红书风格", "姐姐，愿你①健康②快乐③平安！"),
+    ("祝姐姐生日,小红书风格", "①健康②快乐③平安，姐姐，这就是我的三个愿望，祝你生日快乐！"),
     ("写首诗", "春眠不觉晓，处处闻啼鸟。"),
 ]
 
@@ -61,6 +68,19 @@ def test_every_fault_has_a_title_a_docstring_and_an_example():
         assert fault.title and fault.apply.__doc__ and fault.examples
 
 
+def test_a_second_rule_of_one_name_is_refused():
+    registry = {}
+
+    def register():
+        @faults.rule(registry, "reject", "空")
+        def empty(text, request):
+            return None
+
+    register()
+    with pytest.raises(AssertionError, match="empty"):
+        register()
+
+
 @given(st.text(max_size=60))
 def test_checks_that_need_a_name_pass_without_one(text):
     named = {"wrong_person", "wrong_scene", "honorific", "no_wish"}
@@ -76,6 +96,9 @@ def test_checks_that_need_a_name_pass_without_one(text):
         ("祝姐姐春节", "姐姐，新年快乐，也祝你中秋愉快！", set()),
         ("祝姐姐生日", "姐姐，祝你生日快乐快乐快乐快乐！", {"loop"}),
         ("祝姐姐生日", "姐姐，祝你生日快乐！<|im_end|>", {"leftover"}),
+        ("祝姐姐生日", "亲爱的○○，祝你生日快乐！", {"slot"}),
+        ("祝姐姐生日", "祝***生日快乐，***天天开心！", {"slot"}),
+        ("祝姐姐生日", "***生日快乐***，亲爱的***！", {"slot"}),
         (
             "祝姐姐生日,20字以内",
             "姐姐，祝你生日快乐，愿你岁岁平安、事事如意、天天开心、夜夜好眠！",

@@ -255,6 +255,23 @@ def test_provenance_says_what_made_a_file(tmp_path):
     assert written["parameters"] == {"seed": 42} and written["versions"]["transformers"]
 
 
+def test_a_file_that_is_not_written_in_the_end_leaves_no_copy(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("mine")
+    with pytest.raises(OSError, match="Input/output"), records.make_way(file):
+        records.write_jsonl(file, (refuse() for _ in range(1)))
+
+    def on_a_full_disk(source, copy):
+        copy.write_text("mi")
+        refuse()
+
+    monkeypatch.setattr("shutil.copy2", on_a_full_disk)
+    with pytest.raises(CourseError, match="写不了"), records.make_way(file):
+        pass
+    assert file.read_text() == "mine" and list(tmp_path.iterdir()) == [file]
+    assert capsys.readouterr().out == ""
+
+
 def test_a_folder_is_replaced_only_if_all_in_it_is_ours(tmp_path):
     folder = tmp_path / "result"
 

@@ -11,7 +11,6 @@ of them are counted. What grows with the rows is the index of the wishes that we
 about 300 bytes each (see ``duplicates``).
 """
 
-import os
 import pickle
 import tempfile
 from collections import Counter, deque
@@ -40,7 +39,6 @@ TITLES = (
     | {EXACT: "完全重复", NEAR: "近似重复", OPENING: "开头扎堆"}
 )
 MAX_CHARS = 2_000  # no wish is longer; mending costs time that grows faster than the length
-PROCESSES = min(2, os.cpu_count() or 1)
 _PARALLEL_ROWS = 20_000  # fewer are cleaned before a second process has started
 _PART = 2_000  # rows that a process gets at a time
 # Whether one wishes somebody something is a policy with a switch of its own: which rules it leaves out.
@@ -279,7 +277,7 @@ def _judged(turns: Iterable[dict], judge: _Judge) -> Iterator[_Part]:
             asked.append(part)
             yield first, part
 
-    for part in in_order(judge.part, numbered(), PROCESSES, _PARALLEL_ROWS // _PART):
+    for part in in_order(judge.part, numbered(), _PARALLEL_ROWS // _PART):
         part.turns = asked.popleft()
         yield part
 

@@ -90,7 +90,8 @@ def merge_rounds(
     The bytes are those of ``json.dump(rows, file, ensure_ascii=False, indent=4)``, rows in file
     order. system: the prompt of rows that have none; empty means that they stay so. skip_bad: go on at what
     cannot be used, and write it to ``rejects`` (JSON Lines: file, row from 1, reason, value; by default
-    ``<output>_rejects.jsonl``); of a file that breaks off the rows before the break are kept.
+    ``<output>_rejects.jsonl``, see ``records.make_way``); of a file that breaks off the rows before the
+    break are kept.
     Returns a ``Merged``; provenance is left beside the output.
     Raises CourseError naming file, row and field at the first bad one (unless ``skip_bad``), if no row is
     left (unless ``allow_empty``), and for a name that promises another form than a JSON array;
@@ -107,7 +108,10 @@ def merge_rounds(
     if skip_bad:
         merged.rejects = Path(rejects) if rejects else output.with_name(f"{output.stem}_rejects.jsonl")
     digests: dict[Path, str] = {}
-    with records.atomic_writer(merged.rejects, binary=True) if skip_bad else nullcontext() as bad:
+    with (
+        records.make_way(merged.rejects) if skip_bad and not rejects else nullcontext(),
+        records.atomic_writer(merged.rejects, binary=True) if skip_bad else nullcontext() as bad,
+    ):
 
         def arrays() -> Iterator[bytes]:
             for path in merged.files:

@@ -17,27 +17,29 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any
 
+PROCESSES = min(2, os.cpu_count() or 1)
 _QUEUED = 10  # items that the other process is given at a time: fewer, and it waits for this one
 _TURN = 1e-4  # seconds
 _WAITING = 24  # results at most that wait for an earlier one
 
 
-def in_order(work: Callable, items: Iterable, processes: int, alone: int) -> Iterator[Any]:
+def in_order(work: Callable, items: Iterable, alone: int) -> Iterator[Any]:
     """Yield ``work(item)`` of every item, in order.
 
-    work: a function that can be pickled; it is sent over once. processes: 1 (all is done here) or more
-    (one helps). alone: how many items are done before the second process starts. An error of ``work``
-    comes when its item's turn has come; what fails in the second process, or is lost with it, is done here.
+    work: a function that can be pickled; it is sent over once. alone: how many items are done before the
+    second process starts; on one core none does. An error of ``work`` comes when its item's turn has come;
+    what fails in the second process, or is lost with it, is done here.
     """
     items = iter(items)
-    yield from map(work, islice(items, alone) if processes > 1 else items)
+    yield from map(work, islice(items, alone) if PROCESSES > 1 else items)
     for item in items:
         context = get_context("spawn")  # threads of the parent would break fork
-        with (
-            ProcessPoolExecutor(1, context, initializer=_begin, initargs=(work,)) as second,
-            _quick_turns(),
-        ):
-            yield from _shared(work, chain((item,), items), second)
+        second = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(work,))
+        try:
+            with _quick_turns():
+                yield from _shared(work, chain((item,), items), second)
+        finally:
+            second.shutdown(cancel_futures=True)  # whoever breaks off does not wait for what is queued
 
 
 @contextmanager

@@ -73,7 +73,7 @@ _FIRST_CHOICE = re.compile(
     r"(?:(?:版本|祝福语?|方案|选项)?[（(]?(?:2|二|②)[.、）):：]|②).*\Z",
     re.DOTALL,
 )
-_INLINE = re.compile(r"\A\s*①\s*(?P<first>[^②]+?)\s*②.*\Z", re.DOTALL)
+_INLINE = re.compile(r"\A\s*①\s*(?P<first>[^②]*[。！!？?～~])\s*②.*\Z", re.DOTALL)  # no list of words
 _OR = re.compile(
     r"\s*(?:\n\s*(?:或者|或是|或|另一版|版本二)[：:，,]?|(?<=[。！～])(?:或者|或是|或)[：:])\s*.*\Z"
     r"|[（(]或者?[：:][^）)]*[）)]",
@@ -84,6 +84,7 @@ _OR = re.compile(
 @_mend(
     "几个版本里取一个",
     ("祝姐姐生日", "1. 姐姐，生日快乐！\n2. 姐姐，祝你岁岁平安！", "姐姐，生日快乐！"),
+    ("祝姐姐生日", "①姐姐，生日快乐！②姐姐，祝你岁岁平安！", "姐姐，生日快乐！"),
     ("祝姐姐生日", "姐姐，生日快乐！\n或者：姐姐，祝你岁岁平安！", "姐姐，生日快乐！"),
 )
 def first_choice(text: str, request: Request) -> str:
@@ -550,3 +551,5 @@ def unsuitable(text: str, request: Request) -> str | None:
 
 
 RULES = MENDS | faults.FAULTS | PAIRS
+if len(RULES) < len(MENDS) + len(faults.FAULTS) + len(PAIRS):
+    raise AssertionError("two rules of different kinds have one name")

@@ -112,7 +112,7 @@ def convert_file(
     seed: int | None = None,
     threshold: float = SAME_QUESTION,
 ) -> dict[str, int]:
-    """Convert a COIG-CQIA file and write its parts as JSONL, with provenance.
+    """Convert a COIG-CQIA file and write its parts, with provenance: JSON Lines, or an array if named .json.
 
     validation_path: None makes two halves, as the original does. format_path: where to write all messages
     before the split, in the order of the source (what the original's first script leaves behind); None
@@ -127,6 +127,8 @@ def convert_file(
             f"{'、'.join(files)}里有两个是同一个文件（{'、'.join(map(str, files.values()))}）；"
             "请各用一个文件名。"
         )
+    for path in filter(None, targets.values()):
+        formats.check_name(path)
     rows = [to_messages(record) for record in read_source(source)]
     validation = validation if validation_path else 0
     parts = split(rows, ratio, seed, threshold, validation=validation)
@@ -134,6 +136,6 @@ def convert_file(
     parameters = {"ratio": ratio, "validation": validation, "seed": seed, "threshold": threshold}
     for path, part in zip(targets.values(), (*parts.values(), rows), strict=True):
         if path:
-            records.write_jsonl(path, part)
+            formats.write_rows(path, part)
             records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])
     return counts

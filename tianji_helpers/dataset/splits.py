@@ -242,9 +242,11 @@ def repair_test(test_path: str | Path, train_path: str | Path, found: Leakage) -
     They go to ``<test>_leaked.jsonl`` beside it, after what an earlier repair put there, each with the
     number of the training row (from 1) and the similarity. The rows that stay are not changed, nor is
     the training file.
-    Raises CourseError if no row would stay; then nothing is written.
+    Raises CourseError if no row would stay, or for a file that is neither .json nor .jsonl; then nothing is
+    written.
     """
     test_path = Path(test_path)
+    formats.check_name(test_path)
     leaked = {position: (twin, similarity) for position, twin, similarity in found.pairs()}
     rows = [row for _, row in formats.iter_rows(test_path)]
     kept = [row for position, row in enumerate(rows) if position not in leaked]
@@ -312,9 +314,9 @@ def write_split(
     parts = split(rows, groups, validation=validation, test=test, seed=seed)
     counts = {part: len(chosen) for part, chosen in parts.items()} | {"groups": len(set(groups))}
     parameters = {"by": by, "validation": validation, "test": test, "seed": seed}
-    suffix = ".jsonl" if kind == LINES else ".json"
+    name, suffix = Path(source.name.removesuffix(".gz")).stem, ".jsonl" if kind == LINES else ".json"
     for part, chosen in parts.items():
-        path = Path(folder or source.parent) / f"{source.stem}_{part}{suffix}"
+        path = Path(folder or source.parent) / f"{name}_{part}{suffix}"
         with records.make_way(path):
             formats.write_rows(path, chosen)
         records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])

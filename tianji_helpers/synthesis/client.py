@@ -374,6 +374,7 @@ class Engine:
                 for task in late:
                     task.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
+                await asyncio.wait([self._keeping])  # what is paid for is kept before anything is raised
                 await missing.aclose()
                 await client.close()
             await asyncio.gather(self._keeping, work)  # of both, what went wrong is heard

@@ -325,7 +325,9 @@ def new_folder(
     else that is there; without a marker, all that is there may go or be kept.
     """
     filled = folder.is_dir() and any(folder.iterdir())
-    if folder.is_file() or (marker and filled and not (folder / marker).is_file()):
+    if folder.is_file():
+        raise CourseError(f"{paths.told(folder)} 是一个文件，不是文件夹。请换一个名字，或先把它移走。")
+    if marker and filled and not (folder / marker).is_file():
         raise CourseError(
             f"{paths.told(folder)} 里已经有别的东西（没有 {marker}），不覆盖。请换一个文件夹，或先把它移走。"
         )
@@ -333,7 +335,7 @@ def new_folder(
         yield (target := part / folder.name), part
         records.write_provenance(target, stage=stage, parameters=parameters, inputs=inputs)
         if kept := records.replace_folder(target, folder):
-            print(f"{folder} 里有不是课程写的东西，没有删掉，改名为 {kept.name}。")
+            print(records.told_of_kept(folder, kept))
 
 
 def run_tool(

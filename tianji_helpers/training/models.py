@@ -267,7 +267,7 @@ def prepare(
             elif model.thinks or not model.chats:
                 _put_chat_template(part)
         if kept := records.replace_folder(part, folder):
-            report(f"原来的 {paths.show(folder)} 不是课程准备的，没有删掉，改名为 {kept.name}")
+            report(records.told_of_kept(folder, kept))
         records.write_provenance(folder, stage="prepare-model", parameters={"name": name, **origin})
         for other in ("package", *hubs.SOURCES):  # what a try from elsewhere has left half done
             shutil.rmtree(folder.parent / f".{name}.{other}.part", ignore_errors=True)

@@ -147,10 +147,10 @@ def _line(folder: Path, run: _PlannedRun) -> Line:
             if not executed.is_file():
                 continue
             notebook = nbformat.read(executed, as_version=4)
-            page = _convert(notebook, executed)
             if status.has_failed and status.cell and executed.stem == status.notebook:
-                code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+                code = [_cut(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
                 failed_cell = code[status.cell - 1] if 1 <= status.cell <= len(code) else ""
+            page = _convert(notebook, executed)
         except CourseError:  # the disk is full, say
             raise
         except Exception:  # cut off by a crash of the machine, or another thing under that name
@@ -178,13 +178,13 @@ def _convert(notebook: nbformat.NotebookNode, executed: Path) -> Path:
 
 
 def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Leave of a notebook nothing but its cells, their texts and their pictures, and return it.
+    """Leave of a notebook nothing but its cells, their texts and their pictures, and return it (not a copy).
 
     nbconvert puts metadata (the width of a picture, tags) into the page as it stands, and diagrams as well.
     """
     notebook.metadata = {"language_info": {"name": "python"}}
     for cell in notebook.cells:
-        cell.metadata, cell.source = {}, cell.source[:_LONGEST]
+        cell.metadata, cell.source = {}, _cut(cell.source)
         for output in cell.get("outputs", []):
             if "data" in output:
                 output.metadata, output.data = {}, _shown(output.data)
@@ -194,6 +194,10 @@ def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             # nbconvert gives up where one is missing
             cell.source = _ATTACHED.sub(lambda m, known=known: m[0] if m[1] in known else "#", cell.source)
     return notebook
+
+
+def _cut(source: str) -> str:
+    return source if len(source) <= _LONGEST else source[:_LONGEST] + "\n…（太长，后面的没有显示）"
 
 
 def _shown(data: dict[str, Any]) -> dict[str, Any]:

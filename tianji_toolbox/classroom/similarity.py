@@ -57,7 +57,7 @@ def find(folder: Path, templates: Iterable[Path], threshold: float) -> tuple[lis
     """Return the pairs of submissions in a folder with passages that are alike, the longest first.
 
     templates: notebooks whose lines are nobody's own. threshold: Jaccard similarity, (0, 1]. Also returns, by
-    student, why a notebook was not read. Raises CourseError where there is nothing to compare.
+    student, what was not read or not compared, and why. Raises CourseError where there is nothing to compare.
     """
     given = {
         line.strip()
@@ -66,7 +66,7 @@ def find(folder: Path, templates: Iterable[Path], threshold: float) -> tuple[lis
         for line in cell.source.split("\n")
     }
     passages: list[Passage] = []
-    problems: dict[str, str] = {}
+    problems: dict[str, list[str]] = {}
     submissions = grading.find_submissions(folder)
     for student, submission in submissions.items():
         own: dict[str, Passage] = {}
@@ -74,15 +74,15 @@ def find(folder: Path, templates: Iterable[Path], threshold: float) -> tuple[lis
             try:
                 cells = handed_in.read_cells(notebook)
             except (CourseError, OSError) as error:
-                problems[student] = f"{notebook.name}：{error}"
+                problems.setdefault(student, []).append(f"{notebook.name}：{error}")
                 continue
             own |= {one.compared: one for cell in cells for one in _passages(student, cell, given)}
         if len(own) > MAX_PASSAGES:
-            problems[student] = f"有 {len(own)} 段，只比了前 {MAX_PASSAGES} 段"
+            problems.setdefault(student, []).append(f"有 {len(own)} 段，只比了前 {MAX_PASSAGES} 段")
         passages += [*own.values()][:MAX_PASSAGES]
     if len(submissions) < 2:
         raise CourseError(f"{folder} 里只有一个人交，没有可以比的。")
-    return _pairs(passages, threshold), problems
+    return _pairs(passages, threshold), {student: "；".join(said) for student, said in problems.items()}
 
 
 def _passages(student: str, cell: handed_in.Cell, given: set[str]) -> Iterable[Passage]:

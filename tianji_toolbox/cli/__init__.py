@@ -3,7 +3,8 @@
 Every command imports what it needs when it runs, so that ``--help`` answers at once. What cannot be done is
 one message on standard error. Status 2: the command line cannot be understood, or names a place that is not
 there or is of the wrong kind. Status 1: it failed, or what it found is not good. Ctrl-C and SIGTERM end with
-130, a reader that went away (``| head``) quietly with 141.
+130 (``web``, ``review`` and ``serve``, which end in no other way, with their server's status), a reader that
+went away (``| head``) quietly with 141.
 Not here: work; a command reads its words, calls one function, and shows what came of it.
 """
 
@@ -14,7 +15,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, Terminated
 from tianji_toolbox.cli import classroom, course, dataset, shipping, synthesis, training
 from tianji_toolbox.cli.parser import Parser, check_apart, places
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a terminal of GBK or ASCII gets what it lacks in escapes
             stream.reconfigure(errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is running is ended, and tidied up
+        signal.signal(signal.SIGTERM, _terminate)
     parser, args = build_parser(), argparse.Namespace()
     try:
         try:
@@ -67,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n已中断。", file=sys.stderr)
         return 130
     return 2 if any(place.is_wrong(path) for _, place, path in places(args)) else 1
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated  # what is running is ended, and tidied up
 
 
 def _run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:

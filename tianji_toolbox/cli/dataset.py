@@ -18,7 +18,7 @@ _EMPTY = arg.flag("--allow-empty", "一条也没有时照样写出空文件，�
 
 @arg.command(
     arg.folder("folder", "装着各轮文件（或自己的数据）的文件夹"),
-    arg.new_rows("output_file", "合并后的文件"),
+    arg.new_json("output_file", "合并后的文件"),
     arg.flag("--skip-bad", "跳过不能用的记录（另存到 …_rejects.jsonl），而不是停下"),
     _SYSTEM,
     _EMPTY,

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from tianji_helpers import wishes
 from tianji_helpers.chat import Chat
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, Terminated
 from tianji_helpers.training import inference, models
 from tianji_toolbox.shipping import quick_chat
 
@@ -38,7 +38,8 @@ def repl(
     where the course has recorded it. source, sink: text streams instead of standard input and output.
 
     A person gets a line editor: earlier lines by the arrow keys, pasted text of several lines in one.
-    A pipe works as well, in UTF-8 or GBK. Ctrl-C stops an answer; at the prompt it ends the chat.
+    A pipe works as well, in UTF-8 or GBK. Ctrl-C stops an answer; at the prompt it ends the chat, as
+    a termination does at any time.
     """
     adapters = dict(adapters or {})
     person = source is None and sink is None and sys.stdin.isatty() and sys.stdout.isatty()
@@ -101,6 +102,8 @@ def repl(
                 tell("")
         except CourseError as error:
             tell(f"（{error}）")
+        except Terminated:
+            raise
         except KeyboardInterrupt:
             tell("（已停下）")
     tell("再见。")

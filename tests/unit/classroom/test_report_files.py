@@ -228,7 +228,19 @@ def test_a_text_that_takes_for_ever_to_convert_is_cut(batch):
     book = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [cell]}
     file.write_text(json.dumps(book), encoding="utf-8")
     page_of(batch)
-    assert (batch / "pages" / "seed=1" / "quick.html").stat().st_size < 1_000_000
+    page = batch / "pages" / "seed=1" / "quick.html"
+    assert page.stat().st_size < 1_000_000 and "太长，后面的没有显示" in page.read_text(encoding="utf-8")
+
+
+def test_a_failed_cell_is_shown_as_it_was_and_cut_with_a_sign(batch):
+    """Whether its notebook's page is made now or was there: the report is the same."""
+    run = batch / "runs" / "seed=1"
+    failed = {"status": "error", "notebook": "quick", "cell": 1, "reason": "r"}
+    (run / "status.json").write_text(json.dumps(STATUS | failed))
+    write_notebook(run / "notebooks", source="x = 0\n" + "x += 1  # attachment:a\n" * 10_000)
+    first, again = page_of(batch), page_of(batch)
+    assert first == again and "x += 1  # attachment:a" in first
+    assert len(first) < 100_000 and "太长，后面的没有显示" in first
 
 
 @pytest.mark.parametrize(

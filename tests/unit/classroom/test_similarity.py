@@ -82,7 +82,14 @@ def test_hostile_cells_neither_stop_nor_fill_the_comparison(folder):
         cells = [new_code_cell(deep + "\n" + ONE), new_code_cell(many), new_code_cell("# " + ESSAY)]
         nbformat.write(new_notebook(cells=cells), folder / "class" / f"{name}.ipynb")
     nbformat.write(new_notebook(cells=[new_code_cell("# " + ESSAY)]), folder / "class" / "注释.ipynb")
+    (folder / "class" / "深").mkdir()
+    (folder / "class" / "深.ipynb").rename(folder / "class" / "深" / "一.ipynb")
+    for name in ("二", "三"):
+        (folder / "class" / "深" / f"{name}.ipynb").write_text("{")
     pairs, problems = similarity.find(folder / "class", [folder / "template.ipynb"], 0.8)
     assert f"只比了前 {similarity.MAX_PASSAGES} 段" in problems["深"]
+    assert "二.ipynb：" in problems["深"] and "三.ipynb：" in problems["深"]
+    page = similarity.write(pairs, problems, 0.8, folder).read_text(encoding="utf-8")
+    assert f"{similarity.MAX_PASSAGES} 段，约" in page and f"只列出前 {similarity.MAX_SHOWN} 段" in page
     assert [pair for pair in pairs if {pair.one, pair.other} == {"深", "深二"}]
     assert not [pair for pair in pairs if "注释" in (pair.one, pair.other)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from phrasebook import Phrasebook, dirt
 
 from tianji_helpers import faults, records, wishes
-from tianji_helpers.dataset import clean, decisions, openings
+from tianji_helpers.dataset import clean, decisions, openings, processes
 from tianji_helpers.errors import CourseError
 
 MATRIX = wishes.load()
@@ -197,10 +197,10 @@ def test_the_number_of_processes_and_the_way_of_storing_change_nothing(tmp_path,
     monkeypatch.setattr(clean, "_PARALLEL_ROWS", 100)
     twins = [turn("祝姐姐生日", GOOD), turn("祝姐姐生日", GOOD.replace("！", "。"))]
     rows = [*twins, *teacher[0], *many(150), *teacher[0][::3]]
-    monkeypatch.setattr(clean, "PROCESSES", 1)
+    monkeypatch.setattr(processes, "PROCESSES", 1)
     one = clean.clean_turns(rows, MATRIX)
     assert {clean.EXACT, clean.NEAR, clean.OPENING, "empty"} <= {row["rule"] for row in one.rejects}
-    monkeypatch.setattr(clean, "PROCESSES", 2)
+    monkeypatch.setattr(processes, "PROCESSES", 2)
     assert clean.clean_turns(rows, MATRIX) == one
     monkeypatch.undo()  # parts of another size
     records.write_conversations(tmp_path / "merged.json", rows)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tianji_helpers import records
-from tianji_helpers.dataset import clean
+from tianji_helpers.dataset import clean, processes
 from tianji_helpers.errors import CourseError
 
 
@@ -55,7 +55,7 @@ def test_two_processes_clean_a_file_as_one_does(tmp_path, monkeypatch):
     records.write_conversations(tmp_path / "in.json", turns)
     written = []
     for count in (1, 2):
-        monkeypatch.setattr(clean, "PROCESSES", count)
+        monkeypatch.setattr(processes, "PROCESSES", count)
         files = {name: tmp_path / f"{name}{count}.json" for name in ("rejects", "report")}
         clean.clean_file(tmp_path / "in.json", tmp_path / f"out{count}.json", **files)
         written.append([path.read_bytes() for path in (tmp_path / f"out{count}.json", *files.values())])

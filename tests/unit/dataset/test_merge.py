@@ -88,6 +88,24 @@ def test_fault_is_named_and_skip_bad_keeps_it(rounds, tmp_path, content, words):
     assert bad["file"] == "broken.json" and all(word in bad["reason"] for word in words)
 
 
+def test_a_file_of_rejects_that_nobody_named_takes_no_others_place(rounds, tmp_path, capsys):
+    write(rounds / "wishes_正常_2026-01-03-00-00-00.json", [{"conversation": 5}])
+    merged, rejects = tmp_path / "merged.json", tmp_path / "merged_rejects.jsonl"
+    rejects.write_text("mine")
+    with pytest.raises(CourseError, match="merged 里一条也合不出来"):
+        (tmp_path / "merged").mkdir()
+        write(tmp_path / "merged" / "bad.json", [{"conversation": 5}])
+        merge.merge_rounds(tmp_path / "merged", merged, skip_bad=True)
+    assert rejects.read_text() == "mine" and not list(tmp_path.glob("*.kept-*"))
+    for _ in range(2):  # the second time it is ours
+        merge.merge_rounds(rounds, merged, skip_bad=True)
+    assert (tmp_path / "merged_rejects.jsonl.kept-1").read_text() == "mine"
+    assert "留作 merged_rejects.jsonl.kept-1" in capsys.readouterr().out
+    rejects.write_text("mine")
+    merge.merge_rounds(rounds, merged, skip_bad=True, rejects=rejects)  # named: as with any output
+    assert len(list(tmp_path.glob("*.kept-*"))) == 1 and len(records.read_jsonl(rejects)) == 1
+
+
 def test_good_rows_of_a_bad_file_survive_skip_bad(rounds, tmp_path):
     write(rounds / "wishes_正常_2026-01-03-00-00-00.json", [raw(4), {"conversation": 5}, raw(6)])
     cut = json.dumps([raw(7), raw(8)], ensure_ascii=False)[:-60]

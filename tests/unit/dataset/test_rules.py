@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tianji_helpers import faults, wishes
-from tianji_helpers.dataset import clean, rules
+from tianji_helpers.dataset import clean, plain, rules
 
 MATRIX = wishes.load()
 REQUESTS = [
@@ -60,6 +60,7 @@ def test_every_rule_has_title_doc_and_example():
     for rule in rules.RULES.values():
         assert rule.title and rule.apply.__doc__ and rule.examples, rule.name
     assert len({rule.title for rule in rules.RULES.values()}) == len(rules.RULES)
+    assert not rules.RULES.keys() & plain.TITLES.keys(), "cleaning counts both by name"
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,8 @@ def test_every_rule_has_title_doc_and_example():
         "幸福满满哒！加油鸭！🦆 生日快乐哦~",
         "尊敬的姐姐：\n生日快乐，诸事顺遂。",
         "一家三口👩‍👩‍👦，日子像春风一样🌬️！",
+        "①健康②快乐③平安，姐姐，都是我给你的，生日快乐！",
+        "二○○八年相识，姐姐，祝你生日快乐！",
     ],
 )
 def test_a_clean_wish_is_left_alone(text):

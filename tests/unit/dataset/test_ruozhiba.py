@@ -222,6 +222,15 @@ def test_both_halves_need_their_own_file(tmp_path):
         ruozhiba.convert_file(SAMPLE, tmp_path / "a", SAMPLE)
 
 
+def test_the_files_are_what_their_names_say(tmp_path):
+    lines = [tmp_path / "train.jsonl", tmp_path / "test.jsonl"]
+    array = [tmp_path / "train.json", tmp_path / "test.json"]
+    assert ruozhiba.convert_file(SAMPLE, *lines) == ruozhiba.convert_file(SAMPLE, *array)
+    assert [json.loads(file.read_text()) for file in array] == [records.read_jsonl(file) for file in lines]
+    with pytest.raises(CourseError, match=r"\.json（数组）或 \.jsonl"):
+        ruozhiba.convert_file(SAMPLE, tmp_path / "train.txt", tmp_path / "b.jsonl")
+
+
 def test_provenance(tmp_path):
     ruozhiba.convert_file(SAMPLE, tmp_path / "a.jsonl", tmp_path / "b.jsonl", ratio=0.5, seed=3)
     made = records.read_json(records.provenance_path(tmp_path / "b.jsonl"))

@@ -1,5 +1,6 @@
 """Groups stay together, names stay in training where they can, and no part leaks into another."""
 
+import gzip
 import itertools
 import random
 from collections import Counter
@@ -202,6 +203,18 @@ def test_a_test_of_leaks_only_is_left_as_it_is(tmp_path):
     assert test.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_test_of_a_kind_that_is_not_written_is_left_as_it_is(tmp_path):
+    train, plain = tmp_path / "openai_train.jsonl", tmp_path / "openai_test.jsonl"
+    write_rows(train, *TRAIN)
+    write_rows(plain, *TEST)
+    test = tmp_path / "test.jsonl.gz"
+    test.write_bytes(gzip.compress(plain.read_bytes()))
+    before = set(tmp_path.iterdir())
+    with pytest.raises(CourseError, match=r"test\.jsonl\.gz 的名字要以 \.json"):
+        splits.repair_test(test, train, splits.file_leakage(train, test))
+    assert set(tmp_path.iterdir()) == before
+
+
 def test_every_part_is_repaired_against_all_that_come_before_it(tmp_path):
     parts = [tmp_path / f"openai_{part}.jsonl" for part in splits.PARTS]
     asked = (
@@ -272,6 +285,16 @@ def test_ten_rows_of_any_format_stay_as_they_are(tmp_path, name, suffix):
     assert all(records.provenance_path(file).is_file() for file in files)
 
 
+@pytest.mark.parametrize(("name", "suffix"), [("mine.jsonl.gz", ".jsonl"), ("mine.json.gz", ".json")])
+def test_the_parts_of_a_gzipped_file_are_named_after_what_is_in_it(tmp_path, name, suffix):
+    plain = tmp_path / name.removesuffix(".gz")
+    write_rows(plain, *((f"问{number}", f"答{number}") for number in range(10)))
+    (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+    splits.write_split(tmp_path / name, tmp_path / "out", by="row")
+    files = {file.name for file in (tmp_path / "out").iterdir() if file.suffix == suffix}
+    assert {f"mine_{part}{suffix}" for part in splits.PARTS} <= files
+
+
 def test_one_request_for_all_is_split_row_by_row(tmp_path):
     turns = [{"input": "写一句祝福", "output": f"祝福{number}"} for number in range(40)]
     records.write_conversations(tmp_path / "w.json", turns)
@@ -307,6 +330,6 @@ def test_a_part_that_somebody_else_wrote_or_changed_is_kept(tmp_path, capsys):
     splits.write_split(tmp_path / "all.json", by="row")
     splits.write_split(tmp_path / "all.json", by="row")
     assert (tmp_path / "all_train.json.kept-1").read_text() == "mine"
-    assert "all_train.json 不是课程写的，或者改动过" in capsys.readouterr().err
+    assert "all_train.json 不是课程写的，或者改动过" in capsys.readouterr().out
     assert len(list(tmp_path.glob("*.kept-*"))) == 1, "what would be the same needs no copy"
     assert records.read_conversations(tmp_path / "all_train.json") == first

@@ -316,17 +316,40 @@ def test_nobody_at_the_address_stops_at_once(tmp_path):
         synthesize("local", model="m", base_url="http://127.0.0.1:9/v1", output_dir=tmp_path, progress=False)
 
 
-def test_the_answers_before_a_stop_are_in_the_round_file(tmp_path, teacher):
+def expiring(teacher, answers):
+    """Have the teacher refuse the key after so many answers."""
+    count = itertools.count()
+
     def answer(body):
-        if len(teacher.bodies) > 30:
+        if next(count) >= answers:
             return 401, {}, {"error": {"message": "expired"}}
         return RecordingTeacher.reply(teacher, body)
 
     teacher.reply = answer
+
+
+def test_the_answers_before_a_stop_are_in_the_round_file(tmp_path, teacher):
+    expiring(teacher, 30)
     with pytest.raises(CourseError):
         run(teacher, tmp_path, limit=0, concurrency=4)
     (file,) = round_files(tmp_path)
     assert len(records.read_conversations(file)) == 30
+
+
+def test_what_waits_for_a_slow_disk_is_kept_when_a_run_stops(tmp_path, teacher, monkeypatch):
+    """A key that expires while one answer is being written, and others that are paid for wait."""
+    original = Journal.add
+
+    def slowly(self, answers):
+        wait_for(lambda: len(teacher.bodies) > 12)
+        time.sleep(0.1)  # the refusal arrives
+        original(self, answers)
+
+    monkeypatch.setattr(Journal, "add", slowly)
+    expiring(teacher, 12)
+    with pytest.raises(CourseError, match="密钥"):
+        run(teacher, tmp_path, limit=0, concurrency=4)
+    assert len(stored(tmp_path)) == 12
 
 
 @pytest.mark.slow

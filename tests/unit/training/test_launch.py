@@ -281,6 +281,18 @@ def test_nothing_is_merged_into_a_quantized_model(adapter_dir, tiny_dir, tmp_pat
         launch.merge(quantized, adapter_dir, tmp_path / "merged")
 
 
+@pytest.mark.parametrize("marker", ["config.json", ""])
+def test_a_file_where_a_result_folder_is_to_stand_is_named_as_one(tmp_path, marker):
+    (tmp_path / "merged").write_text("mine")
+    options = {"stage": "merge", "marker": marker, "parameters": {}, "inputs": []}
+    with (
+        pytest.raises(CourseError, match="merged 是一个文件，不是文件夹。请换一个名字"),
+        launch.new_folder(tmp_path / "merged", **options),
+    ):
+        pass
+    assert (tmp_path / "merged").read_text() == "mine"
+
+
 def test_what_somebody_put_into_a_result_folder_is_kept(tmp_path, capsys):
     def make():
         options = {"stage": "merge", "marker": "config.json", "parameters": {}, "inputs": []}

@@ -134,7 +134,7 @@ def test_a_folder_that_somebody_brought_is_kept(prepare, models_dir, start_hub):
     (own / "config.json").write_text('{"mine": true}')
     (models_dir / f".{NAME}.notes.part").mkdir()
     done = prepare(start_hub(), "huggingface")
-    assert done.returncode == 0 and f"改名为 {NAME}.kept-1" in done.stdout
+    assert done.returncode == 0 and f"留作 {NAME}.kept-1" in done.stdout
     assert (models_dir / f"{NAME}.kept-1" / "config.json").read_text() == '{"mine": true}'
     assert (own / WEIGHTS).is_file() and (models_dir / f".{NAME}.notes.part").is_dir()
 
