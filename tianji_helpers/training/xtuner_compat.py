@@ -203,9 +203,9 @@ class LLaVAModel(_CourseLoss, _LLaVAModel):
     """XTuner's model of a tower, a projector and a language model.
 
     projector_dir: the folder of a projector to go on from, as the conversion leaves it (``pretrained_pth``
-    would be unpickled). Without one, a new projector speaks at the volume of the text: what it says of
-    standardized features has the mean length of the model's embeddings; at PyTorch's own start it would be
-    many times too quiet, and the first hundred steps would go by before anybody hears it. Its weights are
+    would be unpickled). Without one, a new projector starts at the scale of the text: what it says of
+    standardized features has the mean length of the model's embeddings, of which PyTorch's own start makes a
+    fraction (the model's norms make up for most of that). Its weights are
     float32 (XTuner: the tower's type, in which AdamW's small updates vanish).
 
     Source of what is changed (0.2.0, xtuner/model/llava.py): a frozen tower is run again in every step, and

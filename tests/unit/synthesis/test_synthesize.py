@@ -762,6 +762,6 @@ def test_best_of_needs_a_score(tmp_path):
         synthesize("local", base_url="http://127.0.0.1:9/v1", model="m", best_of=2, output_dir=tmp_path)
 
 
-def test_the_recordings_have_one_answer_each(tmp_path):
-    with pytest.raises(CourseError, match=r"只有一个回答.*embedded"):
+def test_the_recordings_know_no_other_seeds(tmp_path):
+    with pytest.raises(CourseError, match=r"没有别的种子的录音.*embedded"):
         synthesize(best_of=2, output_dir=tmp_path)
