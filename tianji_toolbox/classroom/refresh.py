@@ -26,6 +26,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 
 # how long something took, and when: another value in every run
 PASSING = (
+    (re.compile(r" +\d+(?:\.\d+)? 词元/秒  预计还要 .*"), ""),  # the end of a training's line
     (re.compile(r"\b\d+:\d\d:\d\d\b"), "…"),
     (re.compile(r"\d+(?:\.\d+)? (分钟|秒|词元/秒)"), r"… \1"),
     (re.compile(r"(?<!\d)\d{4}(?:-\d\d){5}(?!\d)"), "YYYY-MM-DD-HH-MM-SS"),  # in names of files
