@@ -544,5 +544,9 @@ def test_crash_of_xtuner_is_an_error_with_its_log(tmp_path):
 
 
 def test_no_checkpoint_is_an_error(tmp_path):
+    for name in ("iter_notes.pth", "iter_.pth", "best_photos_iter_x.pth"):  # a student's
+        (tmp_path / name).write_text("private")
     with pytest.raises(CourseError, match="没有检查点"):
         launch.last_checkpoint(tmp_path)
+    with pytest.raises(CourseError, match="没有检查点"):
+        launch.choose_checkpoint(tmp_path)
