@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tianji_helpers import paths, records
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 from tianji_helpers.training import configs, data, evaluation, inference, launch, models, planning
 
 _FEW_BATCHES = 100  # of an epoch; with fewer, one epoch teaches next to nothing
@@ -28,7 +28,8 @@ _FILES = {
 
 
 def task_dir(task: str, output_dir: str | Path = "") -> Path:
-    """Return the folder of one task's training."""
+    """Return the folder of one task's training. Raises CourseError for a task that there is not."""
+    check_known(task, configs.TASKS, "任务")
     return paths.stage_dir("05", output_dir) / task
 
 
@@ -48,6 +49,7 @@ def test_file(task: str, output_dir: str | Path = "") -> Path:
 
 
 def _file(task: str, part: str, output_dir: str | Path) -> Path:
+    check_known(task, _FILES, "任务")
     stage, names = _FILES[task]
     return paths.stage_dir(stage, output_dir) / names[_PARTS.index(part)]
 

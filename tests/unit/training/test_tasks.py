@@ -30,6 +30,9 @@ def test_tasks_keep_apart(tmp_path):
     parts = (tasks.train_file, tasks.validation_file, tasks.test_file)
     files = {read(task, tmp_path) for task in configs.TASKS for read in parts}
     assert len(folders) == 4 and len(files) == 12
+    for read in (tasks.task_dir, *parts):
+        with pytest.raises(CourseError, match="没有叫 wishs 的任务。你是想用 wishes 吗"):
+            read("wishs", tmp_path)
 
 
 @pytest.fixture
