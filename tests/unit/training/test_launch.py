@@ -513,6 +513,8 @@ def test_part_of_an_epoch_is_a_whole_number_of_steps(tiny_dir, rows_file, tmp_pa
     ("changes", "message"),
     [
         ({"data_path": "outputs/nowhere.json"}, "/outputs/nowhere.json 不存在"),
+        ({"data_path": "configs"}, "configs 不是一个文件"),
+        ({"validation_path": "outputs/nowhere.json"}, "配置里的验证数据 "),
         ({"model_dir": "models/nowhere"}, "tianji prepare-model nowhere"),
         ({"max_epochs": 0.5, "warmup_ratio": 0.1}, "一共只有 2 步（16 条数据，4 批，0.5 轮）"),
     ],
