@@ -79,9 +79,11 @@ def choose_device(device: str, model: str) -> str:
         raise CourseError(f"device 是 {device}，只能是 auto、cpu 或 cuda。")
     wanted = ("cpu" if models.find(model).device == "CPU" else "cuda") if device == "auto" else device
     if wanted == "cuda" and not torch.cuda.is_available():
+        instead = f"或把参数 base_model 改成 {models.EMBEDDED}（CPU 就能训练）。"
+        if models.find(model).device == "CPU":
+            instead = "或把参数 device 改成 auto：这个模型在 CPU 上就能训练。"
         raise CourseError(
-            f"模型 {model} 要在 GPU 上训练，但 PyTorch 没有找到 GPU。请用 tianji doctor 检查驱动，"
-            f"或把参数 base_model 改成 {models.EMBEDDED}（CPU 就能训练）。"
+            f"模型 {model} 要在 GPU 上训练，但 PyTorch 没有找到 GPU。请用 tianji doctor 检查驱动，{instead}"
         )
     return wanted
 
