@@ -119,6 +119,14 @@ def test_curves_are_drawn_from_the_work_folder(trained, tmp_path, capsys):
         curves.plot(tmp_path)
 
 
+def test_a_training_too_short_to_log_a_loss_has_no_curve_and_says_so(tmp_path):
+    file = tmp_path / "20260101_000000" / "vis_data" / "scalars.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"total_steps": 4, "step": 0}\n{"stopped_early": false, "step": 4}\n')
+    with pytest.raises(CourseError, match=r"还没有记过损失.*logger\.interval=1"):
+        curves.plot(tmp_path)
+
+
 def test_learning_rate_follows_warm_up_and_cosine(trained):
     first, last = (point["lr"] for point in trained[0].curve[-2:])
     assert 5e-4 < first < 1e-3 and last < 5e-5
