@@ -6,6 +6,7 @@ second ``=`` (in a comment, say), so the ``parameters`` cell is read here as the
 
 import ast
 from collections.abc import Mapping
+from reprlib import repr as brief
 from typing import Any
 
 import nbformat
@@ -64,16 +65,29 @@ def convert(name: str, value: Any, default: Any) -> Any:
             value = float(value) if kind is float else yaml.safe_load(value)
         if kind is float and type(value) is int:
             value = float(value)
-        fits = default is None or type(value) is kind
-        if fits and kind is list and default and len(inner := {type(item) for item in default}) == 1:
-            fits = all(type(item) in inner for item in value)
-        if fits and kind is float:
-            fits = abs(value) < float("inf")  # neither infinite nor NaN
-    except (ValueError, yaml.YAMLError):
+        fits = default is None or (type(value) is kind and _fits(value, default))
+    except (ValueError, OverflowError, yaml.YAMLError):
         fits = False
+    words = _KINDS.get(kind, "")
+    if fits and kind is int and name.endswith("seed"):  # NumPy takes no other
+        fits, words = 0 <= value < 2**32, "0 到 4294967295 之间的整数"
+    if kind is type(value) is str:
+        words = "文字，不含 NUL 和半个 emoji"
     if not fits:
-        raise CourseError(f"参数 {name} 的值 {value!r} 不对，应当是{_KINDS[kind]}。")
+        raise CourseError(f"参数 {name} 的值 {brief(value)} 不对，应当是{words}。")
     return value
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value, of its parameter's type, is one that can be used."""
+    if isinstance(value, float):
+        return abs(value) < float("inf")  # neither infinite nor NaN
+    if isinstance(value, str):
+        return "\0" not in value and value == value.encode(errors="ignore").decode()  # half an emoji
+    if isinstance(value, list):  # an empty one takes texts
+        kinds = {type(item) for item in default} or {str}
+        return len(kinds) > 1 or all(type(item) in kinds and _fits(item, "") for item in value)
+    return True
 
 
 def checked(lesson: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +95,8 @@ def checked(lesson: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     lesson: the number that its file's name begins with, such as ``05``. given: a namespace that holds them
     all, as papermill or a student left them (``"2e-4"``, which YAML takes for text, becomes a number).
-    Raises CourseError naming parameter, value and the type expected, or if there is no such lesson.
+    Raises CourseError naming parameter, value and the type expected, for an ``output_dir`` in which the
+    lesson's folder cannot be made, or if there is no such lesson.
     """
     file = next(paths.NOTEBOOKS.glob(f"{lesson}_*.ipynb"), None)
     if file is None:
@@ -90,7 +105,15 @@ def checked(lesson: str, given: Mapping[str, Any]) -> dict[str, Any]:
             "请在完整的课程文件夹里运行（git clone 之后 make setup）。"
         )
     known = defaults(nbformat.read(file, as_version=4), file.name)
-    return {name: convert(name, given[name], default) for name, default in known.items()}
+    values = {name: convert(name, given[name], default) for name, default in known.items()}
+    if output_dir := values.get("output_dir"):
+        try:
+            paths.stage_dir(lesson, output_dir)
+        except OSError as error:  # a file of that name, a place that is another's
+            raise CourseError(
+                f"参数 output_dir 的值 {brief(output_dir)} 不对，那里建不了文件夹：{error.strerror}。"
+            ) from error
+    return values
 
 
 def assign(given: Mapping[str, Any], notebooks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

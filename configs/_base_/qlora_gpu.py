@@ -95,7 +95,7 @@ train_dataloader = dict(
 optim_wrapper = dict(
     type=OptimWrapper,
     optimizer=dict(type=AdamW, lr=2e-4, betas=(0.9, 0.999), weight_decay=0, fused=True),
-    clip_grad=dict(max_norm=1, error_if_nonfinite=True),
+    clip_grad=dict(max_norm=1.0, error_if_nonfinite=True),
     accumulative_counts=8,
 )
 param_scheduler = [

@@ -285,6 +285,11 @@ def test_a_person_has_a_line_editor(parrot):
     assert "^[" not in terminal.wait(ANSWER)
     terminal.type("\x1b[200~第一行\n第二行\x1b[201~\r")  # pasted
     assert "第一行" in terminal.wait(ANSWER)
+    terminal.wait("你：")
+    terminal.type("祝\x1a")  # Ctrl-Z; nobody could call the chat back here, so it goes on
+    terminal.wait("祝")
+    terminal.type("姐姐生日\r")
+    assert "^Z" not in terminal.wait(ANSWER)
     terminal.type("祝姐姐生日".encode("gbk") + b"\r")
     terminal.wait(ANSWER)
     terminal.type(b"\xff\xfe\x80\r")
@@ -296,7 +301,7 @@ def test_a_person_has_a_line_editor(parrot):
     terminal.type("Quit\r")
     terminal.wait("再见。")
     assert terminal.close() == 0
-    assert terminal.shown.count(ANSWER) == 5 and "Traceback" not in terminal.shown
+    assert terminal.shown.count(ANSWER) == 6 and "Traceback" not in terminal.shown
 
 
 @pytest.mark.slow
@@ -308,7 +313,7 @@ def test_ctrl_d_ends_the_chat(parrot):
     assert terminal.close() == 0
 
 
-@pytest.mark.parametrize("word", ["exit", "quit", "EXIT", "Quit", "/exit", "/quit"])
+@pytest.mark.parametrize("word", ["exit", "quit", "EXIT", "Quit", "/exit", "/quit", "／exit", "ｑｕｉｔ"])
 def test_words_that_end_the_chat(loaded, base_dir, word, monkeypatch):
     monkeypatch.setattr(inference, "load", lambda *a, **k: loaded)
     sink = io.StringIO()

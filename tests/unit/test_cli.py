@@ -96,6 +96,19 @@ def test_a_wrong_command_line_exits_2_says_why_and_points_to_the_help(arguments,
     assert not re.search(r"argument|expected|invalid|required|unrecognized", errors)
 
 
+def test_an_option_of_many_values_may_be_written_twice():
+    words = "train x.py --work-dir w --cfg-options lr=1 --cfg-options seed=2 max_iters=9"
+    assert cli.build_parser().parse_args(words.split()).cfg_options == ["lr=1", "seed=2", "max_iters=9"]
+
+
+@pytest.mark.parametrize(
+    "words", ["course -p seed=1 -p seed=2", "train README.md --work-dir w --cfg-options seed=1 seed=2"]
+)
+def test_two_values_for_one_name_are_refused(words, capsys):
+    assert cli.main(words.split()) == 1
+    assert "seed 给了两个不同的值：'1' 和 '2'" in capsys.readouterr().err
+
+
 def test_a_course_error_is_one_line_without_a_traceback():
     done = tianji("course", "-p", "seed")
     assert done.returncode == 1 and done.stdout == ""

@@ -48,11 +48,40 @@ def test_text_that_yaml_made_of_a_number_becomes_one(lesson, name, given, expect
         ("02", "data", 3, "data.*文字"),
         ("04", "shuffle", 1, "shuffle.*true"),
         ("06", "chat_temperature", float("nan"), "chat_temperature"),
+        ("05", "lr", 10**400, "lr.*小数"),
+        ("05", "seed", -1, "seed.*0 到 4294967295"),
+        ("01", "prompt_seed", 2**32, "prompt_seed.*0 到 4294967295"),
+        ("02", "rules_off", [1], "rules_off.*列表"),
+        ("02", "rules_off", [["slots"]], "rules_off.*列表"),
+        ("01", "styles", ["\ud83d"], "styles.*列表"),
+        ("02", "data", "a\0b", "data.*文字"),
+        ("03", "output_dir", "\ud83d", "output_dir.*文字"),
     ],
 )
 def test_what_is_of_another_kind_is_named(lesson, name, value, words):
     with pytest.raises(CourseError, match=words):
         parameters.checked(lesson, known(lesson) | {name: value})
+
+
+@pytest.mark.parametrize("name", ["file", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, name):
+    (tmp_path / "file").write_text("private")
+    with pytest.raises(CourseError, match=r"output_dir 的值 .*建不了文件夹"):
+        parameters.checked("03", known("03") | {"output_dir": str(tmp_path / name)})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [("train_ratio", -1.0, "训练集比例是 -1.0"), ("validation_ratio", 1.0, "验证集比例是 1.0")],
+)
+def test_lesson_4_names_a_share_that_is_none_before_it_begins(tmp_path, name, value, words):
+    (file,) = paths.NOTEBOOKS.glob("04_*.ipynb")
+    given, look = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"][:2]
+    namespace = {}
+    exec(given.source, namespace)
+    namespace |= {"output_dir": str(tmp_path), name: value}
+    with pytest.raises(CourseError, match=words):
+        exec(look.source, namespace)
 
 
 @pytest.mark.slow

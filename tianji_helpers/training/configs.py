@@ -9,6 +9,7 @@ plain, complete file, which is what the run uses and what a student can read aft
 
 import copy
 import difflib
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -21,6 +22,14 @@ from tianji_helpers.errors import CourseError, check_known
 TASKS = ("wishes", "self_cognition", "ruozhiba", "own")
 _VALIDATION_ROWS = 32  # more would cost the default training more than a few per cent of its time
 
+
+def _is_template(value) -> bool:
+    from xtuner.utils import PROMPT_TEMPLATE
+
+    return isinstance(value, str) and value in PROMPT_TEMPLATE
+
+
+_TEMPLATE = (_is_template, " XTuner 的一个对话模板，例如 gemma、qwen_chat、internlm2_chat")
 _WHOLE = (lambda value: type(value) is int and value > 0, "正整数")
 _COUNT = (lambda value: type(value) is int and value >= 0, "0 或正整数")
 _AMOUNT = (lambda value: type(value) in (int, float) and 0 < value < math.inf, "大于 0 的数")
@@ -31,16 +40,16 @@ _TEXTS = (
     lambda value: isinstance(value, (list, tuple)) and value and all(isinstance(one, str) for one in value),
     "一列文字",
 )
+_SEED = (lambda value: type(value) is int and 0 <= value < 2**32, " 0 到 4294967295 之间的整数")
 _DTYPE = (lambda value: value in ("bfloat16", "float32"), "bfloat16 或 float32")
 SETTINGS = {
     **dict.fromkeys(("model_dir", "data_path", "validation_path"), _PATH),
-    **dict.fromkeys(("prompt_template", "system"), _TEXT),
     **dict.fromkeys(("max_epochs", "lr", "lora_alpha"), _AMOUNT),
     **dict.fromkeys(("max_iters", "batch_size", "max_length", "lora_r", "every_n_iters"), _WHOLE),
-    **dict.fromkeys(("max_rows", "seed"), _COUNT),
+    **{"prompt_template": _TEMPLATE, "system": _TEXT, "max_rows": _COUNT, "seed": _SEED},
     **{"warmup_ratio": _SHARE, "evaluation_inputs": _TEXTS, "dtype": _DTYPE},
 }
-PATHS = tuple(name for name, kind in SETTINGS.items() if kind is _PATH)
+PATHS = (*(name for name, kind in SETTINGS.items() if kind is _PATH), "load_from")
 # where a setting stands in a config; whoever names that place means the setting
 _DATA = "train_dataloader.dataset"
 DATA_FILE = f"{_DATA}.dataset.data_files.train"
@@ -61,6 +70,7 @@ PLACES = {
 # XTuner's names of DeepSpeed's settings, and the stage of each
 _STAGES = {"1": 1, "2": 2, "2_offload": 2, "3": 3, "3_offload": 3}
 DEEPSPEED = {f"deepspeed_zero{name}": stage for name, stage in _STAGES.items()}
+_SCHEDULED = ("begin", "end", "by_epoch", "convert_to_iter_based")  # all follow from epochs or steps
 # what mmengine's runner reads of a config; any other name at its top was for the file itself
 _READ = (
     *("model", "train_dataloader", "val_dataloader", "optim_wrapper", "param_scheduler", "train_cfg"),
@@ -149,8 +159,7 @@ def change(cfg, options: Mapping[str, object]) -> None:
     for key, value in options.items():
         name = PLACES.get(key, key)
         if name not in SETTINGS:
-            _check_place(cfg, key, value)
-            dotted[key] = value
+            dotted[key] = str(value) if isinstance(value, Path) else value
             continue
         fits, words = SETTINGS[name]
         if not fits(value):
@@ -161,10 +170,15 @@ def change(cfg, options: Mapping[str, object]) -> None:
             )
         named[name] = value
     _change_named(cfg, named)
+    measured = "validation_path" in cfg
+    if measured:
+        _measure_validation_loss(cfg)  # which makes places that may be meant
+    for place, value in dotted.items():
+        _check_place(cfg, place, value)
     cfg.merge_from_dict(dotted)
-    if "validation_path" in cfg:
-        _measure_validation_loss(cfg)
-        cfg.merge_from_dict(dotted)  # some may be about the measuring
+    if measured:
+        _measure_validation_loss(cfg)  # what is said of the rows to train with holds for these, too
+        cfg.merge_from_dict(dotted)
 
 
 def _change_named(cfg, named: dict) -> None:
@@ -240,7 +254,9 @@ def part(cfg, place: str):
     value = cfg
     for name in place.split("."):
         try:
-            value = value[int(name)] if isinstance(value, (list, tuple)) else value[name]
+            if isinstance(value, (list, tuple)):
+                name = int(name) if name.isdecimal() else name
+            value = value[name]
         except (KeyError, IndexError, ValueError, TypeError):
             raise CourseError(
                 f"配置里没有 {place}。请照 configs/ 里的配置写，或用 tianji train 自带的配置。"
@@ -278,26 +294,40 @@ def zero_stage(name: str) -> int:
 def _check_place(cfg, place: str, value: object) -> None:
     """Raise CourseError if a value in this place would change nothing, or is of another kind."""
     top, _, rest = place.partition(".")
-    if top not in _READ or not rest or not _can_hold(cfg, place):
+    held = _can_hold(cfg, place) if rest else not isinstance(cfg.get(top, {}), (dict, list))
+    why, better = "", ()
+    if not held or top not in _READ:
+        why = "只在读配置文件时用过一次，现在改它" if place in cfg else "配置里没有它，写了"
+        if place.startswith(f"{_DATA}.dataset."):
+            why, better = "读数据时不看它，写了", ("data_path",)
+        why += "什么也不会变"
+    elif place.startswith("train_cfg.val_") and not cfg.get("val_dataloader"):
+        why, better = "没有验证数据，写了什么也不会变", ("validation_path",)
+    elif top == "param_scheduler" and rest.rpartition(".")[2] in _SCHEDULED:
+        why, better = "它跟着轮数或步数走，单独改就对不上了", ("max_epochs", "max_iters", "warmup_ratio")
+    if why:
         known = [*SETTINGS, *_leaves(cfg)]
         same = [name for name in known if name.rpartition(".")[2] == place.rpartition(".")[2]]
-        alike = same or difflib.get_close_matches(place, known, n=3, cutoff=0.5)
+        alike = better or same or difflib.get_close_matches(place, known, n=3, cutoff=0.5)
         hint = f"可以写 {'、'.join(alike[:5])}。" if alike else f"可以直接写的名字：{'、'.join(SETTINGS)}。"
-        why = "只在读配置文件时用过一次，现在改它" if place in cfg else "配置里没有它，写了"
-        raise CourseError(f"--cfg-options 里的 {brief(place)}：{why}什么也不会变。{hint}")
+        raise CourseError(f"--cfg-options 里的 {brief(place)}：{why}。{hint}")
     above, _, key = place.rpartition(".")
-    old = part(cfg, above)
-    old = old[int(key)] if isinstance(old, (list, tuple)) else old.get(key)
+    holder = part(cfg, above) if above else cfg
+    old = holder[int(key)] if isinstance(holder, (list, tuple)) else holder.get(key)
     kinds = {bool: bool, int: int, float: (int, float), str: str, dict: dict, list: list, tuple: list}
     kind = next((new for known, new in kinds.items() if type(old) is known or isinstance(old, known)), object)
+    if kind is int and isinstance(getattr((_arguments(holder) or {}).get(key), "default", None), float):
+        kind = (int, float)  # weight_decay=0 may become 0.1
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object and kind is not bool):
         raise CourseError(
             f"{place} 是 {brief(value)}，应当和配置里的 {brief(old)} 一样是 {type(old).__name__}。"
         )
+    if place == "load_from" and value and not paths.resolve(value).exists():
+        raise CourseError(f"load_from 是 {value}，那里没有检查点。接着训练请用 --resume。")
 
 
 def _can_hold(cfg, place: str) -> bool:
-    """Whether a place is there, or is an argument of something that is there and will say if it is wrong."""
+    """Whether a place is there, or is an argument of something that is there."""
     above, _, key = place.rpartition(".")
     try:
         holder = part(cfg, above)
@@ -305,7 +335,25 @@ def _can_hold(cfg, place: str) -> bool:
         return False
     if isinstance(holder, (list, tuple)):
         return key.isdecimal() and int(key) < len(holder)
-    return isinstance(holder, dict) and (key in holder or "type" in holder)
+    if not isinstance(holder, dict):
+        return False
+    arguments = _arguments(holder) if "type" in holder else holder
+    return arguments is None or key in (*arguments, "type")
+
+
+def _arguments(holder) -> Mapping[str, inspect.Parameter] | None:
+    """Return what the ``type`` of a part takes; None if it hands on anything, or cannot be asked."""
+    from mmengine.utils import get_object_from_string
+
+    made_by = holder.get("type")
+    try:
+        made_by = get_object_from_string(made_by) if isinstance(made_by, str) else made_by
+        found = inspect.signature(made_by).parameters
+    except (TypeError, ValueError, ImportError):
+        return None
+    # "_" takes what it does not use
+    hands_on = any(one.kind is one.VAR_KEYWORD and one.name != "_" for one in found.values())
+    return None if hands_on else found
 
 
 def _leaves(cfg) -> Iterator[str]:

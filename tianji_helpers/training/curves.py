@@ -33,6 +33,11 @@ def plot(work_dir: str | Path):
     from matplotlib.figure import Figure
 
     curve, validation = progress.read_curve(work_dir), progress.read_validation(work_dir)
+    if not curve and progress.read_points(work_dir):
+        raise CourseError(
+            f"{paths.told(work_dir)} 里的训练还没有记过损失（课程的配置每 10 步记一次）。"
+            "要看这么短的训练，请用 --cfg-options default_hooks.logger.interval=1。"
+        )
     if not curve:
         raise CourseError(
             f"{paths.told(work_dir)} 里没有训练记录 */vis_data/scalars.json。请给出训练时的 --work-dir。"

@@ -91,8 +91,17 @@ def look(dataset) -> Rows:
     from xtuner.registry import BUILDER
 
     path = paths.resolve(dataset.dataset.data_files.train)
-    tokenizer = BUILDER.build(_from_here(dataset.tokenizer))
-    maps = [_function(part) for key in ("dataset_map_fn", "template_map_fn") if (part := dataset.get(key))]
+    maps = []
+    try:
+        tokenizer = BUILDER.build(_from_here(dataset.tokenizer))
+        for name in ("dataset_map_fn", "template_map_fn"):
+            maps += [_function(part)] if (part := dataset.get(name)) else []
+    except CourseError:
+        raise
+    except Exception as error:  # what a config names may not be there
+        raise CourseError(
+            f"配置里的 train_dataloader.dataset 用不了：它的分词器或 map 函数建不出来（{_said(error)}）。"
+        ) from error
     rows = Rows(path, [], [], [], dataset.max_length)
     for number, row in enumerate(_loaded(dataset, path), 1):
         try:

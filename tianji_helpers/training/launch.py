@@ -172,7 +172,7 @@ def _advice(failure: str, work_dir: Path) -> str:
 def last_checkpoint(work_dir: str | Path) -> Path:
     """Return the newest ``iter_N.pth`` that no kill or full disk cut short; raises CourseError if none."""
     work_dir = Path(work_dir)
-    found = sorted(work_dir.glob("iter_*.pth"), key=_step)
+    found = sorted(_checkpoints(work_dir), key=_step)
     whole = [path for path in found if _is_whole(path)]
     if not whole:
         broken = f"（{found[-1].name} 没有写完）" if found else ""
@@ -181,7 +181,12 @@ def last_checkpoint(work_dir: str | Path) -> Path:
 
 
 def _has_checkpoint(work_dir: Path) -> bool:
-    return any(_is_whole(path) for path in work_dir.glob("iter_*.pth"))
+    return any(map(_is_whole, _checkpoints(work_dir)))
+
+
+def _checkpoints(work_dir: Path, name: str = "iter_*.pth") -> list[Path]:
+    """Return the checkpoints of this name; a student's ``iter_notes.pth`` is none."""
+    return [path for path in work_dir.glob(name) if path.stem.rpartition("_")[2].isdecimal()]
 
 
 def choose_checkpoint(work_dir: str | Path) -> Checkpoint:
@@ -190,7 +195,8 @@ def choose_checkpoint(work_dir: str | Path) -> Checkpoint:
     Where none was measured it is the last one. Raises CourseError if there is no whole checkpoint.
     """
     measured = {p["step"]: p["loss"] for p in progress.read_validation(work_dir) if math.isfinite(p["loss"])}
-    found = [*Path(work_dir).glob("best_*_iter_*.pth"), *Path(work_dir).glob("iter_*.pth")]
+    work_dir = Path(work_dir)
+    found = [*_checkpoints(work_dir, "best_*_iter_*.pth"), *_checkpoints(work_dir)]
     scored = {path: measured[_step(path)] for path in found if _step(path) in measured and _is_whole(path)}
     if not scored:
         return Checkpoint(last_checkpoint(work_dir), "最后一个检查点：训练中没有量过验证损失")

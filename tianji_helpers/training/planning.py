@@ -123,7 +123,9 @@ def _check_sight(cfg, hidden: int | None) -> None:
 def _look(cfg, dataloader: str) -> data.Rows:
     path = paths.resolve(part(cfg, f"{dataloader}.dataset.dataset.data_files.train"))
     if not path.is_file():
-        raise CourseError(f"配置里的训练数据 {paths.told(path)} 不存在。请先运行生成它的那一课。")
+        what = "训练数据" if dataloader == "train_dataloader" else "验证数据"
+        state = "不是一个文件，请写到文件" if path.exists() else "不存在。请先运行生成它的那一课"
+        raise CourseError(f"配置里的{what} {paths.told(path)} {state}。")
     return data.look(cfg[dataloader].dataset)
 
 
@@ -162,7 +164,8 @@ def _count(cfg, found: data.Rows) -> int:
     rows = min(usable, dataset.get("max_dataset_length") or usable)
     if not dataset.get("pack_to_max_length", True):
         return rows
-    tokens = sum(min(length, found.max_length) for length in found.lengths) * rows / usable
+    kept = zip(found.lengths, found.seen, strict=True)
+    tokens = sum(min(length, found.max_length) for length, seen in kept if seen) * rows / usable
     return max(1, int(tokens / found.max_length))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tianji_helpers import paths, records
-from tianji_helpers.errors import CourseError
+from tianji_helpers.errors import CourseError, check_known
 from tianji_helpers.training import configs, data, evaluation, inference, launch, models, planning
 
 _FEW_BATCHES = 100  # of an epoch; with fewer, one epoch teaches next to nothing
@@ -28,7 +28,8 @@ _FILES = {
 
 
 def task_dir(task: str, output_dir: str | Path = "") -> Path:
-    """Return the folder of one task's training."""
+    """Return the folder of one task's training. Raises CourseError for a task that there is not."""
+    check_known(task, configs.TASKS, "任务")
     return paths.stage_dir("05", output_dir) / task
 
 
@@ -48,6 +49,7 @@ def test_file(task: str, output_dir: str | Path = "") -> Path:
 
 
 def _file(task: str, part: str, output_dir: str | Path) -> Path:
+    check_known(task, _FILES, "任务")
     stage, names = _FILES[task]
     return paths.stage_dir(stage, output_dir) / names[_PARTS.index(part)]
 
@@ -77,9 +79,11 @@ def choose_device(device: str, model: str) -> str:
         raise CourseError(f"device 是 {device}，只能是 auto、cpu 或 cuda。")
     wanted = ("cpu" if models.find(model).device == "CPU" else "cuda") if device == "auto" else device
     if wanted == "cuda" and not torch.cuda.is_available():
+        instead = f"或把参数 base_model 改成 {models.EMBEDDED}（CPU 就能训练）。"
+        if models.find(model).device == "CPU":
+            instead = "或把参数 device 改成 auto：这个模型在 CPU 上就能训练。"
         raise CourseError(
-            f"模型 {model} 要在 GPU 上训练，但 PyTorch 没有找到 GPU。请用 tianji doctor 检查驱动，"
-            f"或把参数 base_model 改成 {models.EMBEDDED}（CPU 就能训练）。"
+            f"模型 {model} 要在 GPU 上训练，但 PyTorch 没有找到 GPU。请用 tianji doctor 检查驱动，{instead}"
         )
     return wanted
 

@@ -156,11 +156,16 @@ PORT = whole("--port", "端口，0 表示随便找一个空的", 8501, most=6553
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
-    """Return ``NAME=VALUE`` texts as a dictionary. Raises CourseError for one without a name."""
+    """Return ``NAME=VALUE`` texts as a dictionary.
+
+    Raises CourseError for one without a name, and for a second value of a name.
+    """
     pairs = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise CourseError(f"{text!r} 不是“名字=值”的样子，例如 -p seed=7。")
-        pairs[name] = value
+        if pairs.setdefault(name, value) != value:
+            both = f"{brief(pairs[name])} 和 {brief(value)}"
+            raise CourseError(f"{name} 给了两个不同的值：{both}。请只写一个。")
     return pairs

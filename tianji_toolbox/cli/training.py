@@ -14,6 +14,7 @@ _CONFIG = (  # an estimate is asked for as the training is
         "改配置里的值，例如 max_iters=10 lr=1e-3，或配置里的位置 model.recompute_share=1",
         [],
         nargs="+",
+        action="extend",
     ),
     arg.word("--deepspeed", "NAME", "DeepSpeed 策略，例如 deepspeed_zero2", None),
 )

@@ -1,6 +1,7 @@
 """A chat in a terminal, for a person at the keyboard or a program on a pipe; see ``tianji_helpers.chat``."""
 
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -112,10 +113,11 @@ def repl(
 def _command(request: str) -> tuple[str, str]:
     """Return the command in a line, empty if there is none, and what follows it.
 
-    >>> _command("quit"), _command("/USE 乙"), _command("use it")
-    (('EXIT', ''), ('USE', '乙'), ('', ''))
+    >>> _command("quit"), _command("/USE 乙"), _command("use it"), _command("／ｅｘｉｔ")
+    (('EXIT', ''), ('USE', '乙'), ('', ''), ('EXIT', ''))
     """
-    word, _, rest = request.partition(" ")
+    # a Chinese input method writes wide letters and spaces
+    word, _, rest = unicodedata.normalize("NFKC", request).partition(" ")
     if word == USE or word.lower() == "/use":
         return USE, rest.strip()
     return ("" if rest else _WORDS.get(word.lower().removeprefix("/"), "")), ""
@@ -125,7 +127,7 @@ def _typed() -> Iterator[str]:
     """Yield what a person types, line by line; a pasted text is one, however many it has."""
     from prompt_toolkit import PromptSession
 
-    session = PromptSession()
+    session = PromptSession(enable_suspend=True)  # Ctrl-Z, as in every other program
     while True:
         try:
             line = session.prompt("你：")

@@ -195,7 +195,11 @@ def test_other_places_of_a_config_are_changed_by_their_dotted_names():
         "train_dataloader.num_workers": 1,
     }
     options |= {"optim_wrapper.optimizer.eps": 1e-6, "lr": 1, "batch_size": 1}
+    options |= {"optim_wrapper.optimizer.weight_decay": 0.1, "optim_wrapper.clip_grad.max_norm": 0.5}
+    options |= {"log_level": "DEBUG", "load_from": paths.ROOT / CPU}
     cfg = changed(options=options)
+    assert (cfg.optim_wrapper.optimizer.weight_decay, cfg.optim_wrapper.clip_grad.max_norm) == (0.1, 0.5)
+    assert cfg.log_level == "DEBUG" and cfg.load_from == str(paths.ROOT / CPU)
     assert cfg.model.recompute_share == 1 and configs.find_chat_hook(cfg).max_new_tokens == 5
     assert cfg.train_dataloader.num_workers == 1 == cfg.train_dataloader.batch_size
     assert cfg.optim_wrapper.optimizer.eps == 1e-6 and cfg.optim_wrapper.optimizer.lr == 1
@@ -207,6 +211,8 @@ def test_changes_of_the_training_rows_hold_for_the_validation_rows_too():
     configs.change(cfg, options)
     assert cfg.val_dataloader.batch_size == 2 and cfg.val_dataloader.num_workers == 1
     assert cfg.train_dataloader.num_workers == 0
+    at_once = changed(options=options | {"train_cfg.val_interval": 7})
+    assert at_once.val_dataloader == cfg.val_dataloader and at_once.train_cfg.val_interval == 7
 
 
 @pytest.mark.parametrize(
@@ -229,6 +235,17 @@ def test_changes_of_the_training_rows_hold_for_the_validation_rows_too():
         ({"max_epochs": 1, "train_cfg.max_epochs": 2}, "两个不同的值"),
         ({"warmup_ratio": 1.5}, "0 到 1 之间"),
         ({"data_path": None}, "data_path 是 None，应当是路径"),
+        ({"seed": 2**32}, "seed 是 4294967296，应当是 0 到 4294967295 之间的整数"),
+        ({"prompt_template": "nope"}, "prompt_template 是 'nope'，应当是 XTuner 的一个对话模板"),
+        ({f"{DATA.removesuffix('.data_files.train')}.path": "/my.json"}, "什么也不会变.*可以写 data_path"),
+        ({f"{DATA.removesuffix('.data_files.train')}.split": "test"}, "什么也不会变"),
+        ({"optim_wrapper.optimizer.weight_dacay": 0.1}, r"什么也不会变.*optimizer\.weight_decay"),
+        ({"model.lora.typo": 1}, "什么也不会变"),
+        ({"train_cfg.val_interval": 5}, "没有验证数据.*可以写 validation_path"),
+        ({"param_scheduler.0.end": 5}, "跟着轮数或步数走.*可以写 max_epochs、max_iters、warmup_ratio"),
+        ({"custom_hooks.-1.every_n_iters": 5}, "什么也不会变"),
+        ({"load_from": "/nothere.pth"}, "那里没有检查点.*--resume"),
+        ({"optim_wrapper.accumulative_counts": 1.5}, "一样是 int"),
     ],
     ids=str,
 )

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tianji_helpers import formats, records
+from tianji_helpers import formats, paths, records
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import configs, data, evaluation, launch, planning
 
@@ -75,6 +75,23 @@ def test_rows_beyond_the_limit_are_counted_before_the_training(written):
         launch.check_config(
             written([formats.from_turns(turns, "xtuner") for turns in (SHORT, LONG, SHORT)], max_length=2)
         )
+
+
+def test_packed_rows_are_of_those_that_have_an_answer():
+    cfg = configs.load_config("configs/wishes_gemma3_270m_cpu_packed.py")
+    short, long = 30, 10  # the long ones are left out before packing
+    rows = data.Rows(paths.DATA, [1000] * long + [20] * short, [2] * 40, [0] * long + [2] * short, 280)
+    assert planning.batches(cfg, rows) == 600 // 280
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("tokenizer.pretrained_model_name_or_path", "/x"), ("template_map_fn.type", "nowhere")],
+)
+def test_a_part_of_the_reading_that_is_not_there_is_named(written, place, value):
+    config = written([formats.from_turns(SHORT, "xtuner")] * 9)
+    with pytest.raises(CourseError, match=r"train_dataloader\.dataset 用不了"):
+        launch.check_config(config, {f"train_dataloader.dataset.{place}": value})
 
 
 XTUNERS_OWN = (  # as configs are that XTuner's users bring along

@@ -119,6 +119,14 @@ def test_curves_are_drawn_from_the_work_folder(trained, tmp_path, capsys):
         curves.plot(tmp_path)
 
 
+def test_a_training_too_short_to_log_a_loss_has_no_curve_and_says_so(tmp_path):
+    file = tmp_path / "20260101_000000" / "vis_data" / "scalars.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"total_steps": 4, "step": 0}\n{"stopped_early": false, "step": 4}\n')
+    with pytest.raises(CourseError, match=r"还没有记过损失.*logger\.interval=1"):
+        curves.plot(tmp_path)
+
+
 def test_learning_rate_follows_warm_up_and_cosine(trained):
     first, last = (point["lr"] for point in trained[0].curve[-2:])
     assert 5e-4 < first < 1e-3 and last < 5e-5
@@ -528,6 +536,8 @@ def test_part_of_an_epoch_is_a_whole_number_of_steps(tiny_dir, rows_file, tmp_pa
     ("changes", "message"),
     [
         ({"data_path": "outputs/nowhere.json"}, "/outputs/nowhere.json 不存在"),
+        ({"data_path": "configs"}, "configs 不是一个文件"),
+        ({"validation_path": "outputs/nowhere.json"}, "配置里的验证数据 "),
         ({"model_dir": "models/nowhere"}, "tianji prepare-model nowhere"),
         ({"max_epochs": 0.5, "warmup_ratio": 0.1}, "一共只有 2 步（16 条数据，4 批，0.5 轮）"),
     ],
@@ -559,5 +569,9 @@ def test_crash_of_xtuner_is_an_error_with_its_log(tmp_path):
 
 
 def test_no_checkpoint_is_an_error(tmp_path):
+    for name in ("iter_notes.pth", "iter_.pth", "best_photos_iter_x.pth"):  # a student's
+        (tmp_path / name).write_text("private")
     with pytest.raises(CourseError, match="没有检查点"):
         launch.last_checkpoint(tmp_path)
+    with pytest.raises(CourseError, match="没有检查点"):
+        launch.choose_checkpoint(tmp_path)

@@ -23,6 +23,8 @@ def test_gpu_model_without_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(CourseError, match="internlm2-chat-7b 要在 GPU 上训练"):
         tasks.choose_device("auto", "internlm2-chat-7b")
+    with pytest.raises(CourseError, match="或把参数 device 改成 auto"):
+        tasks.choose_device("cuda", "gemma-3-270m")
 
 
 def test_tasks_keep_apart(tmp_path):
@@ -30,6 +32,9 @@ def test_tasks_keep_apart(tmp_path):
     parts = (tasks.train_file, tasks.validation_file, tasks.test_file)
     files = {read(task, tmp_path) for task in configs.TASKS for read in parts}
     assert len(folders) == 4 and len(files) == 12
+    for read in (tasks.task_dir, *parts):
+        with pytest.raises(CourseError, match="没有叫 wishs 的任务。你是想用 wishes 吗"):
+            read("wishs", tmp_path)
 
 
 @pytest.fixture
