@@ -8,6 +8,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import repr as brief
 from typing import TYPE_CHECKING
 
 from tianji_helpers.errors import CourseError
@@ -32,15 +33,9 @@ def open_picture(source: str | Path | bytes, name: str = "") -> "Image":
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     name = name or (Path(source).name if isinstance(source, str | Path) else "图片")
-    if isinstance(source, str | Path):
-        if not Path(source).is_file():
-            raise CourseError(f"找不到图片 {source}。")
-        size = Path(source).stat().st_size
-    else:
-        size = len(source)
-    if size > LARGEST_FILE:
-        raise CourseError(f"{name} 有 {size / 1e6:.1f} MB，最多 {LARGEST_FILE / 1e6:.0f} MB。请先缩小。")
-    data = Path(source).read_bytes() if isinstance(source, str | Path) else source
+    data = _read(Path(source)) if isinstance(source, str | Path) else source
+    if len(data) > LARGEST_FILE:
+        raise CourseError(f"{name} 超过 {LARGEST_FILE / 1e6:.0f} MB。请先缩小。")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is stricter
@@ -74,6 +69,17 @@ def open_picture(source: str | Path | bytes, name: str = "") -> "Image":
         return upright.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise CourseError(f"{name} 坏了，读到一半读不下去：{error}。") from error
+
+
+def _read(file: Path) -> bytes:
+    """Return what is in a file, and of a large one just enough to see that it is too large."""
+    try:
+        if not file.is_file():
+            raise CourseError(f"找不到图片 {file}。")
+        with file.open("rb") as opened:
+            return opened.read(LARGEST_FILE + 1)
+    except OSError as error:  # a name that is too long, a disk that is gone
+        raise CourseError(f"读不了图片 {brief(str(file))}：{error.strerror or error}。") from error
 
 
 def to_pixels(

@@ -52,7 +52,7 @@ FRAMES = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
         (huge_png(7_000, 7_000), "7000×7000 像素"),
         (huge_png(100, 100), "坏了"),
         (saved(Image.effect_noise((200, 200), 50))[:9000], "坏了"),
-        (b"0" * (pictures.LARGEST_FILE + 1), "10.0 MB，最多 10 MB"),
+        (b"0" * (pictures.LARGEST_FILE + 1), "超过 10 MB"),
     ],
     ids=range(13),
 )
@@ -63,6 +63,11 @@ def test_what_is_no_plain_picture_is_refused_by_name(data, said, tmp_path):
         pictures.open_picture(file)
     with pytest.raises(CourseError, match=said):
         pictures.open_picture(data)
+
+
+def test_a_name_that_no_disk_takes_is_told():
+    with pytest.raises(CourseError, match="读不了图片 'a{5}"):
+        pictures.open_picture("a" * 300 + ".png")
 
 
 def test_a_missing_file_is_named(tmp_path):
