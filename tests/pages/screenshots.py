@@ -10,14 +10,16 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 FOLDER = Path(__file__).with_suffix("")
-SIZES = {"desktop": (1280, 860), "narrow": (390, 1130)}
+SIZES = {"desktop": (1280, 960), "narrow": (390, 1300)}
 
 
 def take(page, name: str) -> None:
     """Ask for a wish before and after the training, and write the picture."""
-    page.get_by_role("combobox", name="送给谁").click()
-    page.get_by_role("option", name="姐姐", exact=True).click()
+    for box, option in {"送给谁": "叔叔", "为了什么": "中秋节"}.items():
+        page.get_by_role("combobox", name=box).click()
+        page.get_by_role("option", name=option, exact=True).click()
     page.get_by_role("radio", name="小红书").click()
+    page.get_by_role("textbox", name="还想说的事").fill("他刚退休")
     page.get_by_text("前后对比").click()
     settings = page.get_by_text("生成设置")
     settings.click()
