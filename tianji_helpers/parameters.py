@@ -70,7 +70,7 @@ def convert(name: str, value: Any, default: Any) -> Any:
         fits = False
     words = _KINDS.get(kind, "")
     if fits and kind is int and name.endswith("seed"):  # NumPy takes no other
-        fits, words = 0 <= value < 2**32, "0 到 4294967295 之间的整数"
+        fits, words = 0 <= value < 2**32, " 0 到 4294967295 之间的整数"
     if kind is type(value) is str:
         words = "文字，不含 NUL 和半个 emoji"
     if not fits:

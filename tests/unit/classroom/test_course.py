@@ -37,7 +37,7 @@ def course(tmp_path):
         "01_write",
         'output_dir = ""\nseed = 42\nrate = 2e-3\nstyles = ["正常"]',
         "from tianji_helpers import paths\nfrom tianji_helpers.errors import CourseError\n"
-        "if seed < 0:\n    raise CourseError(f'seed = {seed}，应当不小于 0')",
+        "if rate < 0:\n    raise CourseError(f'rate = {rate}，应当不小于 0')",
         'out = paths.stage_dir("01", output_dir)\n(out / "seed.txt").write_text(str(seed))',
         'log = out / "log.txt"\nwith log.open("a") as file:\n    file.write("ran\\n")\nprint(rate, styles)',
     )
@@ -144,7 +144,8 @@ def test_the_added_lesson_runs_by_its_number_only():
         ({"styles": "小红书"}, "参数 styles 的值 '小红书' 不对，应当是列表"),
         ({"styles": "[1]"}, "参数 styles 的值 .* 不对，应当是列表"),
         ({"output_dir": "elsewhere"}, "请用 --output"),
-        ({"seed": "-1"}, "seed = -1，应当不小于 0"),
+        ({"seed": "-1"}, "参数 seed 的值 -1 不对，应当是 0 到"),
+        ({"rate": "-1"}, "rate = -1.0，应当不小于 0"),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_any_lesson_ran(course, given, message):
