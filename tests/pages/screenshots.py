@@ -16,8 +16,9 @@ SIZES = {"desktop": (1280, 960), "narrow": (390, 1300)}
 def take(page, name: str) -> None:
     """Ask for a wish before and after the training, and write the picture."""
     for box, option in {"送给谁": "叔叔", "为了什么": "中秋节"}.items():
-        page.get_by_role("combobox", name=box).click()
+        page.get_by_role("combobox", name=box).fill(option)
         page.get_by_role("option", name=option, exact=True).click()
+        page.wait_for_timeout(1_500)  # the page runs again
     page.get_by_role("radio", name="小红书").click()
     page.get_by_role("textbox", name="还想说的事").fill("他刚退休")
     page.get_by_text("前后对比").click()
