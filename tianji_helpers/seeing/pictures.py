@@ -33,9 +33,9 @@ def open_picture(source: str | Path | bytes, name: str = "") -> "Image":
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     name = name or (Path(source).name if isinstance(source, str | Path) else "图片")
-    data = _read(Path(source)) if isinstance(source, str | Path) else source
-    if len(data) > LARGEST_FILE:
-        raise CourseError(f"{name} 超过 {LARGEST_FILE / 1e6:.0f} MB。请先缩小。")
+    data, size = _read(Path(source)) if isinstance(source, str | Path) else (source, len(source))
+    if size > LARGEST_FILE:
+        raise CourseError(f"{name} 有 {size / 1e6:.1f} MB，最多 {LARGEST_FILE / 1e6:.0f} MB。请先缩小。")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is stricter
@@ -71,13 +71,13 @@ def open_picture(source: str | Path | bytes, name: str = "") -> "Image":
         raise CourseError(f"{name} 坏了，读到一半读不下去：{error}。") from error
 
 
-def _read(file: Path) -> bytes:
-    """Return what is in a file, and of a large one just enough to see that it is too large."""
+def _read(file: Path) -> tuple[bytes, int]:
+    """Return what is in a file, of one that is too large nothing, and how large it is."""
     try:
         if not file.is_file():
             raise CourseError(f"找不到图片 {file}。")
-        with file.open("rb") as opened:
-            return opened.read(LARGEST_FILE + 1)
+        size = file.stat().st_size
+        return file.read_bytes() if size <= LARGEST_FILE else b"", size
     except OSError as error:  # a name that is too long, a disk that is gone
         raise CourseError(f"读不了图片 {brief(str(file))}：{error.strerror or error}。") from error
 

@@ -52,7 +52,7 @@ FRAMES = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
         (huge_png(7_000, 7_000), "7000×7000 像素"),
         (huge_png(100, 100), "坏了"),
         (saved(Image.effect_noise((200, 200), 50))[:9000], "坏了"),
-        (b"0" * (pictures.LARGEST_FILE + 1), "超过 10 MB"),
+        (b"0" * (pictures.LARGEST_FILE + 1), "10.0 MB，最多 10 MB"),
     ],
     ids=range(13),
 )

@@ -243,7 +243,7 @@ def test_the_page_of_a_model_that_sees_takes_a_picture(app, seeing_dir, monkeypa
         (b"a text", "上传的文件 不是图片"),
         (png((20_000, 20_000), "1"), "20000×20000 像素|像素太多"),  # 50 KB
         (png((1, 1)), "只有 1×1 像素"),
-        (b"\x89PNG" + bytes(10_000_001), "超过 10 MB"),
+        (b"\x89PNG" + bytes(10_000_001), "最多 10 MB"),
     ],
 )
 def test_what_is_no_picture_is_refused_on_the_page(seeing_dir, monkeypatch, data, reason):
