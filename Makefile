@@ -60,7 +60,7 @@ test: $(SCALE)/.ready $(SITE)/.ready $(DEEPSPEED)/.ready  ## 全部检查：代�
 	stage 读写文件的测试和分支覆盖 $(OFFLINE) sh -c "$(BIN)/python -m coverage run -m pytest -q $(RELIED_ON) && \
 		$(BIN)/python -m coverage report"; \
 	stage 六课逐格比对 env TIANJI_OUTPUT_DIR=outputs/test-nbval $(OFFLINE) $(BIN)/python -m pytest -q \
-		-p no:cacheprovider --nbval --nbval-current-env $(NOTEBOOKS); \
+		--timeout 2400 -p no:cacheprovider --nbval --nbval-current-env $(NOTEBOOKS); \
 	stage 换一组参数再跑一遍六课 $(OFFLINE) $(BIN)/python -m pytest -q -m course tests/course; \
 	command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
 		|| echo '没有 Chromium：网页的测试都跳过了。装上再运行一次就有：apt install chromium'; \

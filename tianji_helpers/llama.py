@@ -1,7 +1,7 @@
-"""llama.cpp's server on a GGUF file: how the course runs one, in this process or in one of its own.
+"""llama.cpp's server on a GGUF file, in a process of its own.
 
-The package xllamacpp carries the server. ``server`` runs it here; ``started`` runs it in a child, so
-that a model that is too large, or a crash, ends the child and not the notebook, and so that it ends
+The package xllamacpp carries the server. ``started`` runs it in a child, so that a model that is too large,
+or a crash, or a stop that never comes to an end, is the child's and not the notebook's, and so that it ends
 with the program that started it, however that ends. ``Model`` is such a child that ``inference`` talks to.
 """
 
@@ -26,59 +26,6 @@ _SPARE_GB = 0.6  # what a server needs beside its weights: buffers, and the answ
 
 
 @contextmanager
-def server(
-    gguf_file: str | Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    context: int = 2048,
-    parallel: int = 2,
-    alias: str = "",
-) -> Iterator[str]:
-    """Run llama.cpp's server on a GGUF file and yield its address, such as ``http://127.0.0.1:8080``.
-
-    host: an address, or a file for a socket (``*.sock``). port: 0 takes a free one. context: tokens a
-    conversation may have. parallel: how many answers are written at once; more requests wait. alias: the
-    model's name in the interface; empty means the file's. The OpenAI-compatible interface is below ``/v1``.
-    Raises CourseError if the file is missing or llama.cpp cannot load it.
-    """
-    try:
-        import xllamacpp
-    except ImportError as error:
-        raise CourseError(
-            "没有安装 xllamacpp。请运行 make setup，或 pip install -r requirements.lock。"
-        ) from error
-
-    gguf_file = _existing(gguf_file)
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(gguf_file)
-    parameters.model_alias = {alias or gguf_file.stem}
-    parameters.hostnames = [host]
-    parameters.port = port
-    parameters.n_ctx = context * parallel
-    parameters.n_parallel = parallel
-    parameters.cpuparams.n_threads = len(os.sched_getaffinity(0))
-    parameters.verbosity = 0
-    parameters.warmup = False
-    parameters.swa_full = True  # what a sliding window has left can be gone back to in the next turn
-    parameters.cache_ram_mib = 0  # else up to 8 GB of earlier conversations
-    # by default any web site may ask, and read the answer
-    parameters.cors_origins = "localhost"
-    parameters.cors_credentials = False
-    try:
-        running = xllamacpp.Server(parameters)
-    except RuntimeError as error:
-        raise CourseError(
-            f"llama.cpp 启动不了 {gguf_file.name}：{error}。文件可能不完整（请重新导出），"
-            f"或 {host}:{port} 已经被占用（请换一个 --port）。"
-        ) from error
-    try:
-        yield running.listening_address
-    finally:
-        del running  # its destructor stops the server
-
-
-@contextmanager
 def started(
     gguf_file: str | Path,
     *,
@@ -87,9 +34,13 @@ def started(
     parallel: int = 2,
     alias: str = "",
 ) -> Iterator[str]:
-    """Run ``server`` in a process of its own; yield its address. It ends with the block, or with us.
+    """Run llama.cpp's server on a GGUF file and yield its address, such as ``http://127.0.0.1:8080``.
 
-    Raises CourseError if the file is missing, there is too little memory, or llama.cpp cannot load it.
+    host: an address, of which it takes a free port, or a file for a socket (``*.sock``). context: tokens a
+    conversation may have. parallel: how many answers are written at once; more requests wait. alias: the
+    model's name in the interface; empty means the file's. The OpenAI-compatible interface is below ``/v1``.
+    It ends with the block, or with us. Raises CourseError if the file is missing, there is too little
+    memory, or llama.cpp cannot load it.
     """
     gguf_file = _existing(gguf_file)
     needed = gguf_file.stat().st_size / 1e9 + _SPARE_GB
@@ -110,6 +61,8 @@ def started(
         start_new_session=True,  # Ctrl-C is for us: answers under way are still wanted
     )
     assert child.stdin and child.stdout  # pipes
+    # what it says later is read away: a full pipe would stop it
+    drain = threading.Thread(target=child.stdout.read, daemon=True)
     try:
         said = child.stdout.readline()
         if not said.startswith("{"):
@@ -121,7 +74,7 @@ def started(
         told = json.loads(said)
         if "error" in told:
             raise CourseError(told["error"])
-        threading.Thread(target=child.stdout.read, daemon=True).start()  # a full pipe would stop it
+        drain.start()
         yield told["address"]
     finally:
         child.stdin.close()
@@ -130,6 +83,9 @@ def started(
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+        if drain.ident:
+            drain.join()
+        child.stdout.close()
 
 
 class Model:
@@ -189,12 +145,43 @@ def _existing(gguf_file: str | Path) -> Path:
 def _main(gguf_file: str, options: str) -> None:
     """Serve until stdin ends."""
     try:
-        with server(gguf_file, **json.loads(options)) as address:
-            print(json.dumps({"address": address}), flush=True)
-            sys.stdin.read()
-            os._exit(0)  # answers under way are nobody's any more
+        running = _server(Path(gguf_file), **json.loads(options))
+        print(json.dumps({"address": running.listening_address}), flush=True)
+        sys.stdin.read()
     except CourseError as error:
         print(json.dumps({"error": str(error)}), flush=True)
+    os._exit(0)  # answers under way are nobody's any more, and llama.cpp's own way out may wait for them
+
+
+def _server(gguf_file: Path, host: str, context: int, parallel: int, alias: str) -> Any:
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise CourseError(
+            "没有安装 xllamacpp。请运行 make setup，或 pip install -r requirements.lock。"
+        ) from error
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(gguf_file)
+    parameters.model_alias = {alias or gguf_file.stem}
+    parameters.hostnames = [host]
+    parameters.port = 0
+    parameters.n_ctx = context * parallel
+    parameters.n_parallel = parallel
+    parameters.cpuparams.n_threads = len(os.sched_getaffinity(0))
+    parameters.verbosity = 0
+    parameters.warmup = False
+    parameters.swa_full = True  # what a sliding window has left can be gone back to in the next turn
+    parameters.cache_ram_mib = 0  # else up to 8 GB of earlier conversations
+    # by default any web site may ask, and read the answer
+    parameters.cors_origins = "localhost"
+    parameters.cors_credentials = False
+    try:
+        return xllamacpp.Server(parameters)
+    except RuntimeError as error:
+        raise CourseError(
+            f"llama.cpp 启动不了 {gguf_file.name}：{error}。文件可能不完整，请重新导出或下载。"
+        ) from error
 
 
 if __name__ == "__main__":

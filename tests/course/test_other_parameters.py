@@ -15,7 +15,7 @@ import pytest
 from tianji_helpers import paths
 from tianji_toolbox.classroom.course import ADDED, find_notebooks
 
-pytestmark = pytest.mark.course
+pytestmark = [pytest.mark.course, pytest.mark.timeout(3600)]
 
 RUN = paths.ROOT / "outputs" / "test-course"
 PARAMETERS = {

@@ -27,11 +27,11 @@ _HOPS = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgr
 def serve(gguf_file: str | Path, host: str, port: int) -> None:
     """Serve a GGUF file until Ctrl-C, and say how to reach it. port: 0 takes a free one.
 
-    Raises CourseError if the address cannot be had, or llama.cpp cannot load the file.
+    Raises CourseError if the address cannot be had, or as ``llama.started`` does.
     """
     with tempfile.TemporaryDirectory(prefix="tianji-serve-") as place:
         inner = f"{place}/llama.sock"
-        with llama.server(gguf_file, host=inner), suppress(asyncio.CancelledError):
+        with llama.started(gguf_file, host=inner), suppress(asyncio.CancelledError):
             asyncio.run(_keep(inner, host, port, Path(gguf_file).stem))
 
 

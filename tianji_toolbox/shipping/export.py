@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tianji_helpers import paths, records, threads
+from tianji_helpers import llama, paths, records, threads
 from tianji_helpers.errors import CourseError, check_known
-from tianji_helpers.llama import server
 from tianji_helpers.training import inference, inspection, launch, models
 
 STAGE = "06_export"
@@ -201,7 +200,7 @@ def compare(
     ]
     del model
     texts = [*requests, *expected]
-    with server(gguf_file, parallel=1) as address:
+    with llama.started(gguf_file, parallel=1) as address:
         tokens = [
             _post(f"{address}/tokenize", {"content": text, "add_special": False})["tokens"] for text in texts
         ]

@@ -1,6 +1,7 @@
 """Export to GGUF: the real converter, kernels and server, on the base model and on tiny ones."""
 
 import argparse
+import contextlib
 import json
 import re
 import shutil
@@ -18,7 +19,7 @@ import tiny_models
 import torch
 from safetensors.torch import load_file
 
-from tianji_helpers import records, synthesis
+from tianji_helpers import llama, records, synthesis
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference
 from tianji_toolbox import cli
@@ -68,7 +69,7 @@ def test_the_exported_model_is_the_model(exported, merged):
 
 def test_the_server_cuts_and_frames_text_as_the_tokenizer_does(exported, merged, tokenizer):
     chat = inference.messages("再来一句", SYSTEM, [("祝姐姐生日", "姐姐，生日快乐！")])
-    with export.server(exported.gguf) as address:
+    with llama.started(exported.gguf) as address:
         for text in TEXTS:
             ids = export._post(f"{address}/tokenize", {"content": text})["tokens"]
             assert ids == tokenizer(text, add_special_tokens=False).input_ids
@@ -79,7 +80,7 @@ def test_the_server_cuts_and_frames_text_as_the_tokenizer_does(exported, merged,
 
 def test_the_server_answers_no_web_site(exported):
     ours, theirs = "http://localhost:8501", "http://evil.example"
-    with export.server(exported.gguf) as address:
+    with llama.started(exported.gguf) as address:
         for origin, allowed in ((ours, ours), (theirs, None), ("null", None)):
             reply = httpx.get(f"{address}/v1/models", headers={"Origin": origin}, trust_env=False)
             assert reply.headers.get("Access-Control-Allow-Origin") == allowed, origin
@@ -127,7 +128,7 @@ def test_the_circle_closes(exported, tmp_path):
             ):
                 reply = httpx.get(f"{own}/props", headers=headers, trust_env=False)
                 assert reply.status_code == status, headers
-            taken = subprocess.run([*command[:-1], port], capture_output=True, text=True)
+            taken = subprocess.run([*command[:-1], port], capture_output=True, text=True, timeout=120)
             assert taken.returncode == 1 and "请换一个 --port" in taken.stderr
             with openai.OpenAI(base_url=base_url, api_key="none") as client:
                 assert [model.id for model in client.models.list()] == ["ending"]
@@ -143,6 +144,9 @@ def test_the_circle_closes(exported, tmp_path):
             )
         finally:
             running.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(60)
+            running.kill()
     assert running.returncode == 130
     assert not summary.failures
     (turns,) = [records.read_conversations(file, records.RAW_FIELDS) for file in summary.files]
@@ -164,7 +168,7 @@ def test_qwen_goes_the_same_way(kind, tokenizer, tmp_path):
         input_ids=torch.tensor([ids]), max_new_tokens=4, do_sample=False, eos_token_id=None
     )
     asked = {"prompt": ids, "n_predict": 4, "temperature": 0, "return_tokens": True, "ignore_eos": True}
-    with export.server(files.gguf) as address:
+    with llama.started(files.gguf) as address:
         assert export._post(f"{address}/completion", asked)["tokens"] == expected[0, len(ids) :].tolist()
 
 
@@ -198,7 +202,7 @@ def test_four_bits_are_llama_cpps_types_and_close_to_the_weights(tokenizer, tmp_
         rounded = gguf.dequantize(tensors[name].data, tensors[name].tensor_type)
         error = numpy.linalg.norm(whole - rounded) / numpy.linalg.norm(whole)
         assert error < {"Q6_K": 0.03, "Q4_K": 0.1}[kinds[name]], (name, error)
-    with export.server(small) as address:
+    with llama.started(small) as address:
         assert export._post(f"{address}/tokenize", {"content": TEXTS[0]})["tokens"]
 
 
@@ -239,15 +243,6 @@ def test_a_model_that_sees_is_not_exported_blind(merged, tmp_path):
     with pytest.raises(CourseError, match=r"会看图（第 7 课）.*tianji web"):
         export.export(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_broken_file_cannot_be_served(tmp_path, exported):
-    with pytest.raises(CourseError, match="找不到"), export.server(tmp_path / "none.gguf"):
-        pass
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(exported.gguf.read_bytes()[:1_000_000])
-    with pytest.raises(CourseError, match="启动不了"), export.server(broken):
-        pass
 
 
 def go(template, system, messages):
