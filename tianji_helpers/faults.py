@@ -224,7 +224,12 @@ def split_clauses(text: str) -> tuple[str, ...]:
 
 
 _LONG_CLAUSE = 200  # characters; the search takes time that grows with the square
-_THREE_TIMES = re.compile(r"(.{2,}?)\1\1")
+
+
+@cache
+def _three_times(longest: int) -> re.Pattern[str]:
+    """Return what finds words said three times in a row. longest: characters that they may have."""
+    return re.compile(rf"(.{{2,{longest}}}?)\1\1")
 
 
 @_fault(
@@ -237,7 +242,8 @@ def loop(text: str, request: Request) -> str | None:
     """The same words three times in a row, or the same clauses again and again."""
     clauses = split_clauses(text)
     for clause in clauses:
-        if len(clause) >= 6 and (found := _THREE_TIMES.search(clause[:_LONG_CLAUSE])):
+        length = min(len(clause), _LONG_CLAUSE)
+        if length >= 6 and (found := _three_times(length // 3).search(clause, 0, length)):
             return f"“{found[1]}”连着说了三遍以上"
     if len(clauses) == len(set(clauses)):
         return None

@@ -472,6 +472,8 @@ _SEQUENCE = re.compile(
     r"(?<=，)(?P<words>[^，。！]{3,12}(?:，[^，。！]{3,12}){1,3})，(?P=words)(?=[，。！]|$)"
 )
 _SAID = re.compile(r"(?P<words>[\u4e00-\u9fff]{3,8})，[祝愿][您你](?P=words)，")
+# where the words before a mark end as those before the next mark do: in whatever the two above find
+_ECHO = re.compile(r"[，、](?<=([\u4e00-\u9fff])[，、])[\u4e00-\u9fff]{3,14}(?<=\1)(?:[，。！～、]|$)")
 
 
 @_mend(
@@ -490,13 +492,11 @@ def doubled(text: str, request: Request) -> str:
         half = len(text) // 2  # the whole of it twice
         text = text[-half:] if half > 4 and text[:half] == text[-half:] else text
         clauses = faults.split_clauses(text)
-    said = [clause for clause in clauses if clause]
-    if any(map(str.endswith, said, [clause[2:] or clause for clause in said[1:]])):
+    if _ECHO.search(text):
         text = _SAID.sub(r"\g<words>，", _AGAIN.sub(r"\g<words>", text))
     start = text[:16]  # where somebody is addressed
-    if max(map(start.count, (*request.names, "尊敬的", "亲爱的"))) > 1:
-        return _twice(request.names).sub(r"\1", start) + text[16:]
-    return text
+    twice = _twice(request.names)
+    return twice.sub(r"\1", start) + text[16:] if twice.search(start) else text
 
 
 @lru_cache(maxsize=1024)
