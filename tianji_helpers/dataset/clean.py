@@ -24,7 +24,7 @@ import msgspec
 
 from tianji_helpers import formats, records, wishes
 from tianji_helpers.dataset import decisions, duplicates, openings, plain, variety
-from tianji_helpers.dataset.processes import in_order
+from tianji_helpers.dataset.processes import in_bulk, in_order
 from tianji_helpers.dataset.rules import ABSURD, RULES, UNSUITABLE
 from tianji_helpers.errors import CourseError
 from tianji_helpers.request import Request
@@ -342,8 +342,9 @@ def _on_disk(parts: Iterator[_Part]) -> Iterator[_Part]:
             for part in parts:
                 pickle.dump(part, spool, pickle.HIGHEST_PROTOCOL)
             spool.seek(0)
-            while spool.peek(1):
-                yield pickle.load(spool)
+            with in_bulk():
+                while spool.peek(1):
+                    yield pickle.load(spool)
     except OSError as error:
         raise CourseError(
             f"临时文件夹 {tempfile.gettempdir()} 放不下等着的数据：{error.strerror or error}。"

@@ -37,14 +37,14 @@ def in_order(work: Callable, items: Iterable, alone: int) -> Iterator[Any]:
         context = get_context("spawn")  # threads of the parent would break fork
         second = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(work,))
         try:
-            with _in_bulk():
+            with in_bulk():
                 yield from _shared(work, chain((item,), items), second)
         finally:
             second.shutdown(cancel_futures=True)  # whoever breaks off does not wait for what is queued
 
 
 @contextmanager
-def _in_bulk() -> Iterator[None]:
+def in_bulk() -> Iterator[None]:
     """Let this process do less of what costs much where very many small things are made.
 
     The executor's thread takes results 64 KB at a time and asks for the interpreter after every piece; at
