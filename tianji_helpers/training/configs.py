@@ -63,6 +63,8 @@ PLACES = {
     "optim_wrapper.optimizer.lr": "lr",
     "model.lora.r": "lora_r",
     "model.lora.lora_alpha": "lora_alpha",
+    "model.llm_lora.r": "lora_r",  # of a model that sees
+    "model.llm_lora.lora_alpha": "lora_alpha",
     "model.llm.pretrained_model_name_or_path": "model_dir",
     "pretrained_model_name_or_path": "model_dir",
     "randomness.seed": "seed",
@@ -197,7 +199,10 @@ def _change_named(cfg, named: dict) -> None:
         dataset.template_map_fn.template = named["prompt_template"]
         if chat_hook:
             chat_hook.prompt_template = named["prompt_template"]
+    other_kind = "model.lora." if "visual_encoder" in cfg.model else "model.llm_lora."
     for place, name in PLACES.items():
+        if place.startswith(other_kind):
+            continue
         if name in named and name not in ("model_dir", "max_epochs", "max_iters", "max_rows"):
             above, _, key = place.rpartition(".")
             part(cfg, above)[key] = named[name]

@@ -266,6 +266,19 @@ def test_full_fine_tuning_has_no_rank_to_change(tmp_path):
         configs.write_config("configs/wishes_internlm2_chat_7b_full.py", tmp_path / "c.py", lora_r=8)
 
 
+@pytest.mark.parametrize(
+    "names", [("lora_r", "lora_alpha"), ("model.llm_lora.r", "model.llm_lora.lora_alpha")]
+)
+@pytest.mark.parametrize("size", ["gemma3_270m_cpu", "internlm2_chat_1_8b"])
+def test_rank_and_alpha_of_a_model_that_sees_have_the_same_names(size, names):
+    options = dict(zip(names, (8, 16.5), strict=True))
+    cfg = configs.load_config(f"configs/see_{size}_finetune.py", options)
+    assert (cfg.model.llm_lora.r, cfg.model.llm_lora.lora_alpha) == (8, 16.5) and "lora" not in cfg.model
+    assert configs.settings(cfg)["lora_r"] == 8
+    with pytest.raises(CourseError, match=r"没有 model\.llm_lora。"):
+        configs.load_config(f"configs/see_{size}_pretrain.py", options)
+
+
 def test_an_unknown_setting_is_named(tmp_path):
     with pytest.raises(CourseError, match=r"没有叫 epochs 的设置。.*可选：.*max_epochs"):
         configs.write_config(CPU, tmp_path / "c.py", epochs=3)
