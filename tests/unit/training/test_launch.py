@@ -504,6 +504,38 @@ def test_the_advice_against_too_few_steps_can_be_followed(tiny_dir, rows_file, t
     assert planning.plan_training(config, {"max_iters": 4}).steps == 4
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_less_than_a_few_steps_is_told_before_the_rows_are_looked_at(
+    tiny_dir, rows_file, tmp_path, monkeypatch, packed
+):
+    settings = {"model_dir": tiny_dir, "data_path": rows_file, "batch_size": 3}
+    config = configs.write_config(CONFIG, tmp_path / "config.py", **settings)
+    shape = {"train_dataloader.dataset.pack_to_max_length": packed}
+    with monkeypatch.context() as patch:
+        patch.setattr(planning.data, "look", lambda _: pytest.fail("looked at every row"))
+        with pytest.raises(
+            CourseError, match=r"只有 1 步（16 条数据.*，6 批，1e-09 轮）.*提高到 0\.667 以上"
+        ):
+            planning.plan_training(config, {"max_epochs": 1e-9, **shape})
+        with pytest.raises(CourseError, match=r"只有 3 步，至少.*max_iters 提高到 4 以上"):
+            planning.plan_training(config, {"max_iters": 3, **shape})
+    assert planning.plan_training(config, {"max_epochs": 0.667}).steps >= 4
+
+
+def test_the_plan_says_how_short_a_warm_up_was_asked_for(tiny_dir, rows_file):
+    options = {"model_dir": tiny_dir, "data_path": rows_file, "warmup_ratio": 0.03}
+    for length, asked in (
+        ({"max_iters": 8}, "0.24"),
+        ({"max_iters": 40}, "1.2"),
+        ({"max_epochs": 2}, "0.24"),
+    ):
+        plan = planning.plan_training(CONFIG, options | length)
+        assert f"热身：2 步（配置里只有 {asked} 步，" in str(plan)
+    none = planning.plan_training(CONFIG, options | {"max_iters": 8, "warmup_ratio": 0})
+    tiny = planning.plan_training(CONFIG, options | {"max_epochs": 3, "warmup_ratio": 1e-4})
+    assert "配置里只有 0 步" in str(none) and "配置里只有 0.0012 步" in str(tiny)
+
+
 def test_cfg_options_are_what_is_trained_and_what_is_saved(tiny_dir, rows_file, tmp_path, capsys):
     data = shutil.copy(rows_file, tmp_path / "my rows.json")
     config = configs.write_config(CONFIG, tmp_path / "config.py", model_dir=tiny_dir)
