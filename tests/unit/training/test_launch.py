@@ -289,6 +289,24 @@ def test_nothing_is_merged_into_a_quantized_model(adapter_dir, tiny_dir, tmp_pat
         launch.merge(quantized, adapter_dir, tmp_path / "merged")
 
 
+def test_a_model_that_sees_is_merged_with_its_eyes(adapter_dir, tiny_dir, tmp_path):
+    base = shutil.copytree(tiny_dir, tmp_path / "sees")
+    for name in ("projector", "tower"):
+        records.write_json(base / name / "config.json", {"of": "base"})
+    (base / "tower" / "code.py").write_text("")
+    merged = launch.merge(base, adapter_dir, tmp_path / "merged")
+    kept = {name: records.read_json(merged / name / "config.json") for name in ("projector", "tower")}
+    assert kept == {"projector": {"of": "base"}, "tower": {"of": "base"}} and not list(merged.rglob("*.py"))
+    assert models.recorded(merged)["sees"] and "tower/config.json" in records.provenance(merged)["files"]
+    learnt = shutil.copytree(adapter_dir, tmp_path / "converted" / "llm_adapter")
+    records.write_json(learnt.with_name("projector") / "config.json", {"of": "second stage"})
+    again = launch.merge(base, learnt, tmp_path / "again")
+    assert records.read_json(again / "projector" / "config.json") == {"of": "second stage"}
+    shutil.rmtree(base / "tower")
+    with pytest.raises(CourseError, match=r"会看图.*tower 里没有 config\.json"):
+        launch.merge(base, adapter_dir, tmp_path / "blind")
+
+
 @pytest.mark.parametrize("marker", ["config.json", ""])
 def test_a_file_where_a_result_folder_is_to_stand_is_named_as_one(tmp_path, marker):
     (tmp_path / "merged").write_text("mine")
