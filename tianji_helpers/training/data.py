@@ -68,22 +68,23 @@ class Rows:
         """The rows that are left out: no token of an answer stands before the limit."""
         return self.seen.count(0)
 
+    @property
+    def silence(self) -> str:
+        """A sentence about the rows with an empty answer; empty if there is none."""
+        if not self.empty:
+            return ""
+        return f"有 {len(self.empty)} 条的答案是空的（第 {_listed(self.empty)} 条）；请补上答案，或删掉它们。"
+
     def __str__(self) -> str:
         text = (
             f"{paths.told(self.path)}：{len(self.lengths)} 条，{sum(self.lengths)} 个词元"
             f"（{sum(self.answers)} 个算损失），最长的一条 {max(self.lengths)} 个"
         )
-        empty = (
-            f"有 {len(self.empty)} 条的答案是空的（第 {_listed(self.empty)} 条），模型会跟着学一言不发；"
-            "请补上答案，或删掉它们。"
-            if self.empty
-            else ""
-        )
         if not self.too_long:
-            return f"{text}，都不超过上限 {self.max_length}。{empty}"
+            return f"{text}，都不超过上限 {self.max_length}。{self.silence}"
         lost = 1 - sum(self.seen) / max(1, sum(self.answers))
         return (
-            f"{text}。{empty}"
+            f"{text}。{self.silence}"
             f"有 {self.too_long} 条超过上限 {self.max_length}，后面的会截掉（答案的 {lost:.1%}），"
             f"其中 {self.unlearnt} 条一个答案词元也不剩，用不上；"
             "要全部学到，请把 train_dataloader.dataset.max_length 调大，或先把长的拆短。"

@@ -39,7 +39,9 @@ class TrainingPlan:
         accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
         lines = {
             "训练数据": f"{self.rows}每轮用 {_used(cfg, self.rows)}。",
-            "验证数据": paths.told(self.validation.path) if self.validation else "没有",
+            "验证数据": f"{paths.told(self.validation.path)}　{self.validation.silence}".rstrip()
+            if self.validation
+            else "没有",
             "基座模型": paths.told(self.model_dir),
             "步数": f"{self.steps}"
             + (f"（{self.epochs:g} 轮，每轮 {self.batches} 批）" if self.epochs else ""),

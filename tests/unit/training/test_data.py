@@ -87,6 +87,8 @@ def test_rows_with_an_empty_answer_are_named_and_nothing_else_does_not_train(wri
     )
     assert rows.empty == [2, 4] and rows.unlearnt == 0
     assert "有 2 条的答案是空的（第 2、4 条）" in str(rows) and "请补上答案，或删掉" in str(rows)
+    plan = planning.plan_training(rows.path.with_name("config.py"), {"validation_path": rows.path})
+    assert str(plan).count("（第 2、4 条）") == 2
     for shape in ("xtuner", "openai"):
         config = written([formats.from_turns(nothing, shape)] * 16)
         with pytest.raises(CourseError, match=r"rows\.json 的 16 条里，答案全是空的（第 1、2、.*请补上答案"):
