@@ -5,9 +5,13 @@ POSIX locks (``synthesis.journal``). A network disk may have neither; then nothi
 """
 
 import fcntl
+import os
+import platform
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tianji_helpers.errors import CourseError
@@ -16,6 +20,8 @@ REMEDY = (
     "这个文件夹所在的磁盘（多半是网络盘）不支持文件锁。请把结果和模型放到本机的磁盘上"
     "（--output，环境变量 TIANJI_OUTPUT_DIR、TIANJI_MODELS_DIR），或请管理员打开文件锁"
 )
+_MARK = ".tianji-scratch"  # in a folder that goes with its process
+_SCRATCH = re.compile(r"\..+\.[a-z0-9_]{8}")  # as ``tempfile`` names it
 
 
 class Held(Exception):
@@ -69,3 +75,46 @@ def works_in(folder: Path) -> bool:
         except OSError:
             return False
     return True
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Make a folder beside ``folder`` that goes at the end; what killed processes have left there goes first.
+
+    Only what is proved to be such a folder goes: by its name, its owner, and a mark of this machine (locks of
+    another may not be seen here) which nobody holds the lock of. A mark is locked before it has its name, so
+    that a living process always holds the one that is seen.
+    """
+    for mark in folder.parent.glob(f".*/{_MARK}"):
+        with suppress(OSError):  # somebody holds it, or it is not ours to remove
+            _remove(mark)
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True
+    ) as name:
+        place = Path(name)
+        with (place / f"{_MARK}.new").open("w", encoding="utf-8") as file:
+            with suppress(OSError):  # without locks it has no mark, and stays when its process is killed
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.write(platform.node())
+                file.flush()
+                Path(file.name).rename(place / _MARK)
+            yield place
+
+
+def _remove(mark: Path) -> None:
+    """Remove a scratch folder; raises OSError if its process lives."""
+    place = mark.parent
+    about = place.lstat()
+    if place.is_symlink() or about.st_uid != os.getuid() or not _SCRATCH.fullmatch(place.name):
+        return
+    with os.fdopen(os.open(mark, os.O_RDWR | os.O_NOFOLLOW), encoding="utf-8", mode="r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if file.read() != platform.node():
+            return
+        for item in place.iterdir():
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item)
+            elif item != mark:  # it is the last to go: what is stopped here goes on at the next start
+                item.unlink()
+        mark.unlink()
+        place.rmdir()

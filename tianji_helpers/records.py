@@ -39,7 +39,7 @@ from typing import IO, Any
 
 import msgspec
 
-from tianji_helpers import paths
+from tianji_helpers import locks, paths
 from tianji_helpers.errors import CourseError
 
 PROVENANCE = ".provenance.json"  # the end of the name of what stands beside a file
@@ -589,14 +589,13 @@ def write_provenance(
 def scratch(folder: Path) -> Iterator[Path]:
     """Make a folder beside ``folder``, in which that can be made; what is left there goes.
 
-    Raises CourseError, naming ``folder``, if the disk refuses.
+    So does what killed processes have left beside it (see ``locks.scratch``). Raises CourseError, naming
+    ``folder``, if the disk refuses.
     """
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True
-        ) as place:
-            yield Path(place)
+        with locks.scratch(folder) as place:
+            yield place
 
 
 def replace_folder(made: Path, folder: Path) -> Path | None:

@@ -9,7 +9,6 @@ plain, complete file, which is what the run uses and what a student can read aft
 
 import copy
 import difflib
-import inspect
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -18,6 +17,7 @@ from reprlib import repr as brief
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError, check_known
+from tianji_helpers.training import arguments
 
 TASKS = ("wishes", "self_cognition", "ruozhiba", "own")
 _VALIDATION_ROWS = 32  # more would cost the default training more than a few per cent of its time
@@ -63,6 +63,8 @@ PLACES = {
     "optim_wrapper.optimizer.lr": "lr",
     "model.lora.r": "lora_r",
     "model.lora.lora_alpha": "lora_alpha",
+    "model.llm_lora.r": "lora_r",  # of a model that sees
+    "model.llm_lora.lora_alpha": "lora_alpha",
     "model.llm.pretrained_model_name_or_path": "model_dir",
     "pretrained_model_name_or_path": "model_dir",
     "randomness.seed": "seed",
@@ -197,7 +199,10 @@ def _change_named(cfg, named: dict) -> None:
         dataset.template_map_fn.template = named["prompt_template"]
         if chat_hook:
             chat_hook.prompt_template = named["prompt_template"]
+    other_kind = "model.lora." if "visual_encoder" in cfg.model else "model.llm_lora."
     for place, name in PLACES.items():
+        if place.startswith(other_kind):
+            continue
         if name in named and name not in ("model_dir", "max_epochs", "max_iters", "max_rows"):
             above, _, key = place.rpartition(".")
             part(cfg, above)[key] = named[name]
@@ -296,15 +301,15 @@ def _check_place(cfg, place: str, value: object) -> None:
     top, _, rest = place.partition(".")
     held = _can_hold(cfg, place) if rest else not isinstance(cfg.get(top, {}), (dict, list))
     why, better = "", ()
-    if not held or top not in _READ:
+    if top == "param_scheduler" and rest.rpartition(".")[2] in _SCHEDULED:
+        why, better = "它跟着轮数或步数走，单独改就对不上了", ("max_epochs", "max_iters", "warmup_ratio")
+    elif not held or top not in _READ:
         why = "只在读配置文件时用过一次，现在改它" if place in cfg else "配置里没有它，写了"
         if place.startswith(f"{_DATA}.dataset."):
             why, better = "读数据时不看它，写了", ("data_path",)
         why += "什么也不会变"
     elif place.startswith("train_cfg.val_") and not cfg.get("val_dataloader"):
         why, better = "没有验证数据，写了什么也不会变", ("validation_path",)
-    elif top == "param_scheduler" and rest.rpartition(".")[2] in _SCHEDULED:
-        why, better = "它跟着轮数或步数走，单独改就对不上了", ("max_epochs", "max_iters", "warmup_ratio")
     if why:
         known = [*SETTINGS, *_leaves(cfg)]
         same = [name for name in known if name.rpartition(".")[2] == place.rpartition(".")[2]]
@@ -316,7 +321,7 @@ def _check_place(cfg, place: str, value: object) -> None:
     old = holder[int(key)] if isinstance(holder, (list, tuple)) else holder.get(key)
     kinds = {bool: bool, int: int, float: (int, float), str: str, dict: dict, list: list, tuple: list}
     kind = next((new for known, new in kinds.items() if type(old) is known or isinstance(old, known)), object)
-    if kind is int and isinstance(getattr((_arguments(holder) or {}).get(key), "default", None), float):
+    if kind is int and isinstance(getattr((arguments.taken(holder) or {}).get(key), "default", None), float):
         kind = (int, float)  # weight_decay=0 may become 0.1
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object and kind is not bool):
         raise CourseError(
@@ -337,23 +342,9 @@ def _can_hold(cfg, place: str) -> bool:
         return key.isdecimal() and int(key) < len(holder)
     if not isinstance(holder, dict):
         return False
-    arguments = _arguments(holder) if "type" in holder else holder
-    return arguments is None or key in (*arguments, "type")
-
-
-def _arguments(holder) -> Mapping[str, inspect.Parameter] | None:
-    """Return what the ``type`` of a part takes; None if it hands on anything, or cannot be asked."""
-    from mmengine.utils import get_object_from_string
-
-    made_by = holder.get("type")
-    try:
-        made_by = get_object_from_string(made_by) if isinstance(made_by, str) else made_by
-        found = inspect.signature(made_by).parameters
-    except (TypeError, ValueError, ImportError):
-        return None
-    # "_" takes what it does not use
-    hands_on = any(one.kind is one.VAR_KEYWORD and one.name != "_" for one in found.values())
-    return None if hands_on else found
+    known = arguments.taken(holder) if "type" in holder else holder
+    named = ("type", "priority") if "_hooks." in place else ("type",)  # mmengine itself reads them
+    return known is None or key in (*known, *named)
 
 
 def _leaves(cfg) -> Iterator[str]:

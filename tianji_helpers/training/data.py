@@ -7,8 +7,8 @@ runs what the config says on every row, and names the row that XTuner would stum
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as brief
 
@@ -47,7 +47,8 @@ class Rows:
     """The rows of one file as a training sees them.
 
     lengths: tokens of each row, with the template's. answers: those that the loss sees. seen: the same as
-    far as the limit lets it see, ``max_length`` tokens.
+    far as the limit lets it see, ``max_length`` tokens. empty: numbers of the rows, from 1, with an answer
+    without a letter: of that the template makes tokens, too, and the model learns to say nothing.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class Rows:
     answers: list[int]
     seen: list[int]
     max_length: int
+    empty: list[int] = field(default_factory=list)
 
     @property
     def too_long(self) -> int:
@@ -66,26 +68,45 @@ class Rows:
         """The rows that are left out: no token of an answer stands before the limit."""
         return self.seen.count(0)
 
+    @property
+    def silence(self) -> str:
+        """A sentence about the rows with an empty answer; empty if there is none."""
+        if not self.empty:
+            return ""
+        return f"有 {len(self.empty)} 条的答案是空的（第 {_listed(self.empty)} 条）；请补上答案，或删掉它们。"
+
     def __str__(self) -> str:
         text = (
             f"{paths.told(self.path)}：{len(self.lengths)} 条，{sum(self.lengths)} 个词元"
             f"（{sum(self.answers)} 个算损失），最长的一条 {max(self.lengths)} 个"
         )
         if not self.too_long:
-            return f"{text}，都不超过上限 {self.max_length}。"
+            return f"{text}，都不超过上限 {self.max_length}。{self.silence}"
         lost = 1 - sum(self.seen) / max(1, sum(self.answers))
         return (
-            f"{text}。有 {self.too_long} 条超过上限 {self.max_length}，后面的会截掉（答案的 {lost:.1%}），"
+            f"{text}。{self.silence}"
+            f"有 {self.too_long} 条超过上限 {self.max_length}，后面的会截掉（答案的 {lost:.1%}），"
             f"其中 {self.unlearnt} 条一个答案词元也不剩，用不上；"
             "要全部学到，请把 train_dataloader.dataset.max_length 调大，或先把长的拆短。"
         )
+
+
+def _listed(numbers: list[int]) -> str:
+    return "、".join(map(str, numbers[:5])) + ("……" if len(numbers) > 5 else "")
+
+
+def count(dataset) -> int:
+    """Return how many rows a config loads; none of them is looked at. Raises CourseError as ``look`` does."""
+    (number,) = _loaded(dataset, paths.resolve(dataset.dataset.data_files.train), lambda rows: [len(rows)])
+    return number
 
 
 def look(dataset) -> Rows:
     """Run what a config does to its rows, without cutting or packing, and return what comes of it.
 
     dataset: a config's ``train_dataloader.dataset``, of XTuner's type ``process_hf_dataset``.
-    Raises CourseError naming file and row, and if there is nothing that a loss could be computed of.
+    Raises CourseError naming file and row, if there is nothing that a loss could be computed of, and if
+    all answers are empty.
     """
     from xtuner.dataset.utils import encode_fn
     from xtuner.registry import BUILDER
@@ -95,7 +116,7 @@ def look(dataset) -> Rows:
     try:
         tokenizer = BUILDER.build(_from_here(dataset.tokenizer))
         for name in ("dataset_map_fn", "template_map_fn"):
-            maps += [_function(part)] if (part := dataset.get(name)) else []
+            maps += [(name, _function(part))] if (part := dataset.get(name)) else []
     except CourseError:
         raise
     except Exception as error:  # what a config names may not be there
@@ -103,10 +124,14 @@ def look(dataset) -> Rows:
             f"配置里的 train_dataloader.dataset 用不了：它的分词器或 map 函数建不出来（{_said(error)}）。"
         ) from error
     rows = Rows(path, [], [], [], dataset.max_length)
+    speaks = False
     for number, row in enumerate(_loaded(dataset, path), 1):
         try:
-            for function in maps:
+            learnt = _answers(row)
+            for name, function in maps:
                 row = row | function(row)
+                if name == "dataset_map_fn":  # the template's suffix makes a text even of nothing
+                    learnt = _answers(row)
             encoded = encode_fn(row, tokenizer, 1 << 62)
         except Exception as error:  # a map function is a program: anything can go wrong in it
             raise CourseError(
@@ -118,12 +143,26 @@ def look(dataset) -> Rows:
         rows.lengths.append(len(labels))
         rows.answers.append(sum(labels))
         rows.seen.append(sum(labels[: rows.max_length]))
+        speaks = speaks or any(learnt)
+        if not all(learnt):
+            rows.empty.append(number)
+    if rows.empty and not speaks:
+        raise CourseError(
+            f"{paths.told(path)} 的 {len(rows.seen)} 条里，答案全是空的（第 {_listed(rows.empty)} 条）："
+            "这样训练，模型只会学到一言不发。请补上答案再训练，或换一个文件。"
+        )
     if not any(rows.seen):
         raise CourseError(
             f"训练数据 {paths.told(path)} 的 {len(rows.seen)} 条里，没有一个词元能算损失："
             f"没有答案，或者答案全在上限 {rows.max_length} 个词元之后。请检查数据，或把 max_length 调大。"
         )
     return rows
+
+
+def _answers(row: dict) -> list[str]:
+    """Return the answers of a row that the loss sees, before the template adds to them."""
+    turns = row.get("conversation") or ()
+    return [(turn.get("output") or "").strip() for turn in turns if turn.get("output_with_loss", True)]
 
 
 def _from_here(tokenizer):
@@ -138,8 +177,11 @@ def _from_here(tokenizer):
     return {**tokenizer, "pretrained_model_name_or_path": str(folder)}
 
 
-def _loaded(dataset, path: Path) -> Iterator[dict]:
-    """Yield the rows as the config loads them; datasets' own cache may hold a file that has changed since."""
+def _loaded(dataset, path: Path, what: Callable[..., Iterable] = iter) -> Iterator:
+    """Yield the rows as the config loads them; datasets' own cache may hold a file that has changed since.
+
+    what: of them, instead.
+    """
     import datasets
     from xtuner.dataset.huggingface import build_origin_dataset
 
@@ -151,7 +193,7 @@ def _loaded(dataset, path: Path) -> Iterator[dict]:
         if "path" in source:
             source["cache_dir"] = cache
         try:
-            yield from build_origin_dataset(source, dataset.get("split", "train"))
+            yield from what(build_origin_dataset(source, dataset.get("split", "train")))
         except (CourseError, GeneratorExit):
             raise
         except Exception as error:  # a loader is a program, too

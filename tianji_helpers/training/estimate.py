@@ -116,8 +116,11 @@ def estimate(
     parts["一时的峰值"] = max(moment + backward, step - saved)  # no activations are left in a step
     flops = 0.0
     if data:
-        steps = cfg.train_cfg.get("max_iters") or 0  # each card has a batch in a step
-        count = steps * tokens * devices or cfg.train_cfg.max_epochs * data.tokens(eyes)
+        if not cfg.train_dataloader.dataset.get("pack_to_max_length", True):  # they are as long as they are
+            length = min(length, data.tokens(eyes) / max(1, data.rows))
+        # each card has a batch in a step
+        steps = (cfg.train_cfg.get("max_iters") or 0) * cfg.train_dataloader.batch_size * devices
+        count = steps * length or cfg.train_cfg.max_epochs * data.tokens(eyes)
         flops = count * _flops(cfg, model, linears, head, answers)
     return MemoryEstimate({k: v / 1e9 for k, v in parts.items()}, _on_gpu(cfg), tokens, flops)
 

@@ -285,7 +285,8 @@ def merge(
 
     device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16`` or ``float32``; empty means that of the base
     model, and ``float32`` for one in half precision. max_shard_size: of one safetensors file. The folder
-    appears only when it is complete; what the adapter's provenance says goes with it. Raises CourseError for
+    appears only when it is complete; what the adapter's provenance says goes with it. A base that sees keeps
+    its eyes, with the projector that was trained beside the adapter, if one was. Raises CourseError for
     folders that don't fit, a quantized base, too little disk, or a target that holds something else.
     """
     merged_dir = paths.resolve(merged_dir)
@@ -303,21 +304,41 @@ def merge(
     dtype = dtype if dtype in ("bfloat16", "float32") else "float32"
     options = ["--safe-serialization", "--device", device, "--max-shard-size", max_shard_size]
     inspection.check_architecture(base)
+    eyes = _eyes(base.path, adapter.path)
 
     with new_folder(
         merged_dir,
         stage="merge",
         marker="config.json",
-        parameters={"base_model": base.path.name, **models.recorded(adapter.path)},
+        parameters={"base_model": base.path.name, **models.recorded(adapter.path)}
+        | ({"sees": True} if eyes else {}),
         inputs=[adapter.weights],
     ) as (target, part):
-        needed = sum(file.stat().st_size for file in base.weights) / 1e9
+        copied = [file for folder in eyes.values() for file in folder.rglob("*") if file.is_file()]
+        needed = sum(file.stat().st_size for file in (*base.weights, *copied)) / 1e9
         if (free := shutil.disk_usage(part).free / 1e9) < needed:
             raise CourseError(f"磁盘空间不够：合并后的模型要 {needed:.1f} GB，只剩 {free:.1f} GB。")
         folders = [str(folder) for folder in (base.path, adapter.path, target)]
         run_tool("merge", [dtype, *folders, *options], log=merged_dir.parent / "merge.log")
+        for name, folder in eyes.items():
+            shutil.copytree(folder, target / name, ignore=shutil.ignore_patterns("*.py"))
         inspection.inspect_model(target)
     return merged_dir
+
+
+def _eyes(base: Path, adapter: Path) -> dict[str, Path]:
+    """Return the folders that a model merged of these sees with, by their names in it; none if blind."""
+    if not inspection.sees(base):
+        return {}
+    beside = adapter.with_name("projector")  # as the conversion leaves it
+    learnt = adapter.name == "llm_adapter" and beside.is_dir()
+    eyes = {"projector": beside if learnt else base / "projector", "tower": base / "tower"}
+    if lacking := [name for name, folder in eyes.items() if not (folder / "config.json").is_file()]:
+        raise CourseError(
+            f"{paths.told(base)} 会看图，可是它的 {lacking[0]} 里没有 config.json，合并出来的模型就看不见了。"
+            "请重新做第 7 课；不要它看图，就先把里面的 projector 移走。"
+        )
+    return eyes
 
 
 @contextmanager

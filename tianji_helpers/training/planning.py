@@ -39,7 +39,9 @@ class TrainingPlan:
         accumulated = cfg.optim_wrapper.get("accumulative_counts", 1)
         lines = {
             "训练数据": f"{self.rows}每轮用 {_used(cfg, self.rows)}。",
-            "验证数据": paths.told(self.validation.path) if self.validation else "没有",
+            "验证数据": f"{paths.told(self.validation.path)}　{self.validation.silence}".rstrip()
+            if self.validation
+            else "没有",
             "基座模型": paths.told(self.model_dir),
             "步数": f"{self.steps}"
             + (f"（{self.epochs:g} 轮，每轮 {self.batches} 批）" if self.epochs else ""),
@@ -51,7 +53,7 @@ class TrainingPlan:
             ),
             "热身": f"{self.warmup} 步"
             + (
-                f"（配置里只有 {self.asked_warmup:.2f} 步，学习率会升不起来，所以改了）"
+                f"（配置里只有 {self.asked_warmup:.3g} 步，学习率会升不起来，所以改了）"
                 if self.warmup > self.asked_warmup >= 0
                 else ""
             ),
@@ -81,6 +83,7 @@ def plan_training(
     inspection.check_architecture(model)
     if "visual_encoder" in cfg.model:
         _check_sight(cfg, model.config.get("hidden_size"))
+    _check_length(cfg)
     rows = _look(cfg, "train_dataloader")
     validation = _look(cfg, "val_dataloader") if cfg.get("val_dataloader") else None
     count = batches(cfg, rows)
@@ -91,8 +94,14 @@ def plan_training(
 
 def _check_sight(cfg, hidden: int | None) -> None:
     """Raise CourseError unless tower, kept features, projector and language model (``hidden``) fit."""
-    width = models.read_tower(cfg.model.visual_encoder.pretrained_model_name_or_path)["hidden_size"]
-    features = paths.resolve(cfg.train_dataloader.dataset.features)
+    width = models.read_tower(part(cfg, "model.visual_encoder.pretrained_model_name_or_path"))["hidden_size"]
+    if not (named := part(cfg, "train_dataloader.dataset").get("features")):
+        raise CourseError(
+            "配置里的模型要看图（有 visual_encoder），train_dataloader.dataset 里却没有 features。"
+            "请像 configs/_base_/see.py 那样写：type=SeenRows，再用 features 指明视觉特征，即 "
+            "seeing.rows.compute_features 算出的文件；或换成不看图的配置。"
+        )
+    features = paths.resolve(named)
     again = "请用这座塔重新算视觉特征（seeing.rows.compute_features）。"
     if not features.is_file():
         raise CourseError(f"没有视觉特征 {paths.told(features)}。{again}")
@@ -120,12 +129,52 @@ def _check_sight(cfg, hidden: int | None) -> None:
     inspection.read_shapes(projector / inspection.WEIGHTS)
 
 
-def _look(cfg, dataloader: str) -> data.Rows:
+def _check_length(cfg) -> None:
+    """Raise CourseError for a training that is too short however long its rows are, before one is looked at.
+
+    Of less than an epoch that depends on their number, so they are counted. Packing makes them fewer.
+    """
+    if steps := cfg.train_cfg.get("max_iters"):
+        _check_steps(steps)
+    elif (length := part(cfg, "train_cfg.max_epochs")) < 1:
+        _check_rows_file(cfg, "train_dataloader")
+        dataset = cfg.train_dataloader.dataset
+        found = data.count(dataset)
+        rows = min(found, dataset.get("max_dataset_length") or found)
+        count = max(1, -(-rows // (cfg.train_dataloader.batch_size * processes())))
+        used = f"{rows} 条数据" + ("（打包以前）" if dataset.get("pack_to_max_length", True) else "")
+        _check_steps(math.ceil(length * count), length, count, used)
+
+
+def _check_steps(steps: int, epochs: float | None = None, count: int = 0, used: str = "") -> None:
+    """Raise CourseError for so few steps that the learning rate would hardly rise.
+
+    epochs: None where steps are counted; else ``count`` batches make one, of what ``used`` says.
+    """
+    if steps >= _LEAST_STEPS:
+        return
+    if epochs is None:
+        long, fix = "", f"请把步数 max_iters 提高到 {_LEAST_STEPS} 以上。"
+    else:
+        least = _LEAST_STEPS / count
+        digits = 10 ** (2 - math.floor(math.log10(least)))
+        long = f"（{used}，{count} 批，{epochs:g} 轮）"
+        fix = f"请增加数据，或把轮数 max_epochs 提高到 {math.ceil(least * digits) / digits:g} 以上。"
+    raise CourseError(
+        f"一共只有 {steps} 步{long}，至少要 {_LEAST_STEPS} 步，不然学习率还没升起来就结束了。{fix}"
+    )
+
+
+def _check_rows_file(cfg, dataloader: str) -> None:
     path = paths.resolve(part(cfg, f"{dataloader}.dataset.dataset.data_files.train"))
     if not path.is_file():
         what = "训练数据" if dataloader == "train_dataloader" else "验证数据"
         state = "不是一个文件，请写到文件" if path.exists() else "不存在。请先运行生成它的那一课"
         raise CourseError(f"配置里的{what} {paths.told(path)} {state}。")
+
+
+def _look(cfg, dataloader: str) -> data.Rows:
+    _check_rows_file(cfg, dataloader)
     return data.look(cfg[dataloader].dataset)
 
 
@@ -188,22 +237,15 @@ def _set_steps(cfg, rows: data.Rows) -> tuple[int, float, int]:
     if by_epoch and length % 1:  # XTuner stops at a number of steps that is not whole
         cfg.train_cfg.pop("max_epochs")
         cfg.train_cfg.max_iters = steps
-    if steps < _LEAST_STEPS:
-        fix = (
-            f"请增加数据，或把轮数 max_epochs 提高到 {math.ceil(100 * _LEAST_STEPS / count) / 100:g} 以上。"
-            if by_epoch
-            else f"请把步数 max_iters 提高到 {_LEAST_STEPS} 以上。"
-        )
-        long = f"{used}，{count} 批，{length:g} 轮" if by_epoch else used
-        raise CourseError(
-            f"一共只有 {steps} 步（{long}），至少要 {_LEAST_STEPS} 步，不然学习率还没升起来就结束了。{fix}"
-        )
+    _check_steps(steps, length if by_epoch else None, count, used)
     schedulers = cfg.get("param_scheduler")
     if not isinstance(schedulers, list) or len(schedulers) != 2 or "end" not in schedulers[0]:
         return steps, -1.0, 0  # another schedule than ours: whoever wrote it knows
     warmup, decay = schedulers
     scale = count if warmup.get("by_epoch", True) else 1
     asked = warmup.end * scale
+    if scale == 1 and int(share := cfg.get("warmup_ratio", 0) * steps) == asked:
+        asked = share  # of which only whole steps stand in the config
     if asked < _LEAST_WARMUP:
         # half a step more, because XTuner rounds down
         warmup.end = decay.begin = (_LEAST_WARMUP + 0.5) / scale if scale > 1 else _LEAST_WARMUP

@@ -12,10 +12,10 @@ helper answers the repository's own server and no other.
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tianji_helpers import locks
 from tianji_helpers.errors import CourseError
 
 ATTRIBUTES = ".gitattributes"
@@ -55,10 +55,11 @@ def push(folder: Path, url: str, user: str, token: str, message: str) -> None:
                 f"上传要用 {name}，这台机器上没有。请安装（Ubuntu/Debian：apt install {name}；"
                 f"conda：conda install {name}），再运行一次。"
             )
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".git.") as place:
+    with locks.scratch(folder) as scratch:
+        place = scratch / "clone"
         git = _Git(url, user, token)
         try:
-            git("clone", "--quiet", "--depth=1", "--no-checkout", "--template=", url, place)
+            git("clone", "--quiet", "--depth=1", "--no-checkout", "--template=", url, str(place))
         except RuntimeError as error:
             if "not found" not in str(error):
                 raise

@@ -4,7 +4,7 @@ import pytest
 
 from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, models
+from tianji_helpers.training import arguments, configs, models
 
 FILES = sorted(path.name for path in paths.CONFIGS.glob("*.py") if not path.name.startswith("see_"))
 
@@ -246,6 +246,13 @@ def test_changes_of_the_training_rows_hold_for_the_validation_rows_too():
         ({"custom_hooks.-1.every_n_iters": 5}, "什么也不会变"),
         ({"load_from": "/nothere.pth"}, "那里没有检查点.*--resume"),
         ({"optim_wrapper.accumulative_counts": 1.5}, "一样是 int"),
+        ({"default_hooks.checkpoint.intervall": 5}, r"什么也不会变.*checkpoint\.interval"),
+        ({"custom_hooks.1.max_new_token": 5}, r"什么也不会变.*custom_hooks\.1\.max_new_tokens"),
+        ({"param_scheduler.0.start_facto": 0.1}, r"什么也不会变.*start_factor"),
+        ({"param_scheduler.1.convert_to_iter_based": False}, "跟着轮数或步数走"),
+        ({"model.fusd": True}, r"什么也不会变.*model\.fused"),
+        ({"model.llm.quantization_config.bnb_4bit_quant_typ": "fp4"}, r"什么也不会变.*bnb_4bit_quant_type"),
+        ({"train_cfg.dynamic_interval": 1}, "什么也不会变"),
     ],
     ids=str,
 )
@@ -259,6 +266,83 @@ def test_full_fine_tuning_has_no_rank_to_change(tmp_path):
         configs.write_config("configs/wishes_internlm2_chat_7b_full.py", tmp_path / "c.py", lora_r=8)
 
 
+@pytest.mark.parametrize(
+    "names", [("lora_r", "lora_alpha"), ("model.llm_lora.r", "model.llm_lora.lora_alpha")]
+)
+@pytest.mark.parametrize("size", ["gemma3_270m_cpu", "internlm2_chat_1_8b"])
+def test_rank_and_alpha_of_a_model_that_sees_have_the_same_names(size, names):
+    options = dict(zip(names, (8, 16.5), strict=True))
+    cfg = configs.load_config(f"configs/see_{size}_finetune.py", options)
+    assert (cfg.model.llm_lora.r, cfg.model.llm_lora.lora_alpha) == (8, 16.5) and "lora" not in cfg.model
+    assert configs.settings(cfg)["lora_r"] == 8
+    with pytest.raises(CourseError, match=r"没有 model\.llm_lora。"):
+        configs.load_config(f"configs/see_{size}_pretrain.py", options)
+
+
 def test_an_unknown_setting_is_named(tmp_path):
     with pytest.raises(CourseError, match=r"没有叫 epochs 的设置。.*可选：.*max_epochs"):
         configs.write_config(CPU, tmp_path / "c.py", epochs=3)
+
+
+def test_what_a_part_hands_on_is_known_or_left_alone():
+    options = {
+        "custom_hooks.1.priority": 49,
+        "default_hooks.checkpoint.priority": "LOW",
+        "model.llm.revision": "x",
+    }
+    options |= {"default_hooks.checkpoint.save_begin": 5, "custom_hooks.1.stop_words": ["。"]}
+    options |= {"param_scheduler.1.eta_min_ratio": 0.1, "model.max_position_embeddings": 9}
+    cfg = changed(options=options)
+    assert cfg.custom_hooks[1].priority == 49 and cfg.model.llm.revision == "x"
+    with pytest.raises(CourseError, match=r"可以写 train_dataloader\.dataset\.max_length"):
+        configs.load_config(
+            "configs/see_gemma3_270m_cpu_finetune.py", {"train_dataloader.dataset.max_lenght": 9}
+        )
+
+
+class Base:
+    def __init__(self, size=1):
+        self.size = size
+
+
+class Reads(Base):
+    def __init__(self, *args, **kwargs):
+        self.color = kwargs.pop("color", None)
+        if "old" in kwargs:
+            print(kwargs["old"])
+        super().__init__(*args, **kwargs)
+
+
+class Swallows(Base):
+    def __init__(self, shape=1, **kwargs):
+        if kwargs:
+            print(kwargs.keys())
+        super().__init__(2)
+
+
+class Keeps(Base):
+    def __init__(self, **kwargs):
+        self.rest = kwargs
+        super().__init__()
+
+
+class Hands(Reads):
+    def __init__(self, weight=0, **more):
+        super().__init__(**more)
+
+
+@pytest.mark.parametrize(
+    ("made_by", "names"),
+    [
+        (Base, {"size"}),
+        (Reads, {"size", "color", "old"}),
+        (Hands, {"size", "color", "old", "weight"}),
+        (Swallows, {"shape"}),
+        (Keeps, None),
+        (type("Made", (), {"__init__": eval("lambda self, **kwargs: None")}), None),
+        (lambda **kwargs: kwargs, None),
+    ],
+)
+def test_names_are_known_as_far_as_the_source_tells(made_by, names):
+    found = arguments.taken({"type": made_by})
+    assert (None if found is None else set(found)) == names

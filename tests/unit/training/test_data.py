@@ -77,6 +77,28 @@ def test_rows_beyond_the_limit_are_counted_before_the_training(written):
         )
 
 
+@pytest.mark.parametrize("silent", ["", " \n"])
+def test_rows_with_an_empty_answer_are_named_and_nothing_else_does_not_train(written, silent):
+    """The template's end of an answer is a token that the loss sees: such rows teach to say nothing."""
+    nothing = [{"input": "你好", "output": silent}]
+    later = [*TALK[:2], {"input": "第三天呢", "output": silent}]
+    rows = launch.check_config(
+        written([formats.from_turns(turns, "xtuner") for turns in (SHORT, nothing, TALK, later)])
+    )
+    assert rows.empty == [2, 4] and rows.unlearnt == 0
+    assert "有 2 条的答案是空的（第 2、4 条）" in str(rows) and "请补上答案，或删掉" in str(rows)
+    plan = planning.plan_training(rows.path.with_name("config.py"), {"validation_path": rows.path})
+    assert str(plan).count("（第 2、4 条）") == 2
+    for shape in ("xtuner", "openai"):
+        config = written([formats.from_turns(nothing, shape)] * 16)
+        with pytest.raises(CourseError, match=r"rows\.json 的 16 条里，答案全是空的（第 1、2、.*请补上答案"):
+            launch.check_config(config)
+    lines = [line.format("openai_map_fn") for line in XTUNERS_OWN]
+    config = written([formats.from_turns(nothing, "openai")] * 16, *lines, name="rows.jsonl")
+    with pytest.raises(CourseError, match="答案全是空的"):
+        launch.check_config(config)
+
+
 def test_packed_rows_are_of_those_that_have_an_answer():
     cfg = configs.load_config("configs/wishes_gemma3_270m_cpu_packed.py")
     short, long = 30, 10  # the long ones are left out before packing

@@ -204,6 +204,26 @@ def test_so_many_steps_are_as_many_on_each_card(shaped, rows_file):
     assert four == one
 
 
+def test_steps_of_rows_that_are_not_packed_have_what_the_rows_have(seeing, tiny_dir, rows_file):
+    """Sixteen rows, four a step, and forty cards, eight a step: so many steps are an epoch."""
+    plain = {"model_dir": tiny_dir, "data_path": rows_file}
+    seen = {**seeing, "batch_size": 8}
+    seen.pop("max_epochs")
+    for config, options, steps in (
+        ("configs/wishes_gemma3_270m_cpu.py", plain, 4),
+        ("configs/see_internlm2_chat_1_8b_pretrain.py", seen, 5),
+    ):
+        counted, epoch = (
+            estimate.estimate(config, options | length)
+            for length in ({"max_iters": steps}, {"max_epochs": 1})
+        )
+        assert counted.flops == pytest.approx(epoch.flops) and counted.tokens == epoch.tokens
+    packed = {"train_dataloader.dataset.pack_to_max_length": True}
+    full = estimate.estimate("configs/wishes_gemma3_270m_cpu.py", plain | packed | {"max_iters": 4})
+    alone = estimate.estimate("configs/wishes_gemma3_270m_cpu.py", plain | {"max_iters": 4})
+    assert full.flops > 5 * alone.flops  # 512 tokens a row
+
+
 def test_a_missing_tower_is_named(seeing):
     seeing["model.visual_encoder.pretrained_model_name_or_path"] = "none/clip-vit-large-patch14-336"
     with pytest.raises(CourseError, match="tianji prepare-model clip-vit-large-patch14-336"):

@@ -289,6 +289,24 @@ def test_nothing_is_merged_into_a_quantized_model(adapter_dir, tiny_dir, tmp_pat
         launch.merge(quantized, adapter_dir, tmp_path / "merged")
 
 
+def test_a_model_that_sees_is_merged_with_its_eyes(adapter_dir, tiny_dir, tmp_path):
+    base = shutil.copytree(tiny_dir, tmp_path / "sees")
+    for name in ("projector", "tower"):
+        records.write_json(base / name / "config.json", {"of": "base"})
+    (base / "tower" / "code.py").write_text("")
+    merged = launch.merge(base, adapter_dir, tmp_path / "merged")
+    kept = {name: records.read_json(merged / name / "config.json") for name in ("projector", "tower")}
+    assert kept == {"projector": {"of": "base"}, "tower": {"of": "base"}} and not list(merged.rglob("*.py"))
+    assert models.recorded(merged)["sees"] and "tower/config.json" in records.provenance(merged)["files"]
+    learnt = shutil.copytree(adapter_dir, tmp_path / "converted" / "llm_adapter")
+    records.write_json(learnt.with_name("projector") / "config.json", {"of": "second stage"})
+    again = launch.merge(base, learnt, tmp_path / "again")
+    assert records.read_json(again / "projector" / "config.json") == {"of": "second stage"}
+    shutil.rmtree(base / "tower")
+    with pytest.raises(CourseError, match=r"会看图.*tower 里没有 config\.json"):
+        launch.merge(base, adapter_dir, tmp_path / "blind")
+
+
 @pytest.mark.parametrize("marker", ["config.json", ""])
 def test_a_file_where_a_result_folder_is_to_stand_is_named_as_one(tmp_path, marker):
     (tmp_path / "merged").write_text("mine")
@@ -502,6 +520,38 @@ def test_the_advice_against_too_few_steps_can_be_followed(tiny_dir, rows_file, t
     with pytest.raises(CourseError, match="max_iters 提高到 4"):
         launch.check_config(config, {"max_iters": 3})
     assert planning.plan_training(config, {"max_iters": 4}).steps == 4
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_less_than_a_few_steps_is_told_before_the_rows_are_looked_at(
+    tiny_dir, rows_file, tmp_path, monkeypatch, packed
+):
+    settings = {"model_dir": tiny_dir, "data_path": rows_file, "batch_size": 3}
+    config = configs.write_config(CONFIG, tmp_path / "config.py", **settings)
+    shape = {"train_dataloader.dataset.pack_to_max_length": packed}
+    with monkeypatch.context() as patch:
+        patch.setattr(planning.data, "look", lambda _: pytest.fail("looked at every row"))
+        with pytest.raises(
+            CourseError, match=r"只有 1 步（16 条数据.*，6 批，1e-09 轮）.*提高到 0\.667 以上"
+        ):
+            planning.plan_training(config, {"max_epochs": 1e-9, **shape})
+        with pytest.raises(CourseError, match=r"只有 3 步，至少.*max_iters 提高到 4 以上"):
+            planning.plan_training(config, {"max_iters": 3, **shape})
+    assert planning.plan_training(config, {"max_epochs": 0.667}).steps >= 4
+
+
+def test_the_plan_says_how_short_a_warm_up_was_asked_for(tiny_dir, rows_file):
+    options = {"model_dir": tiny_dir, "data_path": rows_file, "warmup_ratio": 0.03}
+    for length, asked in (
+        ({"max_iters": 8}, "0.24"),
+        ({"max_iters": 40}, "1.2"),
+        ({"max_epochs": 2}, "0.24"),
+    ):
+        plan = planning.plan_training(CONFIG, options | length)
+        assert f"热身：2 步（配置里只有 {asked} 步，" in str(plan)
+    none = planning.plan_training(CONFIG, options | {"max_iters": 8, "warmup_ratio": 0})
+    tiny = planning.plan_training(CONFIG, options | {"max_epochs": 3, "warmup_ratio": 1e-4})
+    assert "配置里只有 0 步" in str(none) and "配置里只有 0.0012 步" in str(tiny)
 
 
 def test_cfg_options_are_what_is_trained_and_what_is_saved(tiny_dir, rows_file, tmp_path, capsys):

@@ -461,3 +461,13 @@ def test_files_that_are_cut_empty_or_of_something_else_are_named_before_a_traini
     refused("model.safetensors（0 字节）不完整或已损坏", **projector)
     (tmp_path / "projector" / "model.safetensors").write_bytes(b"cut")
     refused("model.safetensors（3 字节）不完整或已损坏", **projector)
+
+
+def test_rows_without_features_are_named_before_a_training(folder, tower_dir, tiny_dir, tmp_path):
+    options = settings(None, tower_dir, model_dir=tiny_dir, data_path=folder / "captions.json")
+    options.pop("train_dataloader.dataset.features")
+    cfg = configs.load_config("configs/see_gemma3_270m_cpu_pretrain.py", options)
+    del cfg.train_dataloader.dataset["features"]
+    cfg.dump(str(tmp_path / "config.py"))
+    with pytest.raises(CourseError, match=r"train_dataloader\.dataset 里却没有 features.*compute_features"):
+        planning.plan_training(tmp_path / "config.py")
