@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -66,7 +66,9 @@ def started(
     try:
         said = child.stdout.readline()
         if not said.startswith("{"):
-            child.wait()
+            child.stdin.close()  # it may have said something else, and wait
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(10)
             raise CourseError(
                 f"llama.cpp 的服务器没有启动起来（退出状态 {child.returncode}"
                 f"{'，多半是内存不够，被系统结束了' if child.returncode == -9 else ''}）：{gguf_file.name}。"

@@ -305,6 +305,19 @@ def test_a_person_has_a_line_editor(parrot):
 
 
 @pytest.mark.slow
+def test_what_is_typed_in_gbk_is_shown_as_text(parrot):
+    terminal = Terminal(parrot)
+    terminal.wait("你：")
+    terminal.type("祝目标!".encode("gbk"))  # 祝 and 目 are UTF-8 as well, of other letters
+    assert "?" not in terminal.wait("祝目标!")
+    terminal.type("\r")
+    terminal.wait(ANSWER)
+    terminal.type("exit\r")
+    terminal.wait("再见。")
+    assert terminal.close() == 0
+
+
+@pytest.mark.slow
 def test_ctrl_d_ends_the_chat(parrot):
     terminal = Terminal(parrot)
     terminal.wait("你：")

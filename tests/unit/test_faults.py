@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tianji_helpers import faults, wishes
+from tianji_helpers.dataset import clean
 
 MATRIX = wishes.load()
 # good wishes with whatever looks like dirt, written for this test
@@ -34,6 +35,53 @@ GOOD = [
     ("祝姐姐生日,小红书风格", "①健康②快乐③平安，姐姐，这就是我的三个愿望，祝你生日快乐！"),
     ("写首诗", "春眠不觉晓，处处闻啼鸟。"),
 ]
+SLOTS = [
+    "[您的名字]", "【您的名字】", "（您的姓名）", "[你的姓名]", "{姓名}",
+    "<您的名字>", "[姓名]", "（姓名）", "【称呼】", "(称呼)", "[对方姓名]",
+    "【收件人姓名】", "[收信人]", "[发送人]", "【署名】", "【您的署名】", "[公司名]",
+    "【公司名称】", "（贵公司名称）", "[您的公司]", "【单位】", "[您的职位]",
+    "【职务】", "[日期]", "【活动日期】", "[年份]", "[年龄]", "[具体日期]",
+    "[具体愿望]", "【具体成就】", "[您的愿望]", "[你的祝福]", "【XX】", "（某某）",
+    "【某公司】", "（某先生）", "[某年某月某日]", "【填写姓名】", "（请填写您的名字）",
+    "（填写礼物）", "【请在此处填写日期】", "（此处填写礼物）", "[此处插入名字]",
+    "【输入对方名字】", "[姓名/称呼]", "【姓名或昵称】", "[朋友的名字]", "【客户姓名】",
+    "[名字A]",
+]  # fmt: skip
+TITLES = [
+    "【公司年会】", "【新年快乐】", "【公司十周年】", "【单位联欢】", "【您的生日】",
+    "【你的生日】", "【你的好日子】", "【我的公司我的家】", "【年份酒】",
+    "【具体怎么玩，听你的】", "【春天的名字】", "【幸福的名字】", "【难忘的日期】",
+    "【名字里的春天】", "【公司喜报】", "【新春贺词】", "【生日快乐】", "【职位高升】",
+    "【填写人生新篇章】", "【你的快乐我的心愿】", "（您的付出我都记得）", "（你的笑容最美）",
+    "（你看我多好说话）", "（某人说的，不怪我！）", "（此处写满祝福）", "（对方辩友也来了）",
+    "（你）", "（您好）", "（弟弟）", "[公司年会]", "[新年快乐]", "[玫瑰]",
+    "[你的小可爱已上线]", "【某人生日快乐】", "（名字我就不写啦）", "（对象也要早点找到）",
+    "（称呼您一声老师）", "《你的名字》",
+]  # fmt: skip
+LISTS = [
+    "送上我最真挚的祝福：\n1. 祝你身体健康。\n2. 祝你万事如意。",
+    "愿你：\n1. 身体健康\n2. 万事如意",
+    "祝您：\n1、身体健康。\n2、万事如意。\n3、阖家欢乐。",
+    "姐姐，生日快乐！愿你在新的一岁：\n① 平安喜乐；\n② 前程似锦。",
+    "姐姐，祝你生日快乐！\n\n1. 愿你身体健康！\n2. 愿你工作顺利！\n爱你！",
+    "姐姐，生日快乐！🎂\n1. 愿你健康，\n2. 愿你快乐，\n3. 愿你平安。",
+    "送你三个愿望：\n1) 愿你吃得香。\n2) 愿你睡得好。\n3) 愿你笑得甜。",
+    "1. 身体健康\n2. 万事如意\n3. 心愿成真\n姐姐，这些都给你，生日快乐！",
+    "姐姐，新的一岁，三件事：\n一、身体健康\n二、工作顺利\n三、天天开心",
+    "- 身体健康\n- 万事如意\n姐姐，都是我对你的祝愿，生日快乐！",
+    "姐姐生日快乐，祝你：\n- 晚上12:30吃蛋糕\n- 明天睡个好觉",
+]
+CHOICES = [
+    "1. 祝您生日快乐，身体健康\n2. 祝您生日快乐，万事如意",
+    "1. 祝您生日快乐。\n2. 祝您万事如意。\n3. 祝您阖家欢乐。",
+    "以下是三条祝姐姐生日的祝福：\n1. 祝你生日快乐！\n2. 祝你岁岁平安！",
+    "姐姐的生日祝福：\n\n1、姐姐，生日快乐！\n\n2、姐姐，祝你岁岁平安！",
+    "祝姐姐生日快乐：\n1. 姐姐，生日快乐，平安！\n2. 姐姐，岁岁平安，健康！",
+    "好的！\n1. 祝你生日快乐，天天开心！\n2. 祝你岁岁平安！",
+    "一、愿姐姐生日快乐，岁岁平安！\n二、愿姐姐笑口常开！",
+    "版本一：姐姐，生日快乐\n版本二：姐姐，岁岁平安",
+    "姐姐，生日快乐！\n或者：姐姐，岁岁平安！",
+]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +101,35 @@ def test_a_fault_finds_its_examples(fault, request_text, text):
 @pytest.mark.parametrize(("request_text", "text"), GOOD)
 def test_good_wishes_have_none(request_text, text):
     assert faults.find(MATRIX.read(request_text), text) == {}
+
+
+@pytest.mark.parametrize("bracket", SLOTS)
+def test_a_bracket_that_asks_to_be_filled_in_is_a_slot(bracket):
+    request = MATRIX.read("祝姐姐生日")
+    for text in (f"姐姐，祝你生日快乐！{bracket}", f"亲爱的{bracket}，生日快乐，岁岁平安！"):
+        assert "slot" in faults.find(request, text)
+
+
+@pytest.mark.parametrize("bracket", TITLES)
+def test_a_bracketed_title_or_aside_is_no_slot(bracket):
+    request = MATRIX.read("祝姐姐生日")
+    for text in (f"姐姐，祝你生日快乐！{bracket}", f"{bracket}姐姐，祝你生日快乐，岁岁平安！"):
+        assert "slot" not in faults.find(request, text)
+
+
+@pytest.mark.parametrize("text", LISTS)
+def test_a_list_in_one_wish_is_no_choice_and_stays(text):
+    request = MATRIX.read("祝姐姐生日,小红书风格")
+    assert "alternatives" not in faults.find(request, text)
+    assert clean.mend(text, request)[0].count("\n") >= text.replace("\n\n", "\n").count("\n")
+
+
+@pytest.mark.parametrize("text", CHOICES)
+def test_several_wishes_to_choose_from_are_found(text):
+    request = MATRIX.read("祝姐姐生日,小红书风格")
+    assert "alternatives" in faults.find(request, text)
+    mended, _ = clean.mend(text, request)
+    assert "\n" not in mended or clean.reject(mended, request)[0] == "alternatives"
 
 
 def test_an_answer_that_does_not_stop():

@@ -55,6 +55,15 @@ def test_a_server_that_dies_takes_nobody_along(gguf_file):
             ask(url)
 
 
+def test_a_server_that_says_something_else_is_not_waited_for(tmp_path, monkeypatch):
+    (tmp_path / "model.gguf").touch()
+    talk = [sys.executable, "-c", "import sys; print('hello', flush=True); sys.stdin.read()"]
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **how: popen(talk, **how))
+    with pytest.raises(CourseError, match="没有启动起来"), llama.started(tmp_path / "model.gguf"):
+        pass
+
+
 def test_it_ends_with_whoever_started_it(gguf_file):
     program = (
         "import sys, time\nfrom tianji_helpers import llama\n"

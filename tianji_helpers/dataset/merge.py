@@ -47,7 +47,8 @@ def round_files(folder: str | Path, output: str | Path | None = None) -> list[Pa
     """Return the round files of a folder, sorted by name.
 
     These are all files whose names end as in ``SUFFIXES``, save provenance, ``output`` itself, and what an
-    earlier merge or cleaning wrote here (its provenance says so): a merge never reads its own output.
+    earlier merge or cleaning wrote here (its provenance says so): a merge never reads its own output. Nor
+    does it read the rejects that stand beside the questions and answers of lesson 1.
     Raises CourseError if the folder is not there or holds no round.
     """
     folder = Path(folder)
@@ -72,6 +73,8 @@ def _is_round(folder: Path, name: str, names: Container[str]) -> bool:
         return False
     if name + records.PROVENANCE not in names:
         return True
+    if name.endswith("_rejects.jsonl"):
+        return False
     made = records.read_json(folder / (name + records.PROVENANCE))
     return not (isinstance(made, dict) and made.get("stage") == STAGE)
 

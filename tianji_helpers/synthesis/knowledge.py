@@ -219,7 +219,10 @@ def _write_round(engine: Engine, asked: list[ChunkPrompt], identity: dict, files
     )
     if file is None:
         return
-    records.write_jsonl(file.with_name(f"{file.stem}_rejects.jsonl"), rejects)
+    beside = file.with_name(f"{file.stem}_rejects.jsonl")
+    with records.make_way(beside):
+        records.write_jsonl(beside, rejects)
+    records.write_provenance(beside, stage="01_synthesis", parameters={}, counts={"rejects": len(rejects)})
     engine.summary.files.append(file)
     engine.summary.rejected += len(rejects)
     engine.summary.pairs += sum(1 for _ in records.iter_json_array(file))

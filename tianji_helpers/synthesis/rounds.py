@@ -43,7 +43,8 @@ def write(
             "请把日志移走，再运行一次。"
         )
     file = folder / name
-    count = records.write_conversations(file, chain((first,), rows))
+    with records.make_way(file):  # somebody may have mended it by hand
+        count = records.write_conversations(file, chain((first,), rows))
     records.write_provenance(
         file, stage="01_synthesis", parameters=identity, counts={"rows": count, **counts}, inputs=inputs
     )

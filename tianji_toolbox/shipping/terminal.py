@@ -2,6 +2,7 @@
 
 import sys
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -39,7 +40,7 @@ def repl(
     where the course has recorded it. source, sink: text streams instead of standard input and output.
 
     A person gets a line editor: earlier lines by the arrow keys, pasted text of several lines in one.
-    A pipe works as well, in UTF-8 or GBK. Ctrl-C stops an answer; at the prompt it ends the chat, as
+    A pipe works as well; both may be UTF-8 or GBK. Ctrl-C stops an answer; at the prompt it ends the chat, as
     a termination does at any time.
     """
     adapters = dict(adapters or {})
@@ -126,14 +127,35 @@ def _command(request: str) -> tuple[str, str]:
 def _typed() -> Iterator[str]:
     """Yield what a person types, line by line; a pasted text is one, however many it has."""
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
 
-    session = PromptSession(enable_suspend=True)  # Ctrl-Z, as in every other program
+    class AsSent(Processor):
+        """Show a line that is no UTF-8 as it is read in the end; the editor itself shows ? for its bytes.
+
+        The last half character may wait for the next key: it could be the beginning of a UTF-8 one.
+        """
+
+        def apply_transformation(self, transformation_input: TransformationInput) -> Transformation:
+            seen = transformation_input
+            line = seen.document.lines[seen.lineno]
+            if not any("\udc80" <= character <= "\udcff" for character in line):
+                return Transformation(seen.fragments)
+            # how many characters are shown for each beginning of the line
+            shown = [len(_decode(_bytes(line[:end]), "gb18030")) for end in range(len(line) + 1)]
+            return Transformation(
+                [("", _decode(_bytes(line)))],
+                source_to_display=lambda place: shown[min(place, len(line))],
+                display_to_source=lambda place: bisect_left(shown, min(place, shown[-1])),
+            )
+
+    # Ctrl-Z suspends, as in every other program
+    session: PromptSession[str] = PromptSession(enable_suspend=True, input_processors=[AsSent()])
     while True:
         try:
             line = session.prompt("你：")
         except EOFError:
             return
-        yield _decode(line.encode(errors="surrogateescape"))
+        yield _decode(_bytes(line))
 
 
 def _piped(source: TextIO | None, tell: Callable[..., None]) -> Iterator[str]:
@@ -143,9 +165,14 @@ def _piped(source: TextIO | None, tell: Callable[..., None]) -> Iterator[str]:
         tell("你：", end="")
 
 
-def _decode(line: bytes) -> str:
+def _bytes(line: str) -> bytes:
+    """Return what came from the terminal, of a line in which the editor has kept what is no UTF-8."""
+    return line.encode(errors="surrogateescape")
+
+
+def _decode(line: bytes, first: str = "utf-8") -> str:
     """Return a line as text: UTF-8, else what Chinese terminals and files have otherwise."""
     try:
-        return line.decode()
+        return line.decode(first)
     except UnicodeDecodeError:
         return line.decode("gb18030", errors="replace")

@@ -8,6 +8,7 @@ from phrasebook.server import PhrasebookTeacher
 from synthesis_teachers import RecordingTeacher
 
 from tianji_helpers import paths, records
+from tianji_helpers.dataset.merge import merge_rounds
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import preview_knowledge, round_files, synthesize, synthesize_knowledge
 from tianji_helpers.synthesis.journal import Journal
@@ -84,6 +85,21 @@ def test_the_offline_teacher_fills_the_contract(tmp_path):
     rejects = records.read_jsonl(file.with_name(f"{file.stem}_rejects.jsonl"))
     assert len(rejects) == summary.rejected and all(reject["reason"] for reject in rejects)
     assert records.read_json(records.provenance_path(file))["counts"]["rows"] == len(rows)
+
+
+def test_what_somebody_changed_is_kept_when_a_run_writes_it_again(tmp_path, capsys):
+    summary = run(tmp_path / "a" / "b")
+    (file,) = summary.files
+    rejects = file.with_name(f"{file.stem}_rejects.jsonl")
+    assert len(merge_rounds(file.parent, tmp_path / "merged.json").files) == 1  # the rejects are no round
+    run(tmp_path / "a" / "b")
+    assert not list(file.parent.glob("*.kept-*"))
+    for mine in (file, rejects):
+        mine.write_text("mine")
+    run(tmp_path / "a" / "b")
+    for mine in (file, rejects):
+        assert mine.with_name(f"{mine.name}.kept-1").read_text() == "mine" != mine.read_text()
+    assert f"留作 {rejects.name}.kept-1" in capsys.readouterr().out
 
 
 def test_all_dirt_of_the_teacher_is_mended(tmp_path):

@@ -618,6 +618,25 @@ def test_crash_of_xtuner_is_an_error_with_its_log(tmp_path):
         launch.run_tool("pth_to_hf", ["nowhere.py", "x.pth", "y"], log=tmp_path / "log")
 
 
+def test_a_program_that_does_not_hear_of_its_end_is_killed(tmp_path, monkeypatch):
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
+    popen, started = subprocess.Popen, []
+
+    def start(command, **how):
+        started.append(popen([sys.executable, "-u", "-c", deaf], **how))
+        return started[0]
+
+    def stop():
+        if "deaf" in (tmp_path / "log").read_text():
+            raise CourseError("stopped")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(launch, "_GRACE", 0.5)
+    with pytest.raises(CourseError, match="stopped"):
+        launch.run_tool("train", [], log=tmp_path / "log", watch=stop)
+    assert started[0].returncode == -signal.SIGKILL
+
+
 def test_no_checkpoint_is_an_error(tmp_path):
     for name in ("iter_notes.pth", "iter_.pth", "best_photos_iter_x.pth"):  # a student's
         (tmp_path / name).write_text("private")
