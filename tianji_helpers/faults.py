@@ -187,6 +187,8 @@ _ALTERNATIVES = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 
+_SECOND = re.compile("[二2②B或另]")  # in whatever the rule looks for
+
 
 @_fault(
     "几个版本",
@@ -196,7 +198,7 @@ _ALTERNATIVES = re.compile(
 )
 def alternatives(text: str, request: Request) -> str | None:
     """Several wishes to choose from in one answer."""
-    several = any(sign in text for sign in "二2②B或另") and _ALTERNATIVES.search(text)
+    several = _SECOND.search(text) and _ALTERNATIVES.search(text)
     return "一个回答里有几条祝福让人选" if several else None
 
 

@@ -320,12 +320,12 @@ def _cleaned(
     held = iter(hold(counted()))
     first = next(held, _Part([], []))  # all are counted by now
     most = openings.limit(counts)
-    met: Counter = Counter()
+    left = {opening: most for opening, rows in counts.items() if rows > most}
     for part in chain([first], held):
         for turn, outcome in part.rows():
-            if outcome.opening in counts and _may_crowd(outcome):
-                met[outcome.opening] += 1
-                if met[outcome.opening] > most:  # the later ones go
+            if outcome.opening in left and _may_crowd(outcome):
+                left[outcome.opening] -= 1
+                if left[outcome.opening] < 0:  # the later ones go
                     reason = f"“{outcome.opening}”开头的有 {counts[outcome.opening]} 条，最多留 {most} 条"
                     outcome.verdict = OPENING, reason
             yield turn, outcome
