@@ -130,21 +130,14 @@ def leftover(text: str, request: Request) -> str | None:
     return f"出现“{found[0]}”" if found else None
 
 
-# what one is asked to fill in, and whose it is: with nothing else in a bracket, it is no title (【公司年会】)
-_FIELD = (
-    r"(?:[^\W的]{0,4}(?:姓名|名称|职[位务]|日期|年份|联系方式)|(?:公司|单位|部门|学校)名?"
-    r"|名字|大名|昵称|称[呼谓]|头衔|署名|签名|落款|对象|年龄)"
-)
-_OWNER = (
-    r"(?:(?:您|你|对方|贵|某|[XxＸ]+|[收发寄送][信件礼送祝]?人|祝福人|朋友|客户|老师|学生|孩子|同事|领导|长辈|亲友"
-    r"|新人|新郎|新娘|宝宝)的?)?"
-)
 _SLOT = re.compile(
-    r"[\[【（(<{](?:(?:请?(?:在?此处?)?(?:填写?|写|输入|插入|替换[成为]?|补充|[加添]上|添加)入?)?"
-    rf"{_OWNER}(?:具体的?|真实|完整)?{_FIELD}(?:[A-Za-z\d]|[/、或和及与][^\]】）)>}}\n]{{1,8}}|等|[：:])?"
-    r"|(?:此处(?:填|写(?![不满])|插|省略|故意|添加|输入|补充|替换)|请填)[^\]】）)>}\n]{0,16}|填写(?:处|[^\W的]{1,4})?"
-    r"|对方|[收发寄送][信件礼送祝]?人|祝福人|某(?:公司|单位|部门|学校|节日|先生|女士|老师))[\]】）)>}]"
-    r"|[\[【{](?:具体[^\W了]{1,8}|某人|某[位个年月日]\w{0,4})[\]】}]|[\[<][您你]的[^\W了已]{1,6}[\]>]"
+    r"[\[<{](?:您的|你的|某|姓名|名字|称呼|对象)[^\]】）)>}\n]{0,16}[\]】）)>}]"
+    # asides and titles stand in these: （你的笑容最美）, 【某人生日快乐】
+    r"|[【（(](?:(?:您的|你的)[^】）)\n]{0,6}(?:名|称|职|公司|单位|学校|部门|日期|落款|愿望|祝福)[^】）)\n]{0,4}"
+    r"|某[^】）)\n]{0,3}|(?:姓名|名字|称呼|对象)[^】）)\n]{0,4})[】）)]"
+    r"|[\[【（(<{](?:对方|收信人|发送人|署名|此处(?:填|写|插|省略|故意|添加)|填写|请填)[^\]】）)>}\n]{0,16}[\]】）)>}]"
+    r"|[\[【{](?:[^\]】}\n]{0,8}(?:(?:名字|姓名|名称|称呼|日期|年份|职位|具体)[^\]】}\n]{0,6}"
+    r"|(?:公司|单位)(?:名|全称)?))[\]】}]"  # 【公司年会】 is a title
     r"|\{[^{}\n]{0,16}\}|_{3,}|＿{2,}|\*{3,}|(?<![一二三四五六七八九〇○◯])[○◯]{2,}(?![一二三四五六七八九〇○◯年])|(?<![A-Za-z])[XxＸ]{2,}(?![A-Za-z])|某某|×{2,}|[Oo○]{2,}(?=先生|女士|老师|总)"
 )
 
@@ -170,24 +163,16 @@ def slot(text: str, request: Request) -> str | None:
     return f"“{found[0]}”还没有填" if found else None
 
 
-# a list in one wish is no choice: the line before it wishes (愿你：) or greets (生日快乐！), or its items are
-# words, no sentences; before a choice, something is announced (以下是三条祝福：)
-WISHING = (
-    r"(?![^\n]*(?:[以如]下|下面|祝福语|文案|版本|方案|[几\d两三四五六七八九十][条则款]|可以|好的|没问题|参考|选))"
-    r"[^\n]*(?:祝(?!福|词)|愿|希望|[送献致奉][你您上以给]|[。！!～~][^\w\n]*\n)"
-)
-A_WISH = r"(?=[^\n]*(?:祝(?!福)|(?<![心如夙])愿(?![望景]))|[^\n]{6,}[。！!？?～~][^\w\n]*\n)"
+# 愿你： and a list of what: one wish, and no choice
+LISTED = re.compile(r"[祝愿][你您]们?[^，。！!；;\n]{0,8}[：:][^\S\n]*\n\s*(?:[（(]?[1一①]|[-•])")
 _ALTERNATIVES = re.compile(
-    rf"(?:\A|^[^\S\n]*(?=\S[^\n]*\n\s*(?:1|一|①))(?!{WISHING})[^\n]+\n)\s*"
-    rf"(?:1[.、）)]|一、|①){A_WISH}.+\n\s*(?:2[.、）)]|二、|②)"
-    r"|^\s*1[.、）)]\s*(?P<who>[^\s，,]{1,6})[，,].*\n\s*2[.、）)]\s*(?P=who)[，,]"  # each begins anew
-    r"|(?:版本|祝福|方案)[一1A][：:].*(?:版本|祝福|方案)[二2B][：:]"
-    r"|\A\s*①[^②]*[。！!？?～~]\s*②"  # sentences: ①健康②快乐 is a list
-    r"|^\s*(?:或者|或|另一版)[：:]",
-    re.DOTALL | re.MULTILINE,
+    r"(?:^|\n)[^\S\n]*(?:1[.、）)]|一、|①).+\n[^\S\n]*(?:2[.、）)]|二、|②)|(?:版本|祝福|方案)[一1A][：:].*(?:版本|祝福|方案)[二2B][：:]"
+    r"|^\s*①[^②]*[。！!？?～~]\s*②"  # sentences: ①健康②快乐 is a list
+    r"|(?:^|\n)[^\S\n]*(?:或者|或|另一版)[：:]",
+    re.DOTALL,
 )
 
-_SECOND = re.compile("[二2②B或另]")  # in whatever the rule looks for
+_SECOND = re.compile("[二2②B或另]")  # in whatever the one above looks for
 
 
 @_fault(
@@ -198,7 +183,7 @@ _SECOND = re.compile("[二2②B或另]")  # in whatever the rule looks for
 )
 def alternatives(text: str, request: Request) -> str | None:
     """Several wishes to choose from in one answer."""
-    several = _SECOND.search(text) and _ALTERNATIVES.search(text)
+    several = _SECOND.search(text) and _ALTERNATIVES.search(text) and not LISTED.search(text)
     return "一个回答里有几条祝福让人选" if several else None
 
 

@@ -81,13 +81,14 @@ def works_in(folder: Path) -> bool:
 def scratch(folder: Path) -> Iterator[Path]:
     """Make a folder beside ``folder`` that goes at the end; what killed processes have left there goes first.
 
-    Only what is proved to be such a folder goes: by its name, its owner, and a mark of this machine (locks of
+    Only what is proved to be such a folder goes: by its name, its owner, and a mark of this kernel (locks of
     another may not be seen here) which nobody holds the lock of. A mark is locked before it has its name, so
     that a living process always holds the one that is seen.
     """
-    for mark in folder.parent.glob(f".*/{_MARK}"):
-        with suppress(OSError):  # somebody holds it, or it is not ours to remove
-            _remove(mark)
+    with suppress(OSError):
+        for place in filter(lambda item: _SCRATCH.fullmatch(item.name), list(folder.parent.iterdir())):
+            with suppress(OSError):  # somebody holds it, or it is not ours to remove
+                _remove(place)
     with tempfile.TemporaryDirectory(
         dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True
     ) as name:
@@ -95,21 +96,26 @@ def scratch(folder: Path) -> Iterator[Path]:
         with (place / f"{_MARK}.new").open("w", encoding="utf-8") as file:
             with suppress(OSError):  # without locks it has no mark, and stays when its process is killed
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.write(platform.node())
+                file.write(_owner(place))
                 file.flush()
                 Path(file.name).rename(place / _MARK)
             yield place
 
 
-def _remove(mark: Path) -> None:
-    """Remove a scratch folder; raises OSError if its process lives."""
-    place = mark.parent
-    about = place.lstat()
-    if place.is_symlink() or about.st_uid != os.getuid() or not _SCRATCH.fullmatch(place.name):
+def _owner(place: Path) -> str:
+    """Return what a mark says: the folder's name, lest a copy counts, and the kernel that holds its lock."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{place.name} {boot.read_text().strip() if boot.exists() else platform.node()}"
+
+
+def _remove(place: Path) -> None:
+    """Remove a scratch folder; raises OSError if its process lives, or if it is none."""
+    if place.is_symlink() or place.lstat().st_uid != os.getuid():
         return
+    mark = place / _MARK
     with os.fdopen(os.open(mark, os.O_RDWR | os.O_NOFOLLOW), encoding="utf-8", mode="r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if file.read() != platform.node():
+        if file.read() != _owner(place):
             return
         for item in place.iterdir():
             if item.is_dir() and not item.is_symlink():

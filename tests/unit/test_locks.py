@@ -68,6 +68,7 @@ def test_what_a_killed_process_has_left_goes_at_the_next_start_and_nothing_else(
         "renamed": shutil.copytree(left, tmp_path / "mine", symlinks=True),
         "without a mark": shutil.copytree(left, tmp_path / ".other.aaaaaaaa", symlinks=True),
         "of another machine": shutil.copytree(left, tmp_path / ".other.bbbbbbbb", symlinks=True),
+        "a copy": shutil.copytree(left, tmp_path / ".other.backup_1", symlinks=True),
         "not of such a name": shutil.copytree(left, tmp_path / ".other", symlinks=True),
     }
     (others["without a mark"] / locks._MARK).unlink()

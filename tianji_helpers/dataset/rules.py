@@ -67,18 +67,15 @@ def thinking(text: str, request: Request) -> str:
     return _THINKING.sub("", text) if "<" in text else text
 
 
-_ONE, _TWO = (rf"(?:[（(]?[{number}][.、）):：]|{number[-1]})" for number in ("1一①", "2二②"))
-_VERSION = "(?:版本|祝福语?|方案|选项)"
 _FIRST_CHOICE = re.compile(
-    rf"\A\s*(?:(?=[^\n]{{0,40}}[：:]\s*\n)(?!{faults.WISHING})[^\n]{{0,40}}[：:]\s*\n\s*)?"
-    rf"(?:[-•]\s)?(?:{_VERSION}{_ONE}|{_ONE}{faults.A_WISH})"
-    rf"\s*(?P<first>[^\n]+?)\s*\n(?:.*\n)?\s*(?:[-•]\s)?{_VERSION}?{_TWO}.*\Z",
+    r"\A\s*(?:[^\n]{0,40}[：:]\s*\n\s*)?"
+    r"(?:(?:版本|祝福语?|方案|选项)?[（(]?(?:1|一|①)[.、）):：]|[-•]\s|①)\s*(?P<first>[^\n]+?)[^\S\n]*\n.*"
+    r"(?:(?:版本|祝福语?|方案|选项)?[（(]?(?:2|二|②)[.、）):：]|②).*\Z",
     re.DOTALL,
 )
 _INLINE = re.compile(r"\A\s*①\s*(?P<first>[^②]*[。！!？?～~])\s*②.*\Z", re.DOTALL)  # no list of words
 _OR = re.compile(
-    r"\s*(?:\n\s*(?:或者|或是|或|另一版|版本二)[：:，,]?|(?<=[。！～])(?:或者|或是|或)[：:])\s*.*\Z"
-    r"|[（(]或者?[：:][^）)]*[）)]",
+    r"(?:\n\s*(?:或者|或是|或|另一版|版本二)[：:，,]?|(?<=[。！～])(?:或者|或是|或)[：:]).*\Z|[（(]或者?[：:][^）)]*[）)]",
     re.DOTALL,
 )
 
@@ -91,12 +88,12 @@ _OR = re.compile(
 )
 def first_choice(text: str, request: Request) -> str:
     """Of several wishes to choose from, take the first."""
-    if not ("\n" in text or "或" in text or "②" in text):
+    if not ("\n" in text or "或" in text or "②" in text) or faults.LISTED.search(text):
         return text
     if found := _FIRST_CHOICE.match(text) or _INLINE.match(text):
         return found["first"]
-    shorter = _OR.sub("", text) if "或" in text or "版" in text else ""
-    return shorter if shorter.strip() else text
+    shorter = _OR.sub("", text) if "或" in text or "版" in text else text
+    return shorter.rstrip() if shorter != text and shorter.strip() else text
 
 
 _TITLE_LINE = re.compile(
@@ -124,10 +121,7 @@ _MARKDOWN = re.compile(
     r"|^[ \t]*#{1,6}[ \t]+|^[ \t]*>[ \t]+",
     re.MULTILINE,
 )
-_BULLET = re.compile(  # of one item: a list of several stays
-    r"\A[ \t]*(?:[-•][ \t]+|\d{1,2}[.、][ \t]*(?!\d))(?!.*\n[ \t]*(?:[-•][ \t]|\d{1,2}[.、](?!\d)))",
-    re.DOTALL,
-)
+_BULLET = re.compile(r"\A[ \t]*(?:[-•][ \t]+|\d{1,2}[.、][ \t]*(?!\d))")
 _MARKDOWN_SIGN = re.compile(r"[`*_#>\-•\d]")  # in whatever the rule looks for
 
 
@@ -185,8 +179,8 @@ def postscript(text: str, request: Request) -> str:
     return _POSTSCRIPT.sub("", text) if _POSTSCRIPT_SIGN.search(text) else text
 
 
-_LABEL = re.compile(  # 送上我的祝福： is part of the wish
-    r"\s*(?:(?![^：:\n]{0,8}[送献致奉][上以你您])[^，,。！!？?：:\n]{0,10}(?:风格|版|祝福|祝词|贺词|文案|正文|内容|标题|回答|贺)[：:]|【[^】\n]{1,20}】)\s*"
+_LABEL = re.compile(
+    r"\s*(?:[^，,。！!？?：:\n]{0,10}(?:风格|版|祝福|祝词|贺词|文案|正文|内容|标题|回答|贺)[：:]|【[^】\n]{1,20}】)\s*"
 )
 
 

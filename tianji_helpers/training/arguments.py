@@ -17,6 +17,7 @@ _HANDED_ON = {
     "mmengine.hooks.checkpoint_hook.CheckpointHook": "mmengine.runner.Runner.save_checkpoint",
     "tianji_helpers.seeing.rows.SeenRows": "xtuner.dataset.process_hf_dataset",
 }
+_GIVEN = {"filename", "meta"}  # what the hook itself says to save_checkpoint
 
 
 def taken(holder: Mapping[str, Any]) -> dict[str, inspect.Parameter | None] | None:
@@ -30,9 +31,10 @@ def taken(holder: Mapping[str, Any]) -> dict[str, inspect.Parameter | None] | No
         if not rest:
             return found
         if to := _HANDED_ON.get(f"{made_by.__module__}.{made_by.__qualname__}"):
-            return _own(get_object_from_string(to))[0] | found
+            theirs = _own(get_object_from_string(to))[0]
+            return {name: theirs[name] for name in theirs.keys() - _GIVEN} | found
         return _with_bases(made_by)
-    except (AttributeError, TypeError, ValueError, OSError, ImportError):
+    except (AttributeError, TypeError, ValueError, OSError, ImportError, SyntaxError):
         return None
 
 

@@ -343,8 +343,10 @@ def _can_hold(cfg, place: str) -> bool:
     if not isinstance(holder, dict):
         return False
     known = arguments.taken(holder) if "type" in holder else holder
-    named = ("type", "priority") if "_hooks." in place else ("type",)  # mmengine itself reads them
-    return known is None or key in (*known, *named)
+    # what mmengine itself reads
+    named = ("priority",) if "_hooks." in place else ()
+    named = ("paramwise_cfg", "constructor") if above == "optim_wrapper" else named
+    return known is None or key in (*known, *named, "type")
 
 
 def _leaves(cfg) -> Iterator[str]:

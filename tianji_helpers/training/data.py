@@ -127,11 +127,12 @@ def look(dataset) -> Rows:
     speaks = False
     for number, row in enumerate(_loaded(dataset, path), 1):
         try:
-            learnt = _answers(row)
+            learnt = None
             for name, function in maps:
-                row = row | function(row)
-                if name == "dataset_map_fn":  # the template's suffix makes a text even of nothing
+                if name == "template_map_fn":  # its suffix makes a text even of nothing
                     learnt = _answers(row)
+                row = row | function(row)
+            learnt = _answers(row) if learnt is None else learnt
             encoded = encode_fn(row, tokenizer, 1 << 62)
         except Exception as error:  # a map function is a program: anything can go wrong in it
             raise CourseError(

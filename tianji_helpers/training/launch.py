@@ -25,7 +25,8 @@ from tianji_helpers.training.configs import load_config
 
 _TAIL_LINES = 25
 _TICK = 0.3  # seconds between two looks at how far a program is
-_GRACE = 30  # seconds that a program has for its end, the launcher's workers included
+# seconds that a program has for its end; torchrun gives its workers 30, kills them, and then ends itself
+_GRACE = 45
 _CAUSES = {
     "is non-finite": "损失或梯度变成了 NaN 或无穷大，训练已停下，权重没有被它改坏。多半是学习率太大："
     "请把配置里的 optim_wrapper.optimizer.lr 调小几倍，重新训练。",
@@ -407,9 +408,11 @@ def run_tool(
                     watch()
             except BaseException:
                 process.terminate()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(_GRACE)
-                process.kill()  # one that hangs on a GPU hears of nothing else
+                try:
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(_GRACE)
+                finally:
+                    process.kill()  # one that hangs on a GPU hears of nothing else
                 raise
     if process.returncode:
         reason = (

@@ -142,7 +142,7 @@ def _check_length(cfg) -> None:
         found = data.count(dataset)
         rows = min(found, dataset.get("max_dataset_length") or found)
         count = max(1, -(-rows // (cfg.train_dataloader.batch_size * processes())))
-        used = f"{rows} 条数据" + ("（打包以前）" if dataset.get("pack_to_max_length", True) else "")
+        used = f"{rows} 条数据" + ("，打包以后还会更少" if dataset.get("pack_to_max_length", True) else "")
         _check_steps(math.ceil(length * count), length, count, used)
 
 

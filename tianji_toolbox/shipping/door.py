@@ -21,6 +21,7 @@ from tianji_helpers.errors import CourseError
 from tianji_toolbox import pages
 
 _PLACE = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[^\[\]:/@\s]+)(?::\d{1,5})?")
+_LOOK = 2  # seconds between two looks whether llama.cpp is still there
 _HOPS = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host"}
 
 
@@ -52,20 +53,34 @@ async def _keep(inner: str, host: str, port: int, model: str) -> None:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, auto_decompress=False)
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except (OSError, OverflowError) as error:
+                raise CourseError(
+                    f"不能在 {host}:{port} 上开服务（{error}）。请换一个 --port，或停下占用它的程序。"
+                ) from error
             address = pages.address(host, runner.addresses[0][1]) + "/v1"
             print(
                 f"{address} 已就绪（OpenAI 兼容接口），Ctrl-C 停止。例如：\n"
                 f"tianji synthesize --provider local --base-url {address} --model {model} --limit 6",
                 flush=True,
             )
-            await asyncio.Event().wait()
-        except (OSError, OverflowError) as error:
+            await _ends(inner)
             raise CourseError(
-                f"不能在 {host}:{port} 上开服务（{error}）。请换一个 --port，或停下占用它的程序。"
-            ) from error
+                f"llama.cpp 中途停了（多半是内存不够，被系统结束了）：{model}。请关掉别的程序，再运行一次。"
+            )
         finally:
             await runner.cleanup()
+
+
+async def _ends(inner: str) -> None:
+    """Wait until nobody listens any more behind the door."""
+    with suppress(ConnectionError, FileNotFoundError):
+        while True:
+            with suppress(BlockingIOError):  # so many are asking that one more has to wait
+                _, line = await asyncio.open_unix_connection(inner)
+                line.close()
+            await asyncio.sleep(_LOOK)
 
 
 def refusal(host: str, origin: str | None, known: set[str]) -> str:

@@ -14,6 +14,7 @@ import gguf
 import httpx
 import numpy
 import openai
+import psutil
 import pytest
 import tiny_models
 import torch
@@ -97,6 +98,16 @@ def test_what_goes_along_with_the_file(exported, merged):
     recorded = records.read_json(records.provenance_path(folder))
     assert recorded["stage"] == "06_export" and recorded["parameters"]["quantize"] == "bf16"
     assert str(merged.parent).encode() not in exported.gguf.read_bytes()[:2_000_000]
+
+
+def test_a_door_without_a_model_behind_it_closes(exported):
+    command = [sys.executable, "-m", "tianji_toolbox.cli", "serve", str(exported.gguf), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        running.stdout.readline()
+        (model,) = psutil.Process(running.pid).children()
+        model.kill()
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 1 and "llama.cpp 中途停了" in said
 
 
 def test_the_circle_closes(exported, tmp_path):
