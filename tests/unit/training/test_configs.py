@@ -253,6 +253,7 @@ def test_changes_of_the_training_rows_hold_for_the_validation_rows_too():
         ({"model.fusd": True}, r"什么也不会变.*model\.fused"),
         ({"model.llm.quantization_config.bnb_4bit_quant_typ": "fp4"}, r"什么也不会变.*bnb_4bit_quant_type"),
         ({"train_cfg.dynamic_interval": 1}, "什么也不会变"),
+        ({"default_hooks.checkpoint.filename": "x.pth"}, "什么也不会变"),  # the hook names it
     ],
     ids=str,
 )
@@ -292,6 +293,7 @@ def test_what_a_part_hands_on_is_known_or_left_alone():
     }
     options |= {"default_hooks.checkpoint.save_begin": 5, "custom_hooks.1.stop_words": ["。"]}
     options |= {"param_scheduler.1.eta_min_ratio": 0.1, "model.max_position_embeddings": 9}
+    options |= {"optim_wrapper.paramwise_cfg": {"norm_decay_mult": 0}}
     cfg = changed(options=options)
     assert cfg.custom_hooks[1].priority == 49 and cfg.model.llm.revision == "x"
     with pytest.raises(CourseError, match=r"可以写 train_dataloader\.dataset\.max_length"):

@@ -99,6 +99,19 @@ def test_rows_with_an_empty_answer_are_named_and_nothing_else_does_not_train(wri
         launch.check_config(config)
 
 
+def cut(row):
+    question, answer = row["conversation"].split("｜")
+    return {"conversation": [{"input": question, "output": answer}]}
+
+
+def test_rows_of_an_own_shape_are_looked_at_after_their_map(written):
+    lines = [line.format("") for line in XTUNERS_OWN[:2]]
+    lines += ["rows['dataset_map_fn'] = 'test_data.cut'", "del rows"]
+    texts = [{"conversation": "你好｜您好"}, {"conversation": "再见｜"}]
+    rows = launch.check_config(written(texts * 8, *lines, name="rows.jsonl"))
+    assert len(rows.lengths) == 16 and rows.empty == [*range(2, 17, 2)]
+
+
 def test_packed_rows_are_of_those_that_have_an_answer():
     cfg = configs.load_config("configs/wishes_gemma3_270m_cpu_packed.py")
     short, long = 30, 10  # the long ones are left out before packing
