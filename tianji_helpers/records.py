@@ -628,7 +628,7 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
 def make_way(file: Path) -> Iterator[None]:
     """Keep a copy of a file that is written though nobody named it, unless it is ours or becomes the same."""
     before = sha256(file) if file.is_file() else ""
-    kept = _free_name(file) if before and provenance(file).get("sha256") != before else None
+    kept = free_name(file) if before and provenance(file).get("sha256") != before else None
     try:
         if kept:
             with writing(file):
@@ -648,10 +648,11 @@ def told_of_kept(path: Path, kept: Path) -> str:
 
 def set_aside(folder: Path) -> Path:
     """Keep a folder under another name, ``<folder>.kept-1`` or the next that is free, and return that."""
-    return folder.rename(_free_name(folder))
+    return folder.rename(free_name(folder))
 
 
-def _free_name(path: Path) -> Path:
+def free_name(path: Path) -> Path:
+    """Return the name beside ``path`` under which it is kept, ``<path>.kept-1`` or the next that is free."""
     names = (path.with_name(f"{path.name}.kept-{number}") for number in itertools.count(1))
     return next(name for name in names if not os.path.lexists(name))
 

@@ -128,7 +128,8 @@ def train(
     # largest child so far, in KiB on Linux
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
     checkpoint = last_checkpoint(work_dir)
-    work_folder.end(work_dir)
+    for name in work_folder.end(work_dir, config.name):
+        report(f"上一次训练的文件夹里，有的不是它留下的，或者改动过：没有删掉，留作 {name}。")
     return TrainResult(
         work_dir=work_dir,
         config=config,

@@ -58,10 +58,29 @@ def go_on(work_dir: Path) -> None:
             item.unlink()
 
 
-def end(work_dir: Path) -> None:
-    """Drop what was set aside: the new training stands."""
+def end(work_dir: Path, config_name: str) -> list[str]:
+    """Note what the new training has made, now that it stands, and drop what was set aside for it.
+
+    Returns the names of what stays of that: what is not as the earlier training has noted it, somebody else
+    put there or changed. One that was cut off has noted nothing, and goes by its names.
+    """
+    ours = {item.name for item in _results(work_dir, config_name)} - {MARK}
+    made = {name: of for name, of in records.listing(work_dir).items() if _top(name) in ours}
+    records.write_json(work_dir / MARK, records.read_json(work_dir / MARK) | {"files": made})
+    kept = []
+    for place in sorted((work_dir / _ASIDE).glob("*")):
+        noted = records.read_json(place / MARK).get("files") if (place / MARK).is_file() else None
+        found = records.listing(place).items() if noted is not None else ()
+        for name in sorted({_top(name) for name, of in found if name != MARK and noted.get(name) != of}):
+            kept.append((place / name).rename(records.free_name(work_dir / name)).name)
+        shutil.rmtree(place)
     if (work_dir / _ASIDE).is_dir():
-        shutil.rmtree(work_dir / _ASIDE)
+        (work_dir / _ASIDE).rmdir()
+    return kept
+
+
+def _top(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def put_back(work_dir: Path, config_name: str) -> bool:

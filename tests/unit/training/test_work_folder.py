@@ -42,10 +42,26 @@ def test_an_earlier_training_goes_when_the_new_one_stands_and_nothing_else(work_
     train(work_dir, "one")
     train(work_dir, "two")
     assert sum(text == "one" for text in contents(work_dir).values()) == 8  # not yet
-    work_folder.end(work_dir)
+    work_folder.end(work_dir, "config.py")
     left = contents(work_dir)
     assert "one" not in left.values() and list(left.values()).count("two") == 8
     assert {name: left[name] for name in private} == private
+
+
+def test_what_somebody_put_among_the_results_of_a_training_is_kept_when_it_goes(work_dir):
+    train(work_dir, "one")
+    assert work_folder.end(work_dir, "config.py") == []
+    for name in ("iter_900.pth", f"{RUN}/mine.txt", "config.py"):
+        (work_dir / name).write_text("mine")
+    train(work_dir, "two")
+    kept = work_folder.end(work_dir, "config.py")
+    assert kept == [f"{RUN}.kept-1", "config.py.kept-1", "iter_900.pth.kept-1"]
+    left = contents(work_dir)
+    assert sum(text == "mine" for text in left.values()) == 3 and list(left.values()).count("two") == 8
+    assert [name for name, text in left.items() if text == "one"] == [f"{RUN}.kept-1/{RUN}.log"]
+    train(work_dir, "three")
+    assert work_folder.end(work_dir, "config.py") == []
+    assert not (work_dir / ".earlier-trainings").exists()
 
 
 def test_what_was_set_aside_comes_back_and_the_log_of_the_failure_stays(work_dir):
@@ -65,7 +81,7 @@ def test_a_training_with_a_checkpoint_is_kept_until_one_stands(work_dir):
     work_folder.put_back(work_dir, "config.py")
     assert contents(work_dir) == before | {"failed.log": "three"}
     train(work_dir, "four")
-    work_folder.end(work_dir)
+    work_folder.end(work_dir, "config.py")
     assert {*contents(work_dir).values()} - {"private"} >= {"four"}
     assert not {"one", "two", "three"} & {*contents(work_dir).values()}
 
@@ -86,7 +102,7 @@ def test_a_work_folder_of_the_course_without_a_mark_is_known_by_its_provenance(w
     (work_dir / "iter_50.pth").write_text("old")
     records.write_provenance(work_dir, stage="05_training", parameters={})
     train(work_dir, "new")
-    work_folder.end(work_dir)
+    work_folder.end(work_dir, "config.py")
     assert "old" not in contents(work_dir).values()
 
 
