@@ -146,6 +146,8 @@ endef
 
 # setuptools comes with the lock: environments of Python 3.12 have none of their own, and the last
 # step builds without isolation (no second download).
+# yapf, which mmengine imports, keeps its grammar in a file below ~/.cache, made anew for a newer installation: here,
+# once, because one of two processes that begin together would read what the other has half written.
 $(READY): requirements.lock requirements-xtuner.txt pyproject.toml
 	@$(find-python); echo "==> [1/4] 建立虚拟环境 $(VENV)（$$("$$python" -V)）"; \
 	if [ -f $@ ] && [ "$$($(BIN)/python -V)" = "$$("$$python" -V)" ]; \
@@ -156,6 +158,7 @@ $(READY): requirements.lock requirements-xtuner.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps -r requirements-xtuner.txt
 	@echo '==> [4/4] 安装课程自己的包'
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -c 'import yapf'
 	@touch $@
 
 # data-juicer's pins do not fit requirements.lock, so its recipe has an environment of its own.
