@@ -229,6 +229,7 @@ STEPS = [
     "-m pip install --quiet -r requirements.lock",
     "-m pip install --quiet --no-deps -r requirements-xtuner.txt",
     "-m pip install --quiet --no-deps --no-build-isolation -e .",
+    "-c import yapf",
 ]
 
 
