@@ -8,12 +8,14 @@ comes back if the new one ended without a checkpoint.
 
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 
 MARK = "training.json"
+_MADE_BY = "tianji train"
 _ASIDE = ".earlier-trainings"
 _CHECKPOINT = r"(?:best_\w+_)?iter_\d+\.pth"
 _PART = re.compile(rf"\.{_CHECKPOINT}\.\w+\.part")  # what a killed training leaves
@@ -48,7 +50,7 @@ def begin(work_dir: Path, config_name: str, about: dict) -> None:
             except OSError:
                 _take_back(place, work_dir)
                 raise
-    records.write_json(work_dir / MARK, {"made_by": "tianji train", **about})
+    records.write_json(work_dir / MARK, {"made_by": _MADE_BY, **about})
 
 
 def go_on(work_dir: Path) -> None:
@@ -64,12 +66,13 @@ def end(work_dir: Path, config_name: str) -> list[str]:
     Returns the names of what stays of that: what is not as the earlier training has noted it, somebody else
     put there or changed. One that was cut off has noted nothing, and goes by its names.
     """
-    ours = {item.name for item in _results(work_dir, config_name)} - {MARK}
-    made = {name: of for name, of in records.listing(work_dir).items() if _top(name) in ours}
-    records.write_json(work_dir / MARK, records.read_json(work_dir / MARK) | {"files": made})
+    if is_ours(work_dir):  # it may have gone on with another's checkpoint, or have lost its mark
+        ours = {item.name for item in _results(work_dir, config_name)} - {MARK}
+        made = {name: of for name, of in records.listing(work_dir).items() if _top(name) in ours}
+        records.write_json(work_dir / MARK, {"made_by": _MADE_BY, **_mark(work_dir), "files": made})
     kept = []
     for place in sorted((work_dir / _ASIDE).glob("*")):
-        noted = records.read_json(place / MARK).get("files") if (place / MARK).is_file() else None
+        noted = _mark(place).get("files")
         found = records.listing(place).items() if noted is not None else ()
         for name in sorted({_top(name) for name, of in found if name != MARK and noted.get(name) != of}):
             kept.append((place / name).rename(records.free_name(work_dir / name)).name)
@@ -77,6 +80,13 @@ def end(work_dir: Path, config_name: str) -> list[str]:
     if (work_dir / _ASIDE).is_dir():
         (work_dir / _ASIDE).rmdir()
     return kept
+
+
+def _mark(folder: Path) -> dict:
+    found = None
+    with suppress(CourseError):  # a damaged mark is none
+        found = records.read_json(folder / MARK) if (folder / MARK).is_file() else None
+    return found if isinstance(found, dict) else {}
 
 
 def _top(name: str) -> str:
@@ -122,9 +132,10 @@ def is_ours(work_dir: Path) -> bool:
 
     The course's own work folders also had provenance beside them before there was a mark.
     """
-    mark = records.read_json(work_dir / MARK) if (work_dir / MARK).is_file() else None
-    by_mark = isinstance(mark, dict) and mark.get("made_by") == "tianji train"
-    return by_mark or records.provenance(work_dir).get("stage") == "05_training"
+    return (
+        _mark(work_dir).get("made_by") == _MADE_BY
+        or records.provenance(work_dir).get("stage") == "05_training"
+    )
 
 
 def _results(work_dir: Path, config_name: str) -> list[Path]:

@@ -64,6 +64,20 @@ def test_what_somebody_put_among_the_results_of_a_training_is_kept_when_it_goes(
     assert not (work_dir / ".earlier-trainings").exists()
 
 
+@pytest.mark.parametrize("mark", [None, "[]", "{"])
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_training_that_goes_on_without_its_mark_ends_all_the_same(work_dir, mark, ours):
+    train(work_dir, "one")
+    (work_dir / work_folder.MARK).unlink()
+    if mark:
+        (work_dir / work_folder.MARK).write_text(mark)
+    if ours:  # known by its provenance, as before there was a mark
+        records.write_provenance(work_dir, stage="05_training", parameters={})
+    assert work_folder.end(work_dir, "config.py") == []
+    assert work_folder.is_ours(work_dir) == ours
+    assert list(contents(work_dir).values()).count("one") == 8
+
+
 def test_what_was_set_aside_comes_back_and_the_log_of_the_failure_stays(work_dir):
     train(work_dir, "one")
     before = contents(work_dir)
