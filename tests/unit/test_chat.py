@@ -236,10 +236,10 @@ def parrot(tmp_path_factory):
 
 
 class Terminal:
-    """``tianji chat`` in a terminal of its own; ``shown`` is all that it has shown."""
+    """``tianji chat`` in a terminal of its own; ``shown`` is what it has shown and a test has waited for."""
 
     def __init__(self, model, locale="C.UTF-8"):
-        self.shown = ""
+        self.shown = self._unread = ""
         self._pid, self._fd = pty.fork()
         if not self._pid:
             environment = os.environ | {"LC_ALL": locale, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
@@ -249,17 +249,26 @@ class Terminal:
         self._read = codecs.getincrementaldecoder("utf-8")("replace")
 
     def wait(self, words, seconds=120):
-        """Read until ``words`` are shown; return what came, without the terminal's own signs."""
-        came, until = "", time.monotonic() + seconds
-        while words not in (plain := re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", came)):
-            assert time.monotonic() < until, self.shown
+        """Read up to ``words``; return what came until there, without the terminal's own signs."""
+        until = time.monotonic() + seconds
+        while words not in self._unread:
+            assert time.monotonic() < until, self.shown + self._unread
             if select.select([self._fd], [], [], 1)[0]:
-                came += self._read.decode(os.read(self._fd, 65536))
-        self.shown += plain
-        return plain
+                self._unread += self._read.decode(os.read(self._fd, 65536))
+                self._unread = re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", self._unread)
+        came, self._unread = self._unread.split(words, 1)
+        self.shown += came + words
+        return came + words
 
     def type(self, keys):
         os.write(self._fd, keys if isinstance(keys, bytes) else keys.encode())
+
+    def say(self, keys, words=None):
+        """Type a line; return what came until ``words`` (the answer), once the next line can be typed."""
+        self.type(keys)
+        came = self.wait(words or ANSWER)
+        self.wait("你：")
+        return came
 
     def close(self):
         """Return the exit status; the end of the terminal is the end of the chat."""
@@ -277,27 +286,18 @@ ANSWER = "模型：祝您平安"
 def test_a_person_has_a_line_editor(parrot):
     terminal = Terminal(parrot)
     terminal.wait("你：")
-    terminal.type("能\x7f祝姐姐\x7f妹\x7f\x7f\x7f好\r")  # Backspace over Chinese
-    assert "好" in terminal.wait(ANSWER)
-    terminal.type("\x1b[A")  # the line before
-    assert "好" in terminal.wait("好")
-    terminal.type("\x01您\x1b[C\x1b[D\r")  # to its beginning, and the arrows
-    assert "^[" not in terminal.wait(ANSWER)
-    terminal.type("\x1b[200~第一行\n第二行\x1b[201~\r")  # pasted
-    assert "第一行" in terminal.wait(ANSWER)
-    terminal.wait("你：")
+    assert "好" in terminal.say("能\x7f祝姐姐\x7f妹\x7f\x7f\x7f好\r")  # Backspace over Chinese
+    terminal.type("\x1b[A")
+    terminal.wait("好")  # the line before
+    assert "^[" not in terminal.say("\x01您\x1b[C\x1b[D\r")  # to its beginning, and the arrows
+    assert "第一行" in terminal.say("\x1b[200~第一行\n第二行\x1b[201~\r")  # pasted
     terminal.type("祝\x1a")  # Ctrl-Z; nobody could call the chat back here, so it goes on
     terminal.wait("祝")
-    terminal.type("姐姐生日\r")
-    assert "^Z" not in terminal.wait(ANSWER)
-    terminal.type("祝姐姐生日".encode("gbk") + b"\r")
-    terminal.wait(ANSWER)
-    terminal.type(b"\xff\xfe\x80\r")
-    terminal.wait(ANSWER)
-    terminal.type("/help\r")
-    terminal.wait("/reset 清空历史")
-    terminal.type("/nothing\r")
-    terminal.wait("没有 /nothing 这个命令")
+    assert "^Z" not in terminal.say("姐姐生日\r")
+    terminal.say("祝姐姐生日".encode("gbk") + b"\r")
+    terminal.say(b"\xff\xfe\x80\r")
+    terminal.say("/help\r", "/reset 清空历史")
+    terminal.say("/nothing\r", "没有 /nothing 这个命令")
     terminal.type("Quit\r")
     terminal.wait("再见。")
     assert terminal.close() == 0
