@@ -12,4 +12,4 @@ pretrained_model_name_or_path = "models/qwen3-4b"
 for part in (tokenizer, model.llm, train_dataloader.dataset.tokenizer, *(h.tokenizer for h in custom_hooks)):
     part.pretrained_model_name_or_path = pretrained_model_name_or_path
 del part  # every name of this file is a setting
-model.recompute_share = 0.4  # 16 GB
+model.recompute_share = 0.75  # 16 GB

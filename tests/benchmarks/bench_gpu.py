@@ -50,7 +50,7 @@ INTERNLM2 = {
 }
 QWEN3 = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "max_position_embeddings": 32768}
 QWEN2 = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "max_position_embeddings": 32768}
-FAMILIES = {"internlm2": "internlm2_chat_7b", "qwen2": "qwen2_5_7b_instruct", "qwen3": "qwen3_8b"}
+CONFIGS = {"internlm2-chat-1_8b": "internlm2_chat_7b"}  # the others' are named after them
 SHAPES = {
     "internlm2-chat-7b": INTERNLM2
     | {
@@ -84,6 +84,17 @@ SHAPES = {
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
         "head_dim": 128,
+    },
+    "qwen3-4b": QWEN3
+    | {
+        "vocab_size": 151936,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "tie_word_embeddings": True,
     },
     "qwen2.5-0.5b-instruct": QWEN2
     | {
@@ -259,8 +270,8 @@ def main() -> None:
         if kind == "original":
             original_config(model_dir, rows, config)
         else:
-            family = FAMILIES[SHAPES[args.model]["model_type"]]
-            base = paths.CONFIGS / f"wishes_{family}{'_full' if kind == 'full' else ''}.py"
+            name = CONFIGS.get(args.model) or args.model.replace("-", "_").replace(".", "_")
+            base = paths.CONFIGS / f"wishes_{name}{'_full' if kind == 'full' else ''}.py"
             configs.write_config(base, config, model_dir=model_dir, data_path=rows)
             cfg = configs.load_config(config)
             if kind in ("ours", "apart"):

@@ -277,6 +277,8 @@ def _activations(
     # gate, up, and their product, unless it is computed again (operations.GatedFeedForward)
     gated = fused and _on_gpu(cfg) and lora and hf.model_type != "gemma3_text"
     elements = 4 * hidden + 2 * queries + 2 * keys + (2 if gated else 3) * inner
+    if not trained:  # a frozen matrix hands gradients on without its input
+        elements -= 2 * hidden + inner
     if hf.model_type in ("gemma3_text", "qwen3"):  # what their norms of queries and keys were given
         elements += queries + keys
     rank = lora.r if lora else 0

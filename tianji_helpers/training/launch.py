@@ -244,6 +244,7 @@ def pth_to_hf(
     # XTuner reads and quantizes the whole model if the config quantizes it, and builds an empty one
     # otherwise: the adapter is the same
     cfg.model.llm.pop("quantization_config", None)
+    cfg.model.llm.pop("device_map", None)
     asked = configs.find_chat_hook(cfg) or cfg.train_dataloader.dataset.dataset  # LLaVA's rows have none
     system = asked.get("system", "")
     sees = "visual_encoder" in cfg.model

@@ -180,7 +180,7 @@ def test_of_a_model_that_sees_the_first_stage_trains_the_projector_only(seeing):
     assert "PFLOP" in estimate.minutes(first)
 
 
-@pytest.mark.parametrize(("stage", "measured_gb"), [("pretrain", 23.38), ("finetune", 18.28)])
+@pytest.mark.parametrize(("stage", "measured_gb"), [("pretrain", 17.59), ("finetune", 18.28)])
 def test_estimate_of_both_stages_is_within_15_percent_of_the_measured_peak(seeing, stage, measured_gb):
     """Measured on an H200 with tests/benchmarks/bench_vision.py: captions, 16 a step."""
     result = estimate.estimate(f"configs/see_internlm2_chat_1_8b_{stage}.py", seeing)

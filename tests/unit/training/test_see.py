@@ -107,6 +107,8 @@ def stages(folder, kind, tmp_path_factory):
         more = {"model_dir": kind.model_dir, "data_path": folder / file, "max_iters": 8, "every_n_iters": 8}
         options = settings(kind.features, kind.tower_dir, **more)
         options["env_cfg.dist_cfg.backend"] = "gloo"
+        if stage == "pretrain":
+            options["model.llm.device_map"] = "cpu"
         if stage == "finetune":
             options["model.projector_dir"] = str(made["pretrain"] / "projector")
         config = out / f"{stage}.py"
@@ -403,7 +405,7 @@ def test_parts_that_do_not_fit_are_named_before_a_training(
     def refused(match, stage="finetune", **changes):
         options = {"model_dir": kind.model_dir, "data_path": folder / "captions.json"}
         options = settings(kind.features, kind.tower_dir, **options)
-        options |= {"env_cfg.dist_cfg.backend": "gloo"} | changes
+        options |= {"env_cfg.dist_cfg.backend": "gloo", "model.llm.device_map": "cpu"} | changes
         with pytest.raises(CourseError, match=match):
             launch.train(
                 f"configs/{kind.config}_{stage}.py", tmp_path / "work", cfg_options=options, report=str
