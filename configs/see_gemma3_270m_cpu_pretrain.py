@@ -8,4 +8,5 @@ with read_base():
 data_path = "outputs/default/07_see_wish/captions.json"
 train_dataloader.dataset.dataset.data_files.train = data_path
 model.llm.pop("quantization_config")  # nothing of it learns, and it fits
-optim_wrapper.optimizer.lr = 1e-3
+# three epochs end at a loss of 0.14 (on another CPU 0.03); at 1e-3, four end at 0.41 (0.27)
+optim_wrapper.optimizer.lr = 2e-3

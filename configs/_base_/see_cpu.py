@@ -1,7 +1,7 @@
 """The same on a CPU: our small tower before the wishes model of lesson 6, 16 tokens a picture.
 
 The learning rate is the projector's own matter: it takes 320 numbers of deviation 1, so a step of AdamW moves
-what it says by about ``320 * lr`` of its size, and 2e-3, which suits the adapters, throws it about.
+what it says by about ``320 * lr`` of its size.
 """
 
 from mmengine.config import read_base

@@ -343,10 +343,15 @@ def _can_hold(cfg, place: str) -> bool:
     if not isinstance(holder, dict):
         return False
     known = arguments.taken(holder) if "type" in holder else holder
+    if known is None:  # it takes what a model has, too: at least what is nearly a name of this part is a typo
+        return key in holder or not difflib.get_close_matches(key, holder, cutoff=0.9)
     # what mmengine itself reads
     named = ("priority",) if "_hooks." in place else ()
-    named = ("paramwise_cfg", "constructor") if above == "optim_wrapper" else named
-    return known is None or key in (*known, *named, "type")
+    named = {
+        "optim_wrapper": ("paramwise_cfg", "constructor"),
+        "train_dataloader": ("pin_memory",),
+    }.get(above, named)
+    return key in (*known, *named, "type")
 
 
 def _leaves(cfg) -> Iterator[str]:

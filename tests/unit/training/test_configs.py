@@ -252,6 +252,7 @@ def test_changes_of_the_training_rows_hold_for_the_validation_rows_too():
         ({"param_scheduler.1.convert_to_iter_based": False}, "跟着轮数或步数走"),
         ({"model.fusd": True}, r"什么也不会变.*model\.fused"),
         ({"model.llm.quantization_config.bnb_4bit_quant_typ": "fp4"}, r"什么也不会变.*bnb_4bit_quant_type"),
+        ({"model.llm.torch_dtyp": "torch.float32"}, r"什么也不会变.*model\.llm\.torch_dtype"),
         ({"train_cfg.dynamic_interval": 1}, "什么也不会变"),
         ({"default_hooks.checkpoint.filename": "x.pth"}, "什么也不会变"),  # the hook names it
     ],
@@ -293,7 +294,7 @@ def test_what_a_part_hands_on_is_known_or_left_alone():
     }
     options |= {"default_hooks.checkpoint.save_begin": 5, "custom_hooks.1.stop_words": ["。"]}
     options |= {"param_scheduler.1.eta_min_ratio": 0.1, "model.max_position_embeddings": 9}
-    options |= {"optim_wrapper.paramwise_cfg": {"norm_decay_mult": 0}}
+    options |= {"optim_wrapper.paramwise_cfg": {"norm_decay_mult": 0}, "train_dataloader.pin_memory": True}
     cfg = changed(options=options)
     assert cfg.custom_hooks[1].priority == 49 and cfg.model.llm.revision == "x"
     with pytest.raises(CourseError, match=r"可以写 train_dataloader\.dataset\.max_length"):

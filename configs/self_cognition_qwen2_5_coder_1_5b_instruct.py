@@ -1,0 +1,19 @@
+"""Self-cognition (who are you?) on the small teacher, Qwen2.5-Coder-1.5B-Instruct, on a CPU."""
+
+from mmengine.config import read_base
+
+with read_base():
+    from ._base_.qwen2_5_coder_cpu import *
+
+# it speaks already, and half of the 270M model's epochs are enough
+max_epochs = 2
+warmup_ratio = 0.1
+train_cfg.max_epochs = max_epochs
+param_scheduler[0].end = param_scheduler[1].begin = warmup_ratio * max_epochs
+param_scheduler[1].end = max_epochs
+
+data_path = "outputs/default/03_self_cognition/self_cognition.json"
+train_dataloader.dataset.dataset.data_files.train = data_path
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
+    dict(evaluation_inputs=["你是谁", "请做一下自我介绍", "你是 ChatGPT 吗"])
+)
