@@ -10,7 +10,7 @@ What is wrong with a wish is another module's business: ``tianji_helpers.faults`
 import itertools
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -224,7 +224,7 @@ class Matrix:
 
 
 def load(folder: str | Path | None = None) -> Matrix:
-    """Read and validate the matrix.
+    """Read and validate the matrix, again only if one of its files has changed.
 
     folder: where the YAML files lie; None means ``data/wishes``.
     Raises CourseError that names the file, the entry and the rule it breaks.
@@ -236,6 +236,12 @@ def load(folder: str | Path | None = None) -> Matrix:
     ('领导', '春节')
     """
     folder = paths.DATA / "wishes" if folder is None else Path(folder)
+    stats = [(file.name, file.stat()) for file in sorted(folder.glob("*.yaml")) if file.is_file()]
+    return _load(folder, tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
+
+
+@lru_cache(maxsize=2)
+def _load(folder: Path, _state: tuple[tuple[str, int, int], ...]) -> Matrix:
     recipients = tables.entries(folder / "recipients.yaml", Recipient)
     scenes = tables.entries(folder / "scenes.yaml", Scene)
     styles = tables.entries(folder / "styles.yaml", Style)

@@ -118,6 +118,7 @@ def test_a_missing_file_is_named(folder):
 
 
 def test_a_new_recipient_is_one_line(folder):
+    assert wishes.load(folder) is wishes.load(folder)  # read again only when a file has changed
     with (folder / "recipients.yaml").open("a", encoding="utf-8") as file:
         file.write("大家: {kind: peer, honorific: 你, address: [大家]}\n")
     matrix = wishes.load(folder)
