@@ -29,12 +29,14 @@ def row(number: str, image: str, request: str, answer: str) -> dict[str, Any]:
 def check(path: str | Path, image_folder: str | Path, open_images: bool = True) -> list[dict[str, Any]]:
     """Return the rows of a file. open_images: look at the pictures, too, not only where they are.
 
-    Raises CourseError naming the first row that is wrong: no picture, or one that is missing, no picture at
-    all or outside of the folder; a number of ``<image>`` other than one, in the first question; turns out of
-    order.
+    Raises CourseError if there is none, and naming the first row that is wrong: no picture, or one that is
+    missing, no picture at all or outside of the folder; a number of ``<image>`` other than one, in the first
+    question; turns out of order.
     """
     path, folder = paths.resolve(path), paths.resolve(image_folder)
     rows: list[dict[str, Any]] = list(records.iter_json_array(path))
+    if not rows:
+        raise CourseError(f"{paths.told(path)} 里一条数据也没有。")
     seen: set[str] = set()
     for number, one in enumerate(rows, 1):
         where = f"{paths.told(path)} 第 {number} 条"

@@ -33,7 +33,7 @@ _TEMPLATE = (_is_template, " XTuner 的一个对话模板，例如 gemma、qwen_
 _WHOLE = (lambda value: type(value) is int and value > 0, "正整数")
 _COUNT = (lambda value: type(value) is int and value >= 0, "0 或正整数")
 _AMOUNT = (lambda value: type(value) in (int, float) and 0 < value < math.inf, "大于 0 的数")
-_SHARE = (lambda value: type(value) in (int, float) and 0 <= value < 1, "0 到 1 之间的数（不到 1）")
+_SHARE = (lambda value: type(value) in (int, float) and 0 <= value < 1, " 0 到 1 之间的数（不到 1）")
 _TEXT = (lambda value: isinstance(value, str), "文字")
 _PATH = (lambda value: isinstance(value, (str, Path)) and str(value) != "", "路径")
 _TEXTS = (
@@ -41,7 +41,7 @@ _TEXTS = (
     "一列文字",
 )
 _SEED = (lambda value: type(value) is int and 0 <= value < 2**32, " 0 到 4294967295 之间的整数")
-_DTYPE = (lambda value: value in ("bfloat16", "float32"), "bfloat16 或 float32")
+_DTYPE = (lambda value: value in ("bfloat16", "float32"), " bfloat16 或 float32")
 SETTINGS = {
     **dict.fromkeys(("model_dir", "data_path", "validation_path"), _PATH),
     **dict.fromkeys(("max_epochs", "lr", "lora_alpha"), _AMOUNT),
@@ -108,10 +108,13 @@ def load_config(path: str | Path, changes: Mapping[str, object] | None = None):
     path = paths.resolve(path)
     if not path.is_file():
         raise CourseError(f"找不到配置文件 {path}。configs/ 里有现成的配置。")
+    if path.suffix not in (".py", ".json", ".yaml", ".yml"):
+        raise CourseError(f"{path} 不是配置文件（.py）。训练数据写成 --cfg-options data_path=数据文件。")
     try:
         cfg = Config.fromfile(str(path))
     except Exception as error:  # a config is a program: anything can go wrong in it
-        raise CourseError(f"配置文件 {path} 读不进来：{type(error).__name__}: {error}") from error
+        what = "它借用的文件不在旁边：请把配置连同 _base_ 文件夹一起复制。" if "_base_" in str(error) else ""
+        raise CourseError(f"配置文件 {path} 读不进来：{what}{type(error).__name__}: {error}") from error
     if changes:
         change(cfg, changes)
     return cfg

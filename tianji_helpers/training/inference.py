@@ -268,14 +268,17 @@ def answer_all(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = _encode(model, tokenizer, [chats[index] for index in chosen], encode)
-        with torch.inference_mode():
-            tokens = model.generate(
-                **batch,
-                **GREEDY,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=stops,
-                pad_token_id=tokenizer.pad_token_id,
-            )
+        try:
+            with torch.inference_mode():
+                tokens = model.generate(
+                    **batch,
+                    **GREEDY,
+                    max_new_tokens=max_new_tokens,
+                    eos_token_id=stops,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+        except Exception as error:  # a config of a stranger can make any line of it fail
+            raise CourseError(f"生成失败：{type(error).__name__}: {error}") from error
         length = batch["input_ids"].shape[1] if "input_ids" in batch else 0  # embeddings don't come back
         for index, row in zip(chosen, tokens[:, length:], strict=True):
             text = tokenizer.decode(row, skip_special_tokens=True).strip()

@@ -198,11 +198,10 @@ def check_architecture(model: ModelFolder) -> None:
 
 def check_tokenizer(folder: Path) -> None:
     """Raise CourseError if a folder's tokenizer would make texts many times as long: no Ctrl-C ends that."""
-    file = folder / "tokenizer.json"
+    file, parts = folder / "tokenizer.json", _Tokenizer.__struct_fields__
     try:
         read = msgspec.json.decode(file.read_bytes(), type=_Tokenizer) if file.is_file() else _Tokenizer()
-        parts = msgspec.structs.asdict(read)
-        growth = max(map(_growth, parts.values()))
+        growth = max(_growth(getattr(read, part)) for part in parts)
     except msgspec.DecodeError:  # whoever loads it says what is wrong
         return
     except RecursionError:

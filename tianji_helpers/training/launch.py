@@ -85,6 +85,8 @@ def train(
     full disk), the last whole checkpoint, and the end of the log.
     """
     config, work_dir = paths.resolve(config), paths.resolve(work_dir)
+    if work_dir.exists() and not work_dir.is_dir():
+        raise CourseError(f"{work_dir} 是一个文件，训练要一个文件夹。请换一个 --work-dir。")
     plan = planning.plan_training(config, cfg_options, deepspeed=deepspeed)
     report(f"{plan}\n  检查点：{paths.told(work_dir)}")
     arguments = ["--work-dir", str(work_dir)]

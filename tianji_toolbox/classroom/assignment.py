@@ -7,7 +7,7 @@ in code, ``<!-- essay: 4 points -->`` in a text; the metadata that nbgrader's ex
 graded cell with a solution is graded by a person; without one it is a test, worth all its points if nothing
 is raised, or as many as its last expression says if that is a number.
 
-Tests run in the grader's process, whole, and never in the student's: what they call are the student's
+Tests run in a process of the grader's, whole, and never in the student's: what they call are the student's
 functions in their sandbox. So they see plain data only, and a student sees of them what the student's
 version shows. nbgrader is no help in this: its preprocessors need its metadata, and it runs tests in the
 student's kernel.
@@ -15,13 +15,17 @@ student's kernel.
 
 import ast
 import builtins
+import multiprocessing
 import re
+import resource
 import textwrap
 import traceback
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 from IPython.core.inputtransformer2 import TransformerManager
 
 from tianji_helpers import records
@@ -138,8 +142,40 @@ def write(file: Path, folder: Path) -> list[Path]:
 def judge(question: Question, imports: dict[str, Any], sandbox: Sandbox) -> tuple[float, list[str]]:
     """Return the points of a test, and what is missing; nothing in it is the student's text or a hidden line.
 
-    Raises Stopped.
+    A value of the student's may make a test loop, or fill the memory (``range(n)``, ``"x" * n``), so it runs
+    in a process of its own, which has as much memory as the sandbox and ends with it. Raises Stopped.
     """
+    fork = multiprocessing.get_context("fork")  # for it talks to the sandbox
+    told, tell = fork.Pipe(duplex=False)
+    child = fork.Process(target=_tell_verdict, args=(tell, question, imports, sandbox), daemon=True)
+    child.start()
+    tell.close()
+    try:
+        while not told.poll(0.1):
+            if sandbox.ended or not (child.is_alive() or told.poll()):
+                raise Stopped(sandbox.ended or "测试的进程自己结束了")
+        points, missing, stopped = told.recv()
+    except EOFError:
+        raise Stopped("测试的进程自己结束了") from None
+    finally:
+        child.kill()
+        child.join()
+        told.close()
+    if stopped:
+        raise Stopped(sandbox.ended or stopped)
+    return points, missing
+
+
+def _tell_verdict(tell: Connection, question: Question, imports: dict[str, Any], sandbox: Sandbox) -> None:
+    room = int(psutil.Process().memory_info().vms + sandbox.memory_gb * 1e9)
+    resource.setrlimit(resource.RLIMIT_AS, (room, room))
+    try:
+        tell.send((*_judged(question, imports, sandbox), ""))
+    except Stopped as stopped:
+        tell.send((0.0, [], str(stopped)))
+
+
+def _judged(question: Question, imports: dict[str, Any], sandbox: Sandbox) -> tuple[float, list[str]]:
     ended: list[Stopped] = []  # a test may catch all errors
     name, space, value, missing = f"<{question.number}>", dict(imports), None, []
     try:
@@ -194,7 +230,10 @@ def _read(file: Path) -> Any:
     """Return a notebook as nbformat does, which takes two seconds to import."""
     import nbformat
 
-    handed_in.read_cells(file)  # what it cannot be is said there
+    try:
+        handed_in.read_cells(file)  # what it cannot be is said there
+    except CourseError as error:
+        raise CourseError(f"{file.name}：{error}。作业是 Jupyter 笔记本（.ipynb）。") from error
     try:
         return nbformat.read(file, as_version=4)
     except Exception as error:  # whatever is in the file

@@ -189,10 +189,16 @@ def find_submissions(folder: Path) -> dict[str, Submission]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith(".") or entry.is_symlink():
             continue
+        if not (entry.is_dir() or _is_notebook(entry)):
+            continue
+        student = _student(entry.name if entry.is_dir() else entry.stem)
+        if student in found:
+            found[student].problems.append(f"还有一份 {_student(entry.name)} 也写着这个名字，算在了一起")
+        submission = found.setdefault(student, Submission())
         if entry.is_dir():
-            _search(entry, found.setdefault(_student(entry.name), Submission()))
-        elif _is_notebook(entry):
-            found.setdefault(_student(entry.stem), Submission()).notebooks.append(entry)
+            _search(entry, submission)
+        else:
+            submission.notebooks.append(entry)
     if not any(submission.notebooks for submission in found.values()):
         raise CourseError(f"{folder} 里没有笔记本（.ipynb）。应当是每人一个笔记本，或者每人一个文件夹。")
     return found

@@ -95,8 +95,7 @@ class Sandbox:
             process.wait()
             printed.seek(0)
             said = printed.read(2000).decode(errors="replace").strip()
-            ended = self._watch.ended[1] if self._watch.ended else ""
-            raise CourseError(f"没能把要运行的代码关起来：{ended}{said}。")
+            raise CourseError(f"没能把要运行的代码关起来：{self.ended}{said}。")
         for place in seen:
             stack.callback(os.close, place)
         stack.callback(self._watch.__exit__)  # before that, as it looks at them
@@ -149,8 +148,13 @@ class Sandbox:
             raise Stopped("进程的回答看不懂")
         return reply
 
+    @property
+    def ended(self) -> str:
+        """Why the watch has ended the process; empty if it has not."""
+        return self._watch.ended[1] if self._watch.ended else ""
+
     def _gone(self) -> Stopped:
-        return Stopped(self._watch.ended[1] if self._watch.ended else "进程自己结束了（退出，或者被杀掉）")
+        return Stopped(self.ended or "进程自己结束了（退出，或者被杀掉）")
 
     def _look(self) -> tuple[str, str] | None:
         if not self._seen:

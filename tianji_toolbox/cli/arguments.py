@@ -164,7 +164,7 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise CourseError(f"{text!r} 不是“名字=值”的样子，例如 -p seed=7。")
+            raise CourseError(f"{text!r} 不是“名字=值”的样子，例如 seed=7。")
         if pairs.setdefault(name, value) != value:
             both = f"{brief(pairs[name])} 和 {brief(value)}"
             raise CourseError(f"{name} 给了两个不同的值：{both}。请只写一个。")

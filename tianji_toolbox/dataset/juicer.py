@@ -88,7 +88,7 @@ def read_shards(folder: str | Path) -> list[dict]:
 def join_shards(folder: str | Path, output: str | Path) -> int:
     """Write the kept rows of a run as one training file, in the order of the input, with provenance.
 
-    Returns how many there are.
+    Returns how many there are. Raises CourseError if there are none.
     """
     rows = [
         {
@@ -98,6 +98,8 @@ def join_shards(folder: str | Path, output: str | Path) -> int:
         }
         for row in read_shards(folder)
     ]
+    if not rows:
+        raise CourseError(f"{paths.told(folder)} 里一条也没有留下。请检查清洗的配方，和它的 export_path。")
     records.write_conversations(output, rows)
     records.write_provenance(
         output, stage=clean.STAGE, parameters={"shards": paths.show(folder)}, counts={"rows_out": len(rows)}

@@ -135,7 +135,7 @@ def test_a_source_that_cannot_be_graded_is_refused(hint, tmp_path):
 )
 def test_a_source_that_is_no_notebook_is_refused(text, tmp_path):
     (tmp_path / "1.ipynb").write_text(text)
-    with pytest.raises(CourseError):
+    with pytest.raises(CourseError, match=r"1\.ipynb"):
         assignment.load(tmp_path / "1.ipynb")
 
 
@@ -187,6 +187,33 @@ def class_of(master, tmp_path_factory):
     (folder / "damaged.ipynb").write_text("{")
     found = grading.grade(folder, assignment=assignment.load(master), seconds=20, workers=2)
     return {grade.student: grade for grade in found}
+
+
+@lockable
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("use", "ended"),
+    [
+        ("assert sum(1 for _ in range(n)) == 2", "超过时限"),
+        ("assert sum(range(n)) == 1", "超过时限"),
+        ("assert 'x' * n == 'xx'", "没有通过：assert 'x' * n"),
+        ("n > 2 and __import__('os')._exit(0)", "测试的进程自己结束了"),
+    ],
+)
+def test_a_value_that_keeps_a_test_busy_ends_with_its_notebook(use, ended, tmp_path):
+    answer = "def count(words):\n    return {}"
+    test = f"# 数: 3 分\nn = count(['a', 'b'])\n{use}"
+    solved = answer.format("len(words)").replace("    return", "    ### BEGIN SOLUTION\n    return")
+    nbformat.write(source(f"{solved}\n    ### END SOLUTION", test), tmp_path / "hw.ipynb")
+    given = tmp_path / "given"
+    given.mkdir()
+    for name, value in {"mallory": "10**15", "z_honest": "len(words)"}.items():
+        nbformat.write(source(answer.format(value), test), given / f"{name}.ipynb")
+    task = assignment.load(tmp_path / "hw.ipynb")
+    mallory, honest = grading.grade(given, assignment=task, seconds=8, memory_gb=0.5)
+    assert mallory.points == {"数": 0}
+    assert any(ended in told for told in [*mallory.problems, *mallory.results["数"]])
+    assert honest.points == {"数": 3} and not honest.problems
 
 
 @lockable

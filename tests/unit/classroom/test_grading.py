@@ -192,6 +192,15 @@ def test_a_name_from_a_chinese_archive_is_read(tmp_path):
     assert list(grading.find_submissions(tmp_path)) == ["李四"]
 
 
+def test_two_submissions_of_one_name_are_told(tmp_path):
+    (tmp_path / "王五").mkdir()
+    for file in ("王五/1.ipynb", "王五.ipynb", "赵六.ipynb"):
+        (tmp_path / file).write_text("{}")
+    found = grading.find_submissions(tmp_path)
+    assert len(found["王五"].notebooks) == 2 and found["赵六"].problems == []
+    assert found["王五"].problems == ["还有一份 王五.ipynb 也写着这个名字，算在了一起"]
+
+
 @lockable
 @pytest.mark.skipif(os.geteuid() != 0, reason="只有 root 能把文件交给别人")
 def test_root_grades_what_only_its_owner_may_read(tmp_path):

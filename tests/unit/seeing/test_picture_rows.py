@@ -55,6 +55,12 @@ def test_the_checker_names_the_row_and_the_fault(change, fault, folder, capsys):
     assert "第 2 条" in capsys.readouterr().err
 
 
+def test_a_file_without_rows_is_no_success(folder, capsys):
+    records.write_json(folder / "rows.json", [])
+    assert cli.main(["check-images", str(folder / "rows.json"), str(folder / "images")]) == 1
+    assert "rows.json 里一条数据也没有" in capsys.readouterr().err
+
+
 def test_good_rows_pass(folder, capsys):
     records.write_json(folder / "rows.json", [GOOD, GOOD])
     assert rows.check(folder / "rows.json", folder / "images") == [GOOD, GOOD]

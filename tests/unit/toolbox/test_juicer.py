@@ -171,6 +171,10 @@ def test_shards_are_numbered_and_joined_in_order(tmp_path):
         f"shard-0000{number}.jsonl" for number in range(3)
     ]
     assert juicer.join_shards(tmp_path / "shards", tmp_path / "joined.json") == 7
+    (tmp_path / "none").mkdir()
+    with pytest.raises(CourseError, match="none 里一条也没有留下"):
+        juicer.join_shards(tmp_path / "none", tmp_path / "nothing.json")
+    assert not (tmp_path / "nothing.json").exists()
     assert records.read_conversations(tmp_path / "joined.json") == rows
     with pytest.raises(CourseError, match="不是空文件夹"):
         juicer.write_shards(tmp_path / "merged.json", tmp_path / "shards")

@@ -1,5 +1,7 @@
 """The configs in ``configs/`` and what ``write_config`` changes in them."""
 
+import shutil
+
 import pytest
 
 from tianji_helpers import paths
@@ -149,6 +151,12 @@ def test_unknown_task_model_and_file_are_named(tmp_path):
     (tmp_path / "broken.py").write_text("model = dict(\n")
     with pytest.raises(CourseError, match="读不进来：SyntaxError"):
         configs.load_config(tmp_path / "broken.py")
+    shutil.copy(paths.CONFIGS / "wishes_gemma3_270m_cpu.py", tmp_path / "alone.py")
+    with pytest.raises(CourseError, match=r"读不进来：它借用的文件不在旁边：.*连同 _base_ 文件夹"):
+        configs.load_config(tmp_path / "alone.py")
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    with pytest.raises(CourseError, match=r"rows\.csv 不是配置文件.*data_path"):
+        configs.load_config(tmp_path / "rows.csv")
 
 
 CPU = "configs/wishes_gemma3_270m_cpu.py"

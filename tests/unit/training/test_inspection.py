@@ -182,6 +182,8 @@ def test_a_tokenizer_that_multiplies_texts_is_refused(model, part):
         assert "变成 441 个" in reason(inspection.check_tokenizer, model)
     change(model / "tokenizer.json", **{part: LONGER})
     inspection.check_tokenizer(model)
+    (model / "tokenizer.json").write_text(f'{{"{part}": ' * 100_000)
+    assert "以上，一直占内存" in reason(inspection.check_tokenizer, model)
 
 
 BETWEEN = {"type": "Replace", "pattern": {"Regex": "|"}, "content": "好"}

@@ -403,6 +403,12 @@ def test_a_new_training_takes_the_place_of_the_earlier_one_only_when_it_stands(t
     assert not list(work_dir.glob(".*"))
 
 
+def test_a_file_is_no_work_folder(tmp_path):
+    (tmp_path / "work").touch()
+    with pytest.raises(CourseError, match="work 是一个文件，训练要一个文件夹。请换一个 --work-dir"):
+        launch.train("configs/wishes_gemma3_270m_cpu.py", tmp_path / "work")
+
+
 def test_a_config_in_the_work_folder_is_not_overwritten(trained, tmp_path):
     config = shutil.copy(trained[0].config, tmp_path / "config.py")
     with pytest.raises(CourseError, match="就在 --work-dir 里"):
