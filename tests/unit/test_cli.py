@@ -112,7 +112,7 @@ def test_two_values_for_one_name_are_refused(words, capsys):
 def test_a_course_error_is_one_line_without_a_traceback():
     done = tianji("course", "-p", "seed")
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == "错误：'seed' 不是“名字=值”的样子，例如 -p seed=7。\n"
+    assert done.stderr == "错误：'seed' 不是“名字=值”的样子，例如 seed=7。\n"
 
 
 def test_ctrl_c_exits_130(monkeypatch, capsys):
