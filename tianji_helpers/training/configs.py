@@ -113,7 +113,8 @@ def load_config(path: str | Path, changes: Mapping[str, object] | None = None):
     try:
         cfg = Config.fromfile(str(path))
     except Exception as error:  # a config is a program: anything can go wrong in it
-        what = "它借用的文件不在旁边：请把配置连同 _base_ 文件夹一起复制。" if "_base_" in str(error) else ""
+        alone = "_base_" in str(error) and "not found" in str(error)
+        what = "它借用的文件不在旁边：请把配置连同 _base_ 文件夹一起复制。" if alone else ""
         raise CourseError(f"配置文件 {path} 读不进来：{what}{type(error).__name__}: {error}") from error
     if changes:
         change(cfg, changes)

@@ -210,7 +210,7 @@ def test_a_value_that_keeps_a_test_busy_ends_with_its_notebook(use, ended, tmp_p
     for name, value in {"mallory": "10**15", "z_honest": "len(words)"}.items():
         nbformat.write(source(answer.format(value), test), given / f"{name}.ipynb")
     task = assignment.load(tmp_path / "hw.ipynb")
-    mallory, honest = grading.grade(given, assignment=task, seconds=8, memory_gb=0.5)
+    mallory, honest = grading.grade(given, assignment=task, seconds=20, memory_gb=0.5)
     assert mallory.points == {"数": 0}
     assert any(ended in told for told in [*mallory.problems, *mallory.results["数"]])
     assert honest.points == {"数": 3} and not honest.problems
