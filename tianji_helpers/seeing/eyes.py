@@ -92,8 +92,8 @@ class Eyes:
             for chat in chats
         ]
         encoded = []
-        for chat, picture in zip(marked, pictures, strict=True):
-            before, after = inference.checked_prompt(tokenizer, chat).split(rows.MARK)
+        for prompt, picture in zip(inference.checked_prompts(tokenizer, marked), pictures, strict=True):
+            before, after = prompt.split(rows.MARK)
             first, second = (tokenizer(part, add_special_tokens=False).input_ids for part in (before, after))
             encoded.append([*first, *[inference.PICTURE] * len(picture), *second])
         longest = max(map(len, encoded))

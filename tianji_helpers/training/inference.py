@@ -1,10 +1,9 @@
 """Load a model, perhaps with adapters, and let it answer: a whole batch at once, or token by token."""
 
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from tianji_helpers import llama, paths
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import inspection
+from tianji_helpers.training import chat_templates, inspection
 
 # transformers 4.57.3 to 4.57.6 takes a tokenizer of more than 100,000 tokens for Mistral's in every folder
 # that it wrote itself, and warns of wrong token ids (_patch_mistral_regex in tokenization_utils_base.py).
@@ -133,67 +132,9 @@ def load_tokenizer(model_dir: str | Path | inspection.ModelFolder):
             f"模型 {paths.show(folder.path)} 没有对话模板（chat_template），不知道该怎样提问。"
             "请换成对话模型，或把训练时的模板放进它的 chat_template.jinja。"
         )
-    given = tokenizer.chat_template
-    templates = [*given.values()] if isinstance(given, dict) else [given]
-    if len(templates) > _MOST_TEMPLATES:
-        raise CourseError(
-            f"模型 {paths.show(folder.path)} 有 {len(templates)} 个对话模板，最多 {_MOST_TEMPLATES} 个，"
-            "不加载。请换成基座模型原来的模板。"
-        )
-    for template in templates:
-        _check_template(template, paths.show(folder.path))
+    with suppress(chat_templates.Refusal):  # of this chat; what comes is tried when it comes
+        chat_templates.render(tokenizer, [messages("祝" * 2000, "你是大师")])
     return tokenizer
-
-
-_MOST_TEMPLATES = 10  # each may take some seconds to try; known models have up to four
-
-# Chats of several lengths, with and without a system prompt, in transformers' environment; what a template
-# refuses is said when one asks.
-_TRY_TEMPLATE = """
-import itertools, json, resource, sys
-from jinja2 import TemplateError, ext, sandbox
-resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
-resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-def refuse(message):
-    raise TemplateError(message)
-options = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [ext.loopcontrols]}
-made = sandbox.ImmutableSandboxedEnvironment(**options)
-made.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
-known = {"raise_exception": refuse, "strftime_now": lambda form: "2026", "add_generation_prompt": True}
-source = sys.stdin.read()
-for system, turns, length in itertools.product((0, 1), (1, 2, 9), (3, 2000)):
-    text, roles = "祝" * length, itertools.cycle(("user", "assistant"))
-    chat = [{"role": "system", "content": text}] * system
-    chat += [{"role": role, "content": text} for role, _ in zip(roles, range(turns))]
-    try:
-        prompt = made.from_string(source).render(messages=chat, bos_token="<s>", eos_token="</s>", **known)
-    except (MemoryError, RecursionError):
-        raise
-    except Exception:
-        continue
-    if len(prompt) > 20_000 + 4 * length * len(chat):
-        sys.exit("它把一句话变成了很多倍")
-"""
-
-
-@cache
-def _check_template(template: str, shown: str) -> None:
-    """Try a chat template that the course does not know, where it can be stopped.
-
-    A template is a program: its sandbox (Jinja's) keeps it from the machine, not from looping for ever.
-    """
-    from tianji_helpers.training.embedded import CHAT_TEMPLATE
-
-    if template == CHAT_TEMPLATE:
-        return
-    command = [sys.executable, "-I", "-X", "utf8", "-c", _TRY_TEMPLATE]
-    done = subprocess.run(command, input=template, capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["算了 5 秒还没有算完"])[-1][:200]
-        raise CourseError(
-            f"模型 {shown} 的对话模板（chat_template）用不了：{reason}。它是别人写的程序，不会在这里运行；"
-            "请换成基座模型原来的模板。"
-        )
 
 
 def _with_adapters(model, adapters: Mapping[str, inspection.AdapterFolder]):
@@ -334,12 +275,12 @@ def fit(model, tokenizer, chat: list[dict], max_new_tokens: int) -> list[dict]:
     window = getattr(model.config, "max_position_embeddings", None) or math.inf
     opening = chat[: chat[0]["role"] == "system"]
     turns = chat[len(opening) :]
-    while (
-        len(turns) > 1
-        and max_new_tokens
-        + len(tokenizer(_prompt(tokenizer, [*opening, *turns]), add_special_tokens=False).input_ids)
-        > window
-    ):
+
+    def length() -> int:
+        prompts = chat_templates.render(tokenizer, [[*opening, *turns]])
+        return len(tokenizer(prompts, add_special_tokens=False).input_ids[0])
+
+    while len(turns) > 1 and max_new_tokens + length() > window:
         turns = turns[2:]
     return [*opening, *turns]
 
@@ -357,26 +298,19 @@ def splice(embedding, ids, pictures):
     return embeds.masked_scatter(places[..., None], pictures.to(embeds.dtype))
 
 
-def checked_prompt(tokenizer, chat: list[dict]) -> str:
-    """Return a chat as text, with the template's tokens; raises CourseError for a forged one."""
+def checked_prompts(tokenizer, chats: Sequence[list[dict]]) -> list[str]:
+    """Return chats as texts, with the template's tokens; raises CourseError for a forged one."""
     # XTuner's chat lets whoever types <|im_end|> forge a turn of another speaker
-    for said in (message["content"] for message in chat):
+    for said in (message["content"] for chat in chats for message in chat):
         if forged := [token for token in tokenizer.all_special_tokens if token in said]:
             raise CourseError(f"这句话里有模型的控制词元 {forged[0]}，它会冒充对话的结构。请把它删掉。")
-    return _prompt(tokenizer, chat)
-
-
-def _prompt(tokenizer, chat: list[dict]) -> str:
-    try:
-        return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # it is a program
-        raise CourseError(f"模型的对话模板不接受这样的对话：{error}") from error
+    return chat_templates.render(tokenizer, chats)
 
 
 def _encode(model, tokenizer, chats: Sequence[list[dict]], encode: Encode | None) -> dict:
     if encode:
         return encode(model, tokenizer, chats)
-    prompts = [checked_prompt(tokenizer, chat) for chat in chats]
+    prompts = checked_prompts(tokenizer, chats)
     batch = tokenizer(
         prompts, add_special_tokens=False, return_tensors="pt", padding=True, padding_side="left"
     )
@@ -402,7 +336,7 @@ def stream(
     that holds template tokens, if the generation fails, or if nothing comes for ``timeout`` seconds.
     """
     if isinstance(model, llama.Model):
-        ids = tokenizer(checked_prompt(tokenizer, chat), add_special_tokens=False).input_ids
+        ids = tokenizer(checked_prompts(tokenizer, [chat]), add_special_tokens=False).input_ids[0]
         drawn = {"samplers": ["temperature", "top_p"], "temperature": temperature, "top_p": top_p}
         chosen = drawn if temperature > 0 else {"samplers": ["top_k"], "top_k": 1}
         stops = stop_ids(model, tokenizer)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from tianji_helpers.errors import CourseError
+from tianji_helpers.training import chat_templates
 
 ROLES = ("system", "user", "assistant")
 
@@ -86,7 +87,7 @@ def read_format(tokenizer) -> ChatFormat:
 
 
 def _render(tokenizer, chat: list[dict], opening: bool) -> str:
-    text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=opening)
+    (text,) = chat_templates.render(tokenizer, [chat], opening=opening)
     return text.removeprefix(tokenizer.bos_token or "")
 
 

@@ -171,13 +171,20 @@ def test_a_template_that_does_not_end_is_refused(tiny_dir, tmp_path, name):
         inference.load_tokenizer(folder)
 
 
-def test_thousands_of_templates_are_not_tried_one_by_one(tiny_dir, tmp_path):
+@pytest.mark.parametrize("when", ["'奶奶' in messages[-1].content", "messages|length == 5"])
+def test_a_template_that_loops_at_some_chats_only_is_stopped_there(tiny_dir, tmp_path, when):
     folder = shutil.copytree(tiny_dir, tmp_path / "model")
-    (folder / "additional_chat_templates").mkdir()
-    for number in range(3000):
-        (folder / "additional_chat_templates" / f"{number}.jinja").write_text("{{ messages }}")
-    with pytest.raises(CourseError, match="有 3001 个对话模板，最多 10 个"):
-        inference.load_tokenizer(folder)
+    known = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(
+        "{% if " + when + " %}" + HANGING["loops"] + "{% endif %}" + known
+    )
+    tokenizer = inference.load_tokenizer(folder)
+    assert inference.checked_prompts(tokenizer, [chats("祝姐姐生日")[0]]) == [
+        "<system>你是大师<user>祝姐姐生日"
+    ]
+    worse = inference.messages("祝奶奶生日", history=[("一", "二"), ("三", "四")])
+    with pytest.raises(CourseError, match="对话模板（chat_template）用不了：算了 5 秒"):
+        inference.checked_prompts(tokenizer, [worse])
 
 
 def test_what_a_template_refuses_is_said_in_words(tiny_dir, tmp_path):
@@ -186,7 +193,7 @@ def test_what_a_template_refuses_is_said_in_words(tiny_dir, tmp_path):
         (folder / "chat_template.jinja").write_text(text)
         tokenizer = inference.load_tokenizer(folder)
         with pytest.raises(CourseError, match="对话模板不接受这样的对话"):
-            inference._prompt(tokenizer, chats("祝姐姐生日")[0])
+            inference.checked_prompts(tokenizer, chats("祝姐姐生日"))
 
 
 def test_a_processor_without_bf16_instructions_is_not_measured(monkeypatch):
