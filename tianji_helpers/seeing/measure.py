@@ -97,7 +97,7 @@ def examine(
                 requests["wish"] = [one["request"] for one in chosen]
             answered = {
                 kind: _answers(
-                    model, tokenizer, sight, words, shown, max_new_tokens=limits[kind], batch_size=32
+                    model, tokenizer, sight, words, shown, max_new_tokens=limits[kind], batch_size=45
                 )
                 for kind, words in requests.items()
             }
