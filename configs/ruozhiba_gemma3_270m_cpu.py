@@ -4,18 +4,12 @@ from mmengine.config import read_base
 
 with read_base():
     from ._base_.qlora_cpu import *
+    from ._base_.ruozhiba import *
 
-# The project's sample has 16 training rows: enough to see the format at work, not to learn from. At
-# 2e-3 and ten epochs they are learned by heart, and the held-out loss doubles.
+train_dataloader.dataset.dataset.data_files.train = data_path
+# at 2e-3 and ten epochs the sample's 16 rows are learned by heart, and the held-out loss doubles
 optim_wrapper.optimizer.lr = 5e-4
-max_epochs = 3
-warmup_ratio = 0.2
 train_cfg.max_epochs = max_epochs
 param_scheduler[0].end = param_scheduler[1].begin = warmup_ratio * max_epochs
 param_scheduler[1].end = max_epochs
-
-data_path = "outputs/default/04_ruozhiba/ruozhiba_train.jsonl"
-train_dataloader.dataset.dataset.data_files.train = data_path
-next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
-    dict(evaluation_inputs=["为什么我爸妈结婚的时候没邀请我参加婚礼"])
-)
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).evaluation_inputs = evaluation_inputs

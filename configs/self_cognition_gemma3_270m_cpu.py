@@ -4,16 +4,10 @@ from mmengine.config import read_base
 
 with read_base():
     from ._base_.qlora_cpu import *
+    from ._base_.self_cognition import *
 
-# few rows: more epochs, and a warm-up of more than two iterations
-max_epochs = 4
-warmup_ratio = 0.1
+train_dataloader.dataset.dataset.data_files.train = data_path
 train_cfg.max_epochs = max_epochs
 param_scheduler[0].end = param_scheduler[1].begin = warmup_ratio * max_epochs
 param_scheduler[1].end = max_epochs
-
-data_path = "outputs/default/03_self_cognition/self_cognition.json"
-train_dataloader.dataset.dataset.data_files.train = data_path
-next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
-    dict(evaluation_inputs=["你是谁", "请做一下自我介绍", "你是 ChatGPT 吗"])
-)
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).evaluation_inputs = evaluation_inputs

@@ -10,23 +10,19 @@ from mmengine.config import read_base
 
 with read_base():
     from ._base_.qlora_gpu import *
+    from ._base_.self_cognition import *
 
 pretrained_model_name_or_path = "models/internlm2-chat-1_8b"
 for part in (tokenizer, model.llm, train_dataloader.dataset.tokenizer, *(h.tokenizer for h in custom_hooks)):
     part.pretrained_model_name_or_path = pretrained_model_name_or_path
 del part  # every name of this file is a setting
 
-data_path = "outputs/default/03_self_cognition/self_cognition.json"
 train_dataloader.dataset.dataset.data_files.train = data_path
 train_dataloader.dataset.max_length = 512
 train_dataloader.batch_size = 1
 optim_wrapper.accumulative_counts = 1
 model.recompute_share = 0.0
-next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
-    dict(evaluation_inputs=["你是谁", "请做一下自我介绍", "你是 ChatGPT 吗"])
-)
-max_epochs = 4
-warmup_ratio = 0.1
 train_cfg.max_epochs = max_epochs
 param_scheduler[0].end = param_scheduler[1].begin = warmup_ratio * max_epochs
 param_scheduler[1].end = max_epochs
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).evaluation_inputs = evaluation_inputs
