@@ -185,8 +185,13 @@ def _check_steps(steps: int, epochs: float | None = None, count: int = 0, used: 
 def _check_rows_file(cfg, dataloader: str) -> None:
     path = paths.resolve(part(cfg, f"{dataloader}.dataset.dataset.data_files.train"))
     if not path.is_file():
-        what = "训练数据" if dataloader == "train_dataloader" else "验证数据"
-        state = "不是一个文件，请写到文件" if path.exists() else "不存在。请先运行生成它的那一课"
+        training = dataloader == "train_dataloader"
+        what, name = ("训练数据", "data_path") if training else ("验证数据", "validation_path")
+        state = (
+            "不是一个文件，请写到文件"
+            if path.exists()
+            else f"不存在。请检查路径（{name}），或先运行生成它的那一课"
+        )
         raise CourseError(f"配置里的{what} {paths.told(path)} {state}。")
 
 
