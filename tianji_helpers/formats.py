@@ -67,13 +67,18 @@ def detect(row: dict, where: str = "") -> str:
         return "alpaca"
     if any(row.keys() >= set(pair) for pair in COLUMNS):
         return "columns"
-    fields = "、".join(brief(key)[1:-1] for key in list(row)[:8]) or "（空）"
     lists = "、".join(f"{name}（{key}）" for name, key in _LISTS.items())
     raise CourseError(
-        f"{where}：看不出是哪种格式，它的字段是 {fields}。认识的有 {lists}、alpaca（{'、'.join(_ALPACA)}），"
+        f"{where}：看不出是哪种格式，它的字段是 {fields_of(row)}。"
+        f"认识的有 {lists}、alpaca（{'、'.join(_ALPACA)}），"
         f"和一问一答两列：{'，'.join('/'.join(pair) for pair in COLUMNS)}。"
         "请改字段名；表格没有表头的话，在第一行加上 input,output。"
     )
+
+
+def fields_of(row: dict) -> str:
+    """Return the first fields of a row, for a message."""
+    return "、".join(brief(key)[1:-1] for key in list(row)[:8]) or "（空）"
 
 
 class NoRows(CourseError):

@@ -234,9 +234,19 @@ def open_bytes(path: str | Path) -> Iterator[IO[bytes]]:
         raise CourseError(f"读不了 {path}：{error.strerror or error}。") from error
 
 
+SQLITE = (
+    "这是 SQLite 数据库，请把里面的表导出成 CSV：sqlite3 -header -csv 它 'SELECT * FROM 表名' > 新文件.csv。"
+)
 _SIGNATURES = {
     b"PAR1": "这是 parquet 文件，请先运行 tianji convert 它 新文件.json --to xtuner。",
-    b"ARROW1": "这是 Arrow 文件，请用 datasets 的 to_json 存成 JSON Lines。",
+    **dict.fromkeys(
+        (b"ARROW1", b"FEA1"),
+        '这是 Arrow（feather）文件，请先换成 parquet：python -c "from pyarrow import feather, parquet; '
+        "parquet.write_table(feather.read_table('它'), '新文件.parquet')\"。",
+    ),
+    b"\xff\xff\xff\xff": '这是 datasets 存的 Arrow 文件，请先换成 parquet：python -c "'
+    "from datasets import Dataset; Dataset.from_file('它').to_parquet('新文件.parquet')\"。",
+    b"SQLite format 3": SQLITE,
     b"\xd0\xcf\x11\xe0": "这是旧版 Excel（.xls），请在 Excel 或 WPS 里另存为“CSV UTF-8”。",
     b"\xff\xfe": "这是 UTF-16，请运行 iconv -f UTF-16 -t UTF-8 它 > 新文件。",
     b"\xfe\xff": "这是 UTF-16，请运行 iconv -f UTF-16 -t UTF-8 它 > 新文件。",

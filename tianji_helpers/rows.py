@@ -70,6 +70,7 @@ _OTHERS = {
         ("<!doctype", "<html", "<?xml"), "这是一个网页，多半是下载时要登录，或地址写错了；请重新下载。"
     ),
     "{\\rtf": "这是 RTF，写字板和 Mac 的文本编辑这样存；请另存为纯文本（UTF-8）。",
+    "sqlite format 3\0": records.SQLITE,  # one that happens to be UTF-8
     "version https://git-lfs": "这是 Git LFS 的指针，数据还没有下载；请运行 git lfs pull。",
 }
 

@@ -265,5 +265,18 @@ def test_a_bad_row_stops_a_merge_or_is_passed_over_aloud(tmp_path, capsys):
     assert "第 2 条" in capsys.readouterr().err
     assert cli.main(["merge", str(tmp_path), merged, "--skip-bad"]) == 0
     shown = capsys.readouterr()
-    assert "写出 1 条" in shown.out and "弃用 1 条" in shown.out
+    assert "写出 1 条" in shown.out and "弃用 1 条" in shown.out and "没有读" not in shown.out
     assert "第 2 条" in (tmp_path / "out" / "merged_rejects.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [(["a.xlsx", "notes.txt"], "a.xlsx、notes.txt（"), ([f"{n}.txt" for n in range(9)], "4.txt 等 9 个（")],
+)
+def test_a_merge_names_the_files_that_it_cannot_read(names, told, tmp_path, capsys):
+    records.write_conversations(tmp_path / "rows.json", [{"input": "x", "output": "y"}])
+    for name in names:
+        (tmp_path / name).touch()
+    assert cli.main(["merge", str(tmp_path), str(tmp_path / "out" / "merged.json")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("没有读")]
+    assert f"{told}只认 .json、" in line

@@ -25,6 +25,7 @@ from tianji_helpers.errors import CourseError
 STAGE = "02_merge_clean"
 FIELDS = ("system", "input", "output")
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")  # gzipped or not
+_JOURNAL = "journal.sqlite"  # of lesson 1; what SQLite leaves beside it begins like it
 _WHOLE = 32 << 20  # bytes; a larger file is read row by row
 
 
@@ -32,11 +33,13 @@ _WHOLE = 32 << 20  # bytes; a larger file is read row by row
 class Merged:
     """What a merge read and wrote: the files, how many rows were written and passed over.
 
+    unread: what lies beside the files and is of another kind, such as a spreadsheet.
     rejects: the file that holds what was passed over, each with its reason; None unless asked for.
     reason: the first of them.
     """
 
     files: list[Path]
+    unread: list[Path]
     rows: int = 0
     rejected: int = 0
     rejects: Path | None = None
@@ -60,12 +63,31 @@ def round_files(folder: str | Path, output: str | Path | None = None) -> list[Pa
     files = [
         folder / name
         for name in sorted(links)
-        if name.removesuffix(".gz").endswith(SUFFIXES) and _is_round(folder, name, links)
+        if _is_data(name) and _is_round(folder, name, links)
         if ((home / name).resolve() if links[name] else home / name) != own
     ]
     if not files:
-        raise CourseError(f"{folder} 里没有数据文件（{'、'.join(SUFFIXES)}）。请先运行第 1 课。")
+        raise CourseError(
+            f"{folder} 里没有数据文件（{'、'.join(SUFFIXES)}）。"
+            "请先运行第 1 课，或把自己的数据存成其中一种（Excel 表格另存为“CSV UTF-8”）。"
+        )
     return files
+
+
+def unread_files(folder: str | Path) -> list[Path]:
+    """Return the files of a folder that are of a kind which no merge reads, sorted by name.
+
+    Hidden ones, and the journal of lesson 1, are nobody's data.
+    """
+    return sorted(
+        file
+        for file in Path(folder).iterdir()
+        if not (_is_data(file.name) or file.name.startswith((".", _JOURNAL))) and file.is_file()
+    )
+
+
+def _is_data(name: str) -> bool:
+    return name.lower().removesuffix(".gz").endswith(SUFFIXES)
 
 
 def _is_round(folder: Path, name: str, names: Container[str]) -> bool:
@@ -107,7 +129,10 @@ def merge_rounds(
             "要 JSON Lines，合并以后用 tianji convert --to openai。"
         )
     folders = [folders] if isinstance(folders, str | Path) else folders
-    merged = Merged([file for folder in folders for file in round_files(folder, output)])
+    merged = Merged(
+        files=[file for folder in folders for file in round_files(folder, output)],
+        unread=[file for folder in folders for file in unread_files(folder)],
+    )
     if skip_bad:
         merged.rejects = Path(rejects) if rejects else output.with_name(f"{output.stem}_rejects.jsonl")
     digests: dict[Path, str] = {}

@@ -36,9 +36,17 @@ def read_source(path: str | Path) -> list[dict]:
 
 def _checked(row: dict, where: str) -> dict:
     records.check_row(row, where)
-    for field in ("instruction", "output"):
-        if not records.check_text(row.get(field), field, where).strip():
-            raise CourseError(f"{where}：字段 {field} 是空的；没有问题或没有答案的记录不能用来训练。")
+    fields = ("instruction", "output")
+    if missing := [field for field in fields if row.get(field) is None]:
+        raise CourseError(
+            f"{where}：缺少字段 {'、'.join(missing)}，它的字段是 {formats.fields_of(row)}。"
+            "请补上，或删掉这一条；整个文件是别的格式，就先运行 tianji convert 它 新文件.json --to alpaca。"
+        )
+    for field in fields:
+        if not records.check_text(row[field], field, where).strip():
+            raise CourseError(
+                f"{where}：字段 {field} 是空的；没有问题或没有答案的记录不能用来训练。请补上，或删掉这一条。"
+            )
     if row.get("input") is not None:
         records.check_text(row["input"], "input", where)
     return row

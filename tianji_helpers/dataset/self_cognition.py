@@ -45,7 +45,7 @@ class Persona:
     """Who the model shall think it is.
 
     owner: who trained it; assistant: its name; model: the base model's name. Each is one line of 1
-    to 40 characters, without template tokens.
+    to 40 characters, without template tokens; other braces are only text.
     Raises CourseError naming the field, its value and the limit.
 
     >>> Persona("小明", "小祝", "Gemma 3 270M").fill("我是{owner}的{assistant}")
@@ -74,6 +74,10 @@ class Persona:
                 raise CourseError(
                     f"{title}（{field}）里有对话模板的记号 {token[0]}：{value!r}；"
                     "它会让模型提前停下，请去掉。"
+                )
+            if unfilled := [name for name in titles if f"{{{name}}}" in value]:
+                raise CourseError(
+                    f"{title}（{field}）里有没填的占位符 {{{unfilled[0]}}}：{value!r}；请填真的名字。"
                 )
             object.__setattr__(self, field, value.strip())
 

@@ -175,7 +175,10 @@ def _files(folder: str | Path) -> list[Path]:
     files = [folder] if folder.is_file() else sorted(folder.rglob("*"))
     files = [file for file in files if file.is_file() and file.suffix.lower() in _SUFFIXES]
     if not files:
-        raise CourseError(f"{folder} 里没有 {' 或 '.join(_SUFFIXES)} 文件。")
+        raise CourseError(
+            f"{folder} {'不是' if folder.is_file() else '里没有'} {' 或 '.join(_SUFFIXES)} 文件。"
+            "请把要出题的文字另存为 UTF-8 的 .txt；已经是问答的表格，就另存为 CSV，再用 tianji convert 转换。"
+        )
     return files
 
 

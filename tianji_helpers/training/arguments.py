@@ -10,6 +10,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 # what is handed on to something else than a base
@@ -18,6 +19,21 @@ _HANDED_ON = {
     "tianji_helpers.seeing.rows.SeenRows": "xtuner.dataset.process_hf_dataset",
 }
 _GIVEN = {"filename", "meta"}  # what the hook itself says to save_checkpoint
+
+
+def named(made_by: Any) -> Any:
+    """Return what a ``type`` stands for: what it is, or what mmengine finds by this name; None if nothing."""
+    import mmengine.runner  # noqa: F401 -- it registers torch's optimizers by their short names
+    from mmengine import registry
+
+    if callable(made_by):
+        return made_by
+    for known in vars(registry).values():
+        if isinstance(known, registry.Registry):
+            with suppress(Exception):  # to look for a name means to import what may not be there
+                if callable(found := known.get(made_by)):
+                    return found
+    return None
 
 
 def taken(holder: Mapping[str, Any]) -> dict[str, inspect.Parameter | None] | None:

@@ -331,6 +331,12 @@ def _check_place(cfg, place: str, value: object) -> None:
         raise CourseError(
             f"{place} 是 {brief(value)}，应当和配置里的 {brief(old)} 一样是 {type(old).__name__}。"
         )
+    if key in ("interval", "val_interval") and not _WHOLE[0](value):  # mmengine would divide by it
+        raise CourseError(f"{place} 是 {brief(value)}，应当是{_WHOLE[1]}。")
+    if key == "type" and arguments.named(old) and not arguments.named(value):
+        raise CourseError(
+            f"{place} 是 {brief(value)}，没有这个类或函数。请写全名，例如 torch.optim.AdamW，或不改它。"
+        )
     if place == "load_from" and value and not paths.resolve(value).exists():
         raise CourseError(f"load_from 是 {value}，那里没有检查点。接着训练请用 --resume。")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tianji_helpers import formats, paths, records
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import configs, models
+from tianji_helpers.training import configs, models, planning
 from tianji_helpers.training.fast.acceleration import LEAN_FROM
 
 CARDS_GB = (8, 12, 16, 24, 32, 40, 48, 80)
@@ -70,12 +70,13 @@ def estimate(
 
     cfg_options: dotted settings to change, as in training. deepspeed: XTuner's name of a DeepSpeed
     config; ZeRO-2 shares gradients and optimizer states among the devices, ZeRO-3 also the weights
-    that are trained (frozen 4-bit weights are never shared). Raises CourseError if the config or its
-    model's ``config.json`` is missing.
+    that are trained. Raises CourseError if the config or its model's ``config.json`` is missing, and as
+    ``configs.change`` and ``planning.check_settings`` do.
     """
     if type(devices) is not int or devices < 1:
         raise CourseError(f"devices={devices!r}，应当是正整数：几张卡。")
     cfg = configs.load_config(config, cfg_options)
+    planning.check_settings(cfg, deepspeed)
     model = _skeleton(cfg)
     linears, head = _linears(model)
     data, eyes = _read_data(cfg), _read_tower(cfg, model.config.hidden_size)

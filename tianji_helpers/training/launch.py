@@ -181,7 +181,10 @@ def last_checkpoint(work_dir: str | Path) -> Path:
     whole = [path for path in found if _is_whole(path)]
     if not whole:
         broken = f"（{found[-1].name} 没有写完）" if found else ""
-        raise CourseError(f"{paths.told(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次{broken}。")
+        raise CourseError(
+            f"{paths.told(work_dir)} 里没有检查点 iter_*.pth：训练还没有存过一次{broken}。"
+            "请检查是不是那次训练的 --work-dir；要从头训练，就不写 --resume。"
+        )
     return whole[-1]
 
 

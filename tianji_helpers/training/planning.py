@@ -75,9 +75,13 @@ def plan_training(
     that don't fit, a row that the config cannot use, or so few steps that the learning rate never rises.
     """
     cfg = load_config(config, cfg_options)
+    check_settings(cfg, deepspeed)
     _check_gpu(cfg)
-    if deepspeed:
-        _check_deepspeed(cfg, deepspeed)
+    if deepspeed and importlib.util.find_spec("deepspeed") is None:
+        raise CourseError(
+            "没有安装 DeepSpeed。请先运行 pip install -r configs/deepspeed/requirements.txt，"
+            "或去掉 --deepspeed：只设 NPROC_PER_NODE 也能用多张卡。"
+        )
     model_dir = configs.find_model(cfg)
     model = inspection.inspect_model(model_dir)
     inspection.check_architecture(model)
@@ -90,6 +94,21 @@ def plan_training(
     epochs = None if "max_iters" in cfg.train_cfg else cfg.train_cfg.get("max_epochs")
     steps, asked, warmup = _set_steps(cfg, rows)  # of a part of an epoch it makes steps
     return TrainingPlan(cfg, rows, validation, model_dir, count, epochs, steps, warmup, asked)
+
+
+def check_settings(cfg, deepspeed: str | None = None) -> None:
+    """Raise CourseError for settings that cannot be trained with, whatever the machine and the data.
+
+    An estimate asks this as well: memory for what is never trained is no answer.
+    """
+    # DeepSpeed 0.18.9 stops in the first gathering of weights: "all params must have the same dtype"
+    if deepspeed and configs.zero_stage(deepspeed) == 3 and "quantization_config" in part(cfg, "model.llm"):
+        raise CourseError(
+            f"{deepspeed} 不能切分 4 位权重和它的适配器。QLoRA 请用 deepspeed_zero2"
+            "（4 位的 7B 每张卡只占 4 GB）；deepspeed_zero3 留给全量微调，见 configs/ 里名字带 _full 的配置。"
+        )
+    if steps := part(cfg, "train_cfg").get("max_iters"):
+        _check_steps(steps)
 
 
 def _check_sight(cfg, hidden: int | None) -> None:
@@ -130,13 +149,11 @@ def _check_sight(cfg, hidden: int | None) -> None:
 
 
 def _check_length(cfg) -> None:
-    """Raise CourseError for a training that is too short however long its rows are, before one is looked at.
+    """Raise CourseError for less than an epoch that is too short however long its rows are.
 
-    Of less than an epoch that depends on their number, so they are counted. Packing makes them fewer.
+    Before one is looked at: that depends on their number, so they are counted. Packing makes them fewer.
     """
-    if steps := cfg.train_cfg.get("max_iters"):
-        _check_steps(steps)
-    elif (length := part(cfg, "train_cfg.max_epochs")) < 1:
+    if not cfg.train_cfg.get("max_iters") and (length := part(cfg, "train_cfg.max_epochs")) < 1:
         _check_rows_file(cfg, "train_dataloader")
         dataset = cfg.train_dataloader.dataset
         found = data.count(dataset)
@@ -168,8 +185,13 @@ def _check_steps(steps: int, epochs: float | None = None, count: int = 0, used: 
 def _check_rows_file(cfg, dataloader: str) -> None:
     path = paths.resolve(part(cfg, f"{dataloader}.dataset.dataset.data_files.train"))
     if not path.is_file():
-        what = "训练数据" if dataloader == "train_dataloader" else "验证数据"
-        state = "不是一个文件，请写到文件" if path.exists() else "不存在。请先运行生成它的那一课"
+        training = dataloader == "train_dataloader"
+        what, name = ("训练数据", "data_path") if training else ("验证数据", "validation_path")
+        state = (
+            "不是一个文件，请写到文件"
+            if path.exists()
+            else f"不存在。请检查路径（{name}），或先运行生成它的那一课"
+        )
         raise CourseError(f"配置里的{what} {paths.told(path)} {state}。")
 
 
@@ -184,21 +206,6 @@ def processes() -> int:
     if not text.isdecimal() or int(text) < 1:
         raise CourseError(f"环境变量 NPROC_PER_NODE 是 {text!r}，应当是至少 1 的整数（几张卡就写几）。")
     return int(text)
-
-
-def _check_deepspeed(cfg, deepspeed: str) -> None:
-    stage = configs.zero_stage(deepspeed)
-    if importlib.util.find_spec("deepspeed") is None:
-        raise CourseError(
-            "没有安装 DeepSpeed。请先运行 pip install -r configs/deepspeed/requirements.txt，"
-            "或去掉 --deepspeed：只设 NPROC_PER_NODE 也能用多张卡。"
-        )
-    # DeepSpeed 0.18.9 stops in the first gathering of weights: "all params must have the same dtype"
-    if stage == 3 and "quantization_config" in cfg.model.llm:
-        raise CourseError(
-            f"{deepspeed} 不能切分 4 位权重和它的适配器。QLoRA 请用 deepspeed_zero2"
-            "（4 位的 7B 每张卡只占 4 GB）；deepspeed_zero3 留给全量微调，见 configs/ 里名字带 _full 的配置。"
-        )
 
 
 def batches(cfg, rows: data.Rows) -> int:

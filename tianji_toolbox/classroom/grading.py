@@ -116,7 +116,11 @@ def grade(
     submissions = find_submissions(folder)
     before(list(submissions))
     grades = {
-        student: Grade(student, problems=found.problems, late=found.days_after(deadline))
+        student: Grade(
+            student,
+            problems=found.problems + found.doubts(deadline),
+            late=found.days_after(deadline),
+        )
         for student, found in submissions.items()
     }
     tasks = [(student, notebook) for student, found in submissions.items() for notebook in found.notebooks]
@@ -166,6 +170,18 @@ class Submission:
         late = (max(map(_handed_in_at, self.notebooks)) - deadline).total_seconds()
         return max(0, math.ceil(late / 86400))
 
+    def doubts(self, deadline: datetime | None) -> list[str]:
+        """Return what speaks against a stamp that says in time: whoever hands in a folder can write one."""
+        stamps = [(_changed_at(notebook), _handed_in_at(notebook), notebook) for notebook in self.notebooks]
+        if deadline is None or not (odd := [one for one in stamps if one[1] <= deadline < one[0]]):
+            return []
+        changed, stamp, notebook = max(odd)
+        changed = changed.astimezone(stamp.tzinfo)
+        return [
+            f"{_student(notebook.name)}：timestamp.txt 说是 {stamp:%Y-%m-%d %H:%M} 交的，文件却在 "
+            f"{changed:%Y-%m-%d %H:%M}（{stamp.tzinfo}）改过，晚于截止时间；迟交按前一个时间算，请核对"
+        ]
+
 
 def _handed_in_at(notebook: Path) -> datetime:
     """Return the time that nbgrader's exchange wrote beside a notebook, else when the file was changed."""
@@ -178,7 +194,12 @@ def _handed_in_at(notebook: Path) -> datetime:
             )
     except (OSError, ValueError, LookupError):
         pass
-    return datetime.fromtimestamp(notebook.stat().st_mtime, timezone.utc)
+    return _changed_at(notebook)
+
+
+def _changed_at(notebook: Path) -> datetime:
+    latest = 2**34  # seconds; a file may say a year that datetime does not know
+    return datetime.fromtimestamp(min(notebook.stat().st_mtime, latest), timezone.utc)
 
 
 def find_submissions(folder: Path) -> dict[str, Submission]:

@@ -25,10 +25,13 @@ _EMPTY = arg.flag("--allow-empty", "一条也没有时照样写出空文件，�
 )
 def merge(folder, output_file, **how) -> None:
     """把各轮文件合并成一个训练文件（第 2 课）"""
-    from tianji_helpers.dataset.merge import merge_rounds
+    from tianji_helpers.dataset.merge import SUFFIXES, merge_rounds
 
     merged = merge_rounds(folder, output_file, **how)
     print(f"{len(merged.files)} 个文件，写出 {merged.rows} 条：{output_file}")
+    if unread := [file.name for file in merged.unread]:
+        more = f" 等 {len(unread)} 个" if len(unread) > 5 else ""
+        print(f"没有读 {'、'.join(unread[:5])}{more}（只认 {'、'.join(SUFFIXES)}）")
     if merged.rejects:
         print(f"弃用 {merged.rejected} 条，连原因一起写在：{merged.rejects}")
 

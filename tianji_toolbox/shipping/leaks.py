@@ -1,7 +1,8 @@
 """What must not go into a public repository: keys, paths of somebody's machine, training data.
 
 A file is looked at as it stands and decoded: the escapes of JSON, HTML and addresses, base64, hexadecimal,
-UTF-16. The forms of keys are those of gitleaks' rules for the services that students of the course use.
+UTF-16; and without what a web page or an input method adds: full-width letters, characters that nobody sees.
+The forms of keys are those of gitleaks' rules for the services that students of the course use.
 """
 
 import base64
@@ -12,6 +13,7 @@ import json
 import re
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -65,6 +67,7 @@ _BASE64 = re.compile(rf"[A-Za-z0-9+/_-]{{16,}}(?:{_BREAK}[A-Za-z0-9+/_-]+)*={{0,
 _HEX = re.compile(rf"(?:[0-9A-Fa-f]{{2}}){{12,}}(?:{_BREAK}(?:[0-9A-Fa-f]{{2}})+)*")
 _PRINTABLE = re.compile(rb"(?:[ -~]|[\xc2-\xf4][\x80-\xbf]{1,3}){8,}")  # UTF-8, Chinese as well
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|([\\/\"]))")
+_UNSEEN = re.compile("[\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 _DEPTH = 2  # how often one encoding inside another is undone
 # licence texts as their owners publish them: the Gemma terms are a web page, with its keys for Google's maps
 _PUBLIC = ("152fbbb72940545ffbb8f6691a6a99a2dea5c357165248969fd72a9dae37fa9d",)
@@ -113,6 +116,8 @@ def _decode(raw: bytes) -> str:
 def _views(text: str, depth: int = _DEPTH) -> Iterator[str]:
     """Yield a text, and what it says when its encodings are undone."""
     yield text
+    if not text.isascii() and (plain := _plain(text)) != text:
+        yield plain
     if not depth:
         return
     unescaped = _ESCAPE.sub(lambda m: m[3] or chr(int(m[1] or m[2], 16)), text) if "\\" in text else text
@@ -132,6 +137,17 @@ def _views(text: str, depth: int = _DEPTH) -> Iterator[str]:
     said = [run.decode(errors="replace") for data in plain for run in _PRINTABLE.findall(data)]
     if said:
         yield from _views("\n".join(said), depth - 1)
+
+
+def _plain(text: str) -> str:
+    """Return a text with ASCII letters for their full-width kin, and without characters that nobody sees.
+
+    A full-width colon stays: in "https://example.com：写信给 a@b.cn" another one would begin a password.
+
+    >>> _plain("ｓｋ-\\u200b１：２")
+    'sk-1：2'
+    """
+    return "：".join(unicodedata.normalize("NFKC", part) for part in _UNSEEN.sub("", text).split("："))
 
 
 def _head(file: Path) -> bytes:

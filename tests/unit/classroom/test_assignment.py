@@ -279,6 +279,37 @@ def test_days_late_are_counted_from_the_exchange_or_the_file(tmp_path):
     assert late == {"early": 0, "hour": 1, "day": 1, "two": 2, "stamp": 1, "zone": 0, "odd": 3}
 
 
+def test_a_stamp_that_the_file_speaks_against_is_believed_and_told(tmp_path):
+    for name, stamp, seconds in (
+        ("honest", "2026-12-01 08:00:00 UTC", -7200),
+        ("forged", "2026-12-01 16:00:00 Asia/Shanghai", 7200),
+        ("late", "2026-12-01 10:00:00 UTC", 7200),  # it says so itself
+        ("no stamp", "", 7200),
+        ("far", "0001-01-01 00:00:00 Asia/Shanghai", 1e12),
+    ):
+        (tmp_path / name).mkdir()
+        for number, before in ((1, 3600), (2, 0)):
+            (tmp_path / name / f"{number}.ipynb").write_text("{}")
+            os.utime(tmp_path / name / f"{number}.ipynb", (NINE.timestamp() + seconds - before,) * 2)
+        if stamp:
+            (tmp_path / name / "timestamp.txt").write_text(stamp)
+    found = grading.find_submissions(tmp_path)
+    assert {name: one.days_after(NINE) for name, one in found.items()} == {
+        "honest": 0,
+        "forged": 0,
+        "late": 1,
+        "no stamp": 1,
+        "far": 0,
+    }
+    doubts = {name: one.doubts(NINE) for name, one in found.items()}
+    assert not (doubts["honest"] or doubts["late"] or doubts["no stamp"] or found["forged"].doubts(None))
+    assert doubts["forged"] == [
+        "2.ipynb：timestamp.txt 说是 2026-12-01 16:00 交的，文件却在 2026-12-01 19:00（Asia/Shanghai）改过，"
+        "晚于截止时间；迟交按前一个时间算，请核对"
+    ]
+    assert "请核对" in doubts["far"][0]
+
+
 def test_a_deadline_that_is_none_is_refused(tmp_path, capsys):
     for text in ("", "明天", "2026-13-01", "9" * 99, "0001-01-01"):
         with pytest.raises(SystemExit) as exited:

@@ -58,6 +58,16 @@ def test_never_reads_its_own_output(rounds):
     assert merge.merge_rounds(rounds, rounds / "b.json").rows == first  # a.json is ours, not a round
 
 
+def test_what_is_of_another_kind_is_told(rounds, tmp_path):
+    for name in ("a.xlsx", "notes.txt", ".hidden.txt", "journal.sqlite", "journal.sqlite-journal"):
+        (rounds / name).write_text("x")
+    (rounds / "qa").mkdir()
+    write(rounds / "FROM_WINDOWS.JSON", [raw(4)])
+    for output in (rounds / "merged.json", rounds / "merged.json", tmp_path / "other.json"):
+        merged = merge.merge_rounds(rounds, output, skip_bad=True)
+        assert ([file.name for file in merged.unread], merged.rows) == (["a.xlsx", "notes.txt"], 4)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

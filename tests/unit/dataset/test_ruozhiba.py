@@ -106,11 +106,18 @@ def test_input_joins_the_question():
     [
         ("{", ("第 4 行", "JSON")),
         ("3", ("第 4 行", "对象")),
-        ('{"input": "", "output": "b"}', ("第 4 行", "instruction")),
+        (
+            '{"input": "", "output": "b"}',
+            ("第 4 行", "instruction，它的字段是 input、output", "删掉"),
+        ),
+        (
+            '{"question": "a", "answer": "b"}',
+            ("缺少字段 instruction、output", "tianji convert 它"),
+        ),
         ('{"instruction": "a", "input": ""}', ("第 4 行", "output")),
         ('{"instruction": "a", "output": ["b"]}', ("第 4 行", "output")),
         ('{"instruction": "a", "input": 3, "output": "b"}', ("第 4 行", "input")),
-        ('{"instruction": " ", "output": "b"}', ("第 4 行", "instruction", "空")),
+        ('{"instruction": " ", "output": "b"}', ("第 4 行", "instruction", "空", "删掉这一条")),
         ('{"instruction": "a", "output": "\\udc00"}', ("第 4 行", "output", "半个")),
         ("[" * 100_000, ("第 4 行", "嵌套")),
     ],

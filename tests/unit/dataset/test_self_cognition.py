@@ -113,7 +113,16 @@ def test_invisible_characters_are_still_refused(name):
         self_cognition.Persona(name, "小祝", "Gemma")
 
 
+@pytest.mark.parametrize("placeholder", ["{owner}", "{assistant}", "{model}"])
+@pytest.mark.parametrize("field", ["owner", "assistant", "model"])
+def test_a_placeholder_that_nobody_filled_is_no_name(field, placeholder):
+    values = {"owner": "小明", "assistant": "小祝", "model": "Gemma"} | {field: f"小{placeholder}"}
+    with pytest.raises(CourseError, match=rf"{field}.*没填的占位符 \{placeholder}"):
+        self_cognition.Persona(**values)
+
+
 def test_braces_in_a_name_are_only_text():
+    assert self_cognition.Persona("{", "{0}", "{x!r}").fill("{owner}{assistant}{model}") == "{{0}{x!r}"
     assert self_cognition.Persona("{小明}", "a", "b").fill("我是{owner}的助手") == "我是{小明}的助手"
 
 

@@ -111,6 +111,27 @@ def test_a_key_is_decoded_before_it_is_looked_for(code, tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        lambda key: key.translate({code: code + 0xFEE0 for code in range(0x21, 0x7F)}),  # full-width
+        lambda key: "\u200b".join(key),
+        lambda key: key[:9] + "\u2060" + key[9:20] + "\ufeff" + key[20:],
+    ],
+    ids=["full-width", "zero width", "two of them"],
+)
+def test_a_key_is_found_as_a_web_page_gives_it(pasted, tmp_path):
+    for name in ("deepseek", "zhipu", "huggingface", "github", "jwt"):
+        text = f"密钥在这里 {pasted(KEYS[name])}，别外传"
+        for written in (text, json.dumps(text), html.escape(text), base64.b64encode(text.encode()).decode()):
+            assert "像密钥的内容" in found(tmp_path / "README.md", written), (name, written)
+
+
+def test_chinese_punctuation_is_no_part_of_a_key(tmp_path):
+    (tmp_path / "README.md").write_text("主页在 https://example.com：写信给ming@example.com，Ａ组　①②③")
+    leaks.inspect(tmp_path / "README.md")
+
+
 def test_other_alphabets_are_decoded(tmp_path):
     for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
         key = KEYS["github"].encode(encoding)

@@ -175,11 +175,17 @@ def test_texts_are_found_by_name_in_sub_folders(tmp_path):
     ]
 
 
+def _excel(folder):
+    (folder / "a.xlsx").write_bytes(b"PK")
+    return folder / "a.xlsx"
+
+
 @pytest.mark.parametrize(
     ("make", "options", "words"),
     [
         (lambda folder: folder / "no", {}, "找不到"),
-        (lambda folder: folder, {}, "没有 .txt 或 .md 文件"),
+        (lambda folder: folder, {}, r"里没有 \.txt 或 \.md 文件.*另存为"),
+        (_excel, {}, r"a\.xlsx 不是 \.txt 或 \.md 文件.*另存为 UTF-8 的 \.txt.*tianji convert"),
         (lambda folder: (folder / "a.txt").write_text(" \n") and folder, {}, "都是空的"),
         (lambda folder: TEXTS, {"pairs": 0}, "pairs=0"),
         (lambda folder: TEXTS, {"overlap": 400}, "overlap=400"),

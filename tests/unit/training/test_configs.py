@@ -213,6 +213,11 @@ def test_other_places_of_a_config_are_changed_by_their_dotted_names():
     assert cfg.optim_wrapper.optimizer.eps == 1e-6 and cfg.optim_wrapper.optimizer.lr == 1
 
 
+@pytest.mark.parametrize("name", ["SGD", "torch.optim.SGD"])
+def test_a_part_may_be_of_another_type_by_either_name(name):
+    assert changed(options={"optim_wrapper.optimizer.type": name}).optim_wrapper.optimizer.type == name
+
+
 def test_changes_of_the_training_rows_hold_for_the_validation_rows_too():
     options = {"validation_path": "/tmp/v.json", "batch_size": 2, "val_dataloader.num_workers": 1}
     cfg = changed(options={"validation_path": "/tmp/v.json"})
@@ -262,6 +267,10 @@ def test_changes_of_the_training_rows_hold_for_the_validation_rows_too():
         ({"model.llm.quantization_config.bnb_4bit_quant_typ": "fp4"}, r"什么也不会变.*bnb_4bit_quant_type"),
         ({"model.llm.torch_dtyp": "torch.float32"}, r"什么也不会变.*model\.llm\.torch_dtype"),
         ({"train_cfg.dynamic_interval": 1}, "什么也不会变"),
+        ({"optim_wrapper.optimizer.type": "NoSuch"}, "没有这个类或函数.*torch.optim.AdamW"),
+        ({"custom_hooks.1.type": "mmengine.hooks"}, "没有这个类或函数"),
+        ({"default_hooks.checkpoint.interval": 0}, "interval 是 0，应当是正整数"),
+        ({"validation_path": "/v.json", "train_cfg.val_interval": -1}, "val_interval 是 -1，应当是正整数"),
         ({"default_hooks.checkpoint.filename": "x.pth"}, "什么也不会变"),  # the hook names it
     ],
     ids=str,

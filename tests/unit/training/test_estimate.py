@@ -9,7 +9,7 @@ import torch
 from tianji_helpers import records, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.seeing import material
-from tianji_helpers.training import configs, estimate
+from tianji_helpers.training import configs, estimate, launch
 from tianji_toolbox import cli
 
 # shapes of the real models, and the peak of allocated memory measured on an H100 with
@@ -271,3 +271,22 @@ def test_command_prints_the_parts_and_the_verdict(shaped, capsys):
 def test_missing_model_is_named():
     with pytest.raises(CourseError, match="tianji prepare-model internlm2-chat-7b"):
         estimate.estimate("configs/wishes_internlm2_chat_7b.py")
+
+
+@pytest.mark.parametrize(
+    ("options", "deepspeed", "words"),
+    [
+        ({"optim_wrapper.optimizer.type": "NoSuch"}, None, "没有这个类或函数"),
+        ({"default_hooks.checkpoint.interval": 0}, None, "应当是正整数"),
+        ({"max_iters": 3}, None, "一共只有 3 步"),
+        ({}, "deepspeed_zero3", "不能切分 4 位权重"),
+    ],
+    ids=str,
+)
+def test_what_a_training_refuses_an_estimate_refuses_in_the_same_words(options, deepspeed, words):
+    said = []
+    for ask in (estimate.estimate, launch.check_config):
+        with pytest.raises(CourseError, match=words) as caught:
+            ask("configs/wishes_internlm2_chat_7b.py", options, deepspeed=deepspeed)
+        said.append(str(caught.value))
+    assert said[0] == said[1]

@@ -591,9 +591,9 @@ def test_part_of_an_epoch_is_a_whole_number_of_steps(tiny_dir, rows_file, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data_path": "outputs/nowhere.json"}, "/outputs/nowhere.json 不存在"),
+        ({"data_path": "outputs/nowhere.json"}, "/outputs/nowhere.json 不存在。请检查路径（data_path）"),
         ({"data_path": "configs"}, "configs 不是一个文件"),
-        ({"validation_path": "outputs/nowhere.json"}, "配置里的验证数据 "),
+        ({"validation_path": "outputs/nowhere.json"}, "不存在。请检查路径（validation_path）"),
         ({"model_dir": "models/nowhere"}, "tianji prepare-model nowhere"),
         ({"max_epochs": 0.5, "warmup_ratio": 0.1}, "一共只有 2 步（16 条数据，4 批，0.5 轮）"),
     ],
@@ -646,7 +646,7 @@ def test_a_program_that_does_not_hear_of_its_end_is_killed(tmp_path, monkeypatch
 def test_no_checkpoint_is_an_error(tmp_path):
     for name in ("iter_notes.pth", "iter_.pth", "best_photos_iter_x.pth"):  # a student's
         (tmp_path / name).write_text("private")
-    with pytest.raises(CourseError, match="没有检查点"):
+    with pytest.raises(CourseError, match=r"没有检查点.*不写 --resume"):
         launch.last_checkpoint(tmp_path)
     with pytest.raises(CourseError, match="没有检查点"):
         launch.choose_checkpoint(tmp_path)
