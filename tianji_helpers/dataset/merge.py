@@ -52,7 +52,7 @@ def round_files(folder: str | Path, output: str | Path | None = None) -> list[Pa
     These are all files whose names end as in ``SUFFIXES``, save provenance, ``output`` itself, and what an
     earlier merge or cleaning wrote here (its provenance says so): a merge never reads its own output. Nor
     does it read the rejects that stand beside the questions and answers of lesson 1.
-    Raises CourseError if the folder is not there or holds no round.
+    Raises CourseError if the folder is not there or holds no round, and if ``output`` is a round itself.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -60,6 +60,8 @@ def round_files(folder: str | Path, output: str | Path | None = None) -> list[Pa
     home, own = folder.resolve(), Path(output).resolve() if output is not None else None
     with os.scandir(folder) as entries:
         links = {entry.name: entry.is_symlink() for entry in entries}
+    if own is not None:
+        _check_is_no_round(folder, own, links)
     files = [
         folder / name
         for name in sorted(links)
@@ -88,6 +90,20 @@ def unread_files(folder: str | Path) -> list[Path]:
 
 def _is_data(name: str) -> bool:
     return name.lower().removesuffix(".gz").endswith(SUFFIXES)
+
+
+def _check_is_no_round(folder: Path, output: Path, names: Container[str]) -> None:
+    """Raise CourseError if ``output`` is data that lies in the folder: it would be left out and replaced."""
+    if not output.is_file() or records.provenance(output).get("stage") == STAGE:
+        return
+    for file in sorted(folder.iterdir()):
+        is_read = _is_data(file.name) and _is_round(folder, file.name, names) and file.exists()
+        # samefile: a link, or a name in other letters where the system takes both for one
+        if is_read and file.samefile(output):
+            raise CourseError(
+                f"{file} 是要合并的数据之一，不是以前合并出来的；写在这里会盖掉它。"
+                "请给合并后的文件换一个名字。"
+            )
 
 
 def _is_round(folder: Path, name: str, names: Container[str]) -> bool:

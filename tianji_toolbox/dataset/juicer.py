@@ -72,9 +72,8 @@ def read_shards(folder: str | Path) -> list[dict]:
     folder = Path(folder)
     if not folder.is_dir():
         raise CourseError(f"找不到文件夹 {folder}。请先运行 data-juicer。")
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".jsonl"))
     rows: dict[int, dict] = {}
-    for path in files:
+    for path in shard_files(folder):
         for line, row in records.iter_jsonl(path):
             number = row.get("row")
             if type(number) is not int:
@@ -85,18 +84,26 @@ def read_shards(folder: str | Path) -> list[dict]:
     return [rows[number] for number in sorted(rows)]
 
 
+def shard_files(folder: str | Path) -> list[Path]:
+    """Return the JSON Lines files of a folder, sorted by name."""
+    return sorted(path for path in Path(folder).iterdir() if path.suffix in (".json", ".jsonl"))
+
+
 def join_shards(folder: str | Path, output: str | Path) -> int:
     """Write the kept rows of a run as one training file, in the order of the input, with provenance.
 
-    Returns how many there are. Raises CourseError if there are none.
+    Returns how many there are. Raises CourseError if there are none, and if ``output`` is a shard itself.
     """
+    shards = read_shards(folder)
+    if any(Path(output).exists() and file.samefile(output) for file in shard_files(folder)):
+        raise CourseError(f"{output} 是要合起来的分片之一，写在这里会盖掉它。请给训练文件换一个名字。")
     rows = [
         {
             field: records.check_text(row.get(field), field, f"第 {row['row']} 条")
             for field in FIELDS
             if field != "system" or row.get(field)  # there was none: a shard's rows all have the same fields
         }
-        for row in read_shards(folder)
+        for row in shards
     ]
     if not rows:
         raise CourseError(f"{paths.told(folder)} 里一条也没有留下。请检查清洗的配方，和它的 export_path。")

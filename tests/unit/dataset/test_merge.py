@@ -68,6 +68,22 @@ def test_what_is_of_another_kind_is_told(rounds, tmp_path):
         assert ([file.name for file in merged.unread], merged.rows) == (["a.xlsx", "notes.txt"], 4)
 
 
+def test_never_replaces_what_it_is_to_read(rounds, tmp_path):
+    mine = rounds / "mine.json"
+    write(mine, [raw(4)])
+    before = mine.read_bytes()
+    (tmp_path / "other.json").symlink_to(mine)
+    for output in (mine, tmp_path / "other.json"):
+        with pytest.raises(CourseError, match=r"mine\.json 是要合并的数据之一.*换一个名字"):
+            merge.merge_rounds(rounds, output)
+    assert mine.read_bytes() == before and not records.provenance_path(mine).exists()
+    assert merge.merge_rounds(rounds, rounds / "all.json").rows == 4
+    # an earlier result that is linked into the folder is still one
+    merge.merge_rounds(rounds, tmp_path / "all.json")
+    (rounds / "linked.json").symlink_to(tmp_path / "all.json")
+    assert merge.merge_rounds(rounds, tmp_path / "all.json").rows == 4
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -170,6 +170,10 @@ def test_shards_are_numbered_and_joined_in_order(tmp_path):
     assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [
         f"shard-0000{number}.jsonl" for number in range(3)
     ]
+    before = (tmp_path / "shards" / "shard-00000.jsonl").read_bytes()
+    with pytest.raises(CourseError, match=r"shard-00000\.jsonl 是要合起来的分片之一"):
+        juicer.join_shards(tmp_path / "shards", tmp_path / "shards" / "shard-00000.jsonl")
+    assert (tmp_path / "shards" / "shard-00000.jsonl").read_bytes() == before
     assert juicer.join_shards(tmp_path / "shards", tmp_path / "joined.json") == 7
     (tmp_path / "none").mkdir()
     with pytest.raises(CourseError, match="none 里一条也没有留下"):
