@@ -43,6 +43,7 @@ from tianji_helpers import locks, paths
 from tianji_helpers.errors import CourseError
 
 PROVENANCE = ".provenance.json"  # the end of the name of what stands beside a file
+_WRITTEN = ".written.json"  # what ``make_way`` notes
 RAW_FIELDS = ("system", "src_input", "style_name", "input", "output")
 TRAINING_FIELDS = ("input", "output")
 MAX_VALUE = 1 << 26  # characters; one row that is longer is no row of this course
@@ -635,20 +636,47 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
 
 
 @contextmanager
-def make_way(file: Path) -> Iterator[None]:
-    """Keep a copy of a file that is written though nobody named it, unless it is ours or becomes the same."""
-    before = sha256(file) if file.is_file() else ""
-    kept = free_name(file) if before and provenance(file).get("sha256") != before else None
+def make_way(file: Path, notes: Path | None = None) -> Iterator[None]:
+    """Keep a copy of a file that is written though nobody named it, unless it is ours or becomes the same.
+
+    It is ours if its SHA-256 is that of the provenance beside it, which the caller writes. notes: a folder
+    above the file instead, which holds the SHA-256 of all that was written so, in one hidden file: where
+    many files go to people, who have no use for provenance beside each.
+    """
+    with writing(file):
+        before = sha256(file) if file.is_file() else ""
+    noted = _notes(notes).get(file.relative_to(notes).as_posix()) if notes else None
+    ours = noted if notes else provenance(file).get("sha256")
+    kept = free_name(file) if before and ours != before else None
     try:
         if kept:
             with writing(file):
-                shutil.copy2(file, kept)
+                shutil.copy2(file, kept, follow_symlinks=False)  # of a link only the link is replaced
         yield
     finally:
         if kept and file.is_file() and sha256(file) == before:
             kept.unlink(missing_ok=True)  # it was not written, or an earlier run wrote it, and broke off
         elif kept:
             print(told_of_kept(file, kept))
+    if notes:
+        note(file, notes)
+
+
+def note(file: Path, notes: Path) -> None:
+    """Note that what a file holds now need not be kept; see ``make_way``."""
+    name, made = file.relative_to(notes).as_posix(), sha256(file)
+    if (noted := _notes(notes)).get(name) != made:
+        write_json(notes / _WRITTEN, noted | {name: made})
+
+
+def _notes(folder: Path) -> dict:
+    """Return what is noted in a folder; a file that cannot be read, or is a link, says nothing."""
+    file = folder / _WRITTEN
+    made = None
+    if file.is_file() and not file.is_symlink():
+        with suppress(CourseError):
+            made = read_json(file)
+    return made if isinstance(made, dict) else {}
 
 
 def told_of_kept(path: Path, kept: Path) -> str:

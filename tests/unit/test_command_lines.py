@@ -292,6 +292,13 @@ def test_figures_go_where_they_can(folder, capsys):
     (folder / "sub").mkdir()
     assert cli.main(["curves", "work", "--output", "new/x.png"]) == 0
     assert (folder / "new" / "x.png").read_bytes().startswith(b"\x89PNG")
+    named = folder / "new" / "x.png"
+    named.write_text("mine")
+    for _ in range(2):  # a name that was given is written over; one that was not, only if it is ours
+        assert cli.main(["curves", "work", "--output", "new/x.png"]) == cli.main(["curves", "work"]) == 0
+    (folder / "work" / "curves.png").write_text("mine")
+    assert cli.main(["curves", "work"]) == 0 and "留作 curves.png.kept-1" in capsys.readouterr().out
+    assert [item.name for item in folder.rglob("*.kept-*")] == ["curves.png.kept-1"]
     for name, words in (("x.foo", ".png"), ("x", ".png"), ("sub", "sub"), ("sub/", "sub"), ("/dev/full", "")):
         status, said = outcome(["curves", "work", "--output", name], capsys)
         assert status in (1, 2) and words in said[0]

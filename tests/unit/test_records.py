@@ -261,7 +261,7 @@ def test_a_file_that_is_not_written_in_the_end_leaves_no_copy(tmp_path, monkeypa
     with pytest.raises(OSError, match="Input/output"), records.make_way(file):
         records.write_jsonl(file, (refuse() for _ in range(1)))
 
-    def on_a_full_disk(source, copy):
+    def on_a_full_disk(source, copy, **how):
         copy.write_text("mi")
         refuse()
 
@@ -270,6 +270,31 @@ def test_a_file_that_is_not_written_in_the_end_leaves_no_copy(tmp_path, monkeypa
         pass
     assert file.read_text() == "mine" and list(tmp_path.iterdir()) == [file]
     assert capsys.readouterr().out == ""
+
+
+def test_what_goes_to_people_is_noted_in_one_file_of_its_folder(tmp_path, capsys):
+    page, elsewhere = tmp_path / "pages" / "one.html", tmp_path.parent / "elsewhere"
+    page.parent.mkdir()
+
+    def make(text):
+        with records.make_way(page, tmp_path):
+            page.unlink(missing_ok=True)
+            page.write_text(text)
+        return sorted(item.name for item in page.parent.iterdir())
+
+    assert make("1") == make("2") == ["one.html"] and capsys.readouterr().out == ""
+    page.write_text("mine")
+    assert make("3") == make("4") == ["one.html", "one.html.kept-1"]
+    assert (page.parent / "one.html.kept-1").read_text() == "mine"
+    assert capsys.readouterr().out.count("one.html.kept-1") == 1
+    # notes that somebody has damaged say nothing, and another's file is not copied through a link
+    (tmp_path / ".written.json").write_text("[")
+    assert make("5") == ["one.html", "one.html.kept-1", "one.html.kept-2"]
+    elsewhere.write_text("private")
+    page.unlink()
+    page.symlink_to(elsewhere)
+    assert make("6")[-1] == "one.html.kept-3" and (page.parent / "one.html.kept-3").is_symlink()
+    assert elsewhere.read_text() == "private" and page.read_text() == "6"
 
 
 def test_a_folder_is_replaced_only_if_all_in_it_is_ours(tmp_path):

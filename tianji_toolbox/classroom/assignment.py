@@ -129,12 +129,15 @@ def student_version(file: Path) -> Any:
 
 
 def write(file: Path, folder: Path) -> list[Path]:
-    """Write the student's version and a copy of the source, and return both paths."""
+    """Write the student's version and a copy of the source, and return both paths.
+
+    What somebody else wrote or changed under their names is kept.
+    """
     import nbformat
 
     files = [folder / "student" / file.name, folder / "master" / file.name]
     for path, notebook in zip(files, (student_version(file), _read(file)), strict=True):
-        with records.atomic_writer(path) as target:
+        with records.make_way(path, folder), records.atomic_writer(path) as target:
             target.write(nbformat.writes(notebook, version=4) + "\n")
     return files
 

@@ -82,7 +82,7 @@ class Book:
         return sum(item.points for item in items)
 
     def read_comments(self, folder: Path, students: Iterable[str]) -> None:
-        """Read what a person filled in.
+        """Read what a person filled in; notes of their own, beyond our columns, are kept in a copy later.
 
         Raises CourseError for a student or a question that is not there or stands twice, and for points that
         are no number between 0 and the question's.
@@ -122,6 +122,8 @@ class Book:
                 if not 0 <= points <= most[number]:
                     raise CourseError(f"{where}：得分 {written!r} 应当是 0 到 {most[number]:g} 之间的数。")
             self.by_hand[student, number] = points, _as_given(comment)
+        if not any(cell.strip() for row in rows for cell in row[len(_COLUMNS) :]):
+            records.note(file, folder)  # all of it is written again; what is filled in from now on is kept
 
     def write_comments(self, grades: list[Grade], folder: Path) -> Path | None:
         """Write the lines that a person is to fill in; what was filled in stays. None if there is nothing."""
@@ -136,7 +138,7 @@ class Book:
             points, comment = self.by_hand.get((student, number), (None, ""))
             shown = "" if points is None else f"{points:g}"
             rows.append([student, number, shown, comment, answers.get((student, number), "")])
-        return write_rows(folder / COMMENTS, _safe([_COLUMNS, *rows]))
+        return write_rows(folder, COMMENTS, _safe([_COLUMNS, *rows]))
 
 
 def read_table(file: Path) -> list[list[str]]:
@@ -160,11 +162,11 @@ def read_table(file: Path) -> list[list[str]]:
     return rows
 
 
-def write_rows(file: Path, rows: Iterable[Iterable]) -> Path:
+def write_rows(folder: Path, name: str, rows: Iterable[Iterable]) -> Path:
     """Write rows as CSV with a byte order mark, which Excel needs."""
     text = io.StringIO()
     csv.writer(text).writerows(rows)
-    return write_text(file, "\ufeff" + text.getvalue())
+    return write_text(folder, name, "\ufeff" + text.getvalue())
 
 
 def _safe(rows: Iterable[Iterable[str]]) -> list[list[str]]:
@@ -192,11 +194,11 @@ def write(grades: list[Grade], folder: Path, book: Book | None = None, whole: bo
     shared = {"book": book, "items": items, "late": LATE}
     page = render("classroom/grades.html", grades=grades, pages=pages, **shared)
     files = [
-        write_rows(folder / TABLE, _safe(_table(grades, items, book))),
-        write_text(folder / PAGE, page),
+        write_rows(folder, TABLE, _safe(_table(grades, items, book))),
+        write_text(folder, PAGE, page),
     ]
     for grade in grades if whole else ():
-        write_text(folder / pages[grade.student], render("classroom/feedback.html", grade=grade, **shared))
+        write_text(folder, pages[grade.student], render("classroom/feedback.html", grade=grade, **shared))
     comments = book.write_comments(grades, folder) if whole else None
     return [*files, comments] if comments else files
 
@@ -226,9 +228,13 @@ def _table(grades: list[Grade], items: list[Item], book: Book) -> list[list[str]
     return rows
 
 
-def write_text(file: Path, text: str) -> Path:
-    """Write a text, with ``?`` for half characters."""
-    with records.atomic_writer(file) as target:
+def write_text(folder: Path, name: str, text: str) -> Path:
+    """Write a text, with ``?`` for half characters; what a person wrote or changed under the name is kept.
+
+    name: below the folder.
+    """
+    file = folder / name
+    with records.make_way(file, folder), records.atomic_writer(file) as target:
         target.write(text.encode(errors="replace").decode())
     return file
 

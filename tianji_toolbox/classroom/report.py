@@ -115,7 +115,7 @@ def _write(folder: Path) -> Path:
         grades=_grades(folder),
         grades_page=gradebook.PAGE,
     )
-    return gradebook.write_text(folder / NAME, page)
+    return gradebook.write_text(folder, NAME, page)
 
 
 def _read_batch(folder: Path) -> _Batch:
@@ -174,7 +174,8 @@ def _convert(notebook: nbformat.NotebookNode, executed: Path) -> Path:
         sanitize_html=True, mathjax_url="", require_js_url="", mermaid_js_url="", language_code="zh"
     )
     text, _ = exporter.from_notebook_node(_plain(notebook), resources={"metadata": {"name": executed.stem}})
-    return gradebook.write_text(page, text.replace("<head>", f"<head>{POLICY}", 1))
+    text = text.replace("<head>", f"<head>{POLICY}", 1)
+    return gradebook.write_text(folder, page.relative_to(folder).as_posix(), text)
 
 
 def _plain(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

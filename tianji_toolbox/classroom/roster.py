@@ -138,7 +138,7 @@ def write(roster: Roster, book: gradebook.Book, grades: list, title: str, folder
     for (at, place), value in changed.items():
         rows[at] += [""] * (place + 1 - len(rows[at]))
         rows[at][place] = f"{value:g}" if isinstance(value, int | float) else value
-    return gradebook.write_rows(target, rows)
+    return gradebook.write_rows(folder, target.name, rows)
 
 
 def _read(file: Path) -> list[list[str]]:
@@ -161,7 +161,7 @@ def _write_workbook(file: Path, changed: dict[tuple[int, int], Any], target: Pat
     book = _workbook(file)
     for (row, column), value in changed.items():
         book.active.cell(row + 1, column + 1, value)
-    with records.atomic_writer(target, binary=True) as out:
+    with records.make_way(target, target.parent), records.atomic_writer(target, binary=True) as out:
         book.save(out)
     return target
 

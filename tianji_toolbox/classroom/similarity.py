@@ -126,7 +126,7 @@ def write(pairs: list[Pair], problems: Mapping[str, str], threshold: float, fold
         passages = [(*_marked(one, other), share) for one, other, share in pair.passages[:MAX_SHOWN]]
         shown.append({"pair": pair, "passages": passages})
     values = {"pairs": shown, "left": len(pairs) - len(shown), "threshold": threshold, "problems": problems}
-    return gradebook.write_text(folder / PAGE, render("classroom/similar.html", **values))
+    return gradebook.write_text(folder, PAGE, render("classroom/similar.html", **values))
 
 
 def _marked(one: str, other: str) -> tuple[str, str]:

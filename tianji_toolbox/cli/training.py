@@ -1,7 +1,7 @@
 """Notebooks 05 and 06: base models, training, and what XTuner makes of a checkpoint."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from tianji_toolbox.cli import arguments as arg
@@ -93,10 +93,12 @@ def _read_options(texts: Sequence[str]) -> dict:
 )
 def curves(work_dir, output) -> None:
     """画出一次训练的损失、学习率、速度和内存"""
+    from tianji_helpers import records
     from tianji_helpers.training import curves
 
     target = output or work_dir / "curves.png"
-    curves.save(work_dir, target)
+    with nullcontext() if output else records.make_way(target, work_dir):
+        curves.save(work_dir, target)
     print(f"曲线图：{target}")
 
 

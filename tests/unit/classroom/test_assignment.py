@@ -82,6 +82,19 @@ def test_the_students_version_gives_nothing_away(master, tmp_path):
     assert assignment.load(copy).questions == assignment.load(master).questions
 
 
+def test_a_version_that_somebody_changed_is_kept(tmp_path, capsys):
+    file = tmp_path / "work.ipynb"
+    nbformat.write(source(), file)
+    written = assignment.write(file, tmp_path / "out")
+    assert assignment.write(file, tmp_path / "out") == written and capsys.readouterr().out == ""
+    for path in written:
+        path.write_text("changed", encoding="utf-8")
+    assert assignment.write(file, tmp_path / "out") == written
+    assert [path.with_name("work.ipynb.kept-1").read_text() for path in written] == ["changed"] * 2
+    assert capsys.readouterr().out.count("留作 work.ipynb.kept-1") == 2
+    assert sorted(item.name for item in written[0].parent.iterdir()) == ["work.ipynb", "work.ipynb.kept-1"]
+
+
 def test_what_nbgrader_has_noted_is_understood(tmp_path):
     solution = new_code_cell("x = 1", metadata={"nbgrader": {"solution": True, "grade_id": "a"}})
     test = {"grade": True, "solution": False, "points": 2, "grade_id": "test_x"}
@@ -350,6 +363,48 @@ def test_what_a_person_fills_in_counts_and_stays(master, tmp_path):
     assert "4.8 / 9" in page and "=很好" in page and "迟交 2 天" in page and "我写的" not in page
     table = gradebook.read_table(tmp_path / gradebook.TABLE)
     assert table[1] == ["'=张三", "4.8", "9", "3", "1.5", "1.5", "2", ""]
+
+
+def test_what_a_teacher_corrected_in_the_results_is_kept(master, tmp_path, capsys):
+    book, grades = class_book(master)
+    gradebook.write(grades, tmp_path, book)
+    files = [tmp_path / gradebook.TABLE, tmp_path / gradebook.PAGE, tmp_path / "feedback" / "李四.html"]
+    before = [file.read_bytes() for file in files]
+    gradebook.write(grades[:1], tmp_path, book, whole=False)  # ours: replaced without a word
+    assert capsys.readouterr().out == "" and not list(tmp_path.rglob("*.kept-*"))
+    for file in files:
+        file.write_text(f"改过的 {file.name}", encoding="utf-8")
+    for _ in range(2):
+        gradebook.write(grades, tmp_path, book)
+    kept = [file.with_name(f"{file.name}.kept-1") for file in files]
+    assert [file.read_text(encoding="utf-8") for file in kept] == [f"改过的 {file.name}" for file in files]
+    assert sorted(tmp_path.rglob("*.kept-*")) == sorted(kept) and [f.read_bytes() for f in files] == before
+    assert capsys.readouterr().out.count("留作") == 3
+
+
+def test_comments_that_would_not_be_written_again_are_kept(master, tmp_path, capsys):
+    book, grades = class_book(master)
+    gradebook.write(grades, tmp_path, book)
+    file = tmp_path / gradebook.COMMENTS
+    empty = file.read_text(encoding="utf-8-sig")
+    filled = empty.replace("心得,,,", "心得,1.5,很好,")
+
+    def grade_again(text, meanwhile=""):
+        file.write_text(text, encoding="utf-8")
+        again, _ = class_book(master)
+        again.read_comments(tmp_path, ["=张三", "李四"])
+        if meanwhile:  # grading takes its time
+            file.write_text(meanwhile, encoding="utf-8")
+        gradebook.write(grades, tmp_path, again)
+        return [item.read_text(encoding="utf-8") for item in sorted(tmp_path.glob("comments.csv.kept-*"))]
+
+    assert grade_again(filled) == [], "all that was filled in is written again"
+    assert "1.5" in file.read_text(encoding="utf-8")
+    assert grade_again(empty, meanwhile=filled) == [filled]
+    noted = filled.replace("我写的", "我写的,去年也交过")  # a column of the teacher's own
+    assert grade_again(noted) == [filled, noted]
+    assert grade_again(file.read_text(encoding="utf-8")) == [filled, noted]
+    assert capsys.readouterr().out.count("留作 comments.csv.kept-") == 2
 
 
 @pytest.mark.parametrize(

@@ -201,6 +201,18 @@ def test_what_is_no_file_counts_as_not_there(name, kind, batch):
     assert "题目" in page_of(batch)
 
 
+def test_pages_that_somebody_changed_are_kept(batch, capsys):
+    page_of(batch)
+    page_of(batch)
+    files = [batch / report.NAME, batch / "pages" / "seed=1" / "quick.html"]
+    assert not list(batch.rglob("*.kept-*"))
+    for file in files:
+        file.write_text("mine")
+        os.utime(file, (1, 1))
+    assert "题目" in page_of(batch) and "留作 report.html.kept-1" in capsys.readouterr().out
+    assert [file.with_name(f"{file.name}.kept-1").read_text() for file in files] == ["mine"] * 2
+
+
 @pytest.mark.parametrize("name", ["batch.json", "report.html", "pages", "pages/seed=1", "runs", RUN])
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_another_thing_in_a_place_is_named_or_passed_over(name, kind, batch, capsys):

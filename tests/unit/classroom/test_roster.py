@@ -66,6 +66,30 @@ def test_a_chinese_template_gets_its_column_filled(encoding, tmp_path):
     assert rows[4] == ["0003", "张三", "二班", "3"]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+def test_a_filled_list_that_somebody_changed_is_kept(suffix, tmp_path, capsys):
+    file = tmp_path / f"list{suffix}"
+    rows = [["学号", "姓名", "成绩"], ["0001", "张三", ""]]
+    if suffix == ".xlsx":
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.active.append(row)
+        book.save(file)
+    else:
+        file.write_text("\n".join(map(",".join, rows)), encoding="utf-8")
+    people = roster.load(file, ["0001"])
+
+    def write():
+        graded = [grading.Grade("0001", GRADE)]
+        return roster.write(people, gradebook.Book(), graded, "作业一", tmp_path / "out")
+
+    written = write()
+    written.write_bytes(b"corrected")
+    write()
+    kept = written.with_name(f"{written.name}.kept-1")
+    assert kept.read_bytes() == b"corrected" and f"留作 {kept.name}" in capsys.readouterr().out
+
+
 def test_a_workbook_stays_a_workbook(tmp_path):
     book = openpyxl.Workbook()
     for row in CHINESE.split():

@@ -53,6 +53,10 @@ def test_copies_are_found_and_nothing_else(folder):
     assert [len(pair.passages) for pair in pairs] == [1, 1] and "读不了" in problems["坏"]
     page = similarity.write(pairs, problems, 0.8, folder).read_text(encoding="utf-8")
     assert "<b>" not in page and "&lt;b&gt;" in page and "<mark>" in page and "load(path)" not in page
+    (folder / similarity.PAGE).write_text("mine")
+    for _ in range(2):
+        similarity.write(pairs, problems, 0.8, folder)
+    assert [item.read_text() for item in folder.glob(f"{similarity.PAGE}.kept-*")] == ["mine"]
     everything, _ = similarity.find(folder / "class", [], 0.8)
     assert len(everything) == 15, "who does not name the template finds it in all six"
 
