@@ -29,7 +29,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import metadata
@@ -636,18 +636,22 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
 
 
 @contextmanager
-def make_way(file: Path, notes: Path | None = None) -> Iterator[None]:
+def make_way(file: Path, notes: Path | None = None, *, source: Path | None = None) -> Iterator[None]:
     """Keep a copy of a file that is written though nobody named it, unless it is ours or becomes the same.
 
     It is ours if its SHA-256 is that of the provenance beside it, which the caller writes. notes: a folder
     above the file instead, which holds the SHA-256 of all that was written so, in one hidden file: where
-    many files go to people, who have no use for provenance beside each.
+    many files go to people, who have no use for provenance beside each. source: what the file is made of;
+    if its provenance knows none of this name, it is another's result (of a.csv, where now a.json is read).
     """
     with writing(file):
         before = sha256(file) if file.is_file() else ""
     noted = _notes(notes).get(file.relative_to(notes).as_posix()) if notes else None
-    ours = noted if notes else provenance(file).get("sha256")
-    kept = free_name(file) if before and ours != before else None
+    made = {"sha256": noted} if notes else provenance(file)
+    is_ours, others = made.get("sha256") == before, []
+    if source and is_ours:  # how the folder was written depends on where the run's results lay
+        others = [name for name in made.get("inputs", {}) if Path(name).name != source.name]
+    kept = free_name(file) if before and (others or not is_ours) else None
     try:
         if kept:
             with writing(file):
@@ -657,7 +661,7 @@ def make_way(file: Path, notes: Path | None = None) -> Iterator[None]:
         if kept and file.is_file() and sha256(file) == before:
             kept.unlink(missing_ok=True)  # it was not written, or an earlier run wrote it, and broke off
         elif kept:
-            print(told_of_kept(file, kept))
+            print(told_of_kept(file, kept, others))
     if notes:
         note(file, notes)
 
@@ -679,9 +683,10 @@ def _notes(folder: Path) -> dict:
     return made if isinstance(made, dict) else {}
 
 
-def told_of_kept(path: Path, kept: Path) -> str:
-    """Return what to say of a file or folder of somebody else that another one has replaced."""
-    return f"原来的 {paths.told(path)} 不是课程写的，或者改动过：没有删掉，留作 {kept.name}。"
+def told_of_kept(path: Path, kept: Path, sources: Sequence[str] = ()) -> str:
+    """Return what to say of a file or folder of somebody else, or made of ``sources``, that was replaced."""
+    why = f"是从 {'、'.join(sources)} 来的" if sources else "不是课程写的，或者改动过"
+    return f"原来的 {paths.told(path)} {why}：没有删掉，留作 {kept.name}。"
 
 
 def set_aside(folder: Path) -> Path:

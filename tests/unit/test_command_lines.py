@@ -221,6 +221,16 @@ def test_nothing_is_written_over_what_is_read_or_written_beside_it(folder, capsy
     ):
         status, said = outcome(line, capsys)
         assert status == 1 and "是同一个文件" in said[0], line
+    taken = "o.json.provenance.json"
+    (folder / taken).write_bytes(before)
+    for line in (  # what is left beside each output
+        ["clean", "rows.json", *("--output", "o.json", "--rejects", "r.jsonl"), "--report", taken],
+        ["convert", taken, "sub/../O.json", "--to", "openai"],
+    ):
+        status, said = outcome(line, capsys)
+        assert status == 1 and "provenance.json 是 " in said[0] and "会被盖掉" in said[0], line
+    assert (folder / taken).read_bytes() == before
+    (folder / taken).unlink()
     assert rows.read_bytes() == before and sorted(path.name for path in folder.iterdir()) == [
         *("hard.json", "rows.json", "soft.json", "sub")
     ]

@@ -317,7 +317,7 @@ def write_split(
     name, suffix = Path(source.name.removesuffix(".gz")).stem, ".jsonl" if kind == LINES else ".json"
     for part, chosen in parts.items():
         path = Path(folder or source.parent) / f"{name}_{part}{suffix}"
-        with records.make_way(path):
+        with records.make_way(path, source=source):
             formats.write_rows(path, chosen)
         records.write_provenance(path, stage=STAGE, parameters=parameters, counts=counts, inputs=[source])
     return counts

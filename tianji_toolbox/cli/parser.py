@@ -54,13 +54,19 @@ def check_apart(args: argparse.Namespace) -> None:
     """Raise CourseError if a command would write one file twice, or over one that it reads.
 
     One file may have several names: a link's, a relative one, or one that differs in case only, which is
-    one file on some systems.
+    one file on some systems. Provenance is written beside each file that a command writes.
     """
+    from tianji_helpers import records
+
     for (name, place, path), (other_name, other_place, other) in itertools.combinations(places(args), 2):
         if (place.written or other_place.written) and _same(path, other):
             raise CourseError(
                 f"{name} 和 {other_name} 是同一个文件：{path}。写出来会盖掉另一个，请换一个文件名。"
             )
+        for written, beside in ((place, path), (other_place, other)):
+            taken = other if beside is path else path
+            if written.written and _same(records.provenance_path(beside), taken):
+                raise CourseError(f"{taken} 是 {beside.name} 的来历要写的地方，会被盖掉；请换一个文件名。")
 
 
 def _same(one: Path, other: Path) -> bool:

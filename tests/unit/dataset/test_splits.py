@@ -318,6 +318,24 @@ def test_too_few_rows_write_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == [source]
 
 
+def test_parts_of_another_file_of_the_same_name_are_kept(tmp_path, capsys):
+    rows = [{"input": f"祝{n}", "output": "json"} for n in range(40)]
+    records.write_conversations(tmp_path / "a.json", rows)
+    (tmp_path / "a.csv").write_text("".join(["input,output\n", *(f"祝{n},csv\n" for n in range(40))]))
+    splits.write_split(tmp_path / "a.json", by="row")
+    records.write_conversations(tmp_path / "a.json", rows[:30])
+    splits.write_split(tmp_path / "a.json", by="row")  # the same file, changed
+    assert not list(tmp_path.glob("*.kept-*")) and capsys.readouterr().out == ""
+    first = records.read_conversations(tmp_path / "a_train.json")
+    for _ in range(2):
+        splits.write_split(tmp_path / "a.csv", by="row")
+    assert len(list(tmp_path.glob("*.kept-*"))) == len(splits.PARTS)
+    assert records.read_conversations(tmp_path / "a_train.json.kept-1") == first
+    assert records.read_conversations(tmp_path / "a_train.json")[0]["output"] == "csv"
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 3 and "a_train.json 是从 a.json 来的：没有删掉，留作 a_train.json.kept-1" in said[0]
+
+
 def test_a_part_that_somebody_else_wrote_or_changed_is_kept(tmp_path, capsys):
     """Nobody named these files; what the course wrote itself it writes anew."""
     for name in ("all.json", "all.v2.json"):
