@@ -5,6 +5,8 @@ links lead where they lead there; the start page gets the table of contents. The
 made from their docstrings (``api.py``).
 """
 
+import hashlib
+import json
 import shutil
 import sys
 import tempfile
@@ -19,16 +21,22 @@ TOP = (
     *("README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "NOTICE"),
     "tianji_helpers/README.md",
 )
+MADE = ".made-by-make-site.json"  # in the result: its files and their SHA-256
 FOLDERS = ("notebooks", "data", "configs", "tests/pages/screenshots")
 
 
 def build(target: Path) -> int:
     """Write the pages into ``target``, anew; return Sphinx's exit status. Warnings are errors.
 
-    An earlier result goes; Sphinx leaves ``.buildinfo`` in what it has made.
+    An earlier result goes if there is nothing else beside it, such as the ``.git`` of published pages.
     """
-    if target.exists() and any(target.iterdir()) and not (target / ".buildinfo").is_file():
-        sys.exit(f"错误：{target} 里有别的东西，不会删掉。请换一个文件夹。")
+    made = json.loads((target / MADE).read_text(encoding="utf-8")) if (target / MADE).is_file() else {}
+    if others := [name for name, digest in listing(target).items() if made.get(name) != digest]:
+        some = "、".join(others[:3]) + ("等" if len(others) > 3 else "")
+        sys.exit(
+            f"错误：{target} 里有 make site 没有写过、或者改动过的东西（{some}），不会删掉。"
+            "请把它们移走，或换一个文件夹。"
+        )
     with tempfile.TemporaryDirectory() as name:
         source = Path(name, "source")
         shutil.copytree(HERE / "locales", source / "locales")
@@ -42,7 +50,20 @@ def build(target: Path) -> int:
             start.write("\n" + (HERE / "contents.md").read_text(encoding="utf-8"))
         shutil.rmtree(target, ignore_errors=True)
         options = ["-q", "-W", "--keep-going", "-c", str(HERE), "-d", str(Path(name, "doctrees"))]
-        return sphinx([*options, str(source), str(target)])
+        try:
+            return sphinx([*options, str(source), str(target)])
+        finally:
+            target.mkdir(parents=True, exist_ok=True)
+            (target / MADE).write_text(json.dumps(listing(target), indent=1), encoding="utf-8")
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of all files below a folder, by their names there."""
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file != folder / MADE
+    }
 
 
 if __name__ == "__main__":

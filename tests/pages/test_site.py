@@ -67,6 +67,19 @@ def test_a_folder_of_somebody_is_not_replaced(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years"
 
 
+@pytest.mark.parametrize("name", [".git/config", "CNAME", "index.html"])
+def test_pages_that_somebody_publishes_are_not_replaced_with_what_was_added(name, site, tmp_path):
+    made = json.loads((site / ".made-by-make-site.json").read_text(encoding="utf-8"))
+    assert len(made) > 50 and all((site / file).is_file() for file in made)
+    shutil.copytree(site, tmp_path / "pages")
+    mine = tmp_path / "pages" / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    command = [PYTHON, CONFIGS / "site" / "build.py", tmp_path / "pages"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode and f"（{name}）" in done.stderr and mine.read_text() == "mine"
+
+
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 OUTPUTS = [
     {"text/html": EVIL},
