@@ -52,6 +52,7 @@ _BLOCK = 1 << 20  # bytes read at a time
 _AHEAD = 8 << 20  # bytes written between two calls to put them on the disk
 _AT_ONCE = 500  # conversations that are encoded at a time
 _SMALL = 1 << 20  # bytes; what a person edits is no larger
+_LAST_MINUTE = 60  # seconds, from a sign of life to the end
 _VERSIONED = ("transformers", "peft", "xtuner", "bitsandbytes", "datasets", "openai", "torch")
 
 
@@ -715,6 +716,18 @@ def listing(folder: Path) -> dict[str, int | str]:
         elif not any(item.iterdir()):
             found[item.relative_to(folder).as_posix()] = 0
     return found
+
+
+def is_untouched(folder: Path, mark: Path, but: Sequence[str] = ()) -> bool:
+    """Say whether nothing came into a folder, or was changed there, since ``mark`` was last written.
+
+    What works there writes the mark again and again, as a sign of life; what it made in the last minute of
+    its life counts as its own. Looked at is the time that the system keeps (ctime): a file that was moved or
+    copied there brings an older one of its own along. but: names in the folder that anybody may write.
+    """
+    last = mark.stat().st_ctime + _LAST_MINUTE
+    items = (item for item in folder.rglob("*") if item.relative_to(folder).as_posix() not in but)
+    return all(item.lstat().st_ctime <= last for item in items)
 
 
 def provenance_path(path: str | Path) -> Path:

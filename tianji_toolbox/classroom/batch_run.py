@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from tianji_toolbox.classroom.batch_plan import Run
 from tianji_toolbox.classroom.runs import RUNNING, Limits, Status
 
 _MADE_BY = "tianji batch"
+_LAST = ("run.json", "status.json")  # what is written last
+_PULSE = 10  # seconds between two signs of life
 
 
 def read_status(folder: Path) -> Status:
@@ -80,10 +83,26 @@ def execute(
         if kept:
             (folder / "log.txt").write_text(f"原来在这里的东西移到了 {kept}\n", encoding="utf-8")
         environment = os.environ | {"TIANJI_OUTPUT_DIR": str(folder), "OMP_NUM_THREADS": str(threads)}
-        status, steps = _work(run, folder, limits, status, environment, on_note, stop)
+        alive = _signs_of_life(folder / "run.json", on_note)
+        status, steps = _work(run, folder, limits, status, environment, alive, stop)
         records.write_json(folder / "metrics.json", {"steps": steps, **batch_metrics.gather(folder)})
         records.write_json(folder / "run.json", {"made_by": _MADE_BY, **asked, "files": _listing(folder)})
         return write_status(folder, status)
+
+
+def _signs_of_life(file: Path, on_note: Callable[[dict], None]) -> Callable[[dict], None]:
+    """Return ``on_note``, which then also touches a file, now and then: it shows until when the run lived."""
+    last = time.monotonic()
+
+    def note(said: dict) -> None:
+        nonlocal last
+        if time.monotonic() - last > _PULSE:
+            last = time.monotonic()
+            with suppress(OSError):
+                os.utime(file)
+        on_note(said)
+
+    return note
 
 
 def _work(
@@ -145,17 +164,18 @@ def _make_room(folder: Path) -> Path | None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether all in a folder is a run's: of one that was cut off, or what was there when it ended."""
+    """Whether all in a folder is a run's: what was there when it ended, or when it was cut off."""
     try:
         made = records.read_json(folder / "run.json")
     except CourseError:
         return False
     if not isinstance(made, dict) or made.get("made_by") != _MADE_BY:
         return False
-    return "files" not in made or made["files"] == _listing(folder)
+    if "files" not in made:
+        return records.is_untouched(folder, folder / "run.json", but=_LAST)
+    return made["files"] == _listing(folder)
 
 
 def _listing(folder: Path) -> dict[str, int | str]:
     """Return what a run's folder holds, but the files that are written last."""
-    last = ("run.json", "status.json")
-    return {name: what for name, what in records.listing(folder).items() if name not in last}
+    return {name: what for name, what in records.listing(folder).items() if name not in _LAST}

@@ -22,6 +22,7 @@ from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom.course import IOPUB_TIMEOUT, KERNEL, KERNEL_ARGUMENTS, find_notebooks
 
 SOLUTIONS = paths.NOTEBOOKS / "solutions"
+MARK = ".refresh"  # in the folder that the lessons work in; as old as what the last of them left
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 # how long something took, and when: another value in every run
@@ -116,8 +117,8 @@ def find_traces(notebook: nbformat.NotebookNode) -> list[str]:
 
 def empty(folder: Path) -> None:
     """Make a folder anew; what is there goes only if it was made here, and is kept beside it otherwise."""
-    mark = folder / ".refresh"
-    if mark.is_file():
+    mark = folder / MARK
+    if mark.is_file() and records.is_untouched(folder, mark):
         shutil.rmtree(folder)
     elif folder.exists():
         records.set_aside(folder)
@@ -138,7 +139,11 @@ def main(names: list[str]) -> None:
     for file in (*find_notebooks(), *find_notebooks(SOLUTIONS)):
         if not names or file.stem[:2] in names:
             began = time.monotonic()
-            refresh(file)
+            try:
+                refresh(file)
+            finally:
+                if (folder / MARK).is_file():  # what there is so far is of a refresh
+                    (folder / MARK).touch()
             print(f"{paths.show(file)}：{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
 
 

@@ -224,5 +224,5 @@ def test_a_batch_that_was_ended_leaves_no_process_and_goes_on(course_class, how,
     assert f'"status": "{left}"' in (course_class.out / "runs" / "name=a" / "status.json").read_text()
     (course_class.folder / "go").touch()
     assert outcomes(course_class.run()) == {"a": "done"}
-    assert not list(course_class.out.rglob("*.part"))
+    assert not list(course_class.out.rglob("*.part")) and not list(course_class.out.rglob("*.kept-*"))
     assert not any(row.fresh for row in batch.survey(plan, course_class.out))

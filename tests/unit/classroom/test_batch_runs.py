@@ -12,6 +12,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import batch_run, jail
 from tianji_toolbox.classroom.batch_plan import Run
@@ -168,6 +169,43 @@ def test_what_no_batch_made_is_kept(name, tmp_path):
     execute(), execute()
     assert (tmp_path / "one.kept-2" / "my notes.txt").read_text() == "added later"
     assert not (tmp_path / "one.kept-3").exists()
+
+
+def test_of_a_run_that_was_cut_off_all_goes_but_what_came_later(tmp_path, monkeypatch):
+    folder, key = tmp_path / "one", iter("abc")
+
+    def cut_off():
+        run = Run("one", (), {}, {}, next(key))
+        batch_run.execute(run, folder, Limits(), threads=1)
+        records.write_json(folder / "run.json", {"made_by": "tianji batch"})
+        batch_run.write_status(folder, Status("one", "running", key=run.key))
+
+    cut_off()
+    (folder / "notebooks" / "half.ipynb").write_text("of the run")
+    cut_off()
+    assert [item.name for item in tmp_path.glob("one*")] == ["one"] and not [*folder.glob("notebooks/*")]
+    monkeypatch.setattr(records, "_LAST_MINUTE", 0.2)
+    time.sleep(0.5)
+    batch_run.write_status(folder, Status("one", "memory", "没有开始", key="x"))  # nobody's work
+    (tmp_path / "old.txt").write_text("moved there later")
+    os.utime(tmp_path / "old.txt", (1, 1))
+    (tmp_path / "old.txt").rename(folder / "notebooks" / "old.txt")
+    cut_off()
+    assert (tmp_path / "one.kept-1" / "notebooks" / "old.txt").read_text() == "moved there later"
+    assert not (tmp_path / "one.kept-2").exists() and not [*folder.glob("notebooks/*")]
+
+
+def test_a_run_shows_that_it_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_run, "_PULSE", 0)
+    (tmp_path / "run.json").touch()
+    os.utime(tmp_path / "run.json", (1, 1))
+    said = []
+    note = batch_run._signs_of_life(tmp_path / "run.json", said.append)
+    note({"memory_gb": 1.0})
+    assert said == [{"memory_gb": 1.0}] and (tmp_path / "run.json").stat().st_mtime > 1e9
+    (tmp_path / "run.json").unlink()
+    note({"cell": 1})
+    assert len(said) == 2 and not list(tmp_path.iterdir())
 
 
 def test_a_run_that_only_has_a_status_makes_room(tmp_path):

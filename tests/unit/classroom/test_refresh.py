@@ -5,7 +5,7 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tianji_helpers import paths
+from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import refresh
 
@@ -49,7 +49,7 @@ def test_outputs_are_stored_without_the_noise(file, capsys):
     assert set(widget.outputs[0].data) == {"text/plain"}
 
 
-def test_only_a_folder_of_its_own_is_emptied(tmp_path):
+def test_only_a_folder_of_its_own_is_emptied(tmp_path, monkeypatch):
     folder = tmp_path / "refresh"
     folder.mkdir()
     (folder / "mine.txt").write_text("mine")
@@ -59,6 +59,10 @@ def test_only_a_folder_of_its_own_is_emptied(tmp_path):
     assert [file.name for file in folder.iterdir()] == [".refresh"]
     assert (tmp_path / "refresh.kept-1" / "mine.txt").read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 2
+    (folder / "decisions.jsonl").write_text("added later")
+    monkeypatch.setattr(records, "_LAST_MINUTE", -1)
+    refresh.empty(folder)
+    assert (tmp_path / "refresh.kept-2" / "decisions.jsonl").read_text() == "added later"
 
 
 def test_standard_error_of_a_compared_cell_stays_to_be_seen(file):
