@@ -658,6 +658,11 @@ def make_way(file: Path, notes: Path | None = None, *, source: Path | None = Non
             with writing(file):
                 shutil.copy2(file, kept, follow_symlinks=False)  # of a link only the link is replaced
         yield
+    except BaseException:
+        if notes and file.is_file() and sha256(file) != before:  # as far as it came it is ours
+            with suppress(CourseError):
+                note(file, notes)
+        raise
     finally:
         if kept and file.is_file() and sha256(file) == before:
             kept.unlink(missing_ok=True)  # it was not written, or an earlier run wrote it, and broke off

@@ -24,7 +24,7 @@ import nbformat
 from tianji_helpers import locks, paths, threads
 from tianji_helpers.errors import CourseError
 from tianji_helpers.parameters import assign, defaults
-from tianji_helpers.records import atomic_writer, sha256
+from tianji_helpers.records import atomic_writer, make_way, sha256
 from tianji_toolbox import doctor
 
 KERNEL = "python3"
@@ -102,8 +102,9 @@ def run_course(
                 print(f"{label}：之前已经完成，跳过", flush=True)
                 continue
             began, made_from = time.monotonic(), key(lesson)
-            _execute(lesson, lesson.notebook, run, lesson.copy, label)
-            _write_record(lesson, made_from, run)
+            with make_way(lesson.copy, run):  # somebody may have tried something out in it
+                _execute(lesson, lesson.notebook, run, lesson.copy, label)
+                _write_record(lesson, made_from, run)
             executed.append(lesson.name)
             print(f"{label}：完成，{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
     print(f"全部完成。带输出的笔记本在 {_display(run / 'notebooks')}", flush=True)

@@ -86,6 +86,21 @@ def test_a_failing_notebook_stops_the_course_which_then_goes_on_from_there(cours
     assert (course.run / "01_synthesis" / "log.txt").read_text() == "ran\n"
 
 
+def test_a_copy_in_which_somebody_wrote_is_kept(course, capsys):
+    (course.run / "ready").unlink()
+    for _ in range(2):
+        with pytest.raises(CourseError, match="not ready"):
+            course()
+    (course.run / "ready").touch()
+    course(), course(parameters={"seed": "7"})
+    copy = course.run / "notebooks" / "02_read.ipynb"
+    assert not list(course.run.rglob("*.kept-*")) and "留作" not in capsys.readouterr().out
+    copy.write_text(copy.read_text().replace("shout)", "shout)  # mine"))
+    course(only="02")
+    assert "# mine" in copy.with_name("02_read.ipynb.kept-1").read_text() and "mine" not in copy.read_text()
+    assert "留作 02_read.ipynb.kept-1" in capsys.readouterr().out
+
+
 def test_a_notebook_runs_again_when_what_it_depends_on_changed(course):
     course()
     assert course(parameters={"shout": "true"}) == ["02_read"]
