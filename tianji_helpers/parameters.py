@@ -10,9 +10,8 @@ from reprlib import repr as brief
 from typing import Any
 
 import nbformat
-import yaml
 
-from tianji_helpers import paths
+from tianji_helpers import paths, tables
 from tianji_helpers.errors import CourseError, check_known
 
 _KINDS = {
@@ -62,11 +61,11 @@ def convert(name: str, value: Any, default: Any) -> Any:
     try:
         if isinstance(value, str) and kind is not str:
             # YAML reads 1e-4 as text: a number without a point is none there
-            value = float(value) if kind is float else yaml.safe_load(value)
+            value = float(value) if kind is float else tables.read_word(value)
         if kind is float and type(value) is int:
             value = float(value)
         fits = default is None or (type(value) is kind and _fits(value, default))
-    except (ValueError, OverflowError, yaml.YAMLError):
+    except (ValueError, OverflowError):
         fits = False
     words = _KINDS.get(kind, "")
     if fits and kind is int and name.endswith("seed"):  # NumPy takes no other
