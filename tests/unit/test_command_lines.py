@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
-from tianji_helpers import records
+from tianji_helpers import paths, records
+from tianji_helpers.training import configs
 from tianji_toolbox import cli
+from tianji_toolbox.cli import training
 from tianji_toolbox.cli.arguments import Place, folder_or_default, text
 
 pytestmark = pytest.mark.slow
@@ -205,6 +207,30 @@ def test_an_estimate_of_what_cannot_be_trained_is_refused(options, capsys):
 def test_an_odd_value_of_a_setting_is_refused_in_a_line_that_names_it(name, value, capsys):
     status, said = outcome(["estimate", CONFIG, "--cfg-options", f"{name}={value}"], capsys)
     assert status == 1 and len(said) == 1 and name in said[0] and len(said[0]) < 1000, said
+
+
+@pytest.mark.parametrize("name", [*configs.PATHS, configs.DATA_FILE])
+def test_a_path_of_a_setting_starts_from_the_current_folder(name, folder, capsys):
+    assert training._read_options([f"{name}=a #b/x.json"]) == {name: folder / "a #b" / "x.json"}
+    assert training._read_options([f"{name}="]) == {name: ""}
+    for value in ("s3://bucket/x", "~nobody-of-that-name/x"):
+        status, said = outcome(
+            ["estimate", str(paths.ROOT / CONFIG), "--cfg-options", f"{name}={value}"], capsys
+        )
+        assert status == 2 and len(said) == 1 and name in said[0], said
+
+
+def test_no_other_place_of_a_config_is_a_path():
+    for file in sorted(paths.CONFIGS.glob("*.py")):
+        cfg = configs.load_config(file)
+        found = {
+            place
+            for place in configs._leaves(cfg)
+            if isinstance(value := configs.part(cfg, place), str)
+            and (value.startswith(("models/", "outputs/", "data/")) or place.endswith(("_dir", "_path")))
+        }
+        known = {*configs.PATHS, *(place for place, name in configs.PLACES.items() if name in configs.PATHS)}
+        assert {place for place in found if "tokenizer" not in place} <= known, file.name
 
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: value[:9])

@@ -50,7 +50,13 @@ SETTINGS = {
     **{"warmup_ratio": _SHARE, "evaluation_inputs": _TEXTS, "dtype": _DTYPE},
 }
 TEXTS = tuple(name for name, kind in SETTINGS.items() if kind is _TEXT)
-PATHS = (*(name for name, kind in SETTINGS.items() if kind is _PATH), "load_from")
+PATHS = (
+    *(name for name, kind in SETTINGS.items() if kind is _PATH),
+    *("load_from", "val_dataloader.dataset.dataset.data_files.train"),
+    # of a model that sees
+    *("train_dataloader.dataset.features", "val_dataloader.dataset.features", "model.projector_dir"),
+    "model.visual_encoder.pretrained_model_name_or_path",
+)
 # where a setting stands in a config; whoever names that place means the setting
 _DATA = "train_dataloader.dataset"
 DATA_FILE = f"{_DATA}.dataset.data_files.train"

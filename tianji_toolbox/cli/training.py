@@ -1,9 +1,9 @@
 """Notebooks 05 and 06: base models, training, and what XTuner makes of a checkpoint."""
 
 import math
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from tianji_toolbox.cli import arguments as arg
 
@@ -82,8 +82,11 @@ def _read_options(texts: Sequence[str]) -> dict:
         setting, value = configs.PLACES.get(name, name), tables.read_word(text)
         if setting in configs.TEXTS:  # "yes", "5" and blanks at the ends belong to it; quotation marks do not
             value = value if isinstance(value, str) and text.lstrip()[:1] in ("'", '"') else text
-        elif setting in configs.PATHS:
-            value = Path(text).expanduser().absolute()
+        elif setting in configs.PATHS and text:  # an empty one says that there is none
+            try:
+                value = arg.read_path(text)
+            except ArgumentTypeError as error:
+                raise ArgumentTypeError(f"--cfg-options 里的 {name}：{error}") from None
         elif isinstance(value, str):
             with suppress(ValueError):  # to YAML, 2e-4 is a word
                 value = number if math.isfinite(number := float(text)) else value
