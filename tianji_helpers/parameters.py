@@ -6,14 +6,16 @@ second ``=`` (in a comment, say), so the ``parameters`` cell is read here as the
 
 import ast
 from collections.abc import Mapping
+from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
 
 import nbformat
 
-from tianji_helpers import paths, tables
+from tianji_helpers import paths, records, tables
 from tianji_helpers.errors import CourseError, check_known
 
+PATHS = ("data", "config", "source", "image")  # files that a lesson reads
 _KINDS = {
     bool: "true 或 false",
     int: "整数，例如 3",
@@ -77,6 +79,29 @@ def convert(name: str, value: Any, default: Any) -> Any:
     return value
 
 
+def from_here(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with the paths among them absolute: they start from the current folder.
+
+    That is where whoever typed them is, while the kernels that take them have another. Raises CourseError
+    for a path that cannot be one (``~nobody``).
+    """
+    values = dict(given)
+    for name in values.keys() & set(PATHS):
+        try:
+            values[name] = values[name] and str(Path(values[name]).expanduser().absolute())
+        except (OSError, RuntimeError) as error:
+            raise CourseError(f"参数 {name} 的路径 {brief(values[name])} 用不了：{error}。") from error
+    return values
+
+
+def contents(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with the hash of a file in the place of its path: what a result depends on."""
+    return {
+        name: records.sha256(value) if name in PATHS and value and Path(value).is_file() else value
+        for name, value in given.items()
+    }
+
+
 def _fits(value: Any, default: Any) -> bool:
     """Whether a value, of its parameter's type, is one that can be used."""
     if isinstance(value, float):
@@ -105,13 +130,12 @@ def checked(lesson: str, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     known = defaults(nbformat.read(file, as_version=4), file.name)
     values = {name: convert(name, given[name], default) for name, default in known.items()}
-    if output_dir := values.get("output_dir"):
-        try:
-            paths.stage_dir(lesson, output_dir)
-        except OSError as error:  # a file of that name, a place that is another's
-            raise CourseError(
-                f"参数 output_dir 的值 {brief(output_dir)} 不对，那里建不了文件夹：{error.strerror}。"
-            ) from error
+    output_dir = values.get("output_dir", "")
+    try:
+        paths.stage_dir(lesson, output_dir)
+    except OSError as error:  # a file of that name, a place that is another's, an address
+        named = f"参数 output_dir 的值 {brief(output_dir)} 不对，那里" if output_dir else "结果"
+        raise CourseError(f"{named}建不了文件夹：{error.strerror}。") from error
     return values
 
 

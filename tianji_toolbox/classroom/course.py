@@ -23,8 +23,8 @@ import nbformat
 
 from tianji_helpers import locks, paths, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.parameters import assign, defaults
-from tianji_helpers.records import atomic_writer, sha256
+from tianji_helpers.parameters import assign, contents, defaults, from_here
+from tianji_helpers.records import atomic_writer
 from tianji_toolbox import doctor
 
 KERNEL = "python3"
@@ -150,9 +150,7 @@ def _lessons(files: list[Path], parameters: Mapping[str, Any], run: Path) -> lis
     known = {file.stem: defaults(notebook, file.name) for file, notebook in notebooks.items()}
     takes_folder = [name for name, values in known.items() if values.pop("output_dir", None) is not None]
     given = assign(parameters, known)
-    for values in given.values():
-        if values.get("data"):  # the kernels have another current folder
-            values["data"] = str(Path(values["data"]).expanduser().absolute())
+    given = {name: from_here(values) for name, values in given.items()}
     for name in takes_folder:
         given[name]["output_dir"] = str(run)
     return [
@@ -251,11 +249,9 @@ def reason(error) -> str:
 
 
 def _key(lesson: Lesson, earlier: list[str | None]) -> str:
-    given = {name: value for name, value in lesson.given.items() if name != "output_dir"}
+    given = contents({name: value for name, value in lesson.given.items() if name != "output_dir"})
     sources = [cell.source for cell in lesson.notebook.cells if cell.cell_type == "code"]
-    data = Path(given.get("data", ""))
-    digest = sha256(data) if data.is_file() else ""
-    text = json.dumps([sources, given, digest, package_hash(), earlier], sort_keys=True)
+    text = json.dumps([sources, given, package_hash(), earlier], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

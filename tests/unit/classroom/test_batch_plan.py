@@ -49,6 +49,22 @@ def test_the_key_follows_the_code(plan):
     assert before.key != after.key
 
 
+def test_a_file_starts_from_the_current_folder_and_the_key_follows_its_content(plan, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "my.csv").write_text("one")
+
+    def run():
+        (run,) = plan(notebooks=["05"], parameters={"data": "my.csv"}).runs
+        return run
+
+    before = run()
+    assert before.given["05_train_qlora"]["data"] == str(tmp_path / "here" / "my.csv")
+    assert run().key == before.key and before.chosen == {}
+    (tmp_path / "here" / "my.csv").write_text("two")
+    assert run().key != before.key
+
+
 def test_lessons_are_found_by_number_and_name(plan):
     loaded = plan(notebooks=["3", "05_train_qlora"], parameters={"task": "self_cognition"})
     (run,) = loaded.runs
