@@ -32,6 +32,16 @@ def test_models_lie_in_the_project_unless_the_environment_says_otherwise(tmp_pat
     assert paths.models_dir() == tmp_path
 
 
+@pytest.mark.parametrize("value", ["s3://bucket/x", "~nobody-of-that-name/x"])
+def test_an_address_is_no_folder(monkeypatch, value):
+    for variable, find in {"TIANJI_OUTPUT_DIR": paths.run_dir, "TIANJI_MODELS_DIR": paths.models_dir}.items():
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(OSError, match=f"{variable} .*{value}"):
+            find()
+    with pytest.raises(OSError, match=f"^.Errno 22. .{value}"):
+        paths.run_dir(value)
+
+
 @pytest.mark.parametrize("stage", ["03", "03_self_cognition"])
 def test_a_stage_folder_is_made(tmp_path, stage):
     assert paths.stage_dir(stage, tmp_path) == tmp_path / "03_self_cognition"
