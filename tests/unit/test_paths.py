@@ -1,5 +1,8 @@
 """Paths: from the project root, whatever the working folder; shown without one machine's parts."""
 
+import ast
+import builtins
+
 import pytest
 
 from tianji_helpers import paths
@@ -46,6 +49,23 @@ def test_an_address_is_no_folder(monkeypatch, value):
 def test_a_stage_folder_is_made(tmp_path, stage):
     assert paths.stage_dir(stage, tmp_path) == tmp_path / "03_self_cognition"
     assert (tmp_path / "03_self_cognition").is_dir()
+
+
+def test_what_is_told_is_whole_but_in_a_notebook(tmp_path, monkeypatch):
+    assert paths.told(tmp_path / "x.json") == str(tmp_path / "x.json")
+    assert paths.told("data/wishes") == str(paths.DATA / "wishes")
+    monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
+    assert paths.told(tmp_path / "x.json") == "x.json" and paths.told("data/wishes") == "data/wishes"
+
+
+def test_no_error_names_a_file_without_its_folder():
+    shown = []
+    for file in (file for package in (paths.HELPERS, paths.TOOLBOX) for file in package.rglob("*.py")):
+        raised = [
+            one for one in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(one, ast.Raise)
+        ]
+        shown += [(file.name, one.lineno) for one in raised if "paths.show(" in ast.unparse(one)]
+    assert shown == []
 
 
 def test_what_is_shown_holds_no_machine(tmp_path):

@@ -106,7 +106,7 @@ def run_course(
             _write_record(lesson, made_from, run)
             executed.append(lesson.name)
             print(f"{label}：完成，{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
-    print(f"全部完成。带输出的笔记本在 {_display(run / 'notebooks')}", flush=True)
+    print(f"全部完成。带输出的笔记本在 {paths.told(run / 'notebooks')}", flush=True)
     return executed
 
 
@@ -181,7 +181,7 @@ def alone(folder: Path, lock: str, what: str) -> Iterator[None]:
             yield
     except locks.Held:
         raise CourseError(
-            f"另一个{what}正在 {_display(folder)} 里运行。等它结束，或用 --output 换一个文件夹。"
+            f"另一个{what}正在 {paths.told(folder)} 里运行。等它结束，或用 --output 换一个文件夹。"
         ) from None
 
 
@@ -213,7 +213,7 @@ def _execute(
     again = ""
     if output:
         again = (
-            f"\n完整记录：{_display(output)}"
+            f"\n完整记录：{paths.told(output)}"
             "\n前面的结果都留着；处理好之后，再运行一次 tianji course 就从这一课接着走。"
         )
     try:
@@ -285,7 +285,3 @@ def _write_record(lesson: Lesson, key: str, run: Path) -> None:
     notebook.metadata["tianji"] = {"key": key, "files": files}
     with atomic_writer(lesson.copy) as file:
         nbformat.write(notebook, file)
-
-
-def _display(path: Path) -> Path:
-    return path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path
