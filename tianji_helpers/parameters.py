@@ -79,16 +79,16 @@ def convert(name: str, value: Any, default: Any) -> Any:
     return value
 
 
-def from_here(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters with the paths among them absolute: they start from the current folder.
+def with_whole_paths(given: Mapping[str, Any], folder: str | Path = "") -> dict[str, Any]:
+    """Return parameters with the paths among them absolute: the kernels that take them are elsewhere.
 
-    That is where whoever typed them is, while the kernels that take them have another. Raises CourseError
+    folder: where they start; empty means the current folder, that of whoever typed them. Raises CourseError
     for a path that cannot be one (``~nobody``).
     """
-    values = dict(given)
+    values, folder = dict(given), Path(folder)
     for name in values.keys() & set(PATHS):
         try:
-            values[name] = values[name] and str(Path(values[name]).expanduser().absolute())
+            values[name] = values[name] and str((folder / Path(values[name]).expanduser()).absolute())
         except (OSError, RuntimeError) as error:
             raise CourseError(f"参数 {name} 的路径 {brief(values[name])} 用不了：{error}。") from error
     return values

@@ -12,8 +12,8 @@ A plan is a YAML file::
 
 ``runs`` and ``grid`` may be left out. The notebooks of a run work one after another in one folder, as
 the lessons of the course do; each gets those parameters that it has. A file among them (``data``, ``config``,
-``source``, ``image``) starts from the current folder, as on a command line, and a batch does it again when
-what is in it changed.
+``source``, ``image``) starts from the plan's folder, as the notebooks do, wherever the command is typed; a
+run is done again when what is in such a file changed.
 """
 
 import hashlib
@@ -111,7 +111,9 @@ def load(file: str | Path) -> Plan:
             raise CourseError(f"{file.name}：output_dir 由批次决定（每次运行一个文件夹），不能写在计划里。")
         try:
             assigned = parameters.assign(merged, defaults)
-            given = {stem: parameters.from_here(values) for stem, values in assigned.items()}
+            given = {
+                stem: parameters.with_whole_paths(values, file.parent) for stem, values in assigned.items()
+            }
         except CourseError as error:
             raise CourseError(f"{file.name} 的运行 {name}：{error}") from error
         if name in runs:

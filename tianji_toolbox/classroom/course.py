@@ -23,7 +23,7 @@ import nbformat
 
 from tianji_helpers import locks, paths, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.parameters import assign, contents, defaults, from_here
+from tianji_helpers.parameters import assign, contents, defaults, with_whole_paths
 from tianji_helpers.records import atomic_writer
 from tianji_toolbox import doctor
 
@@ -150,7 +150,7 @@ def _lessons(files: list[Path], parameters: Mapping[str, Any], run: Path) -> lis
     known = {file.stem: defaults(notebook, file.name) for file, notebook in notebooks.items()}
     takes_folder = [name for name, values in known.items() if values.pop("output_dir", None) is not None]
     given = assign(parameters, known)
-    given = {name: from_here(values) for name, values in given.items()}
+    given = {name: with_whole_paths(values) for name, values in given.items()}
     for name in takes_folder:
         given[name]["output_dir"] = str(run)
     return [
