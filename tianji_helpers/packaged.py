@@ -87,7 +87,7 @@ def _join(slices: list[Path], target: Path, report: Callable[[str], None]) -> No
                 f"拼出来的文件 sha256 是 {found[:12]}…，应当是 {SHA256[:12]}…：已经丢弃。请再运行一次；"
                 f"还是这样，就是软件包的内容不对：请卸载 {_NAME}1 到 part{_PARTS}，再 make teacher。"
             )
-    report(f"小老师已准备好：{paths.show(target)}（Apache-2.0）")
+    report(f"小老师已准备好：{paths.told(target)}（Apache-2.0）")
 
 
 def _slices() -> Iterator[Path]:

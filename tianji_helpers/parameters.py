@@ -6,15 +6,16 @@ second ``=`` (in a comment, say), so the ``parameters`` cell is read here as the
 
 import ast
 from collections.abc import Mapping
+from pathlib import Path
 from reprlib import repr as brief
 from typing import Any
 
 import nbformat
-import yaml
 
-from tianji_helpers import paths
+from tianji_helpers import paths, records, tables
 from tianji_helpers.errors import CourseError, check_known
 
+PATHS = ("data", "config", "source", "image")  # files that a lesson reads
 _KINDS = {
     bool: "true 或 false",
     int: "整数，例如 3",
@@ -62,11 +63,11 @@ def convert(name: str, value: Any, default: Any) -> Any:
     try:
         if isinstance(value, str) and kind is not str:
             # YAML reads 1e-4 as text: a number without a point is none there
-            value = float(value) if kind is float else yaml.safe_load(value)
+            value = float(value) if kind is float else tables.read_word(value)
         if kind is float and type(value) is int:
             value = float(value)
         fits = default is None or (type(value) is kind and _fits(value, default))
-    except (ValueError, OverflowError, yaml.YAMLError):
+    except (ValueError, OverflowError):
         fits = False
     words = _KINDS.get(kind, "")
     if fits and kind is int and name.endswith("seed"):  # NumPy takes no other
@@ -76,6 +77,29 @@ def convert(name: str, value: Any, default: Any) -> Any:
     if not fits:
         raise CourseError(f"参数 {name} 的值 {brief(value)} 不对，应当是{words}。")
     return value
+
+
+def with_whole_paths(given: Mapping[str, Any], folder: str | Path = "") -> dict[str, Any]:
+    """Return parameters with the paths among them absolute: the kernels that take them are elsewhere.
+
+    folder: where they start; empty means the current folder, that of whoever typed them. Raises CourseError
+    for a path that cannot be one (``~nobody``).
+    """
+    values, folder = dict(given), Path(folder)
+    for name in values.keys() & set(PATHS):
+        try:
+            values[name] = values[name] and str((folder / Path(values[name]).expanduser()).absolute())
+        except (OSError, RuntimeError) as error:
+            raise CourseError(f"参数 {name} 的路径 {brief(values[name])} 用不了：{error}。") from error
+    return values
+
+
+def contents(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with the hash of a file in the place of its path: what a result depends on."""
+    return {
+        name: records.sha256(value) if name in PATHS and value and Path(value).is_file() else value
+        for name, value in given.items()
+    }
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -106,13 +130,12 @@ def checked(lesson: str, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     known = defaults(nbformat.read(file, as_version=4), file.name)
     values = {name: convert(name, given[name], default) for name, default in known.items()}
-    if output_dir := values.get("output_dir"):
-        try:
-            paths.stage_dir(lesson, output_dir)
-        except OSError as error:  # a file of that name, a place that is another's
-            raise CourseError(
-                f"参数 output_dir 的值 {brief(output_dir)} 不对，那里建不了文件夹：{error.strerror}。"
-            ) from error
+    output_dir = values.get("output_dir", "")
+    try:
+        paths.stage_dir(lesson, output_dir)
+    except OSError as error:  # a file of that name, a place that is another's, an address
+        named = f"参数 output_dir 的值 {brief(output_dir)} 不对，那里" if output_dir else "结果"
+        raise CourseError(f"{named}建不了文件夹：{error.strerror}。") from error
     return values
 
 

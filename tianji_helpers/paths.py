@@ -4,11 +4,14 @@ A stage of the course reads and writes in ``<run>/NN_stage``; a run is ``outputs
 the notebook parameter ``output_dir`` or the environment variable ``TIANJI_OUTPUT_DIR`` names
 another folder. Relative names start from the project root, whatever the caller's working folder
 is (papermill's is the caller's, nbval's is the notebook's); those of a command line start from the current
-folder, and are whole by the time they get here (``cli.arguments.Place``).
+folder, and are whole by the time they get here (``cli.arguments.Place``). Those in the environment start from
+the root: it reaches notebooks too, whose current folder is none that anybody chose.
 """
 
 import builtins
+import errno
 import os
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,6 +20,8 @@ CONFIGS = ROOT / "configs"
 NOTEBOOKS = ROOT / "notebooks"
 HELPERS = ROOT / "tianji_helpers"
 TOOLBOX = ROOT / "tianji_toolbox"
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # how one begins
 
 STAGES = (
     "01_synthesis",
@@ -37,9 +42,10 @@ def resolve(path: str | Path) -> Path:
 def run_dir(output_dir: str | Path = "") -> Path:
     """Return the folder of one run of the course.
 
-    output_dir: a folder; empty means ``$TIANJI_OUTPUT_DIR``, else ``outputs/default``.
+    output_dir: a folder; empty means ``$TIANJI_OUTPUT_DIR``, else ``outputs/default``. Raises OSError for an
+    address.
     """
-    return resolve(output_dir or os.environ.get("TIANJI_OUTPUT_DIR") or "outputs/default")
+    return _place(output_dir, "TIANJI_OUTPUT_DIR", "outputs/default")
 
 
 def stage_dir(stage: str, output_dir: str | Path = "", make: bool = True) -> Path:
@@ -61,8 +67,26 @@ def stage_dir(stage: str, output_dir: str | Path = "", make: bool = True) -> Pat
 
 
 def models_dir() -> Path:
-    """Return the folder of prepared base models: ``$TIANJI_MODELS_DIR``, else ``models``."""
-    return resolve(os.environ.get("TIANJI_MODELS_DIR") or "models")
+    """Return the folder of prepared base models: ``$TIANJI_MODELS_DIR``, else ``models``.
+
+    Raises OSError for an address.
+    """
+    return _place("", "TIANJI_MODELS_DIR", "models")
+
+
+def _place(given: str | Path, variable: str, default: str) -> Path:
+    """Return the folder that was given, or that a variable of the environment names, or the default.
+
+    Raises OSError for an address, of which a folder named ``s3:`` would be made, and for ``~nobody``.
+    """
+    text = given or os.environ.get(variable) or default
+    named = "" if given else f"环境变量 {variable} "
+    if isinstance(text, str) and ADDRESS.match(text):
+        raise OSError(errno.EINVAL, f"{named}{text!r} 是网址，这里要写这台机器上的路径")
+    try:
+        return resolve(text)
+    except RuntimeError as error:
+        raise OSError(errno.EINVAL, f"{named}{str(text)!r} 用不了：{error}") from error
 
 
 def datasets_dir() -> Path:

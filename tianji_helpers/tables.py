@@ -18,6 +18,8 @@ from tianji_helpers.records import read_text
 
 Word = Annotated[str, msgspec.Meta(pattern=r"(?s)\A\S(?:.*\S)?\Z")]  # no blanks at its ends
 Text = Annotated[str, msgspec.Meta(pattern=r"\S")]
+# what the loader's own conversions raise for 2026-13-45, !!int x, 1:2: … :3.5, or a list as a key
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 _MAX_DEPTH = 50
 _MAX_VALUES = 1_000_000
 _PROBLEMS = {  # how msgspec begins, and what is said instead
@@ -66,9 +68,31 @@ def read_yaml(path: str | Path) -> Any:
         raise CourseError(
             f"{path}{where}不是合法的 YAML：{brief(str(problem))}。请检查缩进和引号。"
         ) from error
-    # what the loader's own conversions raise for 2026-13-45, !!int x, 1:2: … :3.5, or a list as a key
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+    except _UNREADABLE as error:
         raise CourseError(f"{path} 里有 YAML 读不懂的值：{error}。请给它加上引号。") from error
+
+
+def read_word(word: str) -> Any:
+    """Return what YAML makes of a word of a command line; the word as it is, unless YAML can read all of it.
+
+    To YAML, what follows a blank and ``#`` is a comment: of a text that somebody typed it would go silently.
+
+    >>> read_word("[1, 2.5]"), read_word("你是 #1 助手"), read_word("2026-13-45")
+    ([1, 2.5], '你是 #1 助手', '2026-13-45')
+    """
+    try:
+        _measure("", word)
+        root = yaml.compose(word, Loader=yaml.CSafeLoader)
+        in_one_line = root is not None and getattr(
+            root, "flow_style", True
+        )  # "说: 好" is a text, {说: 好} none
+        if not in_one_line or word[root.end_mark.index :].strip():
+            return word
+        value = yaml.load(word, Loader=_UniqueKeys)
+        repr(value)  # which refuses a number of thousands of digits, as whoever names the value would
+    except (CourseError, yaml.YAMLError, *_UNREADABLE):
+        return word
+    return word if isinstance(value, int) and abs(value) >= 2**63 else value  # no setting takes a larger one
 
 
 def _measure(path: str | Path, text: str) -> None:

@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
-from tianji_helpers import records
+from tianji_helpers import paths, records
+from tianji_helpers.training import configs
 from tianji_toolbox import cli
+from tianji_toolbox.cli import training
 from tianji_toolbox.cli.arguments import Place, folder_or_default, text
 
 pytestmark = pytest.mark.slow
@@ -25,6 +27,20 @@ CHOICES = [(name, a) for name, a in ACTIONS if a.choices]
 FLAGS = [(name, a) for name, a in ACTIONS if a.nargs == 0]
 OTHERS = [("batch", "--shard"), ("grade", "--deadline")]  # have tests of their own
 CONFIG = "configs/wishes_gemma3_270m_cpu.py"
+ODD = (  # what YAML cannot read, reads a part of, or only reads with the whole stack
+    *(
+        "2026-13-45",
+        "2026-01-31",
+        "!!int a",
+        "9" * 5000,
+        "0x" + "f" * 5000,
+        "nan",
+        ".inf",
+        "[" * 5000,
+        "{" * 5000,
+    ),
+    *("[0x" + "f" * 5000 + "]", "- " * 5000, "&a [*a]", "*a", "5 #x", "#x", "{a: 1, a: 2}", "\0", "---", ""),
+)
 
 
 def label(value):
@@ -115,7 +131,8 @@ def test_a_place_that_is_none_is_refused(name, action, folder, capsys):
 def test_any_word_is_taken_or_refused(name, action, folder, capsys):
     if name in ("prepare-model", "dataset", "doctor", "models", "course"):
         pytest.skip("what is right for them goes to the network, or takes minutes")
-    for value in ("", " ", "热🎂\n", "a=b=c", "{x}", "../..", "0" * 10_000, "\udcff"):
+    odd = [f"lr={value}" for value in ODD] if label(action) == "--cfg-options" else []
+    for value in ("", " ", "热🎂\n", "a=b=c", "{x}", "../..", "0" * 10_000, "\udcff", *odd):
         line = command(name, action, value, folder)
         if name.startswith("synthesize"):
             line.append("--dry-run")
@@ -183,6 +200,44 @@ def test_a_name_that_is_unknown_is_refused(line, folder, capsys):
 def test_an_estimate_of_what_cannot_be_trained_is_refused(options, capsys):
     status, said = outcome(["estimate", CONFIG, *options], capsys)
     assert status in (1, 2) and len(said) == 1
+
+
+@pytest.mark.parametrize("name", ["lr", "max_iters", "evaluation_inputs", "x", "model.recompute_share"])
+@pytest.mark.parametrize("value", ODD, ids=lambda value: value[:9])
+def test_an_odd_value_of_a_setting_is_refused_in_a_line_that_names_it(name, value, capsys):
+    status, said = outcome(["estimate", CONFIG, "--cfg-options", f"{name}={value}"], capsys)
+    assert status == 1 and len(said) == 1 and name in said[0] and len(said[0]) < 1000, said
+
+
+@pytest.mark.parametrize("name", [*configs.PATHS, configs.DATA_FILE])
+def test_a_path_of_a_setting_starts_from_the_current_folder(name, folder, capsys):
+    assert training._read_options([f"{name}=a #b/x.json"]) == {name: folder / "a #b" / "x.json"}
+    assert training._read_options([f"{name}="]) == {name: ""}
+    for value in ("s3://bucket/x", "~nobody-of-that-name/x"):
+        status, said = outcome(
+            ["estimate", str(paths.ROOT / CONFIG), "--cfg-options", f"{name}={value}"], capsys
+        )
+        assert status == 2 and len(said) == 1 and name in said[0], said
+
+
+def test_no_other_place_of_a_config_is_a_path():
+    for file in sorted(paths.CONFIGS.glob("*.py")):
+        cfg = configs.load_config(file)
+        found = {
+            place
+            for place in configs._leaves(cfg)
+            if isinstance(value := configs.part(cfg, place), str)
+            and (value.startswith(("models/", "outputs/", "data/")) or place.endswith(("_dir", "_path")))
+        }
+        known = {*configs.PATHS, *(place for place, name in configs.PLACES.items() if name in configs.PATHS)}
+        assert {place for place in found if "tokenizer" not in place} <= known, file.name
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: value[:9])
+def test_an_odd_value_of_a_parameter_is_refused_in_a_line_that_names_it(value, folder, capsys):
+    for name in ("styles", "limit", "temperature"):
+        status, said = outcome(["course", "--only", "01", "-p", f"{name}={value}"], capsys)
+        assert status == 1 and len(said) == 1 and f"参数 {name} " in said[0], said
 
 
 # --- one file under two names -----------------------------------------------------------------------

@@ -70,6 +70,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, name):
         parameters.checked("03", known("03") | {"output_dir": str(tmp_path / name)})
 
 
+def test_an_address_is_no_folder(monkeypatch):
+    with pytest.raises(CourseError, match=r"参数 output_dir 的值 's3://x' 不对.*是网址"):
+        parameters.checked("03", known("03") | {"output_dir": "s3://x"})
+    monkeypatch.setenv("TIANJI_OUTPUT_DIR", "s3://x")
+    with pytest.raises(CourseError, match=r"环境变量 TIANJI_OUTPUT_DIR 's3://x' 是网址"):
+        parameters.checked("03", known("03"))
+    assert not (paths.ROOT / "s3:").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [("train_ratio", -1.0, "训练集比例是 -1.0"), ("validation_ratio", 1.0, "验证集比例是 1.0")],

@@ -1,5 +1,8 @@
 """Paths: from the project root, whatever the working folder; shown without one machine's parts."""
 
+import ast
+import builtins
+
 import pytest
 
 from tianji_helpers import paths
@@ -32,10 +35,37 @@ def test_models_lie_in_the_project_unless_the_environment_says_otherwise(tmp_pat
     assert paths.models_dir() == tmp_path
 
 
+@pytest.mark.parametrize("value", ["s3://bucket/x", "~nobody-of-that-name/x"])
+def test_an_address_is_no_folder(monkeypatch, value):
+    for variable, find in {"TIANJI_OUTPUT_DIR": paths.run_dir, "TIANJI_MODELS_DIR": paths.models_dir}.items():
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(OSError, match=f"{variable} .*{value}"):
+            find()
+    with pytest.raises(OSError, match=f"^.Errno 22. .{value}"):
+        paths.run_dir(value)
+
+
 @pytest.mark.parametrize("stage", ["03", "03_self_cognition"])
 def test_a_stage_folder_is_made(tmp_path, stage):
     assert paths.stage_dir(stage, tmp_path) == tmp_path / "03_self_cognition"
     assert (tmp_path / "03_self_cognition").is_dir()
+
+
+def test_what_is_told_is_whole_but_in_a_notebook(tmp_path, monkeypatch):
+    assert paths.told(tmp_path / "x.json") == str(tmp_path / "x.json")
+    assert paths.told("data/wishes") == str(paths.DATA / "wishes")
+    monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
+    assert paths.told(tmp_path / "x.json") == "x.json" and paths.told("data/wishes") == "data/wishes"
+
+
+def test_no_error_names_a_file_without_its_folder():
+    shown = []
+    for file in (file for package in (paths.HELPERS, paths.TOOLBOX) for file in package.rglob("*.py")):
+        raised = [
+            one for one in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(one, ast.Raise)
+        ]
+        shown += [(file.name, one.lineno) for one in raised if "paths.show(" in ast.unparse(one)]
+    assert shown == []
 
 
 def test_what_is_shown_holds_no_machine(tmp_path):

@@ -219,6 +219,6 @@ def load(pretrained_model_name_or_path: str | Path, **kwargs: Any) -> PreTrained
 
 if __name__ == "__main__":
     try:
-        print(f"视觉塔已准备好：{paths.show(prepare())}（Apache-2.0）")
+        print(f"视觉塔已准备好：{paths.told(prepare())}（Apache-2.0）")
     except CourseError as error:
         sys.exit(f"错误：{error}")

@@ -49,7 +49,14 @@ SETTINGS = {
     **{"prompt_template": _TEMPLATE, "system": _TEXT, "max_rows": _COUNT, "seed": _SEED},
     **{"warmup_ratio": _SHARE, "evaluation_inputs": _TEXTS, "dtype": _DTYPE},
 }
-PATHS = (*(name for name, kind in SETTINGS.items() if kind is _PATH), "load_from")
+TEXTS = tuple(name for name, kind in SETTINGS.items() if kind is _TEXT)
+PATHS = (
+    *(name for name, kind in SETTINGS.items() if kind is _PATH),
+    *("load_from", "val_dataloader.dataset.dataset.data_files.train"),
+    # of a model that sees
+    *("train_dataloader.dataset.features", "val_dataloader.dataset.features", "model.projector_dir"),
+    "model.visual_encoder.pretrained_model_name_or_path",
+)
 # where a setting stands in a config; whoever names that place means the setting
 _DATA = "train_dataloader.dataset"
 DATA_FILE = f"{_DATA}.dataset.data_files.train"
@@ -325,9 +332,13 @@ def _check_place(cfg, place: str, value: object) -> None:
     old = holder[int(key)] if isinstance(holder, (list, tuple)) else holder.get(key)
     kinds = {bool: bool, int: int, float: (int, float), str: str, dict: dict, list: list, tuple: list}
     kind = next((new for known, new in kinds.items() if type(old) is known or isinstance(old, known)), object)
-    if kind is int and isinstance(getattr((arguments.taken(holder) or {}).get(key), "default", None), float):
-        kind = (int, float)  # weight_decay=0 may become 0.1
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object and kind is not bool):
+    known = (isinstance(holder, dict) and arguments.taken(holder)) or {}
+    default = getattr(known.get(key), "default", None)
+    if kind in (int, object) and isinstance(default, float):
+        kind, old = (int, float), default if old is None else old  # weight_decay=0 may become 0.1
+    endless = isinstance(value, float) and not math.isfinite(value)
+    fits = isinstance(value, kind) and not endless
+    if not fits or (isinstance(value, bool) and kind is not object and kind is not bool):
         raise CourseError(
             f"{place} 是 {brief(value)}，应当和配置里的 {brief(old)} 一样是 {type(old).__name__}。"
         )

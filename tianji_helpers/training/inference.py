@@ -95,7 +95,7 @@ def load(
         )
     except Exception as error:  # a config of a stranger can make any of transformers' lines fail
         raise CourseError(
-            f"模型 {paths.show(folder.path)} 加载失败：{type(error).__name__}: {error}"
+            f"模型 {paths.told(folder.path)} 加载失败：{type(error).__name__}: {error}"
         ) from error
     if adapters:
         model = _with_adapters(model, adapters)
@@ -126,10 +126,10 @@ def load_tokenizer(model_dir: str | Path | inspection.ModelFolder):
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False, **NOT_MISTRAL)
     except Exception as error:  # it reads many files; tokenizers raises plain Exceptions
-        raise CourseError(f"模型 {paths.show(folder.path)} 的分词器加载失败：{error}") from error
+        raise CourseError(f"模型 {paths.told(folder.path)} 的分词器加载失败：{error}") from error
     if not tokenizer.chat_template:
         raise CourseError(
-            f"模型 {paths.show(folder.path)} 没有对话模板（chat_template），不知道该怎样提问。"
+            f"模型 {paths.told(folder.path)} 没有对话模板（chat_template），不知道该怎样提问。"
             "请换成对话模型，或把训练时的模板放进它的 chat_template.jinja。"
         )
     with suppress(chat_templates.Refusal):  # of this chat; what comes is tried when it comes

@@ -271,7 +271,7 @@ def prepare(
         records.write_provenance(folder, stage="prepare-model", parameters={"name": name, **origin})
         for other in ("package", *hubs.SOURCES):  # what a try from elsewhere has left half done
             shutil.rmtree(folder.parent / f".{name}.{other}.part", ignore_errors=True)
-    report(f"模型已准备好：{paths.show(folder)}（许可证：{model.licence}）")
+    report(f"模型已准备好：{paths.told(folder)}（许可证：{model.licence}）")
     return folder
 
 

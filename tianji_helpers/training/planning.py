@@ -3,7 +3,8 @@
 import importlib.util
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tianji_helpers import paths, records
@@ -20,7 +21,7 @@ class TrainingPlan:
 
     config: with all changes. batches: of one epoch. epochs: of the whole training, None where the config
     counts steps; steps: of the same. warmup: those in which the learning rate rises; asked_warmup: those that
-    the config says, which may be too few to rise at all.
+    the config says, which may be too few to rise at all. changes: what was asked to differ from the file.
     """
 
     config: object
@@ -32,6 +33,7 @@ class TrainingPlan:
     steps: int
     warmup: int
     asked_warmup: float
+    changes: Mapping[str, object] = field(default_factory=dict)
 
     def __str__(self) -> str:
         cfg = self.config
@@ -60,6 +62,7 @@ class TrainingPlan:
             "学习率": f"{part(cfg, 'optim_wrapper.optimizer.lr'):g}",
             "LoRA": f"r={lora.r}，alpha={lora.lora_alpha}" if lora else "",
             "种子": f"{cfg.get('randomness', {}).get('seed')}",
+            "改过的": "，".join(f"{name}={value!r}" for name, value in self.changes.items()),
         }
         return "\n".join(["这次训练真正会用的：", *(f"  {n}：{text}" for n, text in lines.items() if text)])
 
@@ -93,7 +96,10 @@ def plan_training(
     count = batches(cfg, rows)
     epochs = None if "max_iters" in cfg.train_cfg else cfg.train_cfg.get("max_epochs")
     steps, asked, warmup = _set_steps(cfg, rows)  # of a part of an epoch it makes steps
-    return TrainingPlan(cfg, rows, validation, model_dir, count, epochs, steps, warmup, asked)
+    changes = {
+        name: str(value) if isinstance(value, Path) else value for name, value in (cfg_options or {}).items()
+    }
+    return TrainingPlan(cfg, rows, validation, model_dir, count, epochs, steps, warmup, asked, changes)
 
 
 def check_settings(cfg, deepspeed: str | None = None) -> None:

@@ -63,7 +63,7 @@ def kind(task: str, output_dir: str | Path = "") -> str:
         return task
     cleaned = train_file(task, output_dir).with_name("own.json")
     if not (made := models.recorded(cleaned)):
-        raise CourseError(f"没有找到清洗过的数据 {paths.show(cleaned)}。请先用参数 data 运行第 2 课。")
+        raise CourseError(f"没有找到清洗过的数据 {paths.told(cleaned)}。请先用参数 data 运行第 2 课。")
     return made["kind"]
 
 

@@ -11,7 +11,9 @@ A plan is a YAML file::
     grid: {seed: [1, 2], lr: [1.0e-3, 2.0e-3]}  # ... for each combination of these
 
 ``runs`` and ``grid`` may be left out. The notebooks of a run work one after another in one folder, as
-the lessons of the course do; each gets those parameters that it has.
+the lessons of the course do; each gets those parameters that it has. A file among them (``data``, ``config``,
+``source``, ``image``) starts from the plan's folder, as the notebooks do, wherever the command is typed; a
+run is done again when what is in such a file changed.
 """
 
 import hashlib
@@ -108,12 +110,16 @@ def load(file: str | Path) -> Plan:
         if "output_dir" in merged:
             raise CourseError(f"{file.name}：output_dir 由批次决定（每次运行一个文件夹），不能写在计划里。")
         try:
-            given = parameters.assign(merged, defaults)
+            assigned = parameters.assign(merged, defaults)
+            given = {
+                stem: parameters.with_whole_paths(values, file.parent) for stem, values in assigned.items()
+            }
         except CourseError as error:
             raise CourseError(f"{file.name} 的运行 {name}：{error}") from error
         if name in runs:
             raise CourseError(f"{file.name} 里有两次运行都叫 {name}。请改掉一个名字。")
-        key = json.dumps([made_from, given], sort_keys=True, ensure_ascii=False)
+        asked = {stem: parameters.contents(values) for stem, values in given.items()}
+        key = json.dumps([made_from, asked], sort_keys=True, ensure_ascii=False)
         digest = hashlib.sha256(key.encode()).hexdigest()
         runs[name] = Run(name, tuple(notebooks), given, chosen, digest)
     models = {

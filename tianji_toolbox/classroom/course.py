@@ -23,8 +23,8 @@ import nbformat
 
 from tianji_helpers import locks, paths, threads
 from tianji_helpers.errors import CourseError
-from tianji_helpers.parameters import assign, defaults
-from tianji_helpers.records import atomic_writer, make_way, sha256
+from tianji_helpers.parameters import assign, contents, defaults, with_whole_paths
+from tianji_helpers.records import atomic_writer, make_way
 from tianji_toolbox import doctor
 
 KERNEL = "python3"
@@ -107,7 +107,7 @@ def run_course(
                 _write_record(lesson, made_from, run)
             executed.append(lesson.name)
             print(f"{label}：完成，{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
-    print(f"全部完成。带输出的笔记本在 {_display(run / 'notebooks')}", flush=True)
+    print(f"全部完成。带输出的笔记本在 {paths.told(run / 'notebooks')}", flush=True)
     return executed
 
 
@@ -151,9 +151,7 @@ def _lessons(files: list[Path], parameters: Mapping[str, Any], run: Path) -> lis
     known = {file.stem: defaults(notebook, file.name) for file, notebook in notebooks.items()}
     takes_folder = [name for name, values in known.items() if values.pop("output_dir", None) is not None]
     given = assign(parameters, known)
-    for values in given.values():
-        if values.get("data"):  # the kernels have another current folder
-            values["data"] = str(Path(values["data"]).expanduser().absolute())
+    given = {name: with_whole_paths(values) for name, values in given.items()}
     for name in takes_folder:
         given[name]["output_dir"] = str(run)
     return [
@@ -184,7 +182,7 @@ def alone(folder: Path, lock: str, what: str) -> Iterator[None]:
             yield
     except locks.Held:
         raise CourseError(
-            f"另一个{what}正在 {_display(folder)} 里运行。等它结束，或用 --output 换一个文件夹。"
+            f"另一个{what}正在 {paths.told(folder)} 里运行。等它结束，或用 --output 换一个文件夹。"
         ) from None
 
 
@@ -216,7 +214,7 @@ def _execute(
     again = ""
     if output:
         again = (
-            f"\n完整记录：{_display(output)}"
+            f"\n完整记录：{paths.told(output)}"
             "\n前面的结果都留着；处理好之后，再运行一次 tianji course 就从这一课接着走。"
         )
     try:
@@ -252,11 +250,9 @@ def reason(error) -> str:
 
 
 def _key(lesson: Lesson, earlier: list[str | None]) -> str:
-    given = {name: value for name, value in lesson.given.items() if name != "output_dir"}
+    given = contents({name: value for name, value in lesson.given.items() if name != "output_dir"})
     sources = [cell.source for cell in lesson.notebook.cells if cell.cell_type == "code"]
-    data = Path(given.get("data", ""))
-    digest = sha256(data) if data.is_file() else ""
-    text = json.dumps([sources, given, digest, package_hash(), earlier], sort_keys=True)
+    text = json.dumps([sources, given, package_hash(), earlier], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -290,7 +286,3 @@ def _write_record(lesson: Lesson, key: str, run: Path) -> None:
     notebook.metadata["tianji"] = {"key": key, "files": files}
     with atomic_writer(lesson.copy) as file:
         nbformat.write(notebook, file)
-
-
-def _display(path: Path) -> Path:
-    return path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path

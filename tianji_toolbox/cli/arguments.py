@@ -5,17 +5,16 @@ An argument whose name begins with a dash is an option. One without a default is
 
 import argparse
 import math
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from reprlib import repr as brief
 
+from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 
 Argument = tuple[str, dict]  # what add_argument takes
 _REQUIRED = object()
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def command(*arguments: Argument) -> Callable:
@@ -110,7 +109,7 @@ class Place:
     def __call__(self, text: str) -> Path:
         if not text:
             raise argparse.ArgumentTypeError("路径不能是空的")
-        if _ADDRESS.match(text):  # else a folder named "s3:" would be made
+        if paths.ADDRESS.match(text):  # else a folder named "s3:" would be made
             raise argparse.ArgumentTypeError(f"{brief(text)} 是网址，这里要写这台机器上的路径")
         if self.ends and Path(text).suffix.lower() not in self.ends:
             raise argparse.ArgumentTypeError(f"{brief(text)} 的名字要以 {' 或 '.join(self.ends)} 结尾")

@@ -1,8 +1,9 @@
 """Notebooks 05 and 06: base models, training, and what XTuner makes of a checkpoint."""
 
+import math
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from pathlib import Path
 
 from tianji_toolbox.cli import arguments as arg
 
@@ -68,22 +69,28 @@ def train(config, work_dir, cfg_options, **how) -> None:
 
 
 def _read_options(texts: Sequence[str]) -> dict:
-    """Return the values of --cfg-options, read as YAML; a path starts from the current folder."""
-    import yaml
+    """Return the values of --cfg-options, read as YAML, unless it is known that a text or a path is meant.
 
+    What YAML cannot read, or would read a part of, is taken as it is (see ``tables.read_word``); if that is
+    no value for the setting, ``configs.change`` refuses it by name. A path starts from the current folder.
+    """
+    from tianji_helpers import tables
     from tianji_helpers.training import configs
 
     options = {}
     for name, text in arg.pairs(texts).items():
-        try:
-            options[name] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            options[name] = text
-        if isinstance(options[name], str):
+        setting, value = configs.PLACES.get(name, name), tables.read_word(text)
+        if setting in configs.TEXTS:  # "yes", "5" and blanks at the ends belong to it; quotation marks do not
+            value = value if isinstance(value, str) and text.lstrip()[:1] in ("'", '"') else text
+        elif setting in configs.PATHS and text:  # an empty one says that there is none
+            try:
+                value = arg.read_path(text)
+            except ArgumentTypeError as error:
+                raise ArgumentTypeError(f"--cfg-options 里的 {name}：{error}") from None
+        elif isinstance(value, str):
             with suppress(ValueError):  # to YAML, 2e-4 is a word
-                options[name] = float(text)
-        if configs.PLACES.get(name, name) in configs.PATHS:
-            options[name] = Path(text).expanduser().absolute()
+                value = number if math.isfinite(number := float(text)) else value
+        options[name] = value
     return options
 
 

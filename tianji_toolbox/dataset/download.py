@@ -106,7 +106,7 @@ def fetch(
         raise CourseError(f"建不了文件夹 {folder}：{error.strerror}。请用 --output 换一个位置。") from error
     with locks.alone(folder / f".{name}.lock"):
         if _is_there(target, source, revision):
-            print(f"已经有了：{paths.show(target)}")
+            print(f"已经有了：{paths.told(target)}")
             return target
         source = source or published.sources[0]
         revision = revision or getattr(published, f"{source}_revision")
@@ -127,7 +127,7 @@ def fetch(
             counts={"rows": len(rows)},
         )
         shutil.rmtree(part)
-    print(f"{len(rows)} 条，格式 {shape}：{paths.show(target)}")
+    print(f"{len(rows)} 条，格式 {shape}：{paths.told(target)}")
     return target
 
 

@@ -45,7 +45,7 @@ def examine(
     if not (adapter / "adapter_config.json").is_file():
         raise CourseError(f"没有找到任务 {task} 的适配器 {paths.told(adapter)}。请先运行第 5 课。")
     if not (made := models.recorded(adapter)):
-        raise CourseError(f"{paths.show(adapter)} 旁边没有出处文件，不知道它的基座模型。请重新运行第 5 课。")
+        raise CourseError(f"{paths.told(adapter)} 旁边没有出处文件，不知道它的基座模型。请重新运行第 5 课。")
     base = models.find(made["base_model"])
     turns = evaluation.read_turns(tasks.test_file(task, output_dir))
     count = min(rows, len(turns)) if rows else len(turns)

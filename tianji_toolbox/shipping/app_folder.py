@@ -117,9 +117,7 @@ def _copy_model(model: inspection.ModelFolder, entry: models.BaseModel | None, p
     for file in sorted(model.path.iterdir()):
         if file.suffix in inspection.SUFFIXES:
             if file.is_symlink() or not file.is_file():
-                raise CourseError(
-                    f"{paths.show(file)} 不是普通文件（符号链接会带出别的文件），不能放进应用里。"
-                )
+                raise CourseError(f"{file} 不是普通文件（符号链接会带出别的文件），不能放进应用里。")
             leaks.inspect(file)
             shutil.copyfile(file, target / file.name)
     known = {"system": models.recorded(model.path).get("system", wishes.SYSTEM)}

@@ -64,7 +64,7 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
     kind = next((kind for kind, file in _KINDS.items() if any(folder.glob(file))), "")
     if not kind:
         raise CourseError(
-            f"{paths.show(folder)} 里没有能发布的模型。请给合并后的模型、适配器，或 tianji export 的文件夹。"
+            f"{paths.told(folder)} 里没有能发布的模型。请给合并后的模型、适配器，或 tianji export 的文件夹。"
         )
     parameters = models.recorded(folder)
     name = parameters.get("base_model")
@@ -74,7 +74,7 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
         ).name
     if name not in models.CATALOGUE:
         raise CourseError(
-            f"不知道 {paths.show(folder)} 是从哪个基座训练来的（旁边没有 {folder.name}.provenance.json，"
+            f"不知道 {paths.told(folder)} 是从哪个基座训练来的（旁边没有 {folder.name}.provenance.json，"
             f"或里面的 base_model 是 {name}），没法写明许可证，所以不发布。请用第 6 课合并出来的文件夹。"
         )
     stages = (parent.parent for parent in folder.parents if parent.name in paths.STAGES)
@@ -89,7 +89,7 @@ def gather(folder: str | Path, run: str | Path = "") -> Facts:
     metrics = _read(trained / "metrics.json")
     if metrics and (metrics.get("task"), metrics.get("base_model")) != (task, name):
         raise CourseError(
-            f"{paths.show(trained / 'metrics.json')} 评测的是 {metrics.get('base_model')}"
+            f"{paths.told(trained / 'metrics.json')} 评测的是 {metrics.get('base_model')}"
             f"（{metrics.get('task')}），要发布的却是 {name}（{task}）。请用 --run 指定训练它的那次运行。"
         )
     return replace(

@@ -129,7 +129,7 @@ def _choose(model_dir: Path, weights: set[str]) -> tuple[dict[str, Path], dict[s
             strangers.append((file.name if file.name.isprintable() else repr(file.name)) + kind)
     if strangers:
         raise CourseError(
-            f"{paths.show(model_dir)} 里有不属于模型的东西：{'、'.join(strangers)}。训练数据、密钥、代码、"
+            f"{paths.told(model_dir)} 里有不属于模型的东西：{'、'.join(strangers)}。训练数据、密钥、代码、"
             "符号链接、检查点（.pth、.bin 可能藏着程序）都不能发布。请先把它们移出这个文件夹。"
         )
     return chosen, left_out

@@ -1,11 +1,13 @@
 """A batch's plan: what it becomes, and that nothing wrong in it gets as far as a run."""
 
+from pathlib import Path
+
 import nbformat
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tianji_helpers import paths
+from tianji_helpers import parameters, paths
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import batch_plan
 
@@ -49,6 +51,21 @@ def test_the_key_follows_the_code(plan):
     assert before.key != after.key
 
 
+def test_a_file_starts_from_the_plan_and_the_key_follows_its_content(plan, tmp_path, monkeypatch):
+    monkeypatch.chdir(paths.ROOT)
+    (tmp_path / "my.csv").write_text("one")
+
+    def run():
+        (run,) = plan(notebooks=["05"], parameters={"data": "my.csv"}).runs
+        return run
+
+    before = run()
+    assert before.given["05_train_qlora"]["data"] == str(tmp_path / "my.csv")
+    assert run().key == before.key and before.chosen == {}
+    (tmp_path / "my.csv").write_text("two")
+    assert run().key != before.key
+
+
 def test_lessons_are_found_by_number_and_name(plan):
     loaded = plan(notebooks=["3", "05_train_qlora"], parameters={"task": "self_cognition"})
     (run,) = loaded.runs
@@ -61,7 +78,9 @@ def test_lessons_are_found_by_number_and_name(plan):
     "file", sorted((paths.CONFIGS / "batches").glob("*.yaml")), ids=lambda file: file.stem
 )
 def test_the_examples_are_right(file):
-    assert batch_plan.load(file).runs
+    runs = batch_plan.load(file).runs
+    values = [value for run in runs for given in run.given.values() for value in given.items()]
+    assert runs and all(Path(value).is_file() for name, value in values if name in parameters.PATHS)
 
 
 def test_the_page_of_choices_has_a_line_for_every_one_of_them():

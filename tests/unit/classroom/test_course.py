@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tianji_helpers import paths
+from tianji_helpers import parameters, paths
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import doctor
 from tianji_toolbox.classroom import course as course_module
@@ -252,14 +252,25 @@ def test_paths_with_braces_are_no_templates(course):
     assert paths.run_dir(course.run / "{x}").is_dir()
 
 
-def test_own_data_are_looked_for_where_the_caller_is_and_read_again_when_they_change(course, monkeypatch):
-    write_lesson(course.folder, "02_read", 'output_dir = ""\ndata = ""', "print(open(data).read())")
+@pytest.mark.parametrize("name", parameters.PATHS)
+def test_files_are_looked_for_where_the_caller_is_and_read_again_when_they_change(course, monkeypatch, name):
+    write_lesson(course.folder, "02_read", f'output_dir = ""\n{name} = ""', f"print(open({name}).read())")
     there = course.run.parent / "elsewhere"
     there.mkdir()
     (there / "my.csv").write_text("one")
     monkeypatch.chdir(there)
-    assert course(parameters={"data": "my.csv"}) == ["01_write", "02_read"]
+    assert course(parameters={name: "my.csv"}) == ["01_write", "02_read"]
     assert printed(course, "02_read").strip() == "one"
-    assert course(parameters={"data": "my.csv"}) == []
+    assert course(parameters={name: "my.csv"}) == []
     (there / "my.csv").write_text("two")
-    assert course(parameters={"data": "my.csv"}) == ["02_read"]
+    assert course(parameters={name: "my.csv"}) == ["02_read"]
+    with pytest.raises(CourseError, match=f"参数 {name} 的路径 '~nobody-of-that-name/x' 用不了"):
+        course(parameters={name: "~nobody-of-that-name/x"})
+
+
+def test_the_lessons_have_no_other_files_among_their_parameters():
+    known = {}
+    for file in course_module.find_notebooks():
+        known |= parameters.defaults(course_module.read(file), file.name)
+    empty = {name for name, value in known.items() if value == ""}
+    assert empty - set(parameters.PATHS) == {"output_dir", "base_url", "model"}

@@ -578,6 +578,35 @@ def test_cfg_options_are_what_is_trained_and_what_is_saved(tiny_dir, rows_file, 
     assert cfg.optim_wrapper.optimizer.lr == 1e-3 and cfg.model.lora.r == 4
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("你是 #1 助手", "你是 #1 助手"),  # to YAML, a comment begins at the blank
+        ("'你是 #1 助手'", "你是 #1 助手"),
+        ("# 角色：大师", "# 角色：大师"),
+        ("说话: 简短", "说话: 简短"),
+        ('"好"字大师', '"好"字大师'),
+        ("yes", "yes"),
+        ("2026-13-45", "2026-13-45"),
+        (" 你好 ", " 你好 "),
+        ("", ""),
+    ],
+)
+def test_a_text_of_cfg_options_is_taken_whole_and_shown(
+    tiny_dir, rows_file, tmp_path, monkeypatch, typed, meant
+):
+    asked = []
+    monkeypatch.setattr(launch, "train", lambda *_, cfg_options, **__: asked.append(cfg_options) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train", CONFIG, "--work-dir", "w", "--cfg-options", f"system={typed}"])
+    options = {"model_dir": tiny_dir, "data_path": rows_file, "max_iters": 8}
+    plan = planning.plan_training(CONFIG, options | asked[0])
+    assert configs.find_chat_hook(plan.config).system == meant
+    assert f"system={meant!r}" in str(plan)
+    unchanged = configs.write_config(CONFIG, tmp_path / "config.py", **options)
+    assert "改过的" not in str(planning.plan_training(unchanged))
+
+
 def test_part_of_an_epoch_is_a_whole_number_of_steps(tiny_dir, rows_file, tmp_path):
     settings = {"model_dir": tiny_dir, "data_path": rows_file, "max_epochs": 1.1}
     config = configs.write_config(CONFIG, tmp_path / "config.py", **settings)

@@ -2,7 +2,9 @@
 
 import random
 import shutil
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 
 from tianji_helpers import formats, paths, records, wishes
@@ -77,6 +79,40 @@ def test_a_config_of_ones_own_keeps_its_data_and_its_model(tiny_catalogue, rows_
     other = configs.write_config(mine, tmp_path / "other.py", model_dir="models/other")
     with pytest.raises(CourseError, match=r"训练的是模型 .*other，参数 base_model 却是 gemma-3-270m"):
         tasks.make_config("wishes", output_dir=tmp_path, config=other)
+
+
+@pytest.mark.slow
+def test_lesson_5_with_a_config_of_ones_own_goes_on_in_a_fresh_folder(
+    tiny_catalogue, rows_file, tmp_path, capsys
+):
+    data = shutil.copy(rows_file, tmp_path / "mine.json")
+    mine = configs.write_config("configs/wishes_gemma3_270m_cpu.py", tmp_path / "my.py", data_path=data)
+    (lesson,) = paths.NOTEBOOKS.glob("05_*.ipynb")
+    cells = [cell.source for cell in nbformat.read(lesson, as_version=4).cells if cell.cell_type == "code"]
+
+    def run(*words):
+        for word in words:
+            (cell,) = (cell for cell in cells if word in cell)
+            exec(cell, names)
+
+    names = {}
+    run("max_epochs = 0.0")
+    names |= {"output_dir": str(tmp_path / "run"), "config": str(mine), "task": "self_cognition"}
+    run("parameters.checked", "matrices,", "rebuild.ensure_ruozhiba", "train_path = ")
+    said = capsys.readouterr().out
+    assert "训练用 my.py 自己的数据；下面的验证集、测试集是任务 self_cognition 的" in said
+    assert "训练集 16 条" in said and len(names["exam"]) > 8
+    # what is examined is not what was trained on: that it got no better is no failure
+    adapter_dir = tmp_path / "adapter"
+    adapter_dir.mkdir()
+    (adapter_dir / "adapter_model.safetensors").touch()
+    result = SimpleNamespace(curve=[{"loss": 2.0}, {"loss": 1.0}])
+    names |= {"before": {"loss": 1.0}, "after": {"loss": 2.0}, "result": result, "adapter_dir": adapter_dir}
+    run("metrics = {")
+    assert capsys.readouterr().out == "检查通过：适配器已写出\n"
+    names["config"] = ""
+    with pytest.raises(AssertionError, match="测试损失没有下降"):
+        run("metrics = {")
 
 
 @pytest.mark.parametrize("task", configs.TASKS)
