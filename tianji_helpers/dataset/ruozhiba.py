@@ -19,6 +19,7 @@ STAGE = "04_ruozhiba"
 # the 240 in COIG-CQIA at most 0.11
 SAME_QUESTION = 0.5
 VALIDATION_SHARE = 0.1
+_ELSE = "别的数据请用 tianji split 来分（四种格式都行）。"
 
 
 def read_source(path: str | Path) -> list[dict]:
@@ -36,6 +37,11 @@ def read_source(path: str | Path) -> list[dict]:
 
 def _checked(row: dict, where: str) -> dict:
     records.check_row(row, where)
+    if "instruction" not in row:
+        raise CourseError(f"{where}：缺少字段 instruction，不是 COIG-CQIA 的记录。{_ELSE}")
+    for field in ("system", "history"):
+        if row.get(field):  # it would be lost
+            raise CourseError(f"{where}：有字段 {field}，不是 COIG-CQIA 的记录。{_ELSE}")
     for field in ("instruction", "output"):
         if not records.check_text(row.get(field), field, where).strip():
             raise CourseError(f"{where}：字段 {field} 是空的；没有问题或没有答案的记录不能用来训练。")
