@@ -76,13 +76,13 @@ def _serve(*arguments: object):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
         try:
-            process.wait(20)
+            process.wait(300)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
 
 
-def _wait(process: subprocess.Popen, lines: list[str], seconds: float = 120) -> str:
+def _wait(process: subprocess.Popen, lines: list[str], seconds: float = 300) -> str:
     """Return the page's address when it answers."""
     until = time.monotonic() + seconds
     while time.monotonic() < until and process.poll() is None:

@@ -58,7 +58,7 @@ def started(folder, packages, *command):
     env |= {"PYTHONPATH": str(packages), "STREAMLIT_SERVER_PORT": str(port)}
     with subprocess.Popen([sys.executable, "-S", *command], cwd=folder, env=env) as process:
         try:
-            for _ in range(300):
+            for _ in range(1500):
                 try:
                     with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5):
                         break
@@ -68,7 +68,7 @@ def started(folder, packages, *command):
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(300)
 
 
 @pytest.mark.parametrize(

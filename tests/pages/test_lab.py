@@ -45,14 +45,14 @@ def lab(tmp_path_factory):
             env=inherited | own,
         )
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while not (found := re.search(r"(http://127\.0\.0\.1:\d+)/lab\?(token=\w+)", log.read_text("utf-8"))):
             assert time.monotonic() < until and server.poll() is None, log.read_text("utf-8")
             time.sleep(0.2)
         yield lambda name: f"{found[1]}/lab/tree/{name}?reset&{found[2]}"
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(20)
+        server.wait(300)
 
 
 def test_the_start_page_leads_through_the_course(page, lab):

@@ -1,14 +1,16 @@
 """Every file that a command writes is taken by every command that could follow it."""
 
+import argparse
 import csv
 import json
 
 import pytest
 
-from tianji_helpers import formats, records, wishes
-from tianji_helpers.training import data
+from tianji_helpers import formats, hubs, paths, records, wishes
+from tianji_helpers.training import configs, data, evaluation
 from tianji_toolbox import cli
 from tianji_toolbox.classroom import review
+from tianji_toolbox.cli.arguments import Place
 
 MATRIX = wishes.load()
 DISHES = ("馒头", "油条", "饺子", "米粥", "豆浆", "烧饼", "面条", "汤圆", "煎饼", "包子", "花卷", "春卷")
@@ -65,23 +67,50 @@ def written(tmp_path_factory):
     run("synthesize", "--style", "正常", "--limit", "6", "--output", folder / "run")
     (made,) = (folder / "run" / "01_synthesis").glob("wishes_*[0-9].json")
     put("round.json").write_bytes(made.read_bytes())
+    run("synthesize-qa", "--input", paths.DATA / "knowledge", "--limit", "4", "--output", folder / "qa")
+    (made,) = (folder / "qa" / "01_synthesis").rglob("wishes_*[0-9].json")
+    put("qa.json").write_bytes(made.read_bytes())
     (folder / "leaky.json").write_bytes(files["clean.json"].read_bytes())
     assert run_anyway(
         "leakage", files["clean_train.json"], folder / "leaky.json", "--by", "question", "--repair"
     )
     files["leaky.json"] = folder / "leaky.json"
-    alpaca = folder / "cqia.jsonl"
     rows = [{"instruction": f"{dish}为什么好吃", "input": "", "output": f"{dish}香。"} for dish in DISHES]
-    records.write_jsonl(alpaca, rows)
+    publish(folder / "sets", "ruozhiba", rows)
+    files["ruozhiba.jsonl"] = folder / "sets" / "ruozhiba.jsonl"
     parts = ("--train", put("silly_train.jsonl"), "--test", put("silly_test.jsonl"))
-    run("ruozhiba", alpaca, *parts, "--format-output", put("silly.jsonl"))
+    run("ruozhiba", files["ruozhiba.jsonl"], *parts, "--format-output", put("silly.jsonl"))
     turns = [
         {"input": f"祝{who}生日", "output": f"{who}，祝您生日快乐，福寿安康！"} for who in ("爷爷", "奶奶")
     ]
     records.write_conversations(folder / "wishes.json", turns)
     run("shard", folder / "wishes.json", folder / "shards")
     run("unshard", folder / "shards", put("unshard.json"))
+    publish(
+        folder / "sets", "wishes", [{"conversation": [{"system": "你会祝福。", **turn}]} for turn in turns]
+    )
+    files["wishes.json"] = folder / "sets" / "wishes.json"
+    turns.append({"input": "祝姐姐升职", "output": "好的，\n\n\n姐姐，恭喜升职，前程似锦！"})
+    records.write_conversations(folder / "mendable.json", turns)
+    wished = ("clean", folder / "mendable.json", *reports, "--kind", "wishes")
+    run(*wished, "--output", put("mended.json"))
+    assert records.read_json(folder / "report.json")["mended"] == 1
+    run(*wished, "--output", put("varied.json"), "--variety", "3")
     return files
+
+
+def publish(folder, name, rows):
+    """Have ``tianji dataset`` bring these rows, as from where their authors put them."""
+
+    def fetch(source, repository, revision, part, *, needed, **_):
+        (part / needed[0]).parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(rows) if needed[0].endswith(".json") else "\n".join(map(json.dumps, rows))
+        (part / needed[0]).write_text(text, encoding="utf-8")
+        return {"source": source, "repository": repository, "revision": revision}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hubs, "fetch", fetch)
+        run("dataset", name, "--output", folder)
 
 
 NAMES = (
@@ -91,7 +120,30 @@ NAMES = (
     *(f"convert_openai_{part}.jsonl" for part in ("train", "validation", "test")),
     *("silly.jsonl", "silly_train.jsonl", "silly_test.jsonl", "round.json", "leaky.json"),
     *(f"me_{part}.json" for part in ("validation", "test", "probe")),
+    *("qa.json", "ruozhiba.jsonl", "wishes.json", "mended.json", "varied.json"),
 )
+# what writes rows: an argument that a new command has is to be added to the files above as well
+WRITERS = {
+    *(("convert", "target"), ("merge", "output_file"), ("clean", "output"), ("unshard", "output_file")),
+    *(
+        ("self-cognition", "output"),
+        *(("ruozhiba", to) for to in ("train", "test", "validation", "format_output")),
+    ),
+}
+NO_ROWS = {("clean", "rejects"), ("clean", "report"), ("review", "decisions")}
+
+
+def test_every_argument_that_rows_are_written_to_is_known():
+    (commands,) = [
+        a.choices for a in cli.build_parser()._actions if isinstance(a, argparse._SubParsersAction)
+    ]
+    found = {
+        (name, action.dest)
+        for name, command in commands.items()
+        for action in command._actions
+        if isinstance(action.type, Place) and action.type.written and action.type.ends
+    }
+    assert found == WRITERS | NO_ROWS
 
 
 def test_all_that_is_written_is_tried(written):
@@ -129,7 +181,43 @@ def test_every_command_takes_it(written, name, tmp_path):
         run("split", path, "--by", "row", "--output-dir", tmp_path / "parts")
         assert len(list((tmp_path / "parts").glob("*_t*.json*"))) >= 2
     assert cli.main(["leakage", str(path), str(path)]) == 1  # every row of it stands in it
-    assert data.load_rows({"train": path})["train"].num_rows == len(expected)
+    first, later = tmp_path / "first.jsonl", tmp_path / name
+    records.write_jsonl(first, [formats.from_turns(expected[0], "openai")])
+    later.write_bytes(path.read_bytes())
+    if cli.main(["leakage", str(first), str(later), "--repair"]) == 0:  # else it was all that there is
+        left = [turns for _, turns in formats.read(later)]
+        counts = {"before": len(expected), "kept": len(left), "leaked": len(expected) - len(left)}
+        assert records.provenance(later)["counts"] == counts and expected[0] not in left
+        assert list(formats.iter_rows(tmp_path / f"{later.stem}_leaked.jsonl"))
+    else:
+        assert later.read_bytes() == path.read_bytes()
+
+    asked = evaluation.read_turns(path)  # what the exam and `export --check` read
+    assert [turn["output"] for turn in asked] == [turns[-1]["output"] for turns in expected]
+    assert all(turn["input"] for turn in asked)
+    trained = tmp_path / "trained.jsonl"
+    parts = ("--train", str(trained), "--test", str(tmp_path / "tested.jsonl"))
+    # COIG-CQIA's records only, which have one turn and no system; of others it would lose a part
+    alike = [row for _, row in formats.iter_rows(path) if not (row.get("system") or row.get("history"))]
+    taken = len(alike) == len(expected) and all("instruction" in row for row in alike)
+    assert cli.main(["ruozhiba", str(path), *parts]) == (0 if taken else 1)
+    assert trained.exists() == taken
+    # no command writes the list of questions (YAML) that it asks for
+    me = ["self-cognition", "--output", str(tmp_path / "me.json"), "--owner", "小明", "--assistant", "小祝"]
+    assert cli.main([*me, "--general-file", str(path)]) == 1
+
+
+def test_a_training_takes_them_all(written, base_dir):
+    """Each row goes through what a course config does to it, as before a training starts."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    dataset = configs.load_config("configs/wishes_gemma3_270m_cpu.py").train_dataloader.dataset
+    dataset.tokenizer.type = lambda **_: tokenizer
+    for name, path in written.items():
+        dataset.dataset.data_files.train = str(path)
+        found = data.look(dataset)
+        assert len(found.lengths) == len(list(formats.read(path))) and all(found.seen), name
 
 
 def test_an_empty_result_is_a_failure_unless_asked_for(tmp_path, capsys):

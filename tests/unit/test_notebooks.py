@@ -76,6 +76,14 @@ def test_parameters_are_one_cell_of_commented_literals(file, notebook):
         assert any("#" in line for line in lines), f"no comment: {lines}"
 
 
+def test_the_next_cell_checks_them_before_anything_else(file, notebook):
+    cells = code_cells(notebook)
+    (place,) = (n for n, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    body = ast.parse(cells[place + 1].source).body
+    first = next(statement for statement in body if not isinstance(statement, ast.Import | ast.ImportFrom))
+    assert ast.unparse(first) == f"globals().update(parameters.checked({file.stem[:2]!r}, globals()))"
+
+
 def test_papermill_sees_the_same_parameters(file, notebook):
     # its inspection overlooks a line with a second "=", in a comment too
     assert set(papermill.inspect_notebook(file)) == set(defaults(notebook, file.name))

@@ -278,6 +278,75 @@ def test_no_python_that_fits_is_said_clearly(checkout):
     assert not (folder / ".venv").exists()
 
 
+# what each stage of `make test` is, by words of its command
+STAGES = {
+    "代码风格": "ruff check",
+    "排版": "ruff format",
+    "类型": "mypy",
+    "单元测试和文档例子": "--ignore=",
+    "读写文件的测试和分支覆盖": "coverage run",
+    "六课逐格比对": "--nbval ",
+    "换一组参数再跑一遍六课": "tests/course",
+}
+
+
+@pytest.fixture
+def staged(checkout):
+    """Run ``make test`` with stand-ins for its stages; those fail whose command has certain words."""
+    _, folder = checkout
+    for name in ("scale", "site", "deepspeed"):
+        pins = folder / "configs" / name.replace("scale", "data_juicer") / "requirements.txt"
+        pins.parent.mkdir(parents=True)
+        pins.touch()
+    for stamp in (".venv/.ready", "build/scale/.ready", "build/site/.ready", "build/deepspeed/.ready"):
+        (folder / stamp).parent.mkdir(parents=True)
+        (folder / stamp).touch()
+    (folder / "bin" / "env").symlink_to(shutil.which("env"))
+    for name in ("python", "ruff", "mypy"):
+        stage = 'case "$*" in *jail*) echo "$UNLOCKED";; esac; case "$0 $*" in *"$FAILS"*) exit 3;; esac'
+        (folder / ".venv" / "bin").mkdir(exist_ok=True)
+        script(folder / ".venv" / "bin" / name, f'echo "$0 $@" >> {folder}/log; {stage}')
+
+    def test(fails, unlocked=""):
+        (folder / "log").write_text("")
+        environment = {"PATH": str(folder / "bin"), "FAILS": fails, "UNLOCKED": unlocked}
+        done = subprocess.run([MAKE, "test"], cwd=folder, env=environment, capture_output=True, text=True)
+        ran = (folder / "log").read_text().splitlines()
+        assert [any(words in line for line in ran) for words in STAGES.values()] == [True] * len(STAGES)
+        assert re.findall(r"^==> (.+)", done.stdout, re.MULTILINE) == list(STAGES)
+        return done
+
+    return test, folder
+
+
+@pytest.mark.parametrize("red", [[], *([name] for name in STAGES)], ids=str)
+def test_a_stage_that_fails_hides_no_other_and_is_named(red, staged):
+    done = staged[0](STAGES[red[0]] if red else "nothing")
+    said = [line for line in done.stderr.splitlines() if line.startswith("没有通过")]
+    assert said == [f"没有通过： {name}" for name in red]
+    assert ("全部通过" in done.stdout) == (done.returncode == 0) == (not red)
+
+
+def test_several_stages_that_fail_are_all_named(staged):
+    done = staged[0]("ruff")
+    assert done.returncode != 0 and "没有通过： 代码风格 排版\n" in done.stderr
+
+
+def test_what_was_skipped_for_want_of_a_program_is_said(staged):
+    test, folder = staged
+    for tools, missing in (
+        ((), ["Chromium", "gcc"]),
+        (("google-chrome",), ["gcc"]),
+        (("chromium", "cc"), []),
+    ):
+        for tool in tools:
+            script(folder / "bin" / tool, "exit 9")
+        done = test("nothing")
+        assert re.findall(r"^没有 (\w+)：.*apt install", done.stdout, re.MULTILINE) == missing
+        assert done.returncode == 0 and "关不住" not in done.stdout
+    assert "评分的测试都跳过了。没有 bubblewrap" in test("nothing", "没有 bubblewrap").stdout
+
+
 # --- the offline runner
 
 PROBE = """

@@ -42,6 +42,11 @@ def _checked(row: dict, where: str) -> dict:
             f"{where}：缺少字段 {'、'.join(missing)}，它的字段是 {formats.fields_of(row)}。"
             "请补上，或删掉这一条；整个文件是别的格式，就先运行 tianji convert 它 新文件.json --to alpaca。"
         )
+    for field in ("system", "history"):
+        if row.get(field):  # it would be lost
+            raise CourseError(
+                f"{where}：有字段 {field}，不是 COIG-CQIA 的记录。别的数据请用 tianji split 来分（四种格式都行）。"
+            )
     for field in fields:
         if not records.check_text(row[field], field, where).strip():
             raise CourseError(

@@ -8,6 +8,7 @@ from random import Random
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from submissions import patient
 
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import cli
@@ -198,7 +199,9 @@ def class_of(master, tmp_path_factory):
     for name, cells in given.items():
         nbformat.write(source(*cells, "<!-- 心得: 2 分 -->\n我写的"), folder / f"{name}.ipynb")
     (folder / "damaged.ipynb").write_text("{")
-    found = grading.grade(folder, assignment=assignment.load(master), seconds=20, workers=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grading, "Sandbox", patient("hanging"))
+        found = grading.grade(folder, assignment=assignment.load(master), seconds=5, workers=2)
     return {grade.student: grade for grade in found}
 
 
@@ -213,7 +216,7 @@ def class_of(master, tmp_path_factory):
         ("n > 2 and __import__('os')._exit(0)", "测试的进程自己结束了"),
     ],
 )
-def test_a_value_that_keeps_a_test_busy_ends_with_its_notebook(use, ended, tmp_path):
+def test_a_value_that_keeps_a_test_busy_ends_with_its_notebook(use, ended, tmp_path, monkeypatch):
     answer = "def count(words):\n    return {}"
     test = f"# 数: 3 分\nn = count(['a', 'b'])\n{use}"
     solved = answer.format("len(words)").replace("    return", "    ### BEGIN SOLUTION\n    return")
@@ -223,7 +226,8 @@ def test_a_value_that_keeps_a_test_busy_ends_with_its_notebook(use, ended, tmp_p
     for name, value in {"mallory": "10**15", "z_honest": "len(words)"}.items():
         nbformat.write(source(answer.format(value), test), given / f"{name}.ipynb")
     task = assignment.load(tmp_path / "hw.ipynb")
-    mallory, honest = grading.grade(given, assignment=task, seconds=20, memory_gb=0.5)
+    monkeypatch.setattr(grading, "Sandbox", patient("mallory" if ended == "超过时限" else ""))
+    mallory, honest = grading.grade(given, assignment=task, seconds=5, memory_gb=0.5)
     assert mallory.points == {"数": 0}
     assert any(ended in told for told in [*mallory.problems, *mallory.results["数"]])
     assert honest.points == {"数": 3} and not honest.problems

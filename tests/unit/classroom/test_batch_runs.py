@@ -148,7 +148,7 @@ def test_what_cannot_be_watched_is_ended():
     with subprocess.Popen(["sleep", SECONDS]) as child:
         watch = Watch(child.pid, seconds=60, memory_gb=1, more=lambda: 1 / 0)
         watch.start()
-        assert child.wait(30) == -signal.SIGKILL and "ZeroDivisionError" in watch.ended[1]
+        assert child.wait(300) == -signal.SIGKILL and "ZeroDivisionError" in watch.ended[1]
 
 
 @pytest.mark.parametrize("name", ["diary.txt", "run.json", "status.json", "notebooks/lesson.ipynb"])

@@ -112,7 +112,7 @@ def test_nobody_else_reaches_it_and_it_goes_with_the_model(folder):
     with pytest.raises(CourseError, match=r"llama\.cpp 没有回答"):
         say(loaded)
     loaded = None
-    child.wait(10)
+    child.wait(300)
     assert not place.exists()
 
 

@@ -402,7 +402,7 @@ def test_ctrl_c_waits_for_what_is_paid_and_then_stops(tmp_path):
         child = start(tmp_path, teacher)
         wait_for(lambda: len(teacher.bodies) >= 9)
         os.kill(child.pid, signal.SIGINT)
-        child.join(20)
+        child.join(300)
         assert child.exitcode not in (0, None)
         assert len(teacher.bodies) < 60
         assert stored(tmp_path) == set(teacher.asked)

@@ -45,7 +45,7 @@ def served(tmp_path):
     )
     try:
         port = int(re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())[1])
-        for _ in range(300):
+        for _ in range(1500):
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5) as reply:
                     assert reply.read() == b"ok"
@@ -84,14 +84,14 @@ def test_a_page_is_served_on_this_machine_under_its_own_names_only(served):
     assert opened(port, "evil.example") == 403  # a name that was made to lead here
     assert opened(port, "localhost", "evil.example") == 403
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(300) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_server_ends_with_the_command(served, number):
     process, port = served
     process.send_signal(number)
-    process.wait(20)
+    process.wait(300)
     with socket.create_server(("127.0.0.1", port)):
         pass  # nobody listens there any more
 
