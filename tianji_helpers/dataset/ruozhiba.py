@@ -45,7 +45,7 @@ def _checked(row: dict, where: str) -> dict:
     for field in ("system", "history"):
         if row.get(field):  # it would be lost
             raise CourseError(
-                f"{where}：有字段 {field}，不是 COIG-CQIA 的记录。别的数据请用 tianji split 来分（四种格式都行）。"
+                f"{where}：有字段 {field}，不是 COIG-CQIA 的记录。别的数据请用 tianji split 来分。"
             )
     for field in fields:
         if not records.check_text(row[field], field, where).strip():
