@@ -152,7 +152,7 @@ def _lessons(files: list[Path], parameters: Mapping[str, Any], run: Path) -> lis
     given = assign(parameters, known)
     for values in given.values():
         if values.get("data"):  # the kernels have another current folder
-            values["data"] = str(Path(values["data"]).expanduser().absolute())
+            values["data"] = str(paths.expand(values["data"]).absolute())
     for name in takes_folder:
         given[name]["output_dir"] = str(run)
     return [

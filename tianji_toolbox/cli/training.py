@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
+from tianji_helpers import paths
 from tianji_toolbox.cli import arguments as arg
 
 _CONFIG = (  # an estimate is asked for as the training is
@@ -83,7 +83,7 @@ def _read_options(texts: Sequence[str]) -> dict:
             with suppress(ValueError):  # to YAML, 2e-4 is a word
                 options[name] = float(text)
         if configs.PLACES.get(name, name) in configs.PATHS:
-            options[name] = Path(text).expanduser().absolute()
+            options[name] = paths.expand(text).absolute()
     return options
 
 

@@ -93,7 +93,7 @@ def write(model_dir: str | Path, platform: str, folder: str | Path) -> Path:
     something, a model folder that is not whole, or a model that sees.
     """
     check_known(platform, PLATFORMS, "平台")
-    folder = Path(folder).expanduser().resolve()
+    folder = paths.expand(folder).resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise CourseError(f"{folder} 里已经有东西，不会覆盖。请换一个新的文件夹名，或先清空它。")
     model = inspection.inspect_model(model_dir)
