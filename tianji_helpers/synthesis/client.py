@@ -251,20 +251,21 @@ def started(settings: Settings, output_dir: str | Path = "") -> Iterator["Engine
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(folder / "journal.sqlite"))
         if not provider.base_url:
-            provider = replace(provider, base_url=stack.enter_context(_own_server(provider, settings)))
+            provider = stack.enter_context(_own_server(provider, settings))
         yield Engine(provider, settings, journal, folder)
 
 
 @contextmanager
-def _own_server(provider: Provider, settings: Settings) -> Iterator[str]:
-    """Run the teacher that a provider without an address stands for; yield its address, with ``/v1``."""
+def _own_server(provider: Provider, settings: Settings) -> Iterator[Provider]:
+    """Run the teacher that a provider without an address stands for; yield the provider with it."""
     if provider.name == "offline":
         with Teacher() as teacher:
-            yield teacher.base_url
+            yield replace(provider, base_url=teacher.base_url)
     else:
         options = {"parallel": settings.concurrency or provider.slots, "alias": provider.model}
-        with llama.started(packaged.locate(), context=settings.max_tokens + _PROMPT_ROOM, **options) as url:
-            yield f"{url}/v1"
+        context = settings.max_tokens + _PROMPT_ROOM
+        with llama.behind_socket(packaged.locate(), context=context, **options) as socket:
+            yield replace(provider, base_url="http://localhost/v1", socket=socket)
 
 
 class Engine:
