@@ -40,6 +40,17 @@ def base_dir():
     return models.prepare(report=lambda line: None)
 
 
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user without HOME and without an entry in the list of users: a container's bare number."""
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
 @pytest.fixture(autouse=True)
 def own_outputs(tmp_path_factory, monkeypatch):
     """Send whatever a test writes without naming a folder into a temporary one."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from typing import NamedTuple
 
+from tianji_helpers import thoughts
 from tianji_helpers.request import Request
 
 UNSTOPPED = "unstopped"
@@ -114,6 +115,7 @@ _LEFTOVER = re.compile(
     r"##+|字数|字以内|对象称谓|祝福场景|参考句|造句风格|语气助词|语气词|小红书(?:风格|笔记|日记|的?语气)"
     r"|正常风格|严肃风格|祝福语(?:如下|：)|以下是|额外要求|送祝福大师"
     r"|<\|?[A-Za-z/_][^>\n]*>|\[/?(?:INST|UNUSED_TOKEN[^\]]*)\]"
+    rf"|◁/?{thoughts.NAMES}"
 )
 
 
@@ -122,6 +124,7 @@ _LEFTOVER = re.compile(
     ("祝姐姐生日", "姐姐，祝你生日快乐！###"),
     ("祝姐姐生日", "字数小于50字，姐姐，祝你生日快乐！"),
     ("祝姐姐生日", "姐姐，祝你生日快乐！<|im_end|>"),
+    ("祝姐姐生日", "◁think▷写给姐姐◁/think▷姐姐，祝你生日快乐！"),
     ("祝姐姐生日", "生日快乐，小红书日记！愿你天天开心呀"),
 )
 def leftover(text: str, request: Request) -> str | None:

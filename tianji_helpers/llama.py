@@ -90,6 +90,20 @@ def started(
         child.stdout.close()
 
 
+@contextmanager
+def behind_socket(gguf_file: str | Path, **options: Any) -> Iterator[str]:
+    """Run the server as ``started`` does, behind a socket file; yield the file.
+
+    llama.cpp looks at no ``Host``: on a port, a web site whose name was made to lead to this machine may ask
+    it, and so may all who have an account here. The file lies in a folder that only we may enter.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="tianji-llama-") as folder,
+        started(gguf_file, host=(socket := f"{folder}/llama.sock"), **options),
+    ):
+        yield socket
+
+
 class Model:
     """A model that llama.cpp runs, where ``inference.stream`` otherwise takes one of transformers.
 

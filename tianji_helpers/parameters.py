@@ -88,9 +88,9 @@ def with_whole_paths(given: Mapping[str, Any], folder: str | Path = "") -> dict[
     values, folder = dict(given), Path(folder)
     for name in values.keys() & set(PATHS):
         try:
-            values[name] = values[name] and str((folder / Path(values[name]).expanduser()).absolute())
-        except (OSError, RuntimeError) as error:
-            raise CourseError(f"参数 {name} 的路径 {brief(values[name])} 用不了：{error}。") from error
+            values[name] = values[name] and str((folder / paths.expand(values[name])).absolute())
+        except OSError as error:
+            raise CourseError(f"参数 {name}：{error.strerror}。") from error
     return values
 
 

@@ -36,7 +36,28 @@ STAGES = (
 
 def resolve(path: str | Path) -> Path:
     """Return ``path`` as an absolute path; a relative one starts from the project root."""
-    return (ROOT / Path(path).expanduser()).resolve()
+    return (ROOT / expand(path)).resolve()
+
+
+def expand(path: str | Path) -> Path:
+    """Return ``path`` with its ``~`` written out. Raises OSError for one that leads nowhere.
+
+    That is ``~nobody``, or ``~`` where neither ``$HOME`` nor the system's list of users has a home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        # no CourseError, which looks for keys, and for that needs this module; the command line shows both
+        said = f"路径 {path} 用不了：找不到 ~ 指的用户文件夹，请写完整的路径"
+        raise OSError(errno.EINVAL, said) from error
+
+
+def home() -> Path | None:
+    """Return the home folder; None for a user without one (a container's bare number, say)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
 
 
 def run_dir(output_dir: str | Path = "") -> Path:
@@ -85,8 +106,8 @@ def _place(given: str | Path, variable: str, default: str) -> Path:
         raise OSError(errno.EINVAL, f"{named}{text!r} 是网址，这里要写这台机器上的路径")
     try:
         return resolve(text)
-    except RuntimeError as error:
-        raise OSError(errno.EINVAL, f"{named}{str(text)!r} 用不了：{error}") from error
+    except OSError as error:
+        raise OSError(errno.EINVAL, f"{named}{error.strerror}") from error
 
 
 def datasets_dir() -> Path:

@@ -23,6 +23,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -47,6 +48,8 @@ _WRITTEN = ".written.json"  # what ``make_way`` notes
 RAW_FIELDS = ("system", "src_input", "style_name", "input", "output")
 TRAINING_FIELDS = ("input", "output")
 MAX_VALUE = 1 << 26  # characters; one row that is longer is no row of this course
+_MOST_TEXT = 1 << 28  # bytes of a gzipped file that is read as a whole
+_DENSEST = 100  # gzip makes a tenth of texts, a thousandth of nothing but zeros
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _BLOCK = 1 << 20  # bytes read at a time
 _AHEAD = 8 << 20  # bytes written between two calls to put them on the disk
@@ -196,19 +199,36 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """Return a UTF-8 file's text (a byte order mark is dropped), or say why it cannot be read."""
-    return "".join(_blocks(path))
+    """Return a UTF-8 file's text (a byte order mark is dropped).
+
+    Raises CourseError, saying why, for one that cannot be read, and for a gzipped one that becomes more than
+    memory should hold.
+    """
+    return "".join(_blocks(path, _MOST_TEXT))
 
 
-def _blocks(path: str | Path) -> Iterator[str]:
-    """Yield a UTF-8 file's text, a block at a time; errors as in ``read_text``."""
+def _blocks(path: str | Path, most: float = math.inf) -> Iterator[str]:
+    """Yield a UTF-8 file's text, a block at a time; errors as in ``read_text``.
+
+    most: bytes that a gzipped file may have, unpacked. However it is read, ``_DENSEST`` times what it is (or
+    ``MAX_VALUE``) is the limit, so that a small file is never more than a moderate one.
+    """
     path = Path(path)
     decoder = codecs.getincrementaldecoder("utf-8")()
     done = 0  # bytes before the block
     try:
         with open_bytes(path) as file:
+            if isinstance(file, gzip.GzipFile):
+                most = min(most, max(MAX_VALUE, _DENSEST * os.fstat(file.fileno()).st_size))
+            else:
+                most = math.inf
             while True:
                 data = file.read(_BLOCK)
+                if done + len(data) > most:
+                    raise CourseError(
+                        f"{path} 是 gzip 文件，解压以后超过 {most / 1e6:,.0f} MB，没有往下读"
+                        "（它可能是用来占满内存的）。如果确实是数据，请先用 gunzip 解开，再用解开的文件。"
+                    )
                 pending = len(decoder.getstate()[0])
                 text = decoder.decode(data, final=not data)
                 yield text.removeprefix("\ufeff") if done == 0 else text

@@ -12,6 +12,7 @@ from typing import Any
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
 
+_AT_ONCE = 1_000  # rows of a table that become dictionaries
 ARRAY, LINES, TABLE, PARQUET = "array", "lines", "table", "parquet"
 
 
@@ -96,8 +97,9 @@ def _table_rows(path: str | Path) -> Iterator[dict]:
                 invalid_row_handler=lambda row: ragged.append(row) or "error",
             ),
         )
-        for row in table.to_pylist():  # only a column of nothing but empty cells has no text
-            yield {name: "" if cell is None else cell for name, cell in row.items()}
+        for batch in table.to_batches(_AT_ONCE):  # all rows as dictionaries take many times the memory
+            for row in batch.to_pylist():  # only a column of nothing but empty cells has no text
+                yield {name: "" if cell is None else cell for name, cell in row.items()}
     except (ArrowException, ValueError, KeyError) as error:
         reason = brief(str(error).strip())
         if ragged:

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from importlib import metadata
 
 import parrots
+import psutil
 import pytest
 import tiny_models
 import toml
+from handshakes import opened
 from playwright.sync_api import expect
 
 from tianji_helpers import paths, records
@@ -50,6 +52,17 @@ def packages(tmp_path_factory):
     return site
 
 
+def _wait_for(port, process):
+    for _ in range(1500):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5):
+                return
+        except OSError:
+            assert process.poll() is None, "the app has ended"
+            time.sleep(0.2)
+    pytest.fail("the app did not come up")
+
+
 @contextmanager
 def started(folder, packages, *command):
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -58,13 +71,7 @@ def started(folder, packages, *command):
     env |= {"PYTHONPATH": str(packages), "STREAMLIT_SERVER_PORT": str(port)}
     with subprocess.Popen([sys.executable, "-S", *command], cwd=folder, env=env) as process:
         try:
-            for _ in range(1500):
-                try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5):
-                        break
-                except OSError:
-                    assert process.poll() is None, "the app has ended"
-                    time.sleep(0.2)
+            _wait_for(port, process)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
@@ -80,6 +87,27 @@ def test_it_answers_with_what_it_carries(page, model_dir, packages, tmp_path, st
         page.goto(url)
         page.get_by_role("button", name="送祝福", exact=True).click()
         expect(page.locator(".wish")).to_have_text("".join(PIECES), timeout=60_000)
+
+
+def test_to_try_it_opens_it_to_this_machine_only(model_dir, packages, tmp_path, capsys):
+    assert cli.main(["app", str(model_dir), str(tmp_path / "app"), "--to", "modelscope"]) == 0
+    command = re.search(r"先在本机试：python (.+)", capsys.readouterr().out)[1].split()
+    env = os.environ | {"PYTHONPATH": str(packages), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-S", *command], env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            port = int(re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())[1])
+            _wait_for(port, process)
+            listening = [
+                one for one in psutil.Process(process.pid).net_connections() if one.status == "LISTEN"
+            ]
+            assert {one.laddr.ip for one in listening} == {"127.0.0.1"}
+            assert opened(port, "127.0.0.1") == 101
+            assert opened(port, "evil.example") == 403  # a name that was made to lead here
+            assert opened(port, "localhost", "evil.example") == 403
+        finally:
+            process.kill()
 
 
 def test_each_platform_finds_its_settings(model_dir, tmp_path):

@@ -1,10 +1,12 @@
 """llama.cpp's server in a process of its own: it answers, and whatever happens, it ends."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import psutil
@@ -12,6 +14,7 @@ import pytest
 
 from tianji_helpers import llama
 from tianji_helpers.errors import CourseError
+from tianji_helpers.synthesis import client, providers
 from tianji_toolbox.shipping import export
 
 
@@ -44,6 +47,28 @@ def test_it_answers_under_its_name_and_ends_with_the_block(gguf_file):
         (pid,) = children()
         assert ask(url)["model"] == "teacher"
     assert gone(pid) and not children()
+
+
+def test_behind_a_socket_file_nobody_else_can_ask_it(gguf_file, monkeypatch):
+    """Asked as synthesis asks it: no port is open, which a web site could reach under a name of its own."""
+    monkeypatch.setattr(client.packaged, "locate", lambda: gguf_file)
+    settings = client.Settings("embedded", max_tokens=64, concurrency=1)
+    with client._own_server(settings.choose(), settings) as provider:
+        (pid,) = children()
+        server = psutil.Process(pid)
+        assert not [one for one in server.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+        folder = Path(provider.socket).parent
+        assert folder.stat().st_mode & 0o777 == 0o700
+        body = {"model": provider.model, "messages": [{"role": "user", "content": "祝姐姐"}], "max_tokens": 4}
+
+        async def asked():
+            asking = providers.connect(provider, 60, 1)
+            replies = [await asking.ask(body) for _ in range(2)]
+            await asking.close()
+            return replies
+
+        assert all(reply.text for reply in asyncio.run(asked()))
+    assert gone(pid) and not folder.exists()
 
 
 def test_a_server_that_dies_takes_nobody_along(gguf_file):

@@ -20,6 +20,14 @@ def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
     assert paths.resolve("~/run") == tmp_path / "run"
 
 
+def test_a_user_without_a_home_is_told_so_only_for_a_path_that_begins_there(homeless):
+    assert paths.home() is None
+    assert paths.resolve("outputs/x") == paths.ROOT / "outputs" / "x"
+    for path in ("~/run", "~nobody-of-this-name/run"):
+        with pytest.raises(OSError, match=rf"{path}.*用户文件夹.*完整的路径"):
+            paths.resolve(path)
+
+
 def test_the_run_folder_is_named_by_parameter_then_environment_then_default(tmp_path, monkeypatch):
     monkeypatch.setenv("TIANJI_OUTPUT_DIR", str(tmp_path))
     assert paths.run_dir() == tmp_path

@@ -13,6 +13,7 @@ from pyarrow import csv, parquet
 
 from tianji_helpers import formats, records
 from tianji_helpers.errors import CourseError
+from tianji_helpers.rows import iter_rows
 
 ONE = [{"system": "你是一名导游", "input": "第一天去哪儿？", "output": "先去古城墙，\n再去钟楼。"}]
 BARE = [{"input": "“门票”多少钱, 贵吗", "output": '成人"四十"元'}]
@@ -192,6 +193,36 @@ def test_what_cannot_be_read_is_named_with_the_fix(tmp_path, name):
         list(formats.read(path))
     message = str(caught.value)
     assert all(word in message for word in ("own.json", *words)) and len(message) < 600, message
+
+
+BOMBS = {
+    "table": b"input,output\n" + b"a,b\n" * (1 << 20),
+    "lines": b'{"input": "a", "output": "b"}\n' * (1 << 18),
+    "array": b"[" + b'{"input": "a", "output": "b"},' * (1 << 18),
+    "blanks": b" " * (1 << 22),
+    "one object": b'{"input": "a",\n"output": "' + b"b" * (1 << 22),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_does_not_become_a_large_one(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(records, "MAX_VALUE", 1 << 20)  # 64 times less, so that the test is small, too
+    path = tmp_path / "own.json.gz"
+    path.write_bytes(gzip.compress(BOMBS[name]))
+    with pytest.raises(CourseError, match=r"own\.json\.gz .*解压以后超过 [12] MB.*gunzip"):
+        list(formats.read(path))
+
+
+def test_a_packed_table_is_read_as_a_whole_and_has_a_limit_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_MOST_TEXT", 1 << 10)
+    packed = {"csv": b"input,output\n" + b"a,b\n" * 999, "jsonl": b'{"input": "a", "output": "b"}\n' * 999}
+    for kind, content in packed.items():
+        (tmp_path / f"own.{kind}").write_bytes(gzip.compress(content))
+    with pytest.raises(CourseError, match=r"own\.csv .*解压以后超过 0 MB"):
+        list(iter_rows(tmp_path / "own.csv"))
+    assert sum(1 for _ in iter_rows(tmp_path / "own.jsonl")) == 999
+    (tmp_path / "own.csv").write_bytes(packed["csv"])  # whose size everybody sees
+    assert sum(1 for _ in iter_rows(tmp_path / "own.csv")) == 999
 
 
 def test_a_parquet_file_for_a_reader_of_json(tmp_path):

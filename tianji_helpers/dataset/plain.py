@@ -2,21 +2,22 @@
 
 The rules for wishes know what a wish is like; to answers about anything else they would do harm. Such rows
 are not mended, and rejected only for what spoils any training: an empty question or answer, text that was
-decoded wrongly, tokens of a chat template, sheer size, and (in ``clean``) what stood there before.
+decoded wrongly, tokens of a chat template, a model's thoughts before its answer, sheer size, and (in
+``clean``) what stood there before.
 """
 
 import re
 from collections.abc import Collection, Iterable
 from itertools import islice
 
-from tianji_helpers import wishes
+from tianji_helpers import thoughts, wishes
 
 WISHES, OTHER = "wishes", "other"
 GROUPING = {WISHES: "pair", OTHER: "question"}  # see ``splits.group``
 LOOKED_AT = 1_000  # rows; more would not change the mind
 MAX_CHARS = 20_000  # of a conversation; no model of the course reads more at a time
-BLANK, GARBLED, TOKENS = "blank", "garbled", "template_tokens"
-TITLES = {BLANK: "空的问或答", GARBLED: "乱码", TOKENS: "模板词元"}
+BLANK, GARBLED, TOKENS, THOUGHTS = "blank", "garbled", "template_tokens", "thoughts"
+TITLES = {BLANK: "空的问或答", GARBLED: "乱码", TOKENS: "模板词元", THOUGHTS: "思考过程"}
 
 # what is left of text that was read in another encoding than it was written in
 _GARBLED = re.compile("\ufffd|锟斤拷|烫烫烫|屯屯屯|â€[œ\x9c\x9d™]|(?:[ÃÂåäçèéæ][\x80-\xbf]){2,}")
@@ -39,7 +40,7 @@ def kind(turns: Iterable[dict], matrix: wishes.Matrix) -> tuple[str, str]:
     found = f"前 {len(looked)} 条里有 {sum(looked)} 条是祝福（看系统提示和请求）"
     if 2 * sum(looked) >= len(looked):
         return WISHES, f"{found}，按祝福的规则清洗"
-    return OTHER, f"{found}，只查空的、乱码、模板词元、太长和重复，不用祝福的规则"
+    return OTHER, f"{found}，只查空的、乱码、模板词元、思考过程、太长和重复，不用祝福的规则"
 
 
 def is_wish(turn: dict, matrix: wishes.Matrix) -> bool:
@@ -68,4 +69,7 @@ def reject(turn: dict, off: Collection[str] = ()) -> tuple[str, str] | None:
         for text in (turn.get("system", ""), *said) if name not in off else ():
             if found := pattern.search(text):
                 return name, f"出现“{found[0]}”"
+    for text in said[1::2] if THOUGHTS not in off else ():
+        if mark := thoughts.find(text):
+            return THOUGHTS, f"回答前面有模型的思考（“{mark}”）"
     return None

@@ -5,7 +5,7 @@ A file is a JSON array of ``{"id", "image", "conversations": [{"from": "human", 
 same of a picture in every step, so it is asked once (``compute_features``), and a row brings what it said.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,17 +34,10 @@ def check(path: str | Path, image_folder: str | Path, open_images: bool = True) 
     question; turns out of order.
     """
     path, folder = paths.resolve(path), paths.resolve(image_folder)
-    rows: list[dict[str, Any]] = list(records.iter_json_array(path))
-    if not rows:
-        raise CourseError(f"{paths.told(path)} 里一条数据也没有。")
+    rows: list[dict[str, Any]] = []
     seen: set[str] = set()
-    for number, one in enumerate(rows, 1):
-        where = f"{paths.told(path)} 第 {number} 条"
-        if not isinstance(one, dict):
-            raise CourseError(f"{where}：应当是一个 {{…}}，现在是 {type(one).__name__}。")
-        image, turns = one.get("image"), one.get("conversations")
-        if not isinstance(image, str) or not image:
-            raise CourseError(f"{where}：没有 image（图片相对于图片文件夹的路径）。")
+    for where, one in _read(path):
+        image = one["image"]
         named = "\0" not in image and not Path(image).is_absolute()
         if not named or not (folder / image).resolve().is_relative_to(folder):
             raise CourseError(f"{where}：image 是 {image}，不在图片文件夹里。请写相对路径，把图片放进去。")
@@ -56,6 +49,20 @@ def check(path: str | Path, image_folder: str | Path, open_images: bool = True) 
                 pictures.open_picture(folder / image)
             except CourseError as error:
                 raise CourseError(f"{where}：{error}") from error
+        rows.append(one)
+    return rows
+
+
+def _read(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (words that name the row, row): all that ``check`` asks for but the pictures themselves."""
+    where = ""
+    for number, one in enumerate(records.iter_json_array(path), 1):
+        where = f"{paths.told(path)} 第 {number} 条"
+        if not isinstance(one, dict):
+            raise CourseError(f"{where}：应当是一个 {{…}}，现在是 {type(one).__name__}。")
+        image, turns = one.get("image"), one.get("conversations")
+        if not isinstance(image, str) or not image:
+            raise CourseError(f"{where}：没有 image（图片相对于图片文件夹的路径）。")
         if not isinstance(turns, list) or not turns or len(turns) % 2:
             raise CourseError(f"{where}：conversations 应当是一问一答的列表。")
         for place, turn in enumerate(turns):
@@ -68,12 +75,15 @@ def check(path: str | Path, image_folder: str | Path, open_images: bool = True) 
                 raise CourseError(
                     f"{where}：conversations 的第 {place + 1} 句应当是 {speaker} 说的（from、value）。"
                 )
+            records.check_text(turn["value"], "value", where)
         marks = [turn["value"].count(MARK) for turn in turns]
         if marks[0] != 1 or sum(marks) != 1:
             raise CourseError(
                 f"{where}：{MARK} 有 {sum(marks)} 个，应当只在第一个问题里有一个（一条一张图片）。"
             )
-    return rows
+        yield where, one
+    if not where:
+        raise CourseError(f"{paths.told(path)} 里一条数据也没有。")
 
 
 def compute_features(
@@ -134,11 +144,11 @@ def load_llava(data_files: dict[str, Any], system: str = "", **_: Any) -> Any:
     """Return ``{"train": …}``, a ``datasets.DatasetDict`` of rows with ``conversation`` and ``image``.
 
     It stands in for ``datasets.load_dataset`` in a config, as ``data.load_rows`` does. system: of every row;
-    LLaVA's JSON has none.
+    LLaVA's JSON has none. Raises CourseError naming file and row, as ``check`` does; the pictures are not
+    looked at: a training needs their features, not them.
     """
     from datasets import Dataset, DatasetDict
 
-    rows = records.iter_json_array(paths.resolve(data_files["train"]))
     said = [
         {
             "image": one["image"],
@@ -149,7 +159,7 @@ def load_llava(data_files: dict[str, Any], system: str = "", **_: Any) -> Any:
                 )
             ],
         }
-        for one in rows
+        for _, one in _read(paths.resolve(data_files["train"]))
     ]
     return DatasetDict(train=Dataset.from_list(said))
 

@@ -31,7 +31,7 @@ from typing import Protocol
 from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
 
-from tianji_helpers import llama, packaged, paths
+from tianji_helpers import llama, packaged, paths, thoughts
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import prices, providers
 from tianji_helpers.synthesis.journal import Journal, key_of
@@ -54,10 +54,6 @@ _REFUSAL = re.compile(
     r"|(?:I['’]m|I am) (?:sorry|unable)|I can(?:['’]t|not)|As an AI|Sorry, )",
     re.IGNORECASE,
 )
-# around what a model thinks aloud; some servers keep the opening one for themselves
-_THOUGHT = r"(?:seed:)?(?:think|thinking|thought|reasoning)[>▷]"  # ▷: Kimi's
-_THOUGHT_END = re.compile(rf"^.*(?:[<◁]/{_THOUGHT}|<\|end_of_thought\|>)\s*", re.IGNORECASE | re.DOTALL)
-_THOUGHT_START = re.compile(rf"[<◁]{_THOUGHT}|<\|begin_of_thought\|>", re.IGNORECASE)
 
 
 class Query(Protocol):
@@ -255,20 +251,21 @@ def started(settings: Settings, output_dir: str | Path = "") -> Iterator["Engine
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(folder / "journal.sqlite"))
         if not provider.base_url:
-            provider = replace(provider, base_url=stack.enter_context(_own_server(provider, settings)))
+            provider = stack.enter_context(_own_server(provider, settings))
         yield Engine(provider, settings, journal, folder)
 
 
 @contextmanager
-def _own_server(provider: Provider, settings: Settings) -> Iterator[str]:
-    """Run the teacher that a provider without an address stands for; yield its address, with ``/v1``."""
+def _own_server(provider: Provider, settings: Settings) -> Iterator[Provider]:
+    """Run the teacher that a provider without an address stands for; yield the provider with it."""
     if provider.name == "offline":
         with Teacher() as teacher:
-            yield teacher.base_url
+            yield replace(provider, base_url=teacher.base_url)
     else:
         options = {"parallel": settings.concurrency or provider.slots, "alias": provider.model}
-        with llama.started(packaged.locate(), context=settings.max_tokens + _PROMPT_ROOM, **options) as url:
-            yield f"{url}/v1"
+        context = settings.max_tokens + _PROMPT_ROOM
+        with llama.behind_socket(packaged.locate(), context=context, **options) as socket:
+            yield replace(provider, base_url="http://localhost/v1", socket=socket)
 
 
 class Engine:
@@ -437,7 +434,7 @@ class Engine:
                 continue
             self._count(reply, tokens)
             try:
-                answer = replace(reply, text=_without_thoughts(reply.text))
+                answer = replace(reply, text=thoughts.without(reply.text))
                 _check_reply(answer)
                 self._check(answer.text)
             except (ValueError, RecursionError) as error:
@@ -540,15 +537,6 @@ def _expected_tokens(request: Query) -> tuple[int, int]:
     return asked, prices.estimate_tokens("祝" * request.answer_chars)
 
 
-def _without_thoughts(text: str) -> str:
-    """Return an answer without what the model thought aloud before it.
-
-    >>> _without_thoughts("<think>\\n写给姐姐。</think>\\n\\n姐姐，生日快乐！")
-    '姐姐，生日快乐！'
-    """
-    return _THOUGHT_END.sub("", text)
-
-
 def _check_reply(reply: Reply) -> None:
     """Raise ValueError, saying why, for an answer that cannot be used, whatever was asked."""
     if reply.finish_reason in ("content_filter", "sensitive", "refusal"):
@@ -557,7 +545,7 @@ def _check_reply(reply: Reply) -> None:
         raise ValueError(f"回答没有正常结束（finish_reason={reply.finish_reason or '空'}）")
     if not reply.text.strip():
         raise ValueError("回答是空的")
-    if _THOUGHT_START.search(reply.text):
+    if thoughts.START.search(reply.text):
         raise ValueError("模型只思考，没有回答")
     try:
         reply.text.encode()

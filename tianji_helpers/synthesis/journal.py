@@ -73,6 +73,7 @@ class Journal:
         self.distrusted: set[str] = set()
         self._lock = threading.Lock()  # answers are added from a worker thread
         _check_beside(self.file.resolve())
+        self._lacks_wal = _lacks_wal(self.file.resolve())
         with _explained(self.file):
             self._base = sqlite3.connect(self.file, timeout=0, isolation_level=None, check_same_thread=False)
         try:
@@ -93,6 +94,12 @@ class Journal:
             raise CourseError(
                 f"{self.file} 是别的程序的 SQLite 数据库，不是祝福日志；它没有被改动。"
                 "请把它移走，或换一个输出文件夹。"
+            )
+        if self._lacks_wal and not schema:
+            raise CourseError(
+                f"日志 {self.file} 里什么也没有：它是第一版写的，那时回答先写在旁边的 "
+                f"{self.file.name}-wal 里，而那个文件没有一起拷来。请把它也拷到旁边，再运行一次；"
+                "它已经不在的话，请把这个日志移走，从头生成。"
             )
         run("PRAGMA journal_mode = DELETE")
         run("PRAGMA synchronous = FULL")
@@ -190,6 +197,24 @@ def _check_beside(file: Path) -> None:
                 f"{beside} 不是课程留下的：它指向别的文件，SQLite 会去改动或删除那个文件，所以没有打开日志。"
                 "请把它删掉，再运行一次。"
             )
+
+
+def _lacks_wal(file: Path) -> bool:
+    """Whether a database is in WAL mode, as the first version's journals were, without its ``-wal``.
+
+    It may have been left out when the file was copied: then what was not moved into the file yet is gone
+    without a word. That is sure only of one without tables.
+    """
+    if not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        header = opened.read(20)
+    wal = file.with_name(file.name + "-wal")
+    return (
+        header.startswith(b"SQLite format 3\0")
+        and header[18:] == b"\2\2"
+        and not (wal.exists() and wal.stat().st_size)
+    )
 
 
 @contextmanager

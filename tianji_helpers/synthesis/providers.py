@@ -40,7 +40,10 @@ _MOST_TOKENS = 10_000_000  # of one request: more than any model reads
 
 @dataclass(frozen=True)
 class Provider:
-    """Whom to ask. ``key`` is never shown; ``extra`` goes into the body of every request."""
+    """Whom to ask. ``key`` is never shown; ``extra`` goes into the body of every request.
+
+    socket: a file behind which a server of ours listens, instead of a port.
+    """
 
     name: str
     base_url: str
@@ -52,6 +55,7 @@ class Provider:
     slots: int = 0  # answers that it is known to write at once; 0 is found out
     keeps_schemas: bool = False  # the server lets the model write nothing but JSON of a given schema
     extra: dict = field(default_factory=dict)
+    socket: str = ""
 
 
 PROVIDERS = {
@@ -184,6 +188,7 @@ class _OpenAIClient:
             timeout=None,  # it would be one for each read; ``ask`` has one for the whole
             max_retries=0,
             http_client=openai.DefaultAioHttpClient(
+                transport=_through(provider.socket) if provider.socket else None,
                 # a proxy of the environment cannot reach this machine's own servers
                 trust_env=not _is_loopback(provider.base_url),
                 # without TLS there is nothing to verify, and reading the certificates takes 50 ms
@@ -206,6 +211,11 @@ class _OpenAIClient:
 
     async def close(self) -> None:
         await self._client.close()
+
+
+def _through(socket: str) -> httpx2.AsyncHTTPTransport:
+    # one connection an answer, as ``llama.Model`` has it: now and then llama.cpp closes the kept one
+    return httpx2.AsyncHTTPTransport(uds=socket, limits=httpx2.Limits(max_keepalive_connections=0))
 
 
 class _ZhipuClient:

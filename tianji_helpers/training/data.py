@@ -105,8 +105,8 @@ def look(dataset) -> Rows:
     """Run what a config does to its rows, without cutting or packing, and return what comes of it.
 
     dataset: a config's ``train_dataloader.dataset``, of XTuner's type ``process_hf_dataset``.
-    Raises CourseError naming file and row, if there is nothing that a loss could be computed of, and if
-    all answers are empty.
+    Raises CourseError naming file and row (one whose picture has no features, too), if there is nothing that
+    a loss could be computed of, and if all answers are empty.
     """
     from xtuner.dataset.utils import encode_fn
     from xtuner.registry import BUILDER
@@ -124,8 +124,16 @@ def look(dataset) -> Rows:
             f"配置里的 train_dataloader.dataset 用不了：它的分词器或 map 函数建不出来（{_said(error)}）。"
         ) from error
     rows = Rows(path, [], [], [], dataset.max_length)
+    features = dataset.get("features")  # of ``seeing.rows.SeenRows``
+    shapes = inspection.read_shapes(paths.resolve(features)) if features else {}
     speaks = False
     for number, row in enumerate(_loaded(dataset, path), 1):
+        if features and row.get("image") not in shapes:
+            raise CourseError(
+                f"{paths.told(path)} 第 {number} 条：视觉特征 {paths.told(features)} 里没有图片 "
+                f"{row.get('image')}。请改正 image，"
+                "或用这些图片重新算视觉特征（seeing.rows.compute_features）。"
+            )
         try:
             learnt = None
             for name, function in maps:

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from tianji_helpers import locks, records
+from tianji_helpers import locks, paths, records
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import runs
 from tianji_toolbox.classroom.batch_plan import Run
@@ -116,7 +116,8 @@ def _work(
 ) -> tuple[Status, list[dict]]:
     """Do the notebooks one after another, as far as they go; return how it ended, and what each took."""
     # where libraries keep what they share between runs (fonts, kernels)
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = paths.home()
+    caches = [Path(text)] if (text := os.environ.get("XDG_CACHE_HOME")) else [home / ".cache"] if home else []
     began, steps = time.monotonic(), []
     for notebook in run.notebooks:
         on_note({"notebook": notebook.stem})
@@ -128,7 +129,7 @@ def _work(
             limits=replace(limits, minutes=limits.minutes - spent),
             log=folder / "log.txt",
             environment=environment,
-            writable=[folder, *filter(Path.is_dir, [caches])],
+            writable=[folder, *filter(Path.is_dir, caches)],
             on_note=on_note,
             stop=stop,
         )

@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
@@ -109,8 +110,11 @@ def find_traces(notebook: nbformat.NotebookNode) -> list[str]:
         if cell.cell_type == "code"
         for output in cell.outputs
     )
-    folders = {str(paths.ROOT), str(Path.home())}
-    names = {name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 3 and name not in told}
+    folders = set(map(str, filter(None, (paths.ROOT, paths.home()))))
+    user = ""
+    with suppress(KeyError, OSError):  # a user without a name
+        user = getpass.getuser()
+    names = {name for name in (user, socket.gethostname()) if len(name) > 3 and name not in told}
     found = [folder for folder in folders if folder in text]
     return sorted(found + [name for name in names if re.search(rf"\b{re.escape(name)}\b", text)])
 

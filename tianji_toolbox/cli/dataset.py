@@ -54,7 +54,7 @@ def merge(folder, output_file, **how) -> None:
     arg.choice(
         "--kind",
         ("wishes", "other"),
-        "是祝福，还是别的数据：后者只查空的、乱码、模板词元、太长和重复（默认看数据）",
+        "是祝福，还是别的数据：后者只查空的、乱码、模板词元、思考过程、太长和重复（默认看数据）",
         "",
     ),
     _SYSTEM,

@@ -62,7 +62,7 @@ def app(model_dir, output_folder, to) -> None:
     from tianji_toolbox.shipping import app_folder
 
     folder = app_folder.write(model_dir, to, output_folder)
-    print(f"已写好：{folder}\n先在本机试：python {folder / 'app.py'}\n{app_folder.STEPS[to]}")
+    print(f"已写好：{folder}\n先在本机试：python {folder / 'app.py'} --local\n{app_folder.STEPS[to]}")
 
 
 @arg.command(

@@ -2,6 +2,8 @@
 
 The platforms that host demos call the one or the other; ``.streamlit/config.toml`` holds the address
 and the port, and the platform's own settings (``STREAMLIT_SERVER_PORT``, options) go before it.
+That config is for a machine behind a platform's proxy: it answers to everybody. To try the demo, there is
+``python app.py --local``, which is for this machine only, as ``tianji web`` is.
 """
 
 import json
@@ -20,6 +22,10 @@ if __name__ == "__main__":
         from tianji_toolbox.shipping import web_page
 
         web_page.main(json.dumps({"model_dir": MODEL}))
+    elif "--local" in sys.argv[1:]:
+        from tianji_toolbox import pages
+
+        pages.serve("app.py", (), port=0)
     else:
         from streamlit.web import cli
 

@@ -68,7 +68,10 @@ README = """\
 
 一个微调过的小模型，替你写祝福：挑对象、场景和风格，或者自己写一句。
 
-- 运行：`pip install -r requirements.txt`，再 `python app.py`（或 `streamlit run app.py`），端口 {port}。
+- 在自己的电脑上试：`pip install -r requirements.txt`，再 `python app.py --local`。网页只有这台机器能打开。
+- 平台上运行：`python app.py` 或 `streamlit run app.py`，端口 {port}。这时用 `.streamlit/config.toml`：
+  在所有网络地址上监听（0.0.0.0），不查域名、来源和 XSRF 令牌，因为平台的代理用它自己的域名来访问。
+  能连到的人都能用，没有密码，所以不要在自己的电脑上这样启动。
 - 基座模型：{base}；它的许可证（{licence}）也约束这个模型。
 - 回答由模型生成，可能不得体、不准确，发出去之前请自己读一遍。
 """
@@ -90,7 +93,7 @@ def write(model_dir: str | Path, platform: str, folder: str | Path) -> Path:
     something, a model folder that is not whole, or a model that sees.
     """
     check_known(platform, PLATFORMS, "平台")
-    folder = Path(folder).expanduser().resolve()
+    folder = paths.expand(folder).resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise CourseError(f"{folder} 里已经有东西，不会覆盖。请换一个新的文件夹名，或先清空它。")
     model = inspection.inspect_model(model_dir)
@@ -163,7 +166,10 @@ def _write_settings(part: Path, platform: str, entry: models.BaseModel | None) -
 
 
 def _config() -> str:
-    """Return Streamlit's settings: the demo's own, and what a page behind a platform's proxy needs."""
+    """Return Streamlit's settings: the demo's own, and what a page behind a platform's proxy needs.
+
+    With ``--local``, ``app.py`` puts ``pages.OPTIONS`` and this machine's address before them.
+    """
     options = {"server.address": "0.0.0.0", "server.port": PORT, **pages.OPTIONS}
     # the proxy's host name is another one; there are no cookies and no uploads to protect
     options |= {"server.enableCORS": "false", "server.enableXsrfProtection": "false"}

@@ -200,14 +200,16 @@ def compare(
     ]
     del model
     texts = [*requests, *expected]
-    with llama.started(gguf_file, parallel=1) as address:
+    with llama.behind_socket(gguf_file, parallel=1) as socket:
         tokens = [
-            _post(f"{address}/tokenize", {"content": text, "add_special": False})["tokens"] for text in texts
+            _post("http://llama/tokenize", {"content": text, "add_special": False}, socket)["tokens"]
+            for text in texts
         ]
         answers = [
             _post(
-                f"{address}/v1/chat/completions",
+                "http://llama/v1/chat/completions",
                 {"messages": chat, "temperature": 0, "max_tokens": max_new_tokens},
+                socket,
             )["choices"][0]["message"]["content"].strip()
             for chat in chats
         ]
@@ -222,8 +224,10 @@ def compare(
     return Agreement(len(texts), sum(same), len(rows), sum(r["model"] == r["gguf"] for r in rows), rows)
 
 
-def _post(url: str, content: dict) -> dict:
+def _post(url: str, content: dict, socket: str | None = None) -> dict:
     import httpx
 
     # the environment's proxy cannot reach this machine's own server
-    return httpx.post(url, json=content, trust_env=False, timeout=600).raise_for_status().json()
+    way = httpx.HTTPTransport(uds=socket)
+    with httpx.Client(transport=way, trust_env=False, timeout=600) as client:
+        return client.post(url, json=content).raise_for_status().json()

@@ -95,7 +95,7 @@ def inspect(file: str | Path) -> None:
             )
         own = [
             str(path)
-            for path in (paths.ROOT, Path.home())
+            for path in filter(None, (paths.ROOT, paths.home()))
             if len(path.parts) > 1 and re.search(re.escape(str(path)) + r"(?![\w.-])", text)
         ]
         if own or (personal := _HOMES.search(text)):

@@ -226,3 +226,21 @@ def test_a_damaged_status_is_none(change, tmp_path):
     (tmp_path / "status.json").unlink()
     os.mkfifo(tmp_path / "status.json")  # who reads it would wait for ever
     assert batch_run.read_status(tmp_path) == Status(tmp_path.name)
+
+
+@pytest.mark.parametrize("home", ["", "own"])
+def test_a_run_may_write_into_the_libraries_folder_where_there_is_one(home, homeless, tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (caches := tmp_path / "own" / ".cache").mkdir(parents=True)
+    if home:
+        monkeypatch.setenv("HOME", str(caches.parent))
+    seen = []
+
+    def run_notebook(*_, writable, **__):
+        seen.append(writable)
+        return Status("01", "done")
+
+    monkeypatch.setattr(batch_run.runs, "run_notebook", run_notebook)
+    run = Run("a", (tmp_path / "01.ipynb",), {"01": {}}, {}, "key")
+    assert batch_run.execute(run, tmp_path / "a", Limits(), threads=1).status == "done"
+    assert seen == [[tmp_path / "a", *([caches] if home else [])]]

@@ -64,6 +64,7 @@ def test_what_spoils_any_training_is_rejected_with_its_reason(tmp_path):
         "blank": {"input": "怎么蒸馒头", "output": " \n"},
         "garbled": {"input": "怎么炸油条", "output": "油温要\ufffd\ufffd"},
         "template_tokens": {"input": "怎么煮饺子", "output": "水开下锅<|im_end|>"},
+        "thoughts": {"input": "怎么和面", "output": "<think>先想想水量。</think>\n一斤面半斤水。"},
         "oversize": {"input": "怎么做菜", "output": "慢" * 30_000},
         "duplicate": COOKING[1],
         "near_duplicate": {**COOKING[2], "output": ANSWERS[2].replace("。", "！")},
@@ -75,6 +76,18 @@ def test_what_spoils_any_training_is_rejected_with_its_reason(tmp_path):
     assert made["rows_in"] == made["rows_out"] + made["rejected"]
     _, kept, rejects = clean_file(tmp_path, [*COOKING, *bad.values()], off=["blank", "garbled"])
     assert {"blank", "garbled"}.isdisjoint(row["rule"] for row in rejects)
+
+
+def test_a_thought_is_dirt_and_speaking_of_one_is_not(tmp_path):
+    asked = {"input": "怎么去掉回答里的 <think>？", "output": "把 <think>…</think> 连同里面的字一起删掉。"}
+    early = {"input": "还有呢？", "output": "醒半小时。", "history": [["怎么和面", "想想</think>加水。"]]}
+    _, kept, rejects = clean_file(tmp_path, [*COOKING, asked, early])
+    assert kept == [*COOKING, asked]
+    assert [(row["rule"], row["reason"]) for row in rejects] == [
+        ("thoughts", "回答前面有模型的思考（“</think>”）")
+    ]
+    _, kept, _ = clean_file(tmp_path, [*COOKING, early], off=["thoughts"])
+    assert kept == [*COOKING, early]
 
 
 def test_a_turn_of_many_counts_as_a_whole(tmp_path):

@@ -1,5 +1,7 @@
 """Rows with pictures: the checker names the row and the fault."""
 
+import json
+
 import pytest
 
 from tianji_helpers import records
@@ -53,6 +55,23 @@ def test_the_checker_names_the_row_and_the_fault(change, fault, folder, capsys):
         rows.check(file, folder / "images")
     assert cli.main(["check-images", str(file), str(folder / "images")]) == 1
     assert "第 2 条" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"image": None}, "没有 image"),
+        ({"conversations": None}, "一问一答"),
+        ({"conversations": said("<image>\n这是什么？")}, "一问一答"),
+        ({"conversations": said("<image>\n这是什么？", "\ud83d")}, "只有半个"),
+        ({"conversations": said("这是什么？", "生日")}, "<image> 有 0 个"),
+    ],
+)
+def test_a_training_names_the_row_and_the_fault_too(change, fault, folder):
+    file = folder / "rows.json"
+    file.write_text(json.dumps([GOOD, GOOD | change]), encoding="utf-8")
+    with pytest.raises(CourseError, match=f"rows.json 第 2 条：.*{fault}"):
+        rows.load_llava({"train": file})
 
 
 def test_a_file_without_rows_is_no_success(folder, capsys):

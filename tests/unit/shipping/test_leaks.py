@@ -11,6 +11,7 @@ import gguf
 import numpy
 import pytest
 
+from tianji_helpers import paths
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.shipping import leaks
 
@@ -155,6 +156,12 @@ def test_other_alphabets_are_decoded(tmp_path):
 def test_homes_in_any_script(home, tmp_path):
     for text in (home, json.dumps({"a": home}), quote(home), html.escape(home)):
         assert "这台机器上的路径" in found(tmp_path / "special_tokens_map.json", text), text
+
+
+def test_a_user_without_a_home_is_looked_after_as_others_are(homeless, tmp_path):
+    (file := tmp_path / "vocab.json").write_text('{"祝福": 1}', encoding="utf-8")
+    leaks.inspect(file)
+    assert "这台机器上的路径" in found(tmp_path / "vocab.json", f'{{"{paths.ROOT}": 1}}')
 
 
 def test_values_of_the_environment_in_any_encoding(tmp_path, monkeypatch):

@@ -106,6 +106,27 @@ def test_a_second_process_is_refused_and_the_lock_dies_with_its_owner(file):
         assert len(journal) == 0
 
 
+def test_a_journal_of_the_first_version_without_its_second_file_is_told(file):
+    base = sqlite3.connect(file, isolation_level=None)
+    base.execute("PRAGMA journal_mode = WAL")
+    base.execute("CREATE TABLE answers (request TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID")
+    base.execute("CREATE TABLE rounds (round TEXT PRIMARY KEY, file TEXT NOT NULL UNIQUE) WITHOUT ROWID")
+    base.execute(f"PRAGMA application_id = {0x746A6A31}")
+    base.execute("""INSERT INTO answers VALUES ('a', '{"text": "一"}')""")
+    alone, whole = file.with_name("alone.sqlite"), file.with_name("whole.sqlite")
+    for copy in (alone, whole):
+        shutil.copy(file, copy)
+    shutil.copy(f"{file}-wal", f"{whole}-wal")
+    base.close()
+    before = alone.read_bytes()
+    for _ in range(2):  # whatever SQLite leaves beside it
+        with pytest.raises(CourseError, match=r"什么也没有.*alone\.sqlite-wal.*没有一起拷来"):
+            Journal(alone)
+        assert alone.read_bytes() == before
+    with Journal(whole) as journal:
+        assert journal.get("a") == {"text": "一"}
+
+
 def test_a_foreign_database_is_named_and_kept(file):
     base = sqlite3.connect(file)
     base.execute("CREATE TABLE photos (name TEXT)")

@@ -16,7 +16,7 @@ import pytest
 from phrasebook.server import PhrasebookTeacher
 from synthesis_teachers import FAULTS, FaultyTeacher, RecordingTeacher, run_child
 
-from tianji_helpers import faults, paths, records, wishes
+from tianji_helpers import faults, paths, records, thoughts, wishes
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import (
     Price,
@@ -250,7 +250,8 @@ def test_thoughts_are_taken_off_and_told(tmp_path, teacher):
     ],
 )
 def test_a_thought_is_known_by_its_marks(text, left):
-    assert client._without_thoughts(text) == left
+    assert thoughts.without(text) == left
+    assert bool(thoughts.find(text)) == (text != left)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import time
 import urllib.request
 
 import pytest
+from handshakes import opened
 
 from tianji_helpers.errors import CourseError
 from tianji_toolbox import pages
@@ -59,23 +60,6 @@ def served(tmp_path):
         process.kill()
         process.wait()
         process.stdout.close()
-
-
-def opened(port, name, origin=""):
-    """Return the status with which the page's WebSocket answers a browser that calls it ``name``."""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        lines = [
-            "GET /_stcore/stream HTTP/1.1",
-            f"Host: {name}:{port}",
-            f"Origin: http://{origin or name}:{port}",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
-            "Sec-WebSocket-Version: 13",
-            "Sec-WebSocket-Protocol: streamlit",
-        ]
-        connection.sendall("\r\n".join([*lines, "", ""]).encode())
-        return int(connection.recv(4096).split()[1])
 
 
 def test_a_page_is_served_on_this_machine_under_its_own_names_only(served):

@@ -473,3 +473,21 @@ def test_rows_without_features_are_named_before_a_training(folder, tower_dir, ti
     cfg.dump(str(tmp_path / "config.py"))
     with pytest.raises(CourseError, match=r"train_dataloader\.dataset 里却没有 features.*compute_features"):
         planning.plan_training(tmp_path / "config.py")
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"image": "elsewhere.png"}, r"features\.safetensors 里没有图片 elsewhere\.png.*重新算"),
+        ({"conversations": [{"from": "human", "value": "<image>\n这是什么？"}]}, "一问一答"),
+    ],
+)
+def test_a_row_that_cannot_be_trained_on_is_named_before_a_training(
+    change, fault, folder, tower_dir, tiny_dir, tmp_path
+):
+    one, *others = records.read_json(folder / "captions.json")
+    records.write_json(file := tmp_path / "rows.json", [*others, one | change])
+    options = settings(folder / "features.safetensors", tower_dir, model_dir=tiny_dir, data_path=file)
+    with pytest.raises(CourseError, match=rf"rows\.json 第 {len(others) + 1} 条：.*{fault}") as caught:
+        planning.plan_training("configs/see_gemma3_270m_cpu_pretrain.py", options)
+    assert "convert" not in str(caught.value)  # which knows no pictures
