@@ -232,7 +232,7 @@ def estimate(settings: Settings, requests: Iterable[Query], output_dir: str | Pa
         journal = stack.enter_context(Journal(file)) if file.exists() else None
         for request in requests:
             total += 1
-            if journal and journal.get(_key(provider, settings, request)):
+            if journal is not None and journal.get(_key(provider, settings, request)):
                 reused += 1
             else:
                 asked, answered = _expected_tokens(request)
