@@ -7,6 +7,7 @@ only for some words or after some turns.
 import multiprocessing
 import resource
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import psutil
@@ -17,6 +18,7 @@ from tianji_helpers.training.embedded import CHAT_TEMPLATE
 _OURS = (CHAT_TEMPLATE, CHAT_TEMPLATE.removeprefix("{{ bos_token }}"))
 _SECONDS, _MEMORY = 5, 1 << 30  # of the processor; bytes
 _PATIENCE = 60  # seconds, on a busy machine
+_TRIAL = [{"role": "system", "content": "你是大师"}, {"role": "user", "content": "祝" * 2000}]
 
 
 class Refusal(CourseError):
@@ -52,6 +54,15 @@ def render(tokenizer, chats: Sequence[list[dict]], *, opening: bool = True) -> l
     if reason:
         raise _useless(reason)
     return prompts
+
+
+def check(tokenizer) -> None:
+    """Try the tokenizer's template at a chat, before weights are read. Raises CourseError as ``render``.
+
+    One that does not take this chat may take others; what comes is tried when it comes.
+    """
+    with suppress(Refusal):
+        render(tokenizer, [_TRIAL])
 
 
 def _tell(tell: Connection, tokenizer, chats: Sequence[list[dict]], opening: bool) -> None:

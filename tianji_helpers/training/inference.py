@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -132,8 +131,7 @@ def load_tokenizer(model_dir: str | Path | inspection.ModelFolder):
             f"模型 {paths.told(folder.path)} 没有对话模板（chat_template），不知道该怎样提问。"
             "请换成对话模型，或把训练时的模板放进它的 chat_template.jinja。"
         )
-    with suppress(chat_templates.Refusal):  # of this chat; what comes is tried when it comes
-        chat_templates.render(tokenizer, [messages("祝" * 2000, "你是大师")])
+    chat_templates.check(tokenizer)
     return tokenizer
 
 

@@ -134,12 +134,12 @@ def _usual(files: list[Path]) -> list[Path]:
 
 
 def _choose(files: list[Path], only: str | None, start: str | None) -> list[Path]:
-    wanted = only or start
-    if not wanted:
+    wanted = start if only is None else only
+    if wanted is None:
         return _usual(files)
     for index, file in enumerate(files):
         if wanted.zfill(2) in (file.stem[:2], file.stem):
-            return [file] if only else [file, *_usual(files[index + 1 :])]
+            return [file] if only is not None else [file, *_usual(files[index + 1 :])]
     numbers = "、".join(file.stem[:2] for file in files)
     raise CourseError(f"没有编号为 {wanted} 的课。可选：{numbers}。")
 

@@ -131,6 +131,9 @@ def test_only_and_from_run_even_what_is_done(course):
     assert course(start="02") == ["02_read"]
     with pytest.raises(CourseError, match="没有编号为 09 的课。可选：01、02"):
         course(only="09")
+    for nothing in ({"only": ""}, {"start": ""}):  # an empty variable of a script is no wish for the whole
+        with pytest.raises(CourseError, match="没有编号为"):
+            course(**nothing)
 
 
 def test_the_added_lesson_runs_by_its_number_only():
@@ -264,7 +267,7 @@ def test_files_are_looked_for_where_the_caller_is_and_read_again_when_they_chang
     assert course(parameters={name: "my.csv"}) == []
     (there / "my.csv").write_text("two")
     assert course(parameters={name: "my.csv"}) == ["02_read"]
-    with pytest.raises(CourseError, match=f"参数 {name} 的路径 '~nobody-of-that-name/x' 用不了"):
+    with pytest.raises(CourseError, match=f"参数 {name}：路径 ~nobody-of-that-name/x 用不了"):
         course(parameters={name: "~nobody-of-that-name/x"})
 
 

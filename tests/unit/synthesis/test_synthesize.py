@@ -437,6 +437,12 @@ def test_a_damaged_journal_stops_the_run_before_anything_is_sent(tmp_path, teach
     assert teacher.bodies == [] and file.read_bytes() == b"\xff" * 5000
 
 
+def test_a_preview_does_not_count_the_journal_for_each_prompt(tmp_path, teacher, monkeypatch):
+    run(teacher, tmp_path, limit=10)
+    monkeypatch.setattr(Journal, "__len__", lambda self: pytest.fail("counted"))
+    assert preview(styles=["正常"], limit=10, output_dir=tmp_path).reused == 10
+
+
 def test_a_changed_answer_in_the_journal_is_asked_for_again_and_told(tmp_path, teacher):
     run(teacher, tmp_path, limit=10)
     base = sqlite3.connect(paths.stage_dir("01", tmp_path) / "journal.sqlite")
