@@ -16,4 +16,6 @@ max_epochs = 2
 train_cfg.max_epochs = max_epochs
 param_scheduler[0].end = param_scheduler[1].begin = warmup_ratio * max_epochs
 param_scheduler[1].end = max_epochs
-next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(wishes_hook)
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
+    dict(system=system, evaluation_inputs=evaluation_inputs)
+)

@@ -7,4 +7,6 @@ with read_base():
     from ._base_.wishes import *
 
 train_dataloader.dataset.dataset.data_files.train = data_path
-next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(wishes_hook)
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
+    dict(system=system, evaluation_inputs=evaluation_inputs)
+)

@@ -20,5 +20,5 @@ train_dataloader.dataset.template_map_fn.template = prompt_template
 train_dataloader.dataset.dataset.data_files.train = data_path
 model.recompute_share = 0.15  # its head is larger than that of InternLM2
 next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
-    dict(prompt_template=prompt_template, **wishes_hook)
+    dict(prompt_template=prompt_template, system=system, evaluation_inputs=evaluation_inputs)
 )

@@ -13,4 +13,6 @@ with read_base():
 
 train_dataloader.dataset.dataset.data_files.train = data_path
 optim_wrapper.optimizer.lr = 1e-3
-next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(wishes_hook)
+next(hook for hook in custom_hooks if "evaluation_inputs" in hook).update(
+    dict(system=system, evaluation_inputs=evaluation_inputs)
+)

@@ -19,7 +19,7 @@ from tianji_helpers.training.xtuner_compat import LLaVAModel
 
 with read_base():
     from .qlora_gpu import *
-    from .wishes import wishes_hook
+    from .wishes import system
 
 pretrained_model_name_or_path = "models/internlm2-chat-1_8b"
 tower_dir = "models/clip-vit-large-patch14-336"
@@ -46,7 +46,7 @@ train_dataloader.dataset.update(
     dict(
         type=SeenRows,
         features=features,
-        dataset=dict(type=load_llava, system=wishes_hook.system, data_files=dict(train=data_path)),
+        dataset=dict(type=load_llava, system=system, data_files=dict(train=data_path)),
         tokenizer=tokenizer,
         remove_unused_columns=False,
         pack_to_max_length=False,
@@ -55,4 +55,4 @@ train_dataloader.dataset.update(
 )
 optim_wrapper.accumulative_counts = 1
 custom_hooks = []
-del wishes_hook  # every name of this file is a setting
+del system  # every name of this file is a setting
