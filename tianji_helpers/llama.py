@@ -22,6 +22,7 @@ import psutil
 from tianji_helpers import paths, threads
 from tianji_helpers.errors import CourseError
 
+_SOCKET = "llama.sock"
 _SPARE_GB = 0.6  # what a server needs beside its weights: buffers, and the answers under way
 
 
@@ -97,11 +98,22 @@ def behind_socket(gguf_file: str | Path, **options: Any) -> Iterator[str]:
     llama.cpp looks at no ``Host``: on a port, a web site whose name was made to lead to this machine may ask
     it, and so may all who have an account here. The file lies in a folder that only we may enter.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="tianji-llama-") as folder,
-        started(gguf_file, host=(socket := f"{folder}/llama.sock"), **options),
-    ):
+    with _socket_folder() as folder, started(gguf_file, host=(socket := f"{folder}/{_SOCKET}"), **options):
         yield socket
+
+
+def _socket_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make the folder of a socket file. Raises CourseError where its name is longer than Linux takes."""
+    for where in (None, "/tmp"):
+        with suppress(OSError):
+            folder = tempfile.TemporaryDirectory(prefix="tianji-", dir=where)
+            if len(os.fsencode(folder.name)) + len(_SOCKET) < 107:
+                return folder
+            folder.cleanup()
+    raise CourseError(
+        f"临时文件夹的路径太长（{tempfile.gettempdir()}），放不下 llama.cpp 的套接字文件：最多约 80 字节。"
+        "请用环境变量 TMPDIR 指到一个路径短的文件夹。"
+    )
 
 
 class Model:
@@ -118,8 +130,8 @@ class Model:
         # what ``inference`` asks a model of transformers for
         self.config = SimpleNamespace(max_position_embeddings=context)
         self.generation_config = SimpleNamespace(eos_token_id=list(stops))
-        self._folder = tempfile.TemporaryDirectory(prefix="tianji-chat-")
-        socket = f"{self._folder.name}/llama.sock"
+        self._folder = _socket_folder()
+        socket = f"{self._folder.name}/{_SOCKET}"
         self._running = started(gguf_file, host=socket, context=context, parallel=1)
         self._running.__enter__()  # it is left when this object goes
         # one connection an answer: now and then the server closes one that the next answer was to take

@@ -12,6 +12,7 @@ import builtins
 import errno
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,8 +124,10 @@ def show(path: str | Path, output_dir: str | Path = "") -> str:
     >>> show(DATA / "wishes" / "styles.yaml")
     'data/wishes/styles.yaml'
     """
-    path = resolve(path)
-    base = next((base for base in (run_dir(output_dir), ROOT) if path.is_relative_to(base)), path.parent)
+    path, bases = resolve(path), [ROOT]
+    with suppress(OSError):  # the environment may name no folder, which is said where one is made
+        bases.insert(0, run_dir(output_dir))
+    base = next((base for base in bases if path.is_relative_to(base)), path.parent)
     return path.relative_to(base).as_posix()
 
 

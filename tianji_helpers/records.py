@@ -663,15 +663,17 @@ def make_way(file: Path, notes: Path | None = None, *, source: Path | None = Non
     It is ours if its SHA-256 is that of the provenance beside it, which the caller writes. notes: a folder
     above the file instead, which holds the SHA-256 of all that was written so, in one hidden file: where
     many files go to people, who have no use for provenance beside each. source: what the file is made of;
-    if its provenance knows none of this name, it is another's result (of a.csv, where now a.json is read).
+    if its provenance knows only others (a.csv, where now a.json is read), it is another's result.
     """
     with writing(file):
         before = sha256(file) if file.is_file() else ""
-    noted = _notes(notes).get(file.relative_to(notes).as_posix()) if notes else None
-    made = {"sha256": noted} if notes else provenance(file)
+    made = {"sha256": _notes(notes).get(_noted_as(file, notes))} if notes else provenance(file)
     is_ours, others = made.get("sha256") == before, []
-    if source and is_ours:  # how the folder was written depends on where the run's results lay
-        others = [name for name in made.get("inputs", {}) if Path(name).name != source.name]
+    if source and is_ours:
+        while isinstance(earlier := (made.get("parameters") or {}).get("before"), dict):
+            made = earlier  # a repair keeps what stood before it
+        # names only: how the folder was written depends on where the run's results lay
+        others = [] if source.name in map(_name_of, made.get("inputs", {})) else list(made.get("inputs", {}))
     kept = free_name(file) if before and (others or not is_ours) else None
     try:
         if kept:
@@ -694,9 +696,18 @@ def make_way(file: Path, notes: Path | None = None, *, source: Path | None = Non
 
 def note(file: Path, notes: Path) -> None:
     """Note that what a file holds now need not be kept; see ``make_way``."""
-    name, made = file.relative_to(notes).as_posix(), sha256(file)
+    name, made = _noted_as(file, notes), sha256(file)
     if (noted := _notes(notes)).get(name) != made:
         write_json(notes / _WRITTEN, noted | {name: made})
+
+
+def _noted_as(file: Path, notes: Path) -> str:
+    """Return a file's name in the notes; one from Chinese Windows may be no UTF-8, which JSON has to be."""
+    return file.relative_to(notes).as_posix().encode(errors="backslashreplace").decode()
+
+
+def _name_of(path: str) -> str:
+    return Path(path).name
 
 
 def _notes(folder: Path) -> dict:

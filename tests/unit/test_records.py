@@ -297,6 +297,14 @@ def test_what_goes_to_people_is_noted_in_one_file_of_its_folder(tmp_path, capsys
     assert elsewhere.read_text() == "private" and page.read_text() == "6"
 
 
+def test_a_name_that_is_no_utf8_is_noted_too(tmp_path):
+    file = tmp_path / os.fsdecode("作业.csv".encode("gb18030"))  # from an archive of Chinese Windows
+    for text in ("1", "2"):
+        with records.make_way(file, tmp_path):
+            file.write_text(text)
+    assert sorted(tmp_path.iterdir()) == sorted([file, tmp_path / ".written.json"])
+
+
 def test_a_folder_is_replaced_only_if_all_in_it_is_ours(tmp_path):
     folder = tmp_path / "result"
 

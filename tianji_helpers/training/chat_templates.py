@@ -6,6 +6,7 @@ only for some words or after some turns.
 
 import multiprocessing
 import resource
+import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -66,7 +67,9 @@ def check(tokenizer) -> None:
 
 
 def _tell(tell: Connection, tokenizer, chats: Sequence[list[dict]], opening: bool) -> None:
-    room = psutil.Process().memory_info().vms + _MEMORY
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this
+    room, most = psutil.Process().memory_info().vms + _MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]
+    room = room if most == resource.RLIM_INFINITY else min(room, most)
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
     try:
@@ -87,7 +90,7 @@ def _render(tokenizer, chat: list[dict], opening: bool) -> str:
     except (MemoryError, RecursionError):
         raise
     except Exception as error:  # it is a program
-        raise Refusal(f"模型的对话模板不接受这样的对话：{error}") from error
+        raise Refusal(f"模型的对话模板不接受这样的对话：{str(error)[:300]}") from error
 
 
 def _useless(reason: str) -> CourseError:

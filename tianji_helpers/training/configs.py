@@ -342,7 +342,8 @@ def _check_place(cfg, place: str, value: object) -> None:
         raise CourseError(
             f"{place} 是 {brief(value)}，应当和配置里的 {brief(old)} 一样是 {type(old).__name__}。"
         )
-    if key in ("interval", "val_interval") and not _WHOLE[0](value):  # mmengine would divide by it
+    never = key == "interval" and value == -1 and not cfg.get("validation_path")  # a hook's; no epoch's
+    if key in ("interval", "val_interval") and not never and not _WHOLE[0](value):
         raise CourseError(f"{place} 是 {brief(value)}，应当是{_WHOLE[1]}。")
     if key == "type" and arguments.named(old) and not arguments.named(value):
         raise CourseError(

@@ -131,7 +131,10 @@ def load_tokenizer(model_dir: str | Path | inspection.ModelFolder):
             f"模型 {paths.told(folder.path)} 没有对话模板（chat_template），不知道该怎样提问。"
             "请换成对话模型，或把训练时的模板放进它的 chat_template.jinja。"
         )
-    chat_templates.check(tokenizer)
+    try:
+        chat_templates.check(tokenizer)
+    except CourseError as error:
+        raise CourseError(f"模型 {paths.told(folder.path)} 不能用：{error}") from error
     return tokenizer
 
 

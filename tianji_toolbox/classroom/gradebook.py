@@ -224,7 +224,7 @@ def _table(grades: list[Grade], items: list[Item], book: Book) -> list[list[str]
         shown = ["" if mark is None else f"{mark:g}" for mark in marks]
         late = [str(book.days_late(grade))] if book.deadline else []
         total = [f"{book.total(grade, items):g}", f"{book.most(items):g}"]
-        rows.append([grade.student, *total, *shown, *late, "；".join(grade.problems)])
+        rows.append([grade.student, *total, *shown, *late, "；".join([*grade.doubts, *grade.problems])])
     return rows
 
 

@@ -45,6 +45,7 @@ class Grade:
     student: str
     results: dict[str, list[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     points: dict[str, float] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
     late: int = 0
@@ -118,7 +119,8 @@ def grade(
     grades = {
         student: Grade(
             student,
-            problems=found.problems + found.doubts(deadline),
+            problems=found.problems,
+            doubts=found.doubts(deadline),
             late=found.days_after(deadline),
         )
         for student, found in submissions.items()
@@ -172,8 +174,10 @@ class Submission:
 
     def doubts(self, deadline: datetime | None) -> list[str]:
         """Return what speaks against a stamp that says in time: whoever hands in a folder can write one."""
+        if deadline is None:
+            return []
         stamps = [(_changed_at(notebook), _handed_in_at(notebook), notebook) for notebook in self.notebooks]
-        if deadline is None or not (odd := [one for one in stamps if one[1] <= deadline < one[0]]):
+        if not (odd := [one for one in stamps if one[1] <= deadline < one[0]]):
             return []
         changed, stamp, notebook = max(odd)
         changed = changed.astimezone(stamp.tzinfo)
@@ -198,8 +202,8 @@ def _handed_in_at(notebook: Path) -> datetime:
 
 
 def _changed_at(notebook: Path) -> datetime:
-    latest = 2**34  # seconds; a file may say a year that datetime does not know
-    return datetime.fromtimestamp(min(notebook.stat().st_mtime, latest), timezone.utc)
+    far = 2**34  # seconds; a file may say a year that datetime does not know
+    return datetime.fromtimestamp(min(max(notebook.stat().st_mtime, -far), far), timezone.utc)
 
 
 def find_submissions(folder: Path) -> dict[str, Submission]:

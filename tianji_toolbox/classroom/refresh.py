@@ -142,12 +142,13 @@ def main(names: list[str]) -> None:
         empty(folder)
     for file in (*find_notebooks(), *find_notebooks(SOLUTIONS)):
         if not names or file.stem[:2] in names:
-            began = time.monotonic()
+            began, mark = time.monotonic(), folder / MARK
+            ours = mark.is_file() and records.is_untouched(folder, mark)
             try:
                 refresh(file)
             finally:
-                if (folder / MARK).is_file():  # what there is so far is of a refresh
-                    (folder / MARK).touch()
+                if ours:  # and what has come since
+                    mark.touch()
             print(f"{paths.show(file)}：{(time.monotonic() - began) / 60:.1f} 分钟", flush=True)
 
 

@@ -140,7 +140,7 @@ def grade(submissions, output, assignment, roster, column, deadline, late, timeo
     )
     items = book.items(grades)
     for row in grades:
-        notes = "".join(f"\n      {line}" for line in row.problems)
+        notes = "".join(f"\n      {line}" for line in [*row.doubts, *row.problems])
         print(f"{book.total(row, items):>3g} / {book.most(items):g}  {row.student}{notes}")
     for file in gradebook.write(grades, folder, book):
         print(f"写出 {file}")

@@ -65,7 +65,7 @@ def check_apart(args: argparse.Namespace) -> None:
             )
         for written, beside in ((place, path), (other_place, other)):
             taken = other if beside is path else path
-            if written.written and _same(records.provenance_path(beside), taken):
+            if written.written and beside.name and _same(records.provenance_path(beside), taken):
                 raise CourseError(f"{taken} 是 {beside.name} 的来历要写的地方，会被盖掉；请换一个文件名。")
 
 

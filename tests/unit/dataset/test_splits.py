@@ -336,6 +336,16 @@ def test_parts_of_another_file_of_the_same_name_are_kept(tmp_path, capsys):
     assert len(said) == 3 and "a_train.json 是从 a.json 来的：没有删掉，留作 a_train.json.kept-1" in said[0]
 
 
+def test_a_part_that_was_repaired_is_still_of_its_file(tmp_path, capsys):
+    rows = [{"input": f"祝{n}号的朋友早日康复", "output": f"第{n}句祝福"} for n in range(60)]
+    records.write_conversations(tmp_path / "a.json", rows + rows[:45])
+    parts = [tmp_path / f"a_{part}.json" for part in ("train", "test")]
+    for _ in range(2):
+        splits.write_split(tmp_path / "a.json", by="row")
+        assert splits.repair(parts) > 0
+    assert not list(tmp_path.glob("*.kept-*")) and capsys.readouterr().out == ""
+
+
 def test_a_part_that_somebody_else_wrote_or_changed_is_kept(tmp_path, capsys):
     """Nobody named these files; what the course wrote itself it writes anew."""
     for name in ("all.json", "all.v2.json"):

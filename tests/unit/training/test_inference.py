@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training import inference
+from tianji_helpers.training import chat_templates, inference
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,8 @@ def test_a_template_that_does_not_end_is_refused(tiny_dir, tmp_path, name):
 
 
 @pytest.mark.parametrize("when", ["'奶奶' in messages[-1].content", "messages|length == 5"])
-def test_a_template_that_loops_at_some_chats_only_is_stopped_there(tiny_dir, tmp_path, when):
+def test_a_template_that_loops_at_some_chats_only_is_stopped_there(tiny_dir, tmp_path, when, monkeypatch):
+    monkeypatch.setattr(chat_templates, "_PATIENCE", 600)  # what strikes are its five seconds of a processor
     folder = shutil.copytree(tiny_dir, tmp_path / "model")
     known = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     (folder / "chat_template.jinja").write_text(
@@ -187,13 +188,23 @@ def test_a_template_that_loops_at_some_chats_only_is_stopped_there(tiny_dir, tmp
         inference.checked_prompts(tokenizer, [worse])
 
 
+def test_of_several_templates_the_default_one_is_asked(tiny_dir):
+    tokenizer = inference.load_tokenizer(tiny_dir)
+    tokenizer.chat_template = {"default": "{{ messages[0].content }}", "tool_use": HANGING["loops"]}
+    assert inference.checked_prompts(tokenizer, chats("祝姐姐")) == ["你是大师"]
+    tokenizer.chat_template = {"tool_use": HANGING["loops"]}
+    with pytest.raises(CourseError, match="对话模板不接受这样的对话"):
+        inference.checked_prompts(tokenizer, chats("祝姐姐"))
+
+
 def test_what_a_template_refuses_is_said_in_words(tiny_dir, tmp_path):
     folder = shutil.copytree(tiny_dir, tmp_path / "model")
-    for text in ("{{ raise_exception('no system') }}", "{{ messages[0].nothing.more }}", "{% for"):
+    for text in ("{{ raise_exception('no system' * 9999) }}", "{{ messages[0].nothing.more }}", "{% for"):
         (folder / "chat_template.jinja").write_text(text)
         tokenizer = inference.load_tokenizer(folder)
-        with pytest.raises(CourseError, match="对话模板不接受这样的对话"):
+        with pytest.raises(CourseError, match="对话模板不接受这样的对话") as refused:
             inference.checked_prompts(tokenizer, chats("祝姐姐生日"))
+        assert len(str(refused.value)) < 400
 
 
 def test_a_processor_without_bf16_instructions_is_not_measured(monkeypatch):
