@@ -120,12 +120,15 @@ def test_packed_rows_are_of_those_that_have_an_answer():
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
-    [("tokenizer.pretrained_model_name_or_path", "/x"), ("template_map_fn.type", "nowhere")],
+    ("place", "value", "said"),
+    [
+        ("tokenizer.pretrained_model_name_or_path", "/x", " 用不了"),
+        ("template_map_fn.type", "nowhere", r"\.template_map_fn\.type 是 'nowhere'，没有这个类或函数"),
+    ],
 )
-def test_a_part_of_the_reading_that_is_not_there_is_named(written, place, value):
+def test_a_part_of_the_reading_that_is_not_there_is_named(written, place, value, said):
     config = written([formats.from_turns(SHORT, "xtuner")] * 9)
-    with pytest.raises(CourseError, match=r"train_dataloader\.dataset 用不了"):
+    with pytest.raises(CourseError, match=rf"train_dataloader\.dataset{said}"):
         launch.check_config(config, {f"train_dataloader.dataset.{place}": value})
 
 
