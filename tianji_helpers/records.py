@@ -673,7 +673,8 @@ def make_way(file: Path, notes: Path | None = None, *, source: Path | None = Non
         while isinstance(earlier := (made.get("parameters") or {}).get("before"), dict):
             made = earlier  # a repair keeps what stood before it
         # names only: how the folder was written depends on where the run's results lay
-        others = [] if source.name in map(_name_of, made.get("inputs", {})) else list(made.get("inputs", {}))
+        others = list(made.get("inputs", {}))
+        others = [] if source.name in {Path(name).name for name in others} else others
     kept = free_name(file) if before and (others or not is_ours) else None
     try:
         if kept:
@@ -704,10 +705,6 @@ def note(file: Path, notes: Path) -> None:
 def _noted_as(file: Path, notes: Path) -> str:
     """Return a file's name in the notes; one from Chinese Windows may be no UTF-8, which JSON has to be."""
     return file.relative_to(notes).as_posix().encode(errors="backslashreplace").decode()
-
-
-def _name_of(path: str) -> str:
-    return Path(path).name
 
 
 def _notes(folder: Path) -> dict:

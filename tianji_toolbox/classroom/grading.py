@@ -39,7 +39,8 @@ class Grade:
     """What one student handed in.
 
     results: for each exercise or question, what is missing. points: what it is worth. problems: what kept a
-    notebook back. answers: the texts of what a person grades. late: days that have begun after the deadline.
+    notebook back. doubts: what only the teacher is told. answers: the texts of what a person grades.
+    late: days that have begun after the deadline.
     """
 
     student: str
