@@ -3,10 +3,15 @@
 What is read is copied into one folder, in the places it has in the repository, so that relative
 links lead where they lead there; the start page gets the table of contents. The pages of the packages are
 made from their docstrings (``api.py``).
+
+Each page has a Content-Security-Policy: of scripts, the theme's files and the lines that it writes into every
+page may run. ``conf.py`` takes out of a notebook what could be one; the policy is for what it overlooks.
 """
 
+import base64
 import hashlib
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -23,6 +28,34 @@ TOP = (
 )
 MADE = ".made-by-make-site.json"  # in the result: its files and their SHA-256
 FOLDERS = ("notebooks", "data", "configs", "tests/pages/screenshots")
+
+# file: not every browser takes a page from disk for the same origin as the files beside it. unsafe-eval: the
+# theme's translations make a function of their text; what may not run cannot ask for it.
+POLICY = (
+    "default-src 'none'; script-src 'self' file: 'unsafe-eval' {scripts}; style-src 'self' file: "
+    "'unsafe-inline'; img-src 'self' file: data:; font-src 'self' file: data:; base-uri 'none'; "
+    "form-action 'self' file:"
+)
+CHARSET = re.compile(r'<meta charset="utf-8" ?/?>')
+INLINE = re.compile(r"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
+
+
+def add_policy(target: Path) -> None:
+    """Write the policy into every page.
+
+    The search page has nobody's text: what is inline there is the theme's.
+    """
+    theme = set(INLINE.findall((target / "search.html").read_text(encoding="utf-8")))
+    sums = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in sorted(theme))
+    policy = POLICY.format(scripts=" ".join(f"'sha256-{one}'" for one in sums))
+    for file in target.rglob("*.html"):
+        text, found = CHARSET.subn(
+            rf'\g<0><meta http-equiv="Content-Security-Policy" content="{policy}">',
+            file.read_text(encoding="utf-8"),
+            count=1,
+        )
+        assert found, file
+        file.write_text(text, encoding="utf-8")
 
 
 def build(target: Path) -> int:
@@ -53,6 +86,8 @@ def build(target: Path) -> int:
         try:
             return sphinx([*options, str(source), str(target)])
         finally:
+            if (target / "search.html").is_file():  # also where Sphinx only warned
+                add_policy(target)
             target.mkdir(parents=True, exist_ok=True)
             (target / MADE).write_text(json.dumps(listing(target), indent=1), encoding="utf-8")
 

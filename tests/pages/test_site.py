@@ -59,6 +59,27 @@ def test_the_pages_are_the_lessons_and_what_belongs_to_them(pages):
     assert not [path for path in pages if "solutions" in path]
 
 
+def test_a_script_that_got_in_does_not_run(site, page):
+    """Whatever takes scripts out may overlook one; the theme's own still run, as all visits here show."""
+    lesson = site / LESSONS[0]
+    text = lesson.read_text(encoding="utf-8")
+    bad = "<script>document.title = 'evil'</script><img src=x onerror=\"document.title = 'evil'\">"
+    bad += "<a id=bad href=\"javascript:document.title = 'evil'\">x</a><script src=https://evil.example/x.js></script>"
+    other = lesson.with_name("evil.html")
+    other.write_text(text.replace('<article role="main"', f'{bad}<article role="main"', 1), encoding="utf-8")
+    asked = []
+    page.on("requestfinished", lambda request: asked.append(request.url))
+    try:
+        page.goto(other.as_uri())
+        page.locator("#bad").dispatch_event("click")
+        page.wait_for_timeout(500)
+        assert "evil" not in page.title()
+        assert page.locator("body").get_attribute("data-theme") == "auto"  # by the theme's own line
+        assert not [url for url in asked if url.startswith("http")]
+    finally:
+        other.unlink()
+
+
 def test_a_folder_of_somebody_is_not_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
     command = [PYTHON, CONFIGS / "site" / "build.py", tmp_path]
@@ -129,6 +150,8 @@ def test_a_notebook_brings_no_script(tmp_path):
         return sorted(str(tag) for tag in soup.find_all("script"))
 
     assert scripts(page) == scripts(other)
+    policies = {str(soup.find("meta", {"http-equiv": "Content-Security-Policy"})) for soup in (page, other)}
+    assert len(policies) == 1 and "default-src 'none'" in policies.pop()
     for tag in page.find_all(True):
         assert not [name for name in tag.attrs if name.startswith("on")], tag
         address = str(tag.get("href") or tag.get("src") or "")

@@ -511,11 +511,12 @@ class _Stopped(Exception):
 
 def _body(provider: Provider, settings: Settings, request: Query, seed: int) -> dict:
     """Return the body of a request, as it goes over the wire."""
+    bound = provider.longest * _expected_tokens(request)[1] or settings.max_tokens
     body = {
         "model": provider.model,
         "messages": request.messages,
         "temperature": settings.temperature,
-        "max_tokens": settings.max_tokens,
+        "max_tokens": min(bound, settings.max_tokens),
         **provider.extra,
     }
     if provider.sends_seed:

@@ -47,13 +47,16 @@ _REFUSED: dict[str, tuple[int, int] | None] = {
 _DEVICES = ("/dev/null", "/dev/urandom")
 # Where the teacher is root, the submission's code owns the devices, whatever was taken from it, and could
 # change their mode for the whole machine: it gets them read-only (their mode; one still writes to them), as
-# bwrap cannot. A control group counts its processes, as RLIMIT_NPROC does not bind root. And what belongs to
-# somebody else alone (mode 0600) is copied, to a folder in memory: without privileges root may not read it.
+# bwrap cannot. A control group counts its processes, as RLIMIT_NPROC does not bind root. The folder that it
+# writes in counts its files itself, which bwrap's does not. And what belongs to somebody else alone (mode
+# 0600) is copied, to a folder in memory: without privileges root may not read it.
 _AS_ROOT = f"""
 [ -z "$0" ] || echo $$ > "$0/cgroup.procs" || exit
-copy=$1 handed_in=$2; shift 2
+copy=$1/handed-in home=$1/home handed_in=$2; shift 2
+in_memory() {{ mount -t tmpfs -o "nodev,nosuid,mode=755,size={ROOM},nr_inodes=$1" tmpfs "$2"; }}
+in_memory {MAX_FILES + 2} "$home" || exit
 if [ -n "$handed_in" ]; then
-    mount -t tmpfs -o nodev,nosuid,size={ROOM},nr_inodes={2 * MAX_FILES} tmpfs "$copy" || exit
+    in_memory {2 * MAX_FILES} "$copy" || exit
     from=$handed_in; [ ! -d "$from" ] || from=$from/.
     if cp -rP -- "$from" "$copy" 2>/dev/null; then chmod -R u+rX "$copy" || exit
     else umount "$copy" && mount --bind "$handed_in" "$copy" || exit  # in there it fails again, and says so
@@ -121,22 +124,23 @@ def counted() -> Iterator[str]:
             time.sleep(0.05)
 
 
-def for_student(handed_in: Path | None, calls: int, group: str, copy: str) -> list[str]:
+def for_student(handed_in: Path | None, calls: int, group: str, own: str) -> list[str]:
     """Return what to put before the command that a submission is locked into.
 
     handed_in: a notebook, or a folder with one, which appears below ``HANDED_IN``. calls: the file of
-    ``filtered_calls``. group: of ``counted``. copy: an empty folder.
+    ``filtered_calls``. group: of ``counted``. own: a folder with two empty ones,
+    ``handed-in`` and ``home``.
     """
     # where memory runs out all the same, the kernel ends this first; in there /proc is read-only
     command = ["choom", "-n", "1000", "--"]
     if os.geteuid() == 0:
-        command += ["unshare", "--mount", "sh", "-c", _AS_ROOT, group, copy, str(handed_in or "")]
+        command += ["unshare", "--mount", "sh", "-c", _AS_ROOT, group, own, str(handed_in or "")]
     command += ["bwrap", "--unshare-all", "--die-with-parent", "--as-pid-1", "--new-session"]
     command += ["--cap-drop", "ALL", "--seccomp", str(calls)]
     for path in _readable():
         command += ["--ro-bind-try", path, path]
     if handed_in and os.geteuid() == 0:
-        command += ["--ro-bind", copy, HANDED_IN]
+        command += ["--ro-bind", f"{own}/handed-in", HANDED_IN]
     elif handed_in:
         inside = HANDED_IN if handed_in.is_dir() else f"{HANDED_IN}/{handed_in.name}"
         command += ["--ro-bind", str(handed_in), inside]
@@ -147,8 +151,8 @@ def for_student(handed_in: Path | None, calls: int, group: str, copy: str) -> li
         command += ["--ro-bind", "/dev/null", names_of_keys]
     # read-only, for where the teacher is root, /proc/sys belongs to who runs the submission
     command += ["--remount-ro", "/proc"]
-    command += [*_sized(), "--tmpfs", HOME, "--remount-ro", "/", "--chdir", str(paths.ROOT)]
-    return command
+    command += ["--bind", f"{own}/home", HOME] if os.geteuid() == 0 else [*_sized(), "--tmpfs", HOME]
+    return [*command, "--remount-ro", "/", "--chdir", str(paths.ROOT)]
 
 
 @cache

@@ -72,14 +72,16 @@ class Sandbox:
         notebook = self.notebook and self.notebook.absolute()
         handed_in = notebook.parent if notebook and self.beside else notebook
         group = stack.enter_context(jail.counted())
-        copy = stack.enter_context(tempfile.TemporaryDirectory())
+        own = stack.enter_context(tempfile.TemporaryDirectory())
+        for name in ("handed-in", "home"):
+            Path(own, name).mkdir()
         printed = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  closed by the stack
         self._channel, theirs = socket.socketpair()
         stack.enter_context(self._channel)
         self._replies = stack.enter_context(self._channel.makefile("rb"))
         with theirs, jail.filtered_calls() as calls:
             process = subprocess.Popen(
-                [*jail.for_student(handed_in, calls, group, copy), *pupil],
+                [*jail.for_student(handed_in, calls, group, own), *pupil],
                 stdin=theirs,
                 stdout=printed,
                 stderr=printed,

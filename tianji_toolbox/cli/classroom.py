@@ -154,7 +154,7 @@ def grade(submissions, output, assignment, roster, column, deadline, late, timeo
 @arg.command(
     arg.folder("submissions", "每人一个笔记本、或者每人一个文件夹"),
     arg.file("--template", "发给学生的笔记本，里面的每一行都不算（默认是六课）；可以写几个", [], nargs="+"),
-    arg.amount("--threshold", "两段有多像才列出来：相同的三字片段占几成", 0.8, least=0.3),
+    arg.amount("--threshold", "两段有多像才列出来：相同的三字片段占几成", 0.6, least=0.3),
     arg.results("--output", "写到哪里（默认 outputs/grades）"),
 )
 def similar(submissions, template, threshold, output) -> None:

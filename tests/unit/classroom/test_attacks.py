@@ -462,7 +462,7 @@ ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root owns these")
         (("--seccomp", "FILE"), (), "还能联网"),
         pytest.param(("--remount-ro", "/proc"), (), "还能改系统设置", marks=ROOT),
         pytest.param(
-            ("unshare", "--mount", "sh", "-c", jail._AS_ROOT, "GROUP", "COPY", "HANDED_IN"),
+            ("unshare", "--mount", "sh", "-c", jail._AS_ROOT, "GROUP", "OWN", "HANDED_IN"),
             (),
             "还能改设备",
             marks=ROOT,
@@ -474,10 +474,10 @@ ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root owns these")
 def test_nothing_runs_half_locked_in(words, instead, reason, monkeypatch, tmp_path):
     whole = jail.for_student
 
-    def lacking(handed_in, calls, group, copy):
-        given = {"FILE": str(calls), "GROUP": group, "COPY": copy, "HANDED_IN": str(handed_in or "")}
+    def lacking(handed_in, calls, group, own):
+        given = {"FILE": str(calls), "GROUP": group, "OWN": own, "HANDED_IN": str(handed_in or "")}
         command = [given.get(word, word) for word in words]
-        built = whole(handed_in, calls, group, copy)
+        built = whole(handed_in, calls, group, own)
         (start,) = [n for n in range(len(built)) if built[n : n + len(command)] == command]
         return [*built[:start], *instead, *built[start + len(command) :]]
 
@@ -511,6 +511,8 @@ def test_the_file_system_itself_holds_the_limits(tmp_path):
     with Sandbox(tmp_path / "1.ipynb", 30, 1) as pupil:
         room = os.fstatvfs(pupil._seen[0])
         assert room.f_blocks * room.f_frsize <= jail.ROOM + 4096
+        if os.geteuid() == 0:
+            assert room.f_files <= jail.MAX_FILES + 2
         with pytest.raises(Stopped, match=f"{jail.ROOM / 1e6:g} MB、{jail.MAX_FILES} 个文件"):
             pupil.run(1)
 

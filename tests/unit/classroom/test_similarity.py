@@ -61,6 +61,18 @@ def test_copies_are_found_and_nothing_else(folder):
     assert len(everything) == 15, "who does not name the template finds it in all six"
 
 
+def test_what_many_write_counts_less_than_what_two_share(folder):
+    for name in "子丑寅巳午":
+        nbformat.write(new_notebook(cells=[new_code_cell(RENAMED)]), folder / "class" / f"{name}.ipynb")
+    for name in "卯辰":
+        nbformat.write(new_notebook(cells=[new_code_cell(OTHER)]), folder / "class" / f"{name}.ipynb")
+    pairs, _ = similarity.find(folder / "class", [folder / "template.ipynb"], 0.8)
+    order = [frozenset((pair.one, pair.other)) for pair in pairs]
+    sizes = {frozenset((pair.one, pair.other)): pair.size for pair in pairs}
+    few, many = frozenset("卯丙"), frozenset("子丑")  # three students have the one, seven the other
+    assert order.index(few) < order.index(many) and sizes[few] < sizes[many]
+
+
 def test_of_the_lessons_nothing_is_anybodys_own(folder, capsys):
     for name in ("一", "二"):
         lesson = paths.NOTEBOOKS / "02_merge_clean.ipynb"

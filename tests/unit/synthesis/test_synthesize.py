@@ -26,6 +26,7 @@ from tianji_helpers.synthesis import (
     preview,
     prompts,
     providers,
+    recordings,
     round_files,
     synthesize,
 )
@@ -37,9 +38,9 @@ PROCESSES.set_forkserver_preload(["synthesis_teachers"])
 KEY = "sk-0123456789.secretsecret"
 
 
-def run(teacher, folder, **options):
+def run(teacher, folder, provider="offline", **options):
     options = {"styles": ["正常"], "limit": 20, "progress": False} | options
-    return synthesize("offline", base_url=teacher.base_url, output_dir=folder, **options)
+    return synthesize(provider, base_url=teacher.base_url, output_dir=folder, **options)
 
 
 def stored(folder):
@@ -149,6 +150,14 @@ def test_the_temperature_is_on_the_wire_and_not_in_a_message(tmp_path, teacher):
     for body in teacher.bodies:
         assert body["temperature"] == 0.3 and body["max_tokens"] == 77 and isinstance(body["seed"], int)
         assert "temperature" not in json.dumps(body["messages"])
+
+
+def test_the_small_teacher_is_stopped_where_it_goes_on_and_on(tmp_path, teacher):
+    """It is known to repeat itself; how long a wish may become follows from the length that is asked for."""
+    run(teacher, tmp_path, provider="embedded", model=recordings.LARGE, styles=["正常", "祝福长文"], limit=2)
+    assert [body["max_tokens"] for body in teacher.bodies] == [96, 96, 512, 512]
+    run(teacher, tmp_path, provider="embedded", model=recordings.LARGE, limit=1, max_tokens=64)
+    assert teacher.bodies[-1]["max_tokens"] == 64
 
 
 def test_all_rows_come_right_through_thirty_percent_faults(tmp_path, monkeypatch):
