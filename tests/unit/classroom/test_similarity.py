@@ -18,7 +18,8 @@ ONE = """def squeeze(text):
             continue
         result.append(letter)
     return ''.join(result)"""
-RENAMED = ONE.replace("result", "kept").replace("letter", "c").replace("squeeze", "mine") + "  # 自己写的"
+RENAMED = ONE.replace("result", "结果").replace("letter", "c").replace("squeeze", "mine") + "  # 自己写的"
+RENAMED = RENAMED.replace(":\n", ':\n    """Squeeze what is\n    twice there."""\n', 1)
 OTHER = """def squeeze(text):
     while '！！' in text or '～～' in text:
         text = text.replace('！！', '！').replace('～～', '～')
