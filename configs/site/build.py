@@ -4,8 +4,9 @@ What is read is copied into one folder, in the places it has in the repository, 
 links lead where they lead there; the start page gets the table of contents. The pages of the packages are
 made from their docstrings (``api.py``).
 
-Each page has a Content-Security-Policy: of scripts, the theme's files and the lines that it writes into every
-page may run. ``conf.py`` takes out of a notebook what could be one; the policy is for what it overlooks.
+Each page has a Content-Security-Policy: no script runs but files beside the pages and the lines that the
+theme writes into every page. ``conf.py`` takes out of a notebook what could be one; the policy is for what
+it overlooks.
 """
 
 import base64
@@ -41,7 +42,7 @@ INLINE = re.compile(r"<script(?![^>]*\ssrc=)[^>]*>(.*?)</script>", re.DOTALL)
 
 
 def add_policy(target: Path) -> None:
-    """Write the policy into every page.
+    """Write the policy into every page; one that is not whole has none.
 
     The search page has nobody's text: what is inline there is the theme's.
     """
@@ -49,13 +50,9 @@ def add_policy(target: Path) -> None:
     sums = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in sorted(theme))
     policy = POLICY.format(scripts=" ".join(f"'sha256-{one}'" for one in sums))
     for file in target.rglob("*.html"):
-        text, found = CHARSET.subn(
-            rf'\g<0><meta http-equiv="Content-Security-Policy" content="{policy}">',
-            file.read_text(encoding="utf-8"),
-            count=1,
-        )
-        assert found, file
-        file.write_text(text, encoding="utf-8")
+        page = file.read_text(encoding="utf-8")
+        meta = rf'\g<0><meta http-equiv="Content-Security-Policy" content="{policy}">'
+        file.write_text(CHARSET.sub(meta, page, count=1), encoding="utf-8")
 
 
 def build(target: Path) -> int:

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from tianji_helpers import llama, packaged, wishes
+from tianji_helpers.synthesis import client as engine
 from tianji_helpers.synthesis import prompts, providers, synthesize
 
 SLOTS = providers.PROVIDERS["embedded"].slots
@@ -74,7 +75,8 @@ def bare(asked: list[prompts.Prompt], **options) -> float:
     ):
 
         def ask(prompt: prompts.Prompt) -> None:
-            body = {"messages": prompt.messages, "seed": prompt.seed, "temperature": 1.0, "max_tokens": 512}
+            body = {"messages": prompt.messages, "seed": prompt.seed, "temperature": 1.0}
+            body |= engine._bound(providers.PROVIDERS["embedded"], engine.Settings("embedded"), prompt)
             client.post(f"{url}/v1/chat/completions", json=body | options).raise_for_status()
 
         began = time.perf_counter()

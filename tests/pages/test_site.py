@@ -57,6 +57,8 @@ def visit(site, page):
 def test_the_pages_are_the_lessons_and_what_belongs_to_them(pages):
     assert {"index.html", START, MANUAL, DATA, "README.html", "CONTRIBUTING.html", *LESSONS} <= pages.keys()
     assert not [path for path in pages if "solutions" in path]
+    policy = {"http-equiv": "Content-Security-Policy"}
+    assert not [path for path, soup in pages.items() if not soup.find("meta", policy)]
 
 
 def test_a_script_that_got_in_does_not_run(site, page):

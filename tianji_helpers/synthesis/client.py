@@ -45,6 +45,7 @@ _BACK_OFF = (0.5, 30.0)  # seconds: the first wait, doubled each time, and the l
 _LONGEST_PAUSE = 120.0  # seconds: more than that a server's Retry-After is not obeyed
 _GRACE = 10.0  # seconds that answers under way get when a run is stopped
 _PROMPT_ROOM = 1536  # tokens, for the prompt and the text that questions are asked about
+_LEAST_BOUND = 64  # tokens: of a wish of a few characters, a usual one is many times as long
 _BATCH = 16  # requests looked up at once: as long as it takes to build them, replies wait
 _REFUSAL = re.compile(
     r"^\W*(?:(?:非常|很|十分)?(?:抱歉|对不起|不好意思|遗憾)[，,。！!\s]*)?"
@@ -420,7 +421,8 @@ class Engine:
                 await self._turn(tokens)
                 sent = asyncio.get_running_loop().time()
                 self.summary.sent += 1
-                reply = await client.ask(_body(self.provider, self.settings, request, seed))
+                body = _body(self.provider, self.settings, request, seed)
+                reply = await client.ask(body | _bound(self.provider, self.settings, request))
                 self._window.answered(sent)
             except Retryable as error:
                 failure = error
@@ -510,13 +512,12 @@ class _Stopped(Exception):
 
 
 def _body(provider: Provider, settings: Settings, request: Query, seed: int) -> dict:
-    """Return the body of a request, as it goes over the wire."""
-    bound = provider.longest * _expected_tokens(request)[1] or settings.max_tokens
+    """Return the body of a request, as it goes over the wire (but see ``_bound``)."""
     body = {
         "model": provider.model,
         "messages": request.messages,
         "temperature": settings.temperature,
-        "max_tokens": min(bound, settings.max_tokens),
+        "max_tokens": settings.max_tokens,
         **provider.extra,
     }
     if provider.sends_seed:
@@ -524,6 +525,17 @@ def _body(provider: Provider, settings: Settings, request: Query, seed: int) -> 
     if provider.keeps_schemas and request.schema:
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": request.schema}}
     return body
+
+
+def _bound(provider: Provider, settings: Settings, request: Query) -> dict:
+    """Return the field that keeps an answer from going on and on, unless the run has its own ``max_tokens``.
+
+    It is not part of a request's key: an answer that was cut is not kept.
+    """
+    if not provider.longest or settings.max_tokens != Settings.max_tokens:
+        return {}
+    asked = provider.longest * _expected_tokens(request)[1]
+    return {"max_tokens": min(max(asked, _LEAST_BOUND), settings.max_tokens)}
 
 
 def _key(provider: Provider, settings: Settings, request: Query) -> str:

@@ -42,8 +42,8 @@ _MOST_TOKENS = 10_000_000  # of one request: more than any model reads
 class Provider:
     """Whom to ask. ``key`` is never shown; ``extra`` goes into the body of every request.
 
-    longest: how many times as long as what is asked for an answer may become; 0 is no bound but the run's
-    ``max_tokens``. socket: a file behind which a server of ours listens, instead of a port.
+    longest: how many times as long as what is asked for an answer of this model may become; 0 is no bound but
+    the run's ``max_tokens``. socket: a file behind which a server of ours listens, instead of a port.
     """
 
     name: str
@@ -120,7 +120,8 @@ def choose(name: str, model: str = "", base_url: str = "", with_key: bool = True
             )
         if not key.isascii() or not key.isprintable():
             raise CourseError(f"{base.key_name} 里有不该有的字符（例如中文引号或换行），请重新复制密钥。")
-    return replace(base, base_url=base_url, model=model, key=key)
+    longest = base.longest if model == base.model else 0
+    return replace(base, base_url=base_url, model=model, key=key, longest=longest)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import keyword
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tianji_helpers.dataset.duplicates import NearIndex
@@ -34,10 +35,12 @@ MAX_PAIRS, MAX_SHOWN = 200, 20  # on the page, and passages of each
 _KNOWN = {*keyword.kwlist, *dir(builtins)}
 # where a statement begins, by the eye: Python's own parser can be made to fall over by what it reads
 _STATEMENT = re.compile(r"\n(?![ \t\n)\]}]|(?:else|elif|except|finally)\b)")
-_TEXT = r"""(?P<text>'[^'\n]*'|"[^"\n]*")"""
-# what is explained, at the beginning of a block or behind a #
-_SAID = re.compile(rf"""{_TEXT}(?!["'])|(?P<block>\A|:)\s*("{{3}}|'{{3}})[\s\S]*?(?:\3|\Z)|#.*""")
-_NAME = re.compile(rf"{_TEXT}|\b[^\W\d]\w*")  # may be Chinese, too
+_LITERAL = r"""(?P<text>(?P<prefix>\b[rbufRBUF]{1,2})?(?:
+    \"{3}(?:[^\\]|\\[\s\S])*?(?:\"{3}|\Z) | '{3}(?:[^\\]|\\[\s\S])*?(?:'{3}|\Z)
+    | "(?:[^"\\\n]|\\.)*"? | '(?:[^'\\\n]|\\.)*'?))"""
+_PIECE = re.compile(rf"{_LITERAL} | (?P<comment>\#.*) | (?P<name>\b[^\W\d]\w*)", re.VERBOSE)
+_BLOCK = re.compile(r"(?:^|\n)[ \t]*(?:(?:async[ \t]+)?def\b|class\b|\))[^\n]*:[ \t]*(?:#[^\n]*)?\n\s*\Z")
+_LINE_END, _FIELD = re.compile(r"[ \t]*(?:#|\n|\Z)"), re.compile(r"\{[^{}\n]*\}")
 
 
 @dataclass(frozen=True)
@@ -100,31 +103,58 @@ def find(folder: Path, templates: Iterable[Path], threshold: float) -> tuple[lis
 
 
 def _passages(student: str, cell: handed_in.Cell, given: set[str]) -> Iterable[Passage]:
-    pieces = _STATEMENT.split(cell.source) if cell.kind == "code" else cell.source.split("\n\n")
-    for piece in pieces:
-        own = "\n".join(line for line in piece.split("\n") if line.strip() and line.strip() not in given)
-        own = own[:MAX_PASSAGE]
-        said = _unexplained(own) if cell.kind == "code" else own
-        if sum(map(str.isalnum, said)) >= LEAST:
-            yield Passage(student, own, _nameless(said) if cell.kind == "code" else said)
+    code = cell.kind == "code"
+    for piece in _statements(cell.source) if code else cell.source.split("\n\n"):
+        said = _unexplained(piece) if code else piece
+        compared = _nameless(said) if code else piece
+        lines = zip(*(text.split("\n") for text in (piece, said, compared)), strict=True)
+        own = [line for line in lines if line[0].strip() and line[0].strip() not in given]
+        kept = ["\n".join(filter(str.strip, part))[:MAX_PASSAGE] for part in zip(*own, strict=True)]
+        if kept and sum(map(str.isalnum, kept[1])) >= LEAST:
+            yield Passage(student, kept[0], kept[2])
+
+
+def _statements(code: str) -> Iterable[str]:
+    one_line = _PIECE.sub(lambda found: found[0].replace("\n", " ") if found["text"] else found[0], code)
+    cuts = [found.start() for found in _STATEMENT.finditer(one_line)]
+    return (code[start + 1 : end] for start, end in pairwise([-1, *cuts, len(code)]))
 
 
 def _unexplained(code: str) -> str:
-    """Return code without comments and docstrings.
+    """Return code without comments and docstrings; its lines stay.
 
     >>> _unexplained("x = '#1'  # the first")
     "x = '#1'  "
     """
-    return _SAID.sub(lambda found: found["text"] or found["block"] or "", code)
+
+    def written(found: re.Match) -> str:
+        explains = found["comment"] or (found["text"] and _is_docstring(found))
+        return "\n" * found[0].count("\n") if explains else found[0]
+
+    return _PIECE.sub(written, code)
+
+
+def _is_docstring(found: re.Match) -> bool:
+    before = found.string[max(found.start() - 300, 0) : found.start()]
+    begins = _BLOCK.search(before) or (found.start() < 300 and not before.strip())
+    return bool(begins and _LINE_END.match(found.string, found.end()))
 
 
 def _nameless(code: str) -> str:
     """Return code with one letter for all names that its author chose; texts stay.
 
-    >>> _nameless("for 祝福 in wishes: print(祝福, end='。')")
-    "for 名 in 名: print(名, 名='。')"
+    >>> _nameless("for 祝福 in wishes: print(f'祝{祝福}', end='。')")
+    "for 名 in 名: print(f'祝{名}', 名='。')"
     """
-    return _NAME.sub(lambda word: word[0] if word["text"] or word[0] in _KNOWN else "名", code)
+
+    def written(found: re.Match) -> str:
+        if found["name"]:
+            return found[0] if found[0] in _KNOWN else "名"
+        if "f" in (found["prefix"] or "").lower():
+            return _FIELD.sub(lambda field: _PIECE.sub(written, field[0]), found[0])
+        return found[0]
+
+    return _PIECE.sub(written, code)
 
 
 def _pairs(passages: list[Passage], threshold: float) -> list[Pair]:

@@ -6,7 +6,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from tianji_helpers import paths
 from tianji_toolbox import cli
-from tianji_toolbox.classroom import similarity
+from tianji_toolbox.classroom import handed_in, similarity
 
 GIVEN = """def load(path):
     with open(path, encoding='utf-8') as file:
@@ -60,6 +60,52 @@ def test_copies_are_found_and_nothing_else(folder):
     assert [item.read_text() for item in folder.glob(f"{similarity.PAGE}.kept-*")] == ["mine"]
     everything, _ = similarity.find(folder / "class", [], 0.8)
     assert len(everything) == 15, "who does not name the template finds it in all six"
+
+
+FIELDS = """def request(recipient, scene):
+    first = f"祝{recipient}{scene}快乐！"
+    second = f"给{recipient}，为{scene}写的。"
+    return f"{first}{second}（{recipient}）" + f"{scene}：{recipient}" """
+PROMPT = '''MESSAGES = {"system": """你是一位熟悉中国节日的老师，请替学生写一句祝福，要温暖、具体、不落俗套，
+不要写成群发的样子，也不要用网上的套话，写好以后自己读一遍，念着别扭就重写。"""}'''
+
+OTHER_PROMPT = '''messages = {"system": """请扮演严厉的编辑，逐字检查下面的祝福，找出病句、错字、重复，
+不要放过任何一处，也别怕得罪人，每一处都要说明理由，再给出改法，最后打一个分。"""}'''
+
+
+@pytest.mark.parametrize(
+    ("mine", "copied"),
+    [
+        (FIELDS, FIELDS.replace("recipient", "who").replace("scene", "occasion").replace("first", "a")),
+        (PROMPT, PROMPT),
+        (ONE, ONE.replace("text):", "text):  # 我的\n    r'''What comes\n    twice.'''")),
+        (ONE, ONE.replace("text):", "text):\n    'One line.'")),
+        (ONE, ONE.replace("    result = []", "    result, mark = [], \"\\\":'''\"")),
+    ],
+)
+def test_no_way_of_writing_hides_a_copy(mine, copied):
+    (pair,) = pairs_of(mine, copied)
+    assert pair.passages[0][2] > 0.6
+
+
+def test_other_texts_between_three_quotes_are_not_alike():
+    assert not pairs_of(PROMPT, OTHER_PROMPT)
+
+
+def test_a_docstring_in_the_template_hides_nothing():
+    documented = ONE.replace("text):", 'text):\n    """\n    Squeeze.\n    """')
+    assert pairs_of(documented, documented, given={'"""', "Squeeze."})
+
+
+def pairs_of(mine, other, given=()):
+    """The pairs of two students who hand in a cell each."""
+    cells = {"甲": mine, "乙": other}
+    passages = [
+        one
+        for name, source in cells.items()
+        for one in similarity._passages(name, handed_in.Cell("code", source, ""), set(given))
+    ]
+    return similarity._pairs(passages, 0.6)
 
 
 def test_what_many_write_counts_less_than_what_two_share(folder):

@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from phrasebook.server import PhrasebookTeacher
@@ -152,12 +153,25 @@ def test_the_temperature_is_on_the_wire_and_not_in_a_message(tmp_path, teacher):
         assert "temperature" not in json.dumps(body["messages"])
 
 
-def test_the_small_teacher_is_stopped_where_it_goes_on_and_on(tmp_path, teacher):
+def test_the_small_teacher_is_stopped_where_it_goes_on_and_on(tmp_path, teacher, monkeypatch):
     """It is known to repeat itself; how long a wish may become follows from the length that is asked for."""
-    run(teacher, tmp_path, provider="embedded", model=recordings.LARGE, styles=["正常", "祝福长文"], limit=2)
-    assert [body["max_tokens"] for body in teacher.bodies] == [96, 96, 512, 512]
-    run(teacher, tmp_path, provider="embedded", model=recordings.LARGE, limit=1, max_tokens=64)
-    assert teacher.bodies[-1]["max_tokens"] == 64
+    known = providers.PROVIDERS["embedded"]
+    asked = {"provider": "embedded", "styles": ["正常", "祝福长文"], "limit": 2}
+
+    def bounds():
+        return [body["max_tokens"] for body in teacher.bodies]
+
+    monkeypatch.setitem(providers.PROVIDERS, "embedded", replace(known, model=recordings.LARGE, longest=0))
+    run(teacher, tmp_path, **asked)
+    assert bounds() == [512] * 4
+    monkeypatch.setitem(providers.PROVIDERS, "embedded", replace(known, model=recordings.LARGE))
+    assert run(teacher, tmp_path, **asked).reused == 4, "the answers of before count"
+    run(teacher, tmp_path / "bound", **asked)
+    assert bounds()[4:] == [96, 96, 512, 512]
+    run(teacher, tmp_path / "own", **asked, max_tokens=600)
+    assert bounds()[8:] == [600] * 4
+    few = prompts.build_asked(wishes.load(), "祝妈妈生日快乐，不超过5个字")
+    assert client._bound(known, client.Settings("embedded"), few) == {"max_tokens": 64}
 
 
 def test_all_rows_come_right_through_thirty_percent_faults(tmp_path, monkeypatch):
