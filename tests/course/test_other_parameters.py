@@ -25,8 +25,8 @@ PARAMETERS = {
     "assistant": "阿福",
     "wordings": "1",
     "shuffle": "true",
-    "max_rows": "320",
-    "evaluation_rows": "8",
+    "max_rows": "200",
+    "evaluation_rows": "6",
 }
 
 

@@ -131,7 +131,15 @@ class Sandbox:
             self._channel.sendall(json.dumps(command).encode() + b"\n")
         except OSError:
             raise self._gone() from None
-        return self._reply()
+        reply = self._reply()
+        # a full folder is an error in there: what was answered so far may be of its making
+        try:
+            ended = self._look()
+        except OSError:
+            raise self._gone() from None
+        if ended:
+            raise Stopped(ended[1])
+        return reply
 
     def _reply(self) -> dict:
         try:

@@ -167,7 +167,7 @@ def test_the_small_teacher_is_stopped_where_it_goes_on_and_on(tmp_path, teacher,
     monkeypatch.setitem(providers.PROVIDERS, "embedded", replace(known, model=recordings.LARGE))
     assert run(teacher, tmp_path, **asked).reused == 4, "the answers of before count"
     run(teacher, tmp_path / "bound", **asked)
-    assert bounds()[4:] == [96, 96, 512, 512]
+    assert sorted(bounds()[4:]) == [96, 96, 512, 512]
     run(teacher, tmp_path / "own", **asked, max_tokens=600)
     assert bounds()[8:] == [600] * 4
     few = prompts.build_asked(wishes.load(), "祝妈妈生日快乐，不超过5个字")
