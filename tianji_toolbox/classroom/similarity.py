@@ -35,10 +35,12 @@ MAX_PAIRS, MAX_SHOWN = 200, 20  # on the page, and passages of each
 _KNOWN = {*keyword.kwlist, *dir(builtins)}
 # where a statement begins, by the eye: Python's own parser can be made to fall over by what it reads
 _STATEMENT = re.compile(r"\n(?![ \t\n)\]}]|(?:else|elif|except|finally)\b)")
+# texts, comments and names; a text that is not closed goes to the end of its line, or of all
 _LITERAL = r"""(?P<text>(?P<prefix>\b[rbufRBUF]{1,2})?(?:
     \"{3}(?:[^\\]|\\[\s\S])*?(?:\"{3}|\Z) | '{3}(?:[^\\]|\\[\s\S])*?(?:'{3}|\Z)
     | "(?:[^"\\\n]|\\.)*"? | '(?:[^'\\\n]|\\.)*'?))"""
 _PIECE = re.compile(rf"{_LITERAL} | (?P<comment>\#.*) | (?P<name>\b[^\W\d]\w*)", re.VERBOSE)
+# what stands before a docstring, and behind it; what an f-string fills in
 _BLOCK = re.compile(r"(?:^|\n)[ \t]*(?:(?:async[ \t]+)?def\b|class\b|\))[^\n]*:[ \t]*(?:#[^\n]*)?\n\s*\Z")
 _LINE_END, _FIELD = re.compile(r"[ \t]*(?:#|\n|\Z)"), re.compile(r"\{[^{}\n]*\}")
 
