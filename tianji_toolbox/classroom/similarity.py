@@ -6,10 +6,10 @@ freely become one and the same letter first, so renaming hides nothing. What man
 natural answer, and says little: a passage counts the less, the more of them have it. No grade follows.
 
 Tried on 18 copies that were disguised by hand, each among six answers to all exercises that were written
-independently (21 pairs): at 0.6 the copied pair is the first of the list for six of six whose names and
-comments were changed, and for five of six whose statements were reordered and rewritten in part; with all
-passages counted alike, for two of the latter. Where loops had become comprehensions and functions were split,
-it is not above the chance. The threshold was chosen on these copies.
+independently, all by large models (21 pairs): at 0.6 the copied pair is the first of the list for six of six
+whose names and comments were changed, and for five of six whose statements were reordered and rewritten in
+part; with all passages counted alike, for two of the latter. Where loops had become comprehensions and
+functions were split, it is not above the chance. The threshold was chosen on these copies.
 """
 
 import builtins
