@@ -66,7 +66,8 @@ def test_a_script_that_got_in_does_not_run(site, page):
     lesson = site / LESSONS[0]
     text = lesson.read_text(encoding="utf-8")
     bad = "<script>document.title = 'evil'</script><img src=x onerror=\"document.title = 'evil'\">"
-    bad += "<a id=bad href=\"javascript:document.title = 'evil'\">x</a><script src=https://evil.example/x.js></script>"
+    bad += "<a id=bad href=\"javascript:void(document.title = 'evil')\">x</a>"
+    bad += "<script src=https://evil.example/x.js></script>"
     other = lesson.with_name("evil.html")
     other.write_text(text.replace('<article role="main"', f'{bad}<article role="main"', 1), encoding="utf-8")
     asked = []
