@@ -162,11 +162,11 @@ def read_table(file: Path) -> list[list[str]]:
     return rows
 
 
-def write_rows(folder: Path, name: str, rows: Iterable[Iterable]) -> Path:
-    """Write rows as CSV with a byte order mark, which Excel needs."""
+def write_rows(folder: Path, name: str, rows: Iterable[Iterable], mark: bool = True) -> Path:
+    """Write rows as CSV with a byte order mark, which Excel needs (and ``mark=False`` leaves out)."""
     text = io.StringIO()
     csv.writer(text).writerows(rows)
-    return write_text(folder, name, "\ufeff" + text.getvalue())
+    return write_text(folder, name, "\ufeff" * mark + text.getvalue())
 
 
 def _safe(rows: Iterable[Iterable[str]]) -> list[list[str]]:

@@ -2,9 +2,12 @@
 
 Canvas: the exported gradebook; Moodle: the assignment's grading worksheet; Chinese platforms: the list or
 the template that they give, as .xlsx or CSV. All that is not a grade stays as it was, as imports look at it
-(Moodle at the time of the last change, Canvas at the number behind a column's name).
+(Moodle at the time of the last change, Canvas at the number behind a column's name), but for what their own
+importers would misread. Their rules, as their code has them: Canvas in lib/gradebook_importer.rb (00b222d7),
+Moodle in mod/assign/feedback/offline (806e2d49, 0bd8f1fd) and lib/csvlib.class.php (0963d225).
 """
 
+import html
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +18,15 @@ from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import gradebook
 
 # what stands above the columns: what nobody shares, names, and what is filled in
-_IDS = ("ID", "SIS User ID", "SIS Login ID", "Identifier", "ID number", "Username", "Email address", "Email")
-_IDS += ("学号", "学号/工号", "学生学号", "用户名", "账号", "邮箱", "电子邮件地址", "编号", "标识符")
+_IDS = ("ID", "SIS User ID", "SIS Login ID", "ID number", "Username", "Email address", "Email")
+_IDS += ("学号", "学号/工号", "学生学号", "用户名", "账号", "邮箱", "电子邮件地址", "编号")
+_PARTICIPANTS = ("Identifier", "标识符", "识别码")  # Moodle: Participant 77, 参与人77
+_IDS += _PARTICIPANTS
 _NAMES = ("Student", "Full name", "姓名", "学生姓名", "学生", "全名")
 _GRADES = ("Grade", "成绩", "分数", "得分", "总分")
-_MOST = ("Maximum Grade", "满分", "最高成绩", "最高分")
-_COMMENTS = ("Feedback comments", "评语", "批语", "反馈", "反馈评论")
+_MOST = ("Maximum grade", "Maximum Grade", "满分", "最高成绩", "最高分")
+_COMMENTS = ("Feedback comments", "评语反馈", "评语", "批语", "反馈", "反馈评论")
+_CHANGED = ("Last modified (grade)", "上次修改（评分）", "最后修改（教师）")  # no other list has it
 _POSSIBLE = "Points Possible"  # a line of Canvas's, in the place of a student
 _ABOVE = 10  # lines that may stand above the columns' names
 
@@ -72,9 +78,8 @@ def load(file: Path, submissions: list[str]) -> Roster:
             continue
         people[at] = next((cell for name, cell in cells if name in _NAMES and cell), cells[0][1])
         ids = {cell.casefold() for name, cell in cells if name in _IDS and cell}
-        ids |= {
-            found[1] for one in ids if (found := re.fullmatch(r"\D+ (\d+)", one))
-        }  # Moodle: Participant 7
+        numbers = [re.fullmatch(r"\D+(\d+)", cell) for name, cell in cells if name in _PARTICIPANTS]
+        ids |= {found[1] for found in numbers if found}
         for key in ids | {cell.casefold() for name, cell in cells if name in _NAMES and cell}:
             owners.setdefault(key, []).append(at)
             if key in ids and len(owners[key]) > 1:
@@ -111,34 +116,58 @@ def write(roster: Roster, book: gradebook.Book, grades: list, title: str, folder
     """Write the class list with the grades filled in, and return the file.
 
     title: of the column, where the file has none for grades (Canvas's ``title (number)`` is found, too).
-    Where the file says how many points there are, the grades are scaled to that.
+    Where the file says how many points there are, the grades are scaled to that; the points of an assignment
+    that is there are Canvas's own, and an import would change them.
     """
     rows, items = [list(row) for row in roster.rows], book.items(grades)
     own = re.compile(rf"{re.escape(title)}( \(\d+\))?")
     column = next((at for at, name in enumerate(roster.names) if own.fullmatch(name)), roster.column(_GRADES))
     limit, comments = roster.column(_MOST), roster.column(_COMMENTS)
     most, possible, changed = book.most(items), None, {}
-    if column is None:
+    moodle, added = roster.column(_CHANGED) is not None, column is None
+    if added:
         column = max(map(len, rows))
         changed[roster.header, column] = title
     for at, row in enumerate(rows):
         if any(_POSSIBLE in cell for cell in row[:1]):
             possible = _number(row, column)
-            if possible is None:
+            if added:
                 changed[at, column] = most
     for grade in grades:
         at = roster.students[grade.student]
         of = possible or _number(rows[at], limit) or most
         changed[at, column] = round(book.total(grade, items) * of / most, 2) if most else 0
         if comments is not None:
-            changed[at, comments] = gradebook.no_formula(gradebook.summary(grade, items, book))
+            said = gradebook.no_formula(gradebook.summary(grade, items, book))
+            if moodle:  # keeps it as HTML
+                said = html.escape(said, quote=False).replace("\n", "<br>")
+            changed[at, comments] = said
     target = folder / f"{roster.file.stem}-grades{roster.file.suffix}"
     if roster.file.suffix.lower() == ".xlsx":
         return _write_workbook(roster.file, changed, target)
     for (at, place), value in changed.items():
         rows[at] += [""] * (place + 1 - len(rows[at]))
         rows[at][place] = f"{value:g}" if isinstance(value, int | float) else value
-    return gradebook.write_rows(folder, target.name, rows)
+    if moodle:
+        rows = [_readable(row, roster.column(_CHANGED)) for row in rows]
+    # Moodle refuses rows of unequal length, and Canvas looks for semicolons where they are among the first
+    width = max(map(len, rows))
+    rows = [row + [""] * (width - len(row)) if row else row for row in rows]
+    # Canvas counts the mark to the first name, and only LastName must be just that
+    return gradebook.write_rows(folder, target.name, rows, mark=roster.names[:1] != ["LastName"])
+
+
+def _readable(row: list[str], changed: int) -> list[str]:
+    """Return a row of Moodle's worksheet as its importer can read it.
+
+    It takes a backslash before a quotation mark, or at the end of a cell, to hide the mark that ends the
+    cell: rows run together, and are dropped. And it reads no Chinese date: whoever had a grade kept that.
+    """
+    row = [re.sub(r'\\(?="|\Z)', "&#92;", cell) for cell in row]
+    if len(row) > changed:
+        day = r"(\d{4})年(\d{1,2})月(\d{1,2})日\s*(?:星期.|周.)?\s*(\d{1,2}:\d{2})"
+        row[changed] = re.sub(rf"^{day}$", r"\1-\2-\3 \4", row[changed].strip())
+    return row
 
 
 def _read(file: Path) -> list[list[str]]:
@@ -167,9 +196,9 @@ def _write_workbook(file: Path, changed: dict[tuple[int, int], Any], target: Pat
 
 
 def _number(row: list[str], column: int | None) -> float | None:
-    """Return the number of points in a cell, if it is one."""
+    """Return the number of points in a cell, if it is one; a comma may stand before the decimals."""
     try:
-        value = float(row[column]) if column is not None else 0.0
+        value = float(re.sub(r",(\d\d?)$", r".\1", row[column].strip())) if column is not None else 0.0
     except (ValueError, IndexError):
         return None
     return value if 0 < value < 1e6 else None

@@ -6,7 +6,9 @@ import pytest
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import gradebook, grading, roster
 
-# the columns that Canvas's importer (lib/gradebook_importer.rb) and Moodle's (feedback/offline) look for
+# The columns that Canvas's importer (lib/gradebook_importer.rb @ 00b222d7) and Moodle's (lib/csvlib.class.php
+# @ 0963d225, mod/assign/feedback/offline @ 806e2d49, 0bd8f1fd) look for. What the tests say of the two was
+# found by running that code.
 CANVAS = """Student,ID,SIS User ID,SIS Login ID,Section,作业一 (4711),Current Score
 ,,,,,Manual Posting,
     Points Possible,,,,,10,(read only)
@@ -30,7 +32,9 @@ def filled(text, name, tmp_path, file="list.csv", encoding="utf-8", title="作�
     (tmp_path / file).write_text(text, encoding=encoding)
     people = roster.load(tmp_path / file, [name])
     written = roster.write(people, gradebook.Book(), [grading.Grade(name, GRADE)], title, tmp_path / "out")
-    assert written.read_bytes().startswith(b"\xef\xbb\xbf"), "Excel needs the mark"
+    assert written.read_bytes().startswith(b"\xef\xbb\xbf") != text.startswith("LastName"), (
+        "Excel needs the mark"
+    )
     return people, gradebook.read_table(written)
 
 
@@ -50,12 +54,95 @@ def test_canvas_gets_a_new_column_with_its_points(tmp_path):
     assert rows[2][7] == "4" and rows[3][7] == "3" and rows[3][5] == ""
 
 
+def test_canvas_counts_as_many_cells_in_the_first_three_lines(tmp_path):
+    """Where they differ by commas, it splits at semicolons, and says "Invalid header row"."""
+    _, rows = filled(CANVAS.replace("Zhang, San", "张三"), "1002", tmp_path, title="练习")
+    assert {len(row) for row in rows} == {8}
+
+
+@pytest.mark.parametrize("points", ["10,00", "10.00"])
+def test_canvas_writes_commas_for_decimals_between_semicolons(points, tmp_path):
+    text = f"Student;ID;SIS Login ID;Section;作业一 (4711)\n    Points Possible;;;;{points}\n"
+    text += "张三;1001;zhang;A;\n"
+    _, rows = filled(text, "1001", tmp_path)
+    assert rows[1][4] == points and rows[2] == ["张三", "1001", "zhang", "A", "7.5"]
+
+
+@pytest.mark.parametrize("points", ["", "0.00", "(read only)"])
+def test_canvas_keeps_the_points_of_its_assignments(points, tmp_path):
+    """A number in that line becomes the assignment's points; "read only" keeps a column from being taken."""
+    _, rows = filled(CANVAS.replace("10,(read", f"{points},(read"), "1001", tmp_path)
+    assert rows[2][5] == points and rows[3][5] == "3", "three of our four points"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_canvas_takes_no_mark_before_a_last_name(mark, tmp_path):
+    """It looks whether the first cell is just LastName; of Student it only asks whether it is in there."""
+    text = "LastName,FirstName,ID,SIS Login ID,Section,作业一 (4711)\n    Points Possible,,,,,10\n"
+    text += "张,三,1001,zhang,A,\n"
+    _, rows = filled(text, "1001", tmp_path, encoding="utf-8-sig" if mark else "utf-8")
+    assert rows[2] == ["张", "三", "1001", "zhang", "A", "7.5"]
+
+
 @pytest.mark.parametrize("name", ["张三_77_assignsubmission_file_", "张三_77_assignsubmission_file", "张三"])
 def test_moodle_gets_its_worksheet_back(name, tmp_path):
     people, rows = filled(MOODLE, name, tmp_path)
     assert rows[1][:6] == ["Participant 77", "张三", "zhang@example.com", "75", "100.00", "-"]
     assert rows[1][6] == "06-1：1/1；06-2：0/1 =还差一点；06-3：1/1；06-4：1/1"
     assert rows[2] == gradebook.read_table(tmp_path / "list.csv")[2] and people.missing == ["李四"]
+
+
+def test_moodle_scales_to_its_maximum_in_the_words_of_today(tmp_path):
+    """Older versions write Maximum Grade (mod/assign/lang/en/assign.php: maxgrade)."""
+    _, rows = filled(MOODLE.replace("Maximum Grade", "Maximum grade"), "张三", tmp_path)
+    assert rows[1][3] == "75"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["标识符 参与人 最高分 上次修改（评分）", "识别码 参与者 最高成绩 最后修改（教师）"],
+    ids=["a later lang zh_cn", "lang zh_cn of 3.2"],
+)
+@pytest.mark.parametrize("file", ["{}77_assignsubmission_file_", "张三_77_assignsubmission_file_"])
+@pytest.mark.parametrize("blind", [True, False])
+def test_moodle_in_chinese_gets_grades_comments_and_a_time_that_it_can_read(words, file, blind, tmp_path):
+    """It reads the time with PHP's strtotime, to which a Chinese date is none: who has a grade keeps that."""
+    number, participant, most, changed = words.split()
+    text = f"{number},全名,状态,成绩,{most},{changed},评语反馈\n{participant}77,张三,,,50.00,-,\n"
+    text += f"{participant}78,李四,,20.00,50.00,2026年03月02日 星期一 10:05,好\n"
+    if blind:
+        text = text.replace(",全名", "").replace(",张三", "").replace(",李四", "")
+        file = "{}77_assignsubmission_file_"
+    _, rows = filled(text, file.format(participant), tmp_path)
+    assert rows[1][-4:-1] == ["37.5", "50.00", "-"] and rows[1][-1].startswith("06-1：1/1；")
+    assert rows[2][-4:] == ["20.00", "50.00", "2026-03-02 10:05", "好"]
+
+
+def test_moodle_finds_no_quotation_mark_behind_a_backslash(tmp_path):
+    """PHP's fgetcsv with a backslash as escape: rows would run together, and be dropped without a word."""
+    text = MOODLE.replace("Grade,", "Online text,Grade,", 1)
+    text = text.replace("@example.com,,", '@example.com,"print(\\""a\\"")\\",,', 1).replace(
+        ".com,50", ".com,C:\\,50"
+    )
+    _, rows = filled(text, "张三", tmp_path)
+    assert rows[1][3] == 'print(&#92;"a&#92;")&#92;' and rows[2][3] == "C:&#92;" and len(rows) == 3
+
+
+def test_moodle_keeps_comments_as_html(tmp_path):
+    """The plugin for comments stores what it imports as FORMAT_HTML, so <class 'int'> would be a tag."""
+    (tmp_path / "list.csv").write_text(MOODLE, encoding="utf-8")
+    people = roster.load(tmp_path / "list.csv", ["张三"])
+    said = {"06-1": ["<class 'int'> & \\\"\n下一行"]}
+    written = roster.write(
+        people, gradebook.Book(), [grading.Grade("张三", said)], "作业一", tmp_path / "out"
+    )
+    comment = gradebook.read_table(written)[1][6]
+    assert comment.startswith("06-1：0/1 &lt;class 'int'&gt; &amp; &#92;\"<br>下一行；")
+
+
+def test_only_moodles_participants_are_known_by_the_number_alone(tmp_path):
+    people = CHINESE.replace("0001", "class 7").replace("0002", "group 7")
+    assert filled(people, "group 7", tmp_path)[0].missing == ["张三", "张三"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030"])
