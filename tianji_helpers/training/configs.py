@@ -149,6 +149,13 @@ def write_config(base: str | Path, target: str | Path, **settings) -> Path:
     return target
 
 
+def dump(cfg, path: Path) -> None:
+    """Write a config for a program, which needs no layout (see ``xtuner_compat.format_configs_once``)."""
+    from mmengine.config import Config
+
+    Config(cfg.to_dict(), format_python_code=False).dump(path)
+
+
 def settings(cfg) -> dict[str, int | float]:
     """Return the numbers of a loaded config that describe a training, by name; those that it has."""
     places = PLACES | {

@@ -116,7 +116,7 @@ def train(
             whole = Path(folder) / config.name
             ours = {"type": "tianji_helpers.training.xtuner_compat.ProgressHook"}
             plan.config.custom_hooks = [*(plan.config.get("custom_hooks") or []), ours]
-            plan.config.dump(str(whole))
+            configs.dump(plan.config, whole)
             arguments = [str(whole), *arguments]
             run_tool("train", arguments, log=log, watch=watch, device=device, processes=processes)
     except BaseException as error:
@@ -264,7 +264,7 @@ def pth_to_hf(
         parameters=recorded | dict(about or {}),
         inputs=[checkpoint] if checkpoint.is_file() else sorted(checkpoint.iterdir()),
     ) as (target, part):
-        cfg.dump(str(part / "config.py"))
+        configs.dump(cfg, part / "config.py")
         arguments = [str(part / "config.py"), str(checkpoint), str(target), "--fp32", "--safe-serialization"]
         run_tool("pth_to_hf", arguments, log=adapter_dir.parent / "pth_to_hf.log")
         if sees:

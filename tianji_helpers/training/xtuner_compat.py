@@ -20,6 +20,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+
+from tianji_helpers.training.fast import acceleration, four_bit  # before mmengine, which imports bitsandbytes
+
+# isort: split
+import mmengine.config.config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import CheckpointHook, Hook
@@ -38,7 +43,6 @@ from xtuner.model.utils import find_all_linear_names
 
 from tianji_helpers import records
 from tianji_helpers.training import inference, internlm2
-from tianji_helpers.training.fast import acceleration, four_bit
 
 TOOLS = {
     "train": "xtuner.tools.train",
@@ -55,6 +59,7 @@ def apply() -> None:
     internlm2.register()
     four_bit.keep_weights_trainable()
     write_checkpoints_whole()
+    format_configs_once()
 
 
 def define_cpu_bf16_check() -> None:
@@ -76,6 +81,25 @@ def start_processes_without_gpu() -> None:
     if not torch.cuda.is_available():
         torch.cuda.set_device = lambda device: None
         torch.distributed.all_gather_into_tensor = torch.no_grad()(torch.distributed.all_gather_into_tensor)
+
+
+def format_configs_once() -> None:
+    """Lay a config's text out once a training, not for its log, its copy, and again for every checkpoint.
+
+    Source: mmengine 0.10.7 (config/config.py) has yapf do it, which takes up to a second where a path is
+    longer than its lines.
+    """
+    format_code, done = mmengine.config.config.FormatCode, {}
+    if hasattr(format_code, "__wrapped__"):
+        return
+
+    @functools.wraps(format_code)
+    def once(text, **style):
+        if text not in done:
+            done[text] = format_code(text, **style)
+        return done[text]
+
+    mmengine.config.config.FormatCode = once
 
 
 def write_checkpoints_whole() -> None:

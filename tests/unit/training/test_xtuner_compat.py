@@ -1,9 +1,13 @@
 """The work-arounds: exact gradients after an evaluation, and a loss equal to the library's own."""
 
 import copy
+import subprocess
+import sys
 
+import mmengine.config.config
 import pytest
 import torch
+from mmengine.config import Config
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.cache_utils import Cache, DynamicCache
@@ -103,3 +107,27 @@ def test_cache_has_the_method_of_internlm2s_code():
 
 def test_torch_cpu_answers_xtuners_question():
     assert torch.cpu.is_bf16_supported()
+
+
+def test_a_config_is_laid_out_once(monkeypatch):
+    laid_out = []
+    layout = mmengine.config.config.FormatCode
+
+    def counted(text, **style):
+        laid_out.append(text)
+        return layout(text, **style)
+
+    monkeypatch.setattr(mmengine.config.config, "FormatCode", counted)
+    xtuner_compat.format_configs_once()
+    config = Config({"model": {"name": "m" * 90}})
+    assert config.pretty_text == config.pretty_text == f"model = dict(\n    name='{'m' * 90}'\n)\n"
+    assert len(laid_out) == 1
+    config.model.name = "other"
+    assert "other" in config.pretty_text and len(laid_out) == 2
+
+
+@pytest.mark.slow
+def test_no_compiler_is_loaded_to_train():
+    code = "import sys, tianji_helpers.training.xtuner_compat as _, bitsandbytes as _\n"
+    code += "assert 'torch._inductor.compile_fx' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

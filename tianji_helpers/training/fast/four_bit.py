@@ -1,6 +1,14 @@
 """4-bit layers on a CPU: what bitsandbytes does to them for inference is undone before they train."""
 
 import copy
+from unittest import mock
+
+import torch
+
+# bitsandbytes, when it is imported, loads PyTorch's compiler for functions that have kernels of their own on
+# CPUs and GPUs: more than one of the six seconds in which a training starts (0.50.2, backends/default/ops.py)
+with mock.patch.object(torch, "compile", lambda function=None, **_: function or (lambda found: found)):
+    from bitsandbytes.nn import Linear4bit
 
 
 def keep_weights_trainable() -> None:
@@ -14,8 +22,6 @@ def keep_weights_trainable() -> None:
 
     Source: bitsandbytes 0.49.0-0.50.2, ``nn/modules.py`` (``Linear4bit.forward``).
     """
-    from bitsandbytes.nn import Linear4bit
-
     if hasattr(Linear4bit, "unpack_for_training"):
         return
     original_forward, original_save = Linear4bit.forward, Linear4bit._save_to_state_dict
