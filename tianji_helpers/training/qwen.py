@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tianji_helpers.errors import CourseError
-from tianji_helpers.training.embedded import CONTROL, NORMAL, USER_DEFINED, Vocabulary
+from tianji_helpers.training.embedded import CONTROL, NORMAL, USER_DEFINED, Vocabulary, quick_reader
 
 END, PAD = "<|im_end|>", "<|endoftext|>"
 
@@ -154,7 +154,8 @@ def convert(gguf_file: str | Path, target: str | Path, report: Callable[[str], N
     from transformers import GenerationConfig
 
     report("1/3 读取词表，重建分词器 …")
-    reader = gguf.GGUFReader(gguf_file)
+    with quick_reader():
+        reader = gguf.GGUFReader(gguf_file)
     vocabulary = Vocabulary.of(reader.fields)
     values = {
         name: field.contents()

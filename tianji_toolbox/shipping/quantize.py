@@ -18,6 +18,8 @@ import gguf
 import numpy
 import xllamacpp.xllamacpp
 
+from tianji_helpers.training.embedded import quick_reader
+
 _BLOCK = 256
 _ROWS = 1024  # a thread takes at a time
 _FTYPE_Q4_K_M = 15  # llama.cpp's number for the mixture, kept in general.file_type
@@ -51,7 +53,8 @@ def to_q4_k_m(source: str | Path, target: str | Path) -> None:
 
     Memory: one tensor at a time in 32 bits.
     """
-    reader = gguf.GGUFReader(source)
+    with quick_reader():
+        reader = gguf.GGUFReader(source)
     architecture = reader.fields[gguf.Keys.General.ARCHITECTURE].contents()
     layers = reader.fields[gguf.Keys.LLM.BLOCK_COUNT.format(arch=architecture)].contents()
     tied = all(tensor.name != "output.weight" for tensor in reader.tensors)

@@ -1,6 +1,7 @@
 """The embedded model's tokenizer and trimmed vocabulary against known facts and the full model."""
 
 import gguf
+import numpy as np
 import pytest
 import torch
 
@@ -33,7 +34,8 @@ def gguf_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vocabulary(gguf_file):
-    return embedded.Vocabulary.of(gguf.GGUFReader(gguf_file).fields)
+    with embedded.quick_reader():
+        return embedded.Vocabulary.of(gguf.GGUFReader(gguf_file).fields)
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +92,19 @@ def test_foreign_content_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "GGUF_SHA256", "0" * 64)
     with pytest.raises(CourseError, match=r"sha256 是 a5fd3b62230a…，应当是 000000000000…"):
         embedded.assemble_gguf(tmp_path)
+
+
+def test_the_quick_reader_reads_what_gguf_does(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "small.gguf", "llama")
+    writer.add_token_list(["祝", "🎂", "<pad>"])
+    writer.add_tensor("weight", np.arange(12, dtype=np.float32).reshape(3, 4))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    plain = gguf.GGUFReader(tmp_path / "small.gguf")
+    with embedded.quick_reader():
+        quick = gguf.GGUFReader(tmp_path / "small.gguf")
+    assert type(quick.data) is np.ndarray and type(plain.data) is np.memmap
+    read = [{name: field.contents() for name, field in one.fields.items()} for one in (quick, plain)]
+    assert read[0] == read[1] and read[0]["tokenizer.ggml.tokens"] == ["祝", "🎂", "<pad>"]
+    assert (quick.tensors[0].data == plain.tensors[0].data).all() and quick.tensors[0].data[2, 3] == 11

@@ -11,7 +11,7 @@ import torch
 from tianji_helpers import llama, packaged
 from tianji_helpers.errors import CourseError
 from tianji_helpers.training import inference, inspection, models, qwen
-from tianji_helpers.training.embedded import CONTROL, NORMAL, USER_DEFINED, Vocabulary
+from tianji_helpers.training.embedded import CONTROL, NORMAL, USER_DEFINED, Vocabulary, quick_reader
 
 pytestmark = pytest.mark.slow
 
@@ -199,7 +199,8 @@ def teacher():
     file = packaged.gguf_file()
     if not file.is_file():
         pytest.skip(f"{file.name} is not there: make teacher")
-    fields = gguf.GGUFReader(file).fields
+    with quick_reader():
+        fields = gguf.GGUFReader(file).fields
     tokenizer = qwen.build_tokenizer(
         Vocabulary.of(fields),
         fields["tokenizer.ggml.merges"].contents(),
