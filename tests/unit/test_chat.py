@@ -343,6 +343,7 @@ def test_a_pipe_may_be_gbk_and_hold_anything(parrot):
     assert done.stdout.decode().count(ANSWER) == 4
 
 
+@pytest.mark.slow
 def test_an_answer_cannot_steer_the_terminal(tmp_path):
     model = parrots.teach(tmp_path / "model", ("\x1b[2J\x1b]0;x\x07", "平安"))
     sink = io.StringIO()

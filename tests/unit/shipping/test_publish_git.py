@@ -198,6 +198,7 @@ def cloned(tmp_path):
     return cloned
 
 
+@pytest.mark.slow
 @needs_lfs
 def test_an_upload_that_broke_goes_on_and_friends_get_every_byte(merged, place, start, cloned):
     (merged / "tokenizer.json").write_text(json.dumps({"model": {"vocab": "祝" * 1_000_000}}))  # large
@@ -246,6 +247,7 @@ def test_what_the_repository_has_besides_stays(merged, place, start, cloned, tmp
     assert git("--git-dir", repository, "rev-list", "--count", "master").strip() == "2"
 
 
+@pytest.mark.slow
 @needs_lfs
 def test_what_goes_wrong_is_said_in_words(merged, place, start):
     server = start()

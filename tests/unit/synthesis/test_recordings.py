@@ -50,6 +50,7 @@ def test_the_small_teacher_has_a_round_and_the_large_one_two():
                 assert (recordings.digest(prompt.messages), prompt.seed) in known, (teacher, prompt.where)
 
 
+@pytest.mark.slow
 def test_the_large_teacher_is_varied(large):
     texts = [row["text"] for row in large]
     bare = [re.sub(r"[\W_]+", "", emoji.strip(text)) for text in texts]
