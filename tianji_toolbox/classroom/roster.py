@@ -3,8 +3,9 @@
 Canvas: the exported gradebook; Moodle: the assignment's grading worksheet; Chinese platforms: the list or
 the template that they give, as .xlsx or CSV. All that is not a grade stays as it was, as imports look at it
 (Moodle at the time of the last change, Canvas at the number behind a column's name), but for what their own
-importers would misread. Their rules, as their code has them: Canvas in lib/gradebook_importer.rb (00b222d7),
-Moodle in mod/assign/feedback/offline (806e2d49, 0bd8f1fd) and lib/csvlib.class.php (0963d225).
+importers would misread. Their rules, as their code has them: Canvas in lib/gradebook_importer.rb (00b222d7);
+Moodle in feedback/offline/importgradeslib.php (806e2d49) and locallib.php (0bd8f1fd; 04975560 is older) of
+mod/assign, and in lib/csvlib.class.php (0963d225).
 """
 
 import html
@@ -22,6 +23,7 @@ _IDS = ("ID", "SIS User ID", "SIS Login ID", "ID number", "Username", "Email add
 _IDS += ("学号", "学号/工号", "学生学号", "用户名", "账号", "邮箱", "电子邮件地址", "编号")
 _PARTICIPANTS = ("Identifier", "标识符", "识别码")  # Moodle: Participant 77, 参与人77
 _IDS += _PARTICIPANTS
+_NAME_PARTS = ("LastName", "FirstName")  # Canvas's, if one asks for it
 _NAMES = ("Student", "Full name", "姓名", "学生姓名", "学生", "全名")
 _GRADES = ("Grade", "成绩", "分数", "得分", "总分")
 _MOST = ("Maximum grade", "Maximum Grade", "满分", "最高成绩", "最高分")
@@ -70,21 +72,30 @@ def load(file: Path, submissions: list[str]) -> Roster:
         raise CourseError(
             f"{file} 的前 {_ABOVE} 行里没有列名，例如“学号”或“姓名”；Canvas 和 Moodle 导出的不用改。"
         )
+    # a number behind "Participant" is the name that Moodle gives to files
+    numbered = _PARTICIPANTS + (("ID", "编号") if {*_CHANGED}.intersection(names) else ())
     owners: dict[str, list[int]] = {}
     people: dict[int, str] = {}
+    seen: dict[str, int] = {}
     for at, row in enumerate(rows[header + 1 :], header + 1):
-        cells = [(name, cell.strip()) for name, cell in zip(names, row, strict=False) if name in known]
-        if not any(cell for _, cell in cells) or _POSSIBLE in row[0]:
+        cells = [(name, cell.strip()) for name, cell in zip(names, row, strict=False) if cell.strip()]
+        own = [(name, cell) for name, cell in cells if name in known]
+        if not own or _POSSIBLE in row[0]:
             continue
-        people[at] = next((cell for name, cell in cells if name in _NAMES and cell), cells[0][1])
-        ids = {cell.casefold() for name, cell in cells if name in _IDS and cell}
-        numbers = [re.fullmatch(r"\D+(\d+)", cell) for name, cell in cells if name in _PARTICIPANTS]
-        ids |= {found[1] for found in numbers if found}
-        for key in ids | {cell.casefold() for name, cell in cells if name in _NAMES and cell}:
+        called = [cell for name, cell in own if name in _NAMES]
+        if all(part in dict(cells) for part in _NAME_PARTS):
+            last, first = (dict(cells)[part] for part in _NAME_PARTS)
+            called += [f"{last}, {first}", f"{last}{first}", f"{first} {last}"]
+        people[at] = (called or [own[0][1]])[0]
+        ids = {cell.casefold() for name, cell in own if name in _IDS}
+        for key in sorted(ids):
+            if (other := seen.setdefault(key, at)) != at:
+                raise CourseError(
+                    f"{file} 里 {key} 出现了两次（第 {other + 1} 和 {at + 1} 行）。一个学生只能有一行。"
+                )
+        numbers = (re.fullmatch(r"\D+(\d+)", cell) for name, cell in own if name in numbered)
+        for key in ids | {found[1] for found in numbers if found} | {name.casefold() for name in called}:
             owners.setdefault(key, []).append(at)
-            if key in ids and len(owners[key]) > 1:
-                both = " 和 ".join(str(other + 1) for other in owners[key])
-                raise CourseError(f"{file} 里 {key} 出现了两次（第 {both} 行）。一个学生只能有一行。")
     if not people:
         raise CourseError(f"{file} 里一个学生也没有。")
     students: dict[str, int] = {}
@@ -116,8 +127,8 @@ def write(roster: Roster, book: gradebook.Book, grades: list, title: str, folder
     """Write the class list with the grades filled in, and return the file.
 
     title: of the column, where the file has none for grades (Canvas's ``title (number)`` is found, too).
-    Where the file says how many points there are, the grades are scaled to that; the points of an assignment
-    that is there are Canvas's own, and an import would change them.
+    Where the file says how many points there are, the grades are scaled to that. The points of an assignment
+    that is there are Canvas's own and stay: an import would take ours over.
     """
     rows, items = [list(row) for row in roster.rows], book.items(grades)
     own = re.compile(rf"{re.escape(title)}( \(\d+\))?")
@@ -142,32 +153,39 @@ def write(roster: Roster, book: gradebook.Book, grades: list, title: str, folder
             if moodle:  # keeps it as HTML
                 said = html.escape(said, quote=False).replace("\n", "<br>")
             changed[at, comments] = said
+    if moodle:
+        dates = roster.column(_CHANGED)
+        for at, row in enumerate(rows):
+            for place, cell in enumerate(row):
+                now = changed.get((at, place), cell)
+                if isinstance(now, str) and (read := _readable(now, place == dates)) != cell:
+                    changed[at, place] = read
     target = folder / f"{roster.file.stem}-grades{roster.file.suffix}"
     if roster.file.suffix.lower() == ".xlsx":
         return _write_workbook(roster.file, changed, target)
     for (at, place), value in changed.items():
         rows[at] += [""] * (place + 1 - len(rows[at]))
         rows[at][place] = f"{value:g}" if isinstance(value, int | float) else value
-    if moodle:
-        rows = [_readable(row, roster.column(_CHANGED)) for row in rows]
-    # Moodle refuses rows of unequal length, and Canvas looks for semicolons where they are among the first
-    width = max(map(len, rows))
-    rows = [row + [""] * (width - len(row)) if row else row for row in rows]
+    canvas = any(_POSSIBLE in cell for row in rows for cell in row[:1])
+    if (
+        moodle or canvas
+    ):  # Moodle refuses rows of unequal length, Canvas takes the first three for semicolons'
+        width = max(map(len, rows))
+        rows = [row + [""] * (width - len(row)) if row else row for row in rows]
     # Canvas counts the mark to the first name, and only LastName must be just that
     return gradebook.write_rows(folder, target.name, rows, mark=roster.names[:1] != ["LastName"])
 
 
-def _readable(row: list[str], changed: int) -> list[str]:
-    """Return a row of Moodle's worksheet as its importer can read it.
+def _readable(cell: str, dated: bool) -> str:
+    """Return a cell of Moodle's worksheet as its importer can read it. dated: it holds a time.
 
     It takes a backslash before a quotation mark, or at the end of a cell, to hide the mark that ends the
     cell: rows run together, and are dropped. And it reads no Chinese date: whoever had a grade kept that.
     """
-    row = [re.sub(r'\\(?="|\Z)', "&#92;", cell) for cell in row]
-    if len(row) > changed:
+    if dated:
         day = r"(\d{4})年(\d{1,2})月(\d{1,2})日\s*(?:星期.|周.)?\s*(\d{1,2}:\d{2})"
-        row[changed] = re.sub(rf"^{day}$", r"\1-\2-\3 \4", row[changed].strip())
-    return row
+        cell = re.sub(rf"^\s*{day}\s*$", r"\1-\2-\3 \4", cell)
+    return re.sub(r'\\(?="|\Z)', "&#92;", cell)
 
 
 def _read(file: Path) -> list[list[str]]:

@@ -6,9 +6,8 @@ import pytest
 from tianji_helpers.errors import CourseError
 from tianji_toolbox.classroom import gradebook, grading, roster
 
-# The columns that Canvas's importer (lib/gradebook_importer.rb @ 00b222d7) and Moodle's (lib/csvlib.class.php
-# @ 0963d225, mod/assign/feedback/offline @ 806e2d49, 0bd8f1fd) look for. What the tests say of the two was
-# found by running that code.
+# The columns that the importers of Canvas and Moodle look for. What the tests say of the two was found by
+# running that code (roster.py says which).
 CANVAS = """Student,ID,SIS User ID,SIS Login ID,Section,作业一 (4711),Current Score
 ,,,,,Manual Posting,
     Points Possible,,,,,10,(read only)
@@ -32,9 +31,8 @@ def filled(text, name, tmp_path, file="list.csv", encoding="utf-8", title="作�
     (tmp_path / file).write_text(text, encoding=encoding)
     people = roster.load(tmp_path / file, [name])
     written = roster.write(people, gradebook.Book(), [grading.Grade(name, GRADE)], title, tmp_path / "out")
-    assert written.read_bytes().startswith(b"\xef\xbb\xbf") != text.startswith("LastName"), (
-        "Excel needs the mark"
-    )
+    if not text.startswith("LastName"):
+        assert written.read_bytes().startswith(b"\xef\xbb\xbf"), "Excel needs the mark"
     return people, gradebook.read_table(written)
 
 
@@ -60,12 +58,11 @@ def test_canvas_counts_as_many_cells_in_the_first_three_lines(tmp_path):
     assert {len(row) for row in rows} == {8}
 
 
-@pytest.mark.parametrize("points", ["10,00", "10.00"])
-def test_canvas_writes_commas_for_decimals_between_semicolons(points, tmp_path):
-    text = f"Student;ID;SIS Login ID;Section;作业一 (4711)\n    Points Possible;;;;{points}\n"
+def test_canvas_writes_commas_for_decimals_between_semicolons(tmp_path):
+    text = "Student;ID;SIS Login ID;Section;作业一 (4711)\n    Points Possible;;;;10,00\n"
     text += "张三;1001;zhang;A;\n"
     _, rows = filled(text, "1001", tmp_path)
-    assert rows[1][4] == points and rows[2] == ["张三", "1001", "zhang", "A", "7.5"]
+    assert rows[1][4] == "10,00" and rows[2] == ["张三", "1001", "zhang", "A", "7.5"]
 
 
 @pytest.mark.parametrize("points", ["", "0.00", "(read only)"])
@@ -81,7 +78,16 @@ def test_canvas_takes_no_mark_before_a_last_name(mark, tmp_path):
     text = "LastName,FirstName,ID,SIS Login ID,Section,作业一 (4711)\n    Points Possible,,,,,10\n"
     text += "张,三,1001,zhang,A,\n"
     _, rows = filled(text, "1001", tmp_path, encoding="utf-8-sig" if mark else "utf-8")
+    assert (tmp_path / "out" / "list-grades.csv").read_bytes().startswith(b"LastName")
     assert rows[2] == ["张", "三", "1001", "zhang", "A", "7.5"]
+
+
+@pytest.mark.parametrize("name", ["张三_1", "张, 三", "三 张", "zhang"])
+def test_canvas_may_keep_last_and_first_names_apart(name, tmp_path):
+    text = "LastName,FirstName,ID,SIS Login ID,Section\n    Points Possible,,,,\n"
+    text += "张,三,1001,zhang,A\n李,四,1002,li,A\n"
+    people, rows = filled(text, name, tmp_path)
+    assert rows[2][-1] == "3" and people.missing == ["李, 四"]
 
 
 @pytest.mark.parametrize("name", ["张三_77_assignsubmission_file_", "张三_77_assignsubmission_file", "张三"])
@@ -218,3 +224,31 @@ def test_a_list_of_any_content_is_refused(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CourseError):
         roster.load(tmp_path / name, ["1"])
+
+
+def test_a_participants_number_may_be_anothers_student_number(tmp_path):
+    text = "标识符,全名,学号,成绩,最高分,上次修改（评分）\n"
+    text += "参与人1001,张三,1002,,50.00,-\n参与人1002,李四,1001,,50.00,-\n"
+    _, rows = filled(text, "张三", tmp_path)
+    assert rows[1][3] == "37.5"
+    with pytest.raises(CourseError, match="可能是花名册里的 张三（第 2 行）、李四（第 3 行）"):
+        filled(text, "1001_assignsubmission_file", tmp_path)
+
+
+def test_moodles_worksheet_kept_as_a_workbook_can_be_read_as_well(tmp_path):
+    book = openpyxl.Workbook()
+    book.active.append(["标识符", "全名", "成绩", "最高分", "上次修改（评分）", "评语反馈"])
+    book.active.append(["参与人77", "张三", None, 50, "2026年03月02日 星期一 10:05", 'C:\\"'])
+    book.save(tmp_path / "list.xlsx")
+    people = roster.load(tmp_path / "list.xlsx", ["张三"])
+    said = {"06-1": ['print("\\")']}
+    written = roster.write(
+        people, gradebook.Book(), [grading.Grade("张三", said)], "作业一", tmp_path / "out"
+    )
+    row = [cell.value for cell in openpyxl.load_workbook(written).active[2]]
+    assert row[2:5] == [0, 50, "2026-03-02 10:05"] and 'print("&#92;")' in row[5]
+
+
+def test_lists_of_others_keep_the_length_of_their_lines(tmp_path):
+    filled("成绩导入模板\n学号,姓名,成绩\n0001,张三\n", "0001", tmp_path)
+    assert (tmp_path / "out" / "list-grades.csv").read_text("utf-8-sig").splitlines()[0] == "成绩导入模板"

@@ -169,6 +169,13 @@ def changed(**options):
     return cfg
 
 
+@pytest.mark.parametrize("file", sorted(path.name for path in paths.CONFIGS.glob("*.py")))
+def test_a_config_for_a_program_says_the_same(file, tmp_path):
+    cfg = configs.load_config(paths.CONFIGS / file)
+    configs.dump(cfg, tmp_path / "config.py")
+    assert configs.load_config(tmp_path / "config.py").to_dict() == cfg.to_dict()
+
+
 @pytest.mark.parametrize("name", ["data_path", DATA])
 def test_a_path_with_a_space_reaches_the_training_and_the_saved_config(name):
     cfg = changed(options={name: "/tmp/my rows.json"})

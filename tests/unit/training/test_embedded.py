@@ -104,7 +104,7 @@ def test_the_quick_reader_reads_what_gguf_does(tmp_path):
     plain = gguf.GGUFReader(tmp_path / "small.gguf")
     with embedded.quick_reader():
         quick = gguf.GGUFReader(tmp_path / "small.gguf")
-    assert type(quick.data) is np.ndarray and type(plain.data) is np.memmap
+    assert type(quick.data) is np.ndarray and type(plain.data) is np.memmap and gguf.gguf_reader.np is np
     read = [{name: field.contents() for name, field in one.fields.items()} for one in (quick, plain)]
     assert read[0] == read[1] and read[0]["tokenizer.ggml.tokens"] == ["祝", "🎂", "<pad>"]
     assert (quick.tensors[0].data == plain.tensors[0].data).all() and quick.tensors[0].data[2, 3] == 11

@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tianji_helpers.training.fast import four_bit, operations
+from tianji_helpers.training.fast import operations
 from tianji_helpers.training.fast.packed_attention import Packing, attend, find_shared_prefix
 
 PACKED_ATTENTION = "tianji_packed"
@@ -42,6 +42,8 @@ def accelerate(llm: nn.Module, causal_lm: nn.Module, recompute_share: float = 0.
     not apply to this model (another architecture, no GPU, no 4-bit layers) stays as it was, and so
     does inference.
     """
+    from tianji_helpers.training.fast import four_bit
+
     four_bit.keep_weights_trainable()
     packing = Packing()
     on_gpu = next(causal_lm.parameters()).is_cuda
