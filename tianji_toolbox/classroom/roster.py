@@ -83,8 +83,9 @@ def load(file: Path, submissions: list[str]) -> Roster:
         if not own or _POSSIBLE in row[0]:
             continue
         called = [cell for name, cell in own if name in _NAMES]
-        if all(part in dict(cells) for part in _NAME_PARTS):
-            last, first = (dict(cells)[part] for part in _NAME_PARTS)
+        given = dict(cells)
+        if given.keys() >= {*_NAME_PARTS}:
+            last, first = (given[part] for part in _NAME_PARTS)
             called += [f"{last}, {first}", f"{last}{first}", f"{first} {last}"]
         people[at] = (called or [own[0][1]])[0]
         ids = {cell.casefold() for name, cell in own if name in _IDS}
@@ -135,6 +136,7 @@ def write(roster: Roster, book: gradebook.Book, grades: list, title: str, folder
     column = next((at for at, name in enumerate(roster.names) if own.fullmatch(name)), roster.column(_GRADES))
     limit, comments = roster.column(_MOST), roster.column(_COMMENTS)
     most, possible, changed = book.most(items), None, {}
+    canvas = any(_POSSIBLE in cell for row in rows for cell in row[:1])
     moodle, added = roster.column(_CHANGED) is not None, column is None
     if added:
         column = max(map(len, rows))
@@ -166,10 +168,8 @@ def write(roster: Roster, book: gradebook.Book, grades: list, title: str, folder
     for (at, place), value in changed.items():
         rows[at] += [""] * (place + 1 - len(rows[at]))
         rows[at][place] = f"{value:g}" if isinstance(value, int | float) else value
-    canvas = any(_POSSIBLE in cell for row in rows for cell in row[:1])
-    if (
-        moodle or canvas
-    ):  # Moodle refuses rows of unequal length, Canvas takes the first three for semicolons'
+    # Moodle refuses rows of unequal length, and Canvas takes the first three for semicolons'
+    if moodle or canvas:
         width = max(map(len, rows))
         rows = [row + [""] * (width - len(row)) if row else row for row in rows]
     # Canvas counts the mark to the first name, and only LastName must be just that

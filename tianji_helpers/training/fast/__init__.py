@@ -16,7 +16,7 @@ measured by ``tests/benchmarks`` (the README has all figures, and the machines):
                        two cores: about 830 tokens/s, 61 % of what their matrix products would allow.
 ``four_bit_gpu``       Unpacks a 4-bit matrix in one kernel, in half of bitsandbytes' time, with less Python.
 ``four_bit``           4-bit layers still train after an answer was sampled: on some CPUs their gradients
-                       would vanish otherwise.
+                       would vanish otherwise. Imports bitsandbytes without PyTorch's compiler.
 =====================  =====================================================================================
 
 Only PyTorch, transformers, PEFT, bitsandbytes and liger-kernel are used here, and nothing else of the course:
