@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from tianji_helpers import llama, packaged, paths, thoughts
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis import prices, providers
+from tianji_helpers.synthesis import lanes, prices, providers
 from tianji_helpers.synthesis.journal import Journal, key_of
 from tianji_helpers.synthesis.limits import Pace
 from tianji_helpers.synthesis.prices import Price
@@ -357,8 +357,9 @@ class Engine:
         timeout = self.settings.timeout or self.provider.timeout
         client = connect(self.provider, timeout, self._window.most)
         with futures.ThreadPoolExecutor(1, thread_name_prefix="journal") as self._disk:
-            missing = self._missing(requests)
-            workers = [asyncio.create_task(self._work(client, missing)) for _ in range(self._window.most)]
+            missing, most = self._missing(requests), self._window.most
+            sources = lanes.deal(missing, most) if self.provider.slots else [missing] * most
+            workers = [asyncio.create_task(self._work(client, source)) for source in sources]
             work = asyncio.gather(*workers)
             stop = asyncio.create_task(self._stop.wait())
             try:
@@ -389,10 +390,10 @@ class Engine:
                 if key not in known:
                     yield key, request
 
-    async def _work(self, client: Client, missing: AsyncIterator[tuple[str, Query]]) -> None:
+    async def _work(self, client: Client, source: AsyncIterator[tuple[str, Query]]) -> None:
         while not self._stopping:
-            async with self._draw:  # all workers draw from one generator
-                drawn = await anext(missing, None)
+            async with self._draw:  # all workers draw from one generator in the end
+                drawn = await anext(source, None)
             if drawn is None:
                 return
             key, request = drawn
