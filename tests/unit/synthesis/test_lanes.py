@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import random
 
 import pytest
@@ -27,7 +28,7 @@ def drawn(count, order):
 
 
 def jumps(items):
-    return sum(after != before + 1 for before, after in zip(items, items[1:], strict=False))
+    return sum(after != before + 1 for before, after in itertools.pairwise(items))
 
 
 def test_two_lanes_go_through_neighbours():
@@ -46,6 +47,6 @@ def test_whatever_the_order_each_item_comes_once_and_with_few_jumps(seed):
     order = [*range(lanes_there), *rng.choices(range(lanes_there), k=50)]
     count = rng.randint(0, 200)
     found = drawn(count, order)
-    assert sorted(sum(found, [])) == list(range(count))
+    assert sorted(itertools.chain(*found)) == list(range(count))
     # a lane begins anew only where it takes half of another's, which halves what is left
     assert sum(map(jumps, found)) <= lanes_there * max(1, count).bit_length()
