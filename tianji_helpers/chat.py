@@ -100,7 +100,7 @@ def widget(chat: Chat) -> "ipywidgets.VBox":
     """
     import ipywidgets
 
-    class Window(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
+    class ChatBox(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
         def __repr__(self) -> str:
             return f"{_talk(chat)}\n（在 JupyterLab 里运行这一格，就能接着聊。）"
 
@@ -133,4 +133,4 @@ def widget(chat: Chat) -> "ipywidgets.VBox":
 
     send.on_click(on_send)
     forget.on_click(on_forget)
-    return Window([ipywidgets.HBox([line, send, forget]), shown])
+    return ChatBox([ipywidgets.HBox([line, send, forget]), shown])

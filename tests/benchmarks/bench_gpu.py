@@ -50,7 +50,6 @@ INTERNLM2 = {
 }
 QWEN3 = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "max_position_embeddings": 32768}
 QWEN2 = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "max_position_embeddings": 32768}
-CONFIG_OF = {"internlm2-chat-1_8b": "internlm2_chat_7b"}  # the others' are named after them
 SHAPES = {
     "internlm2-chat-7b": INTERNLM2
     | {
@@ -270,7 +269,7 @@ def main() -> None:
         if kind == "original":
             original_config(model_dir, rows, config)
         else:
-            name = CONFIG_OF.get(args.model) or args.model.replace("-", "_").replace(".", "_")
+            name = args.model.replace("-", "_").replace(".", "_")
             base = paths.CONFIGS / f"wishes_{name}{'_full' if kind == 'full' else ''}.py"
             configs.write_config(base, config, model_dir=model_dir, data_path=rows)
             cfg = configs.load_config(config)

@@ -39,7 +39,7 @@ Move = Callable[[Point], Point]
 
 
 @dataclass(frozen=True)
-class Style:
+class Look:
     """How a card is drawn. paper: of the ground, one by chance. fill, outline: rules (``_Pen._color``)."""
 
     paper: tuple[Color, ...]
@@ -51,12 +51,12 @@ class Style:
 
 
 STYLES = {
-    "平涂": Style(((250, 240, 220), (255, 225, 225), (220, 240, 250), (225, 245, 225))),
-    "线描": Style(((255, 255, 250), (245, 245, 235)), fill="", outline="ink", width=1.0),
-    "剪纸": Style(((250, 235, 205), (255, 245, 230)), fill="cut", outline="red", width=0.8),
-    "夜色": Style(((20, 25, 60), (35, 20, 55), (15, 40, 55)), fill="bright", outline="gold", width=0.6),
-    "蜡笔": Style(((250, 245, 235), (240, 240, 225)), fill="pale", outline="own", width=1.8, wobble=0.035),
-    "粉笔": Style(((35, 60, 50), (45, 50, 55)), fill="", outline="chalk", width=1.2, wobble=0.02, blur=0.6),
+    "平涂": Look(((250, 240, 220), (255, 225, 225), (220, 240, 250), (225, 245, 225))),
+    "线描": Look(((255, 255, 250), (245, 245, 235)), fill="", outline="ink", width=1.0),
+    "剪纸": Look(((250, 235, 205), (255, 245, 230)), fill="cut", outline="red", width=0.8),
+    "夜色": Look(((20, 25, 60), (35, 20, 55), (15, 40, 55)), fill="bright", outline="gold", width=0.6),
+    "蜡笔": Look(((250, 245, 235), (240, 240, 225)), fill="pale", outline="own", width=1.8, wobble=0.035),
+    "粉笔": Look(((35, 60, 50), (45, 50, 55)), fill="", outline="chalk", width=1.2, wobble=0.02, blur=0.6),
 }
 UNSEEN = "粉笔"
 SEEN = tuple(name for name in STYLES if name != UNSEEN)
@@ -167,7 +167,7 @@ def _arc(place: Sequence[float], start: float, end: float) -> list[Point]:
 class _Pen:
     """Draws shapes in a style."""
 
-    def __init__(self, canvas: Any, how: Style, paper: Color, rng: Random):
+    def __init__(self, canvas: Any, how: Look, paper: Color, rng: Random):
         self.canvas, self.how, self.paper, self.rng = canvas, how, paper, rng
         self.shift = rng.uniform(-0.03, 0.03)  # of all hues
         self.red = (rng.randint(170, 220), rng.randint(20, 50), rng.randint(25, 50))

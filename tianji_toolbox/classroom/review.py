@@ -23,7 +23,7 @@ _VISIBLE = "\n\u200d\ufe0f"  # a line break has its own sign; the others hold an
 
 
 @dataclass(frozen=True)
-class Item:
+class Reviewed:
     """One row that the rules changed or rejected.
 
     key: see ``decisions.key_of``. row: from 1 in the merged file. after: the text that the mends left.
@@ -55,7 +55,7 @@ class Item:
 
 def load(
     source: str | Path, *, off: Collection[str] = (), threshold: float = 0.9
-) -> tuple[list[Item], dict[str, str]]:
+) -> tuple[list[Reviewed], dict[str, str]]:
     """Clean a merged file and return what there is to look at, and the titles of the rules that took part.
 
     off, threshold: as in ``clean.clean_turns``. A row that is the same to the letter as an earlier one
@@ -78,7 +78,7 @@ def load(
         reason = found.get("reason", "")
         twin = found.get("twin")
         items.append(
-            Item(
+            Reviewed(
                 key=key,
                 row=row,
                 request=found["input"],
@@ -95,14 +95,14 @@ def load(
 
 
 def select(
-    items: Iterable[Item],
+    items: Iterable[Reviewed],
     decided: dict[str, dict],
     *,
     state: str = "",
     verdict: str = "",
     rule: str = "",
     words: str = "",
-) -> list[Item]:
+) -> list[Reviewed]:
     """Return the items that pass every filter; an empty filter lets all pass.
 
     decided: as ``decisions.read`` returns it. state: open or decided. verdict: keep or reject, the
@@ -123,7 +123,7 @@ def select(
     return found
 
 
-def warning(item: Item, text: str) -> str:
+def warning(item: Reviewed, text: str) -> str:
     """Return why a rule would reject a person's text, or an empty string; the person is still right."""
     off = clean.SUITABILITY["absurd"]
     verdict = clean.reject(text, wishes.load().read(item.request), off)

@@ -76,7 +76,7 @@ def attempt(call, *args) -> bool:
     return True
 
 
-def decide(path: str, item: review.Item, action: str) -> None:
+def decide(path: str, item: review.Reviewed, action: str) -> None:
     text = st.session_state.edited if action == "edit" else None
     if attempt(decisions.append, path, item.key, action, text):
         st.session_state.editing = ""
@@ -85,7 +85,7 @@ def decide(path: str, item: review.Item, action: str) -> None:
             st.session_state.note += f"照您的文字记下了；提醒一句，规则会说：{reason}。"
 
 
-def agree(path: str, items: list[review.Item]) -> None:
+def agree(path: str, items: list[review.Reviewed]) -> None:
     """Write the rules' own verdict for every item."""
     rows = [{"key": item.key, "action": item.verdict} for item in items]
     if attempt(decisions.extend, path, rows):
@@ -93,7 +93,7 @@ def agree(path: str, items: list[review.Item]) -> None:
         st.session_state.note = f"{len(items)} 条：照规则的意见记下了。"
 
 
-def take_back(path: str, last: dict, items: list[review.Item]) -> None:
+def take_back(path: str, last: dict, items: list[review.Reviewed]) -> None:
     if attempt(decisions.undo, path, last["key"]):
         row = next((f"第 {item.row} 条" for item in items if item.key == last["key"]), "别的文件里的一条")
         st.session_state.note = f"{row}：撤销了“{DONE[last['action']]}”。"
@@ -153,7 +153,7 @@ def main(source: str, path: str, threshold: str, *off: str) -> None:
             card(item, titles, decided.get(item.key), path, item.key == current)
 
 
-def header(items: list[review.Item], standing: list[dict], decided: dict[str, dict], path: str) -> None:
+def header(items: list[review.Reviewed], standing: list[dict], decided: dict[str, dict], path: str) -> None:
     """Show how much is done, what was done last, and the way back."""
     actions = [decided[item.key]["action"] for item in items if item.key in decided]
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
@@ -176,8 +176,8 @@ def header(items: list[review.Item], standing: list[dict], decided: dict[str, di
 
 
 def filtered(
-    items: list[review.Item], titles: dict[str, str], decided: dict[str, dict]
-) -> tuple[list[review.Item], tuple[str, ...]]:
+    items: list[review.Reviewed], titles: dict[str, str], decided: dict[str, dict]
+) -> tuple[list[review.Reviewed], tuple[str, ...]]:
     """Show the filters; return the items that pass them, and what was chosen."""
     with st.container(horizontal=True, vertical_alignment="top"):
         state = st.segmented_control("进度", list(STATES), default="待定", key="state", required=True)
@@ -202,7 +202,9 @@ def filtered(
     return found, (state, verdict, rule, words)
 
 
-def card(item: review.Item, titles: dict[str, str], decision: dict | None, path: str, current: bool) -> None:
+def card(
+    item: review.Reviewed, titles: dict[str, str], decision: dict | None, path: str, current: bool
+) -> None:
     """Show one item: what was asked, what the rules say, the texts, and the choice."""
     with st.container(border=True, key=f"{'current' if current else 'row'}-{item.row}"):
         st.html(described(item, titles, decision))
@@ -212,7 +214,7 @@ def card(item: review.Item, titles: dict[str, str], decision: dict | None, path:
             choice(item, path, current)
 
 
-def described(item: review.Item, titles: dict[str, str], decision: dict | None) -> str:
+def described(item: review.Reviewed, titles: dict[str, str], decision: dict | None) -> str:
     """Return the card's HTML; every text of the row is escaped."""
     names = "、".join(titles[name] for name in item.rules)
     tags = (
@@ -237,7 +239,7 @@ def described(item: review.Item, titles: dict[str, str], decision: dict | None) 
     )
 
 
-def choice(item: review.Item, path: str, current: bool) -> None:
+def choice(item: review.Reviewed, path: str, current: bool) -> None:
     """Show the buttons of an item."""
     keys = dict(zip(("keep", "edit", "reject", "later"), "1234", strict=True)) if current else {}
 
@@ -260,7 +262,7 @@ def choice(item: review.Item, path: str, current: bool) -> None:
             button("先放着", "later", "schedule", put_off, item.key)
 
 
-def editor(item: review.Item, decision: dict | None, path: str) -> None:
+def editor(item: review.Reviewed, decision: dict | None, path: str) -> None:
     """Show the form in which a person writes a better answer."""
     text = decision["output"] if decision and decision["action"] == "edit" else item.after or item.before
     with st.form("editor", border=False):

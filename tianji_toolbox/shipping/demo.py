@@ -30,7 +30,7 @@ TUNED, BASE = "微调后", "基座模型"
 
 
 @dataclass(frozen=True)
-class Question:
+class Asked:
     """What a visitor asks, checked.
 
     text: at most ``MAX_REQUEST`` characters. temperature: 0 takes the likeliest token each time.
@@ -137,7 +137,7 @@ class Studio:
         self.comparable = self._base is not None
 
     def answer(
-        self, voice: str, question: Question, *, before: bool = False, patience: float = 0.2
+        self, voice: str, question: Asked, *, before: bool = False, patience: float = 0.2
     ) -> Iterator[AnswerState]:
         """Wait for the turn, then answer; yield how far it is, the whole text last.
 

@@ -95,7 +95,7 @@ def serve_visitor(studio: demo.Studio) -> None:
     st.rerun()
 
 
-def ask(studio: demo.Studio) -> tuple[demo.Question | None, str, bool, int]:
+def ask(studio: demo.Studio) -> tuple[demo.Asked | None, str, bool, int]:
     """Draw the controls; return the question once the button is pressed, who answers, and how often."""
     matrix = wishes.load()
     with st.container(key="ask"):
@@ -140,7 +140,7 @@ def ask(studio: demo.Studio) -> tuple[demo.Question | None, str, bool, int]:
             greedy = temperature == 0  # several answers would all be the same
             candidates = right.slider("写几句来挑", 1, demo.MAX_CANDIDATES, 1, disabled=greedy)
         pressed = st.button("送祝福", type="primary", width="stretch")
-    question = demo.Question(text, temperature, top_p, length, picture) if pressed else None
+    question = demo.Asked(text, temperature, top_p, length, picture) if pressed else None
     return question, voice, before, 1 if greedy else candidates
 
 
@@ -162,7 +162,7 @@ def upload() -> "Image | None":
 
 
 def say(
-    studio: demo.Studio, question: demo.Question, voice: str, before: bool, candidates: int
+    studio: demo.Studio, question: demo.Asked, voice: str, before: bool, candidates: int
 ) -> list[tuple[str, bool, str]]:
     """Let the answers come in; return (label, from the base model, text) of each."""
     show_asked(asked(question))
@@ -217,7 +217,7 @@ def show_answers(key: str, text: str, answers: list[tuple[str, bool, str]], size
                 copy_button()(key=f"copy_{key}_{number}", data=answer)
 
 
-def asked(question: demo.Question) -> str:
+def asked(question: demo.Asked) -> str:
     """Return what was asked, with a mark where there was a picture."""
     return f"🖼 {question.text}" if question.image else question.text
 

@@ -74,11 +74,11 @@ def seeing_dir(tmp_path_factory):
 
 
 def final(studio, voice, **options):
-    return list(studio.answer(voice, demo.Question("你好"), **options))[-1].text
+    return list(studio.answer(voice, demo.Asked("你好"), **options))[-1].text
 
 
 def test_answers_grow_and_end_whole(studio):
-    steps = [step.text for step in studio.answer(demo.TUNED, demo.Question("祝姐姐生日"))]
+    steps = [step.text for step in studio.answer(demo.TUNED, demo.Asked("祝姐姐生日"))]
     assert steps[0] == "" and steps[-1] == SAID
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(steps))
     assert len(set(steps)) > 3
@@ -97,7 +97,7 @@ def test_answers_grow_and_end_whole(studio):
 )
 def test_what_is_out_of_bounds_is_refused(options, message):
     with pytest.raises(CourseError, match=message):
-        demo.Question(**options)
+        demo.Asked(**options)
 
 
 def test_adapters_take_turns_on_one_model(parrot_dir, adapter_dir):
@@ -121,11 +121,11 @@ def test_visitors_are_served_in_order_and_see_their_place(studio):
 
     def visit(name):
         places[name] = []
-        for step in studio.answer(demo.TUNED, demo.Question("你好"), patience=0.02):
+        for step in studio.answer(demo.TUNED, demo.Asked("你好"), patience=0.02):
             places[name].append(step.ahead)
         order.append(name)
 
-    with closing(studio.answer(demo.TUNED, demo.Question("你好"))) as first:
+    with closing(studio.answer(demo.TUNED, demo.Asked("你好"))) as first:
         next(first)  # has the turn and keeps it
         threads = []
         for name in range(3):
@@ -192,7 +192,7 @@ def test_a_picture_reaches_the_model_and_only_one_that_sees(studio, tmp_path):
     said = []
     for colour in ("white", "red"):
         picture = Image.new("RGB", (64, 64), colour)
-        question = demo.Question("给姐姐写一句祝福", 0.0, max_new_tokens=8, image=picture)
+        question = demo.Asked("给姐姐写一句祝福", 0.0, max_new_tokens=8, image=picture)
         *_, last = seeing.answer(demo.TUNED, question)
         chat = eyes.ask("给姐姐写一句祝福", picture, wishes.SYSTEM)
         (alone,) = eyes.answer_all(*inference.load(folder), sight, [chat], max_new_tokens=8)

@@ -77,6 +77,10 @@ def test_full_fine_tuning_has_neither_adapter_nor_quantization():
         ("wishes", "qwen2.5-coder-1.5b-instruct"),
         ("wishes", "qwen3-8b"),
         ("wishes", "qwen3-4b"),
+        ("wishes", "qwen3-1.7b"),
+        ("wishes", "qwen3-0.6b"),
+        ("wishes", "qwen2.5-1.5b-instruct"),
+        ("wishes", "internlm2-chat-1_8b"),
         ("self_cognition", "internlm2-chat-1_8b"),
         ("ruozhiba", "internlm2-1_8b"),
     ],
@@ -89,6 +93,11 @@ def test_config_of_a_model_of_the_catalogue_uses_its_folder_and_template(task, m
     assert cfg.pretrained_model_name_or_path == f"models/{model}"
     assert cfg.model.llm.trust_remote_code is cfg.tokenizer.trust_remote_code is False
     assert cfg.prompt_template == PROMPT_TEMPLATE[known.template]
+
+
+@pytest.mark.parametrize("model", [model for model in models.CATALOGUE.values() if not model.sees])
+def test_whatever_the_catalogue_offers_can_be_trained(model):
+    configs.default_config("wishes" if model.chats else "ruozhiba", model.name)
 
 
 def test_settings_reach_every_place_that_depends_on_them(tmp_path):
