@@ -174,6 +174,16 @@ def test_the_small_teacher_is_stopped_where_it_goes_on_and_on(tmp_path, teacher,
     assert client._bound(known, client.Settings("embedded"), few) == {"max_tokens": 64}
 
 
+def test_each_slot_of_the_small_teacher_goes_through_neighbours(tmp_path, teacher, monkeypatch):
+    known = replace(providers.PROVIDERS["embedded"], model=recordings.LARGE)
+    monkeypatch.setitem(providers.PROVIDERS, "embedded", known)
+    run(teacher, tmp_path, provider="embedded", styles=["正常"], limit=80, concurrency=2)
+    asked = [body["messages"][-1]["content"] for body in teacher.bodies]
+    order = sorted(asked)
+    first, second = order.index(asked[0]), order.index(asked[1])
+    assert len(asked) == 80 and {first, second} == {0, 32}
+
+
 def test_all_rows_come_right_through_thirty_percent_faults(tmp_path, monkeypatch):
     monkeypatch.setattr(client, "_BACK_OFF", (0.01, 0.05))
     with FaultyTeacher(0.3, stall=2.5, dirt_share=0.0) as teacher:
