@@ -75,11 +75,11 @@ PROVIDERS = {
         ),
         Provider("zhipu", "https://open.bigmodel.cn/api/paas/v4", "glm-4-flash-250414", "ZHIPUAI_API_KEY"),
         Provider("local", "", ""),
-        # Reading prompts takes most of the time, and each slot reads the shared beginning anew: on two cores
-        # 64 wishes take 67 s with 2 slots (as with 1), 74 with 4, 78 with 8, 96 with 16. Writing gains from
-        # more slots only where there are more cores; then ``concurrency`` says how many. Now and then it
-        # repeats itself without end; of its 1,293 recorded wishes 4 are over ``longest``, three of them so.
-        Provider("embedded", "", packaged.TEACHER, timeout=900.0, slots=2, keeps_schemas=True, longest=6),
+        # Reading prompts takes most of the time. Each slot reads a shared beginning once (``lanes``), and
+        # more of them write faster: on two cores 60 wishes take 112 s with 2 slots, 86 and 89 s with 4;
+        # 36 take 58 to 61 s with either, 83 s with 6. With more cores, ``concurrency`` asks for more. Now and
+        # then it repeats itself without end; of its 1,293 recorded wishes 4 are over ``longest``, three so.
+        Provider("embedded", "", packaged.TEACHER, timeout=900.0, slots=4, keeps_schemas=True, longest=6),
         Provider("offline", "", recordings.LARGE),
     )
 }
