@@ -53,7 +53,7 @@ _ANYHOW = {(field, yes) for field in ("loss", "output_with_loss", "need_eos_toke
 _ANYHOW |= {("weight", "1"), ("weight", "1.0")}  # what holds without them, too
 
 
-def detect(row: dict, where: str = "") -> str:
+def detect(row: dict[str, Any], where: str = "") -> str:
     """Return the shape of a row by its keys. Raises CourseError naming the keys it has.
 
     >>> detect({"messages": []})
@@ -76,7 +76,7 @@ def detect(row: dict, where: str = "") -> str:
     )
 
 
-def fields_of(row: dict) -> str:
+def fields_of(row: dict[str, Any]) -> str:
     """Return the first fields of a row, for a message."""
     return "、".join(brief(key)[1:-1] for key in list(row)[:8]) or "（空）"
 
@@ -90,9 +90,9 @@ def read(
     shape: str = "",
     *,
     system: str = "",
-    left_out: Counter | None = None,
+    left_out: Counter[str] | None = None,
     bad: Callable[[CourseError, int, Any], None] | None = None,
-) -> Iterator[tuple[str, list[dict]]]:
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yield (words that name the row, its turns) of a file of any kind.
 
     shape: of the rows; empty means: what the rows look like, which must be the same for all. system: the
@@ -101,6 +101,7 @@ def read(
     rows, has a bad row there without a value.
     Raises CourseError naming file, row and field, unless there is ``bad``.
     """
+    row: Any
     first, number, rows = "", 0, iter_rows(path)
     left_out = Counter() if left_out is None else left_out
     while True:
@@ -133,7 +134,7 @@ def read(
         yield where, turns
 
 
-def _usual(row: Any, system: str) -> list[dict] | None:
+def _usual(row: Any, system: str) -> list[dict[str, Any]] | None:
     """Return the turns of what most files hold: an xtuner row of one turn, and nothing but text."""
     try:
         (turn,) = row["conversation"]
@@ -145,7 +146,7 @@ def _usual(row: Any, system: str) -> list[dict] | None:
     return None
 
 
-def read_turns(path: str | Path, *, system: str = "") -> Iterator[dict]:
+def read_turns(path: str | Path, *, system: str = "") -> Iterator[dict[str, Any]]:
     """Yield the last turn of each row: ``input``, ``output``, perhaps ``system``.
 
     A row of several turns has a ``history`` as well: the turns before, each a question and its answer.
@@ -155,7 +156,7 @@ def read_turns(path: str | Path, *, system: str = "") -> Iterator[dict]:
         yield _last_turn(turns, where)
 
 
-def _last_turn(turns: list[dict], where: str) -> dict:
+def _last_turn(turns: list[dict[str, Any]], where: str) -> dict[str, Any]:
     for number, turn in enumerate(turns[1:], 2):
         if "system" in turn:
             raise CourseError(
@@ -169,7 +170,9 @@ def _last_turn(turns: list[dict], where: str) -> dict:
     return last | {"history": [[turn["input"], turn["output"]] for turn in history]}
 
 
-def to_turns(row: dict, shape: str, where: str = "", left_out: Counter | None = None) -> list[dict]:
+def to_turns(
+    row: dict[str, Any], shape: str, where: str = "", left_out: Counter[str] | None = None
+) -> list[dict[str, Any]]:
     """Return the turns of a row: ``input``, ``output`` and, where it has one, ``system``.
 
     shape: one of ``FORMATS``, or ``columns``. where: words that name the row in an error. left_out: counts
@@ -186,7 +189,7 @@ def to_turns(row: dict, shape: str, where: str = "", left_out: Counter | None = 
     return turns
 
 
-def from_turns(turns: list[dict], name: str, where: str = "") -> dict:
+def from_turns(turns: list[dict[str, Any]], name: str, where: str = "") -> dict[str, Any]:
     """Return the row that holds these turns in the format ``name``.
 
     Raises CourseError if the format has no place for them.
@@ -201,7 +204,7 @@ def from_turns(turns: list[dict], name: str, where: str = "") -> dict:
     last = _last_turn(turns, where)
     if name == "sharegpt":
         return {"conversations": _messages(turns, "from", "value", ("system", "human", "gpt"))}
-    rest = {key: last[key] for key in ("system", "history") if key in last}
+    rest: dict[str, Any] = {key: last[key] for key in ("system", "history") if key in last}
     return {"instruction": last["input"], "input": "", "output": last["output"], **rest}
 
 
@@ -232,10 +235,10 @@ def convert_file(
     for name in filter(None, (to, from_)):
         check_known(name, FORMATS, "格式")
     shape = from_ or next((detect(row, where) for where, row in iter_rows(source)), "")
-    counts: Counter = Counter()
-    left_out: Counter = Counter()
+    counts: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
 
-    def rows() -> Iterator[dict]:
+    def rows() -> Iterator[dict[str, Any]]:
         for where, turns in read(source, from_, system=system, left_out=left_out):
             counts.update(rows=1, turns=len(turns))
             yield from_turns(turns, to, where)
@@ -252,7 +255,7 @@ def convert_file(
     return Converted(shape, counts["rows"], counts["turns"], dict(left_out), joined)
 
 
-def write_rows(path: str | Path, rows: Iterable[dict]) -> int:
+def write_rows(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows as a JSON array, or as JSON Lines: the file's name says which.
 
     Raises CourseError as ``check_name`` does.
@@ -268,7 +271,7 @@ def check_name(path: str | Path) -> None:
         raise CourseError(f"结果文件 {path} 的名字要以 .json（数组）或 .jsonl（一行一条）结尾。")
 
 
-def _pick(row: dict, known: set[str], where: str, left_out: Counter) -> None:
+def _pick(row: dict[str, Any], known: set[str], where: str, left_out: Counter[str]) -> None:
     """Count the fields that are not ``known``; refuse one that changes what is learned."""
     for field in row.keys() - known:
         value = row[field]
@@ -283,7 +286,7 @@ def _pick(row: dict, known: set[str], where: str, left_out: Counter) -> None:
         left_out[field] += 1
 
 
-def _list(row: dict, field: str, where: str) -> list:
+def _list(row: dict[str, Any], field: str, where: str) -> list[Any]:
     """Return a field that is a list, or JSON that spells one (a table's cell)."""
     value = row.get(field)
     if isinstance(value, str):
@@ -296,17 +299,17 @@ def _list(row: dict, field: str, where: str) -> list:
     return value
 
 
-def _turn(question: str, answer: str, system: str | None) -> dict:
+def _turn(question: str, answer: str, system: str | None) -> dict[str, Any]:
     turn = {"input": question, "output": answer}
     return turn if system is None else {"system": system, **turn}
 
 
-def _system(row: dict, where: str) -> str | None:
+def _system(row: dict[str, Any], where: str) -> str | None:
     value = row.get("system")
     return None if value is None else records.check_text(value, "system", where)
 
 
-def _read_xtuner(row: dict, where: str, left_out: Counter) -> list[dict]:
+def _read_xtuner(row: dict[str, Any], where: str, left_out: Counter[str]) -> list[dict[str, Any]]:
     _pick(row, {"conversation"}, where, left_out)
     turns = []
     for number, said in enumerate(_list(row, "conversation", where), 1):
@@ -318,12 +321,12 @@ def _read_xtuner(row: dict, where: str, left_out: Counter) -> list[dict]:
     return turns
 
 
-def _read_openai(row: dict, where: str, left_out: Counter) -> list[dict]:
+def _read_openai(row: dict[str, Any], where: str, left_out: Counter[str]) -> list[dict[str, Any]]:
     _pick(row, {"messages"}, where, left_out)
     return _read_messages(_list(row, "messages", where), "role", "content", where, left_out)
 
 
-def _read_sharegpt(row: dict, where: str, left_out: Counter) -> list[dict]:
+def _read_sharegpt(row: dict[str, Any], where: str, left_out: Counter[str]) -> list[dict[str, Any]]:
     _pick(row, {"conversations", "system"}, where, left_out)
     messages = _list(row, "conversations", where)
     system = _system(row, where)
@@ -332,7 +335,7 @@ def _read_sharegpt(row: dict, where: str, left_out: Counter) -> list[dict]:
     return _read_messages(messages, "from", "value", where, left_out)
 
 
-def _read_columns(row: dict, where: str, left_out: Counter) -> list[dict]:
+def _read_columns(row: dict[str, Any], where: str, left_out: Counter[str]) -> list[dict[str, Any]]:
     pairs = (_ALPACA, *COLUMNS)
     keys = next((pair for pair in pairs if row.keys() >= set(pair)), _ALPACA)
     _pick(row, {*keys, "system", "history", *(("input",) if keys == _ALPACA else ())}, where, left_out)
@@ -346,13 +349,16 @@ def _read_columns(row: dict, where: str, left_out: Counter) -> list[dict]:
     for number, pair in enumerate(_list(row, "history", where) if row.get("history") else [], 1):
         if not isinstance(pair, list) or len(pair) != 2:
             raise CourseError(f"{where}：字段 history 第 {number} 项应当是 [问, 答]。")
-        turns.append(_turn(*(records.check_text(text, "history", where) for text in pair), None))
+        asked, answered = (records.check_text(text, "history", where) for text in pair)
+        turns.append(_turn(asked, answered, None))
     turns.append(_turn(question, answer, None))
     # an empty cell is no prompt
     return [_turn(turns[0]["input"], turns[0]["output"], _system(row, where) or None), *turns[1:]]
 
 
-def _messages(turns: list[dict], who: str, what: str, names: tuple[str, str, str]) -> list[dict]:
+def _messages(
+    turns: list[dict[str, Any]], who: str, what: str, names: tuple[str, str, str]
+) -> list[dict[str, Any]]:
     return [
         {who: name, what: turn[key]}
         for turn in turns
@@ -361,9 +367,11 @@ def _messages(turns: list[dict], who: str, what: str, names: tuple[str, str, str
     ]
 
 
-def _read_messages(messages: list, who: str, what: str, where: str, left_out: Counter) -> list[dict]:
+def _read_messages(
+    messages: list[Any], who: str, what: str, where: str, left_out: Counter[str]
+) -> list[dict[str, Any]]:
     """Return the turns of a list of messages: perhaps a system prompt, then user, then assistant."""
-    turns: list[dict] = []
+    turns: list[dict[str, Any]] = []
     heard: dict[str, str] = {}  # what was said since the last answer
     for number, message in enumerate(messages, 1):
         place = f"{where}第 {number} 句"

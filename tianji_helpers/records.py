@@ -36,7 +36,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from reprlib import repr as brief
-from typing import IO, Any
+from typing import IO, Any, NoReturn, cast
 
 import msgspec
 
@@ -60,7 +60,7 @@ _VERSIONED = ("transformers", "peft", "xtuner", "bitsandbytes", "datasets", "ope
 
 
 @contextmanager
-def atomic_writer(path: str | Path, binary: bool = False) -> Iterator[IO]:
+def atomic_writer(path: str | Path, binary: bool = False) -> Iterator[IO[Any]]:
     """Open ``path`` for writing; it appears under its name only when all went well.
 
     binary: the file takes bytes; otherwise text, which becomes UTF-8.
@@ -116,7 +116,7 @@ class _Target(io.FileIO):
         super().__init__(handle, "w")
         self._path, self._fresh = path, 0
 
-    def write(self, data) -> int:
+    def write(self, data: Any) -> int:
         with writing(self._path):
             written = super().write(data)
             self._fresh += written
@@ -138,7 +138,7 @@ def _umask() -> int:
     return mask
 
 
-def write_json_array(path: str | Path, rows: Iterable[dict]) -> int:
+def write_json_array(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write rows one by one as a JSON array and return how many there were.
 
     The bytes are those of ``json.dump(rows, file, ensure_ascii=False, indent=4)``, but ``rows``
@@ -159,7 +159,7 @@ def write_arrays(path: str | Path, arrays: Iterable[bytes]) -> int:
     return count
 
 
-def _indented(rows: list) -> bytes:
+def _indented(rows: list[Any]) -> bytes:
     """Return rows as ``json.dumps(…, indent=4)`` writes them, in a tenth of its time."""
     try:
         return msgspec.json.format(_encode(rows).encode(), indent=4)
@@ -167,7 +167,7 @@ def _indented(rows: list) -> bytes:
         return json.dumps(rows, ensure_ascii=False, indent=4).encode()
 
 
-def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
+def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write one JSON object a line and return how many there were.
 
     Lines are unescaped, save those that hold half a character (see ``check_text``): these are ASCII.
@@ -247,7 +247,7 @@ def open_bytes(path: str | Path) -> Iterator[IO[bytes]]:
         with Path(path).open("rb") as file:
             start = file.read(2)
             file.seek(0)
-            yield gzip.GzipFile(fileobj=file) if start == b"\x1f\x8b" else file
+            yield cast("IO[bytes]", gzip.GzipFile(fileobj=file) if start == b"\x1f\x8b" else file)
     except FileNotFoundError as error:
         raise CourseError(f"找不到文件 {path}。请先运行生成它的那一课，或检查路径。") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -314,7 +314,7 @@ def read_json(path: str | Path) -> Any:
         raise _broken(path, error) from error
 
 
-def _no_constant(name: str):
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} 不是 JSON 里的数")
 
 
@@ -386,7 +386,7 @@ class _Window:
         """Pass over blanks; return the next character, or an empty string at the end."""
         while True:
             if self.text[self.at : self.at + 1] in _SPACES:
-                self.at = _SPACE.match(self.text, self.at).end()
+                self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]  # of nothing, too
             if self.at < len(self.text):
                 return self.text[self.at]
             if not self._more():
@@ -407,7 +407,7 @@ class _Window:
             self.at = end
             return value
 
-    def values(self, border: str, length: int) -> list:
+    def values(self, border: str, length: int) -> list[Any]:
         """Take all values up to the last one at whose end the border stands, and the comma behind it.
 
         msgspec reads them, at once and twice as fast as json. border: the last ``length`` characters of a
@@ -419,7 +419,7 @@ class _Window:
             return []
         self._tried, end = self.text, end + length
         try:
-            values = msgspec.json.decode(f"[{self.text[self.at : end]}]")
+            values: list[Any] = msgspec.json.decode(f"[{self.text[self.at : end]}]")
         except (msgspec.DecodeError, RecursionError):
             return []
         self.at = self.text.index(",", end) + 1
@@ -446,19 +446,19 @@ class _Window:
         return True
 
 
-def check_row(row: Any, where: str) -> dict:
+def check_row(row: Any, where: str) -> dict[str, Any]:
     """Return ``row`` if it is an object; else raise CourseError. where: words that name the row."""
     if not isinstance(row, dict):
         raise CourseError(f"{where}是 {type(row).__name__}，应当是对象 {{ … }}。")
     return row
 
 
-def read_jsonl(path: str | Path) -> list[dict]:
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON Lines file (see ``iter_jsonl``)."""
     return [row for _, row in iter_jsonl(path)]
 
 
-def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict]]:
+def iter_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of a JSON Lines file; blank lines are passed over.
 
     Raises CourseError naming file and line.
@@ -515,7 +515,7 @@ def check_text(value: Any, field: str, where: str) -> str:
     return value
 
 
-def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> list[dict]:
+def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS) -> list[dict[str, Any]]:
     """Return the turns of a raw-round or training file: one a row, each with the ``fields`` as text.
 
     Raises CourseError naming row and field.
@@ -532,7 +532,7 @@ def read_conversations(path: str | Path, fields: Iterable[str] = TRAINING_FIELDS
     return found
 
 
-def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:
+def write_conversations(path: str | Path, turns: Iterable[dict[str, Any]]) -> int:
     """Write turns (``input``, ``output``, perhaps ``system``) as conversations; return how many there were.
 
     One JSON array, or lines if the file's name ends in ``.jsonl``. A turn may have a ``history``, as
@@ -553,14 +553,14 @@ def write_conversations(path: str | Path, turns: Iterable[dict]) -> int:
     return count
 
 
-def _conversations(turns: list[dict]) -> bytes:
+def _conversations(turns: list[dict[str, Any]]) -> bytes:
     rows = [{"conversation": conversation(turn) if "history" in turn else [turn]} for turn in turns]
     if {type(value) for turn in turns for value in turn.values()} == {str}:
         return msgspec.json.format(msgspec.json.encode(rows), indent=4)  # as json does, and quicker
     return _indented(rows)
 
 
-def conversation(turn: dict) -> list[dict]:
+def conversation(turn: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the turns of the conversation that ends with ``turn``: its ``history`` stands before it.
 
     >>> conversation({"system": "s", "input": "c", "output": "d", "history": [["a", "b"]]})
@@ -586,11 +586,11 @@ def write_provenance(
     path: str | Path,
     *,
     stage: str,
-    parameters: dict,
-    counts: dict | None = None,
+    parameters: dict[str, Any],
+    counts: dict[str, Any] | None = None,
     inputs: Iterable[str | Path] | Mapping[Path, str] = (),
     digest: bool = True,
-) -> dict:
+) -> dict[str, Any]:
     """Write ``<path>.provenance.json``: what made the file (or model folder) at ``path``.
 
     parameters: what was asked for, seed included; secrets have no place here.
@@ -667,7 +667,9 @@ def make_way(file: Path, notes: Path | None = None, *, source: Path | None = Non
     """
     with writing(file):
         before = sha256(file) if file.is_file() else ""
-    made = {"sha256": _notes(notes).get(_noted_as(file, notes))} if notes else provenance(file)
+    made: dict[str, Any] = (
+        {"sha256": _notes(notes).get(_noted_as(file, notes))} if notes else provenance(file)
+    )
     is_ours, others = made.get("sha256") == before, []
     if source and is_ours:
         while isinstance(earlier := (made.get("parameters") or {}).get("before"), dict):
@@ -707,7 +709,7 @@ def _noted_as(file: Path, notes: Path) -> str:
     return file.relative_to(notes).as_posix().encode(errors="backslashreplace").decode()
 
 
-def _notes(folder: Path) -> dict:
+def _notes(folder: Path) -> dict[str, Any]:
     """Return what is noted in a folder; a file that cannot be read, or is a link, says nothing."""
     file = folder / _WRITTEN
     made = None
@@ -769,7 +771,7 @@ def provenance_path(path: str | Path) -> Path:
     return path.with_name(path.name + PROVENANCE)
 
 
-def provenance(path: str | Path) -> dict:
+def provenance(path: str | Path) -> dict[str, Any]:
     """Return what stands beside ``path``; nothing where there is no such file."""
     file = provenance_path(path)
     made = read_json(file) if file.is_file() else None

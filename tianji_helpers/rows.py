@@ -43,7 +43,7 @@ def iter_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
             yield f"{path} 第 {number} 条", row
 
 
-def _line_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
+def _line_rows(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     lines = records.iter_jsonl(path)
     try:
         number, row = next(lines)
@@ -55,7 +55,7 @@ def _line_rows(path: str | Path) -> Iterator[tuple[str, dict]]:
         yield f"{path} 第 {number} 行", row
 
 
-def _parquet_rows(path: str | Path) -> Iterator[dict]:
+def _parquet_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     from pyarrow import ArrowException, parquet
 
     try:
@@ -76,7 +76,7 @@ _OTHERS = {
 }
 
 
-def _table_rows(path: str | Path) -> Iterator[dict]:
+def _table_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a CSV or TSV file; a column of numbers has numbers, which no text may be."""
     from pyarrow import ArrowException, csv
 
@@ -86,6 +86,11 @@ def _table_rows(path: str | Path) -> Iterator[dict]:
             raise CourseError(f"{path} 不是数据：{meaning}")
     header = text.partition("\n")[0]
     ragged = []
+
+    def note(row: Any) -> str:
+        ragged.append(row)
+        return "error"
+
     try:
         table = csv.read_csv(
             io.BytesIO(text.encode()),
@@ -94,7 +99,7 @@ def _table_rows(path: str | Path) -> Iterator[dict]:
             parse_options=csv.ParseOptions(
                 delimiter=max(",\t;", key=header.count),
                 newlines_in_values=True,
-                invalid_row_handler=lambda row: ragged.append(row) or "error",
+                invalid_row_handler=note,
             ),
         )
         for batch in table.to_batches(_AT_ONCE):  # all rows as dictionaries take many times the memory

@@ -178,13 +178,13 @@ class Matrix:
         return self._endings[ending] if ending else None
 
     @cached_property
-    def salutation(self) -> re.Pattern:
+    def salutation(self) -> re.Pattern[str]:
         """What finds a form of address, of anybody in the matrix, at the front of a wish; perhaps two."""
         some = any_of({name for name in self._endings if len(name) > 1} - {"亲爱的", "宝贝"})
         before, after = "(?:最?亲爱的|尊敬的|敬爱的|祝福?|愿)*", r"(?=[，,：:！!～~、\s祝愿您你])"
         return re.compile(f"{before}({some})({some})?{after}")
 
-    def foreign_marks(self, scene: str) -> re.Pattern:
+    def foreign_marks(self, scene: str) -> re.Pattern[str]:
         """Return what finds a mark of any scene but this one."""
         if scene not in self._foreign:
             marks = {mark for other in self.scenes.values() if other.name != scene for mark in other.marks}
@@ -193,7 +193,7 @@ class Matrix:
             self._foreign[scene] = re.compile(any_of(marks))
         return self._foreign[scene]
 
-    def foreign_greetings(self, scene: str) -> re.Pattern:
+    def foreign_greetings(self, scene: str) -> re.Pattern[str]:
         """Return what finds a greeting for any scene but this one; the days about New Year share theirs."""
         key = f"{scene} greetings"
         if key not in self._foreign:
@@ -206,7 +206,7 @@ class Matrix:
         return self._foreign[key]
 
     @cached_property
-    def _foreign(self) -> dict[str, re.Pattern]:
+    def _foreign(self) -> dict[str, re.Pattern[str]]:
         return {}
 
     @cached_property
@@ -249,10 +249,10 @@ def _load(folder: Path, _state: tuple[tuple[str, int, int], ...]) -> Matrix:
         raise CourseError(f"{folder / 'styles.yaml'}：缺少默认风格“{DEFAULT_STYLE}”。")
     file = folder / "requirements.yaml"
     requirements = tables.shaped(
-        tables.read_yaml(file), Annotated[list[str], msgspec.Meta(min_length=1)], file
+        tables.read_yaml(file), Annotated[list[str], msgspec.Meta(min_length=1)], str(file)
     )
     file = folder / "suitability.yaml"
-    table = tables.shaped(tables.read_yaml(file), dict[str, Any], file)
+    table = tables.shaped(tables.read_yaml(file), dict[str, Any], str(file))
     misfits = {}
     for scene, groups in table.items():
         where = f"{file} 的条目“{scene}”"

@@ -23,6 +23,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tianji_helpers import locks
 from tianji_helpers.errors import CourseError
@@ -35,7 +36,7 @@ _FIRST_ANSWERS = "CREATE TABLE answers (request TEXT PRIMARY KEY, answer TEXT NO
 _ANSWERS = _FIRST_ANSWERS.replace("NULL)", "NULL, checksum TEXT NOT NULL)")
 
 
-def key_of(provider: str, round: int, body: dict) -> str:
+def key_of(provider: str, round: int, body: dict[str, Any]) -> str:
     """Return the hash of a full request: who is asked, which round, and the body on the wire.
 
     The address is left out: the same model behind another port gives the same answers.
@@ -48,12 +49,12 @@ def _checksum(request: str, answer: str) -> str:
     return hashlib.sha256(f"{request} {answer}".encode()).hexdigest()
 
 
-def _trusted(request: str, answer: object, checksum: object) -> dict | None:
+def _trusted(request: str, answer: Any, checksum: object) -> dict[str, Any] | None:
     """Return the answer of a row as it was stored, or None if this is not what was stored."""
     try:
         if checksum != _checksum(request, answer):
             return None
-        value = json.loads(answer)
+        value: dict[str, Any] = json.loads(answer)
         value["text"].encode()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
@@ -124,7 +125,7 @@ class Journal:
         with self._lock:
             self._base.close()
 
-    def get(self, request: str) -> dict | None:
+    def get(self, request: str) -> dict[str, Any] | None:
         """Return the answer of a request, or None if it has none."""
         return self._find([request]).get(request)
 
@@ -132,7 +133,7 @@ class Journal:
         """Return which of some requests (hundreds at most) have an answer."""
         return set(self._find(requests))
 
-    def _find(self, requests: list[str]) -> dict[str, dict]:
+    def _find(self, requests: list[str]) -> dict[str, dict[str, Any]]:
         marks = ",".join("?" * len(requests))
         with self._lock, _explained(self.file):
             rows = self._base.execute(
@@ -142,7 +143,7 @@ class Journal:
         self.distrusted.update(request for request, answer in found.items() if answer is None)
         return {request: answer for request, answer in found.items() if answer is not None}
 
-    def add(self, answers: Iterable[tuple[str, dict]]) -> None:
+    def add(self, answers: Iterable[tuple[str, dict[str, Any]]]) -> None:
         """Store answers by request in one transaction; on return they are on the disk."""
         texts = ((request, json.dumps(answer, ensure_ascii=False)) for request, answer in answers)
         rows = [(request, text, _checksum(request, text)) for request, text in texts]
@@ -158,7 +159,7 @@ class Journal:
                     self._base.execute("ROLLBACK")
                 raise
 
-    def round_file(self, identity: dict, propose: Iterable[str]) -> str:
+    def round_file(self, identity: dict[str, Any], propose: Iterable[str]) -> str:
         """Return the file name of a round; the first call takes the first free name of ``propose``.
 
         identity: what makes the round this one and no other, of plain values.
@@ -171,12 +172,12 @@ class Journal:
                 new = "SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM rounds WHERE round = ?)"
                 run(f"INSERT OR IGNORE INTO rounds {new}", [key, name, older])
                 if row := run("SELECT file FROM rounds WHERE round IN (?, ?)", [key, older]).fetchone():
-                    return row[0]
+                    return str(row[0])
         raise ValueError("no free name was proposed")
 
     def __len__(self) -> int:
         with self._lock, _explained(self.file):
-            return self._base.execute("SELECT count(*) FROM answers").fetchone()[0]
+            return int(self._base.execute("SELECT count(*) FROM answers").fetchone()[0])
 
 
 def _check_beside(file: Path) -> None:

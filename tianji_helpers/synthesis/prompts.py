@@ -10,6 +10,7 @@ temperature is a parameter of the request and has no place in here.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tianji_helpers.errors import CourseError
 from tianji_helpers.request import Request
@@ -45,7 +46,7 @@ class Prompt:
         return f"{self.recipient} × {self.scene} × {self.style}，第 {self.round} 轮"
 
     @property
-    def messages(self) -> list[dict]:
+    def messages(self) -> list[dict[str, Any]]:
         """The chat messages, as every provider takes them."""
         return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": self.text}]
 
@@ -80,6 +81,7 @@ def build_asked(matrix: Matrix, text: str, round: int = 1, seed: int = 42) -> Pr
 
 def _build(request: Request, draw: str, round: int, requirements: Sequence[str]) -> Prompt:
     who, how = request.who, request.how
+    assert how  # a style that the matrix has
     rng = random.Random(draw)
     example = rng.choice(how.examples) if how.examples else ""
     requirement = rng.choice(requirements)

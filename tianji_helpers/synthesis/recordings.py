@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -33,7 +34,7 @@ class Recording(msgspec.Struct, frozen=True):
     text: str
 
 
-def digest(messages: Iterable[dict]) -> str:
+def digest(messages: Iterable[dict[str, Any]]) -> str:
     """Return what a prompt's messages are found by: 16 hexadecimal digits."""
     sent = json.dumps(list(messages), ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(sent.encode("utf-8", "replace")).hexdigest()[:16]

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from reprlib import repr as brief
+from typing import Any
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
@@ -22,9 +23,9 @@ def write(
     folder: Path,
     journal: Journal,
     style: str,
-    identity: dict,
-    rows: Iterator[dict],
-    counts: dict,
+    identity: dict[str, Any],
+    rows: Iterator[dict[str, Any]],
+    counts: dict[str, Any],
     inputs: list[Path],
 ) -> Path | None:
     """Write one round's rows and their provenance; return the file, or None if there are no rows.

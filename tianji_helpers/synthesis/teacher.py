@@ -31,10 +31,10 @@ class Teacher:
 
     models = tuple(recordings.TEACHERS)
     fingerprint = "recorded answers"
+    _server: "_Server"
 
     def __init__(self, latency: float = 0.0):
         self.latency = latency
-        self._server: _Server | None = None
 
     def __enter__(self) -> "Teacher":
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -51,9 +51,10 @@ class Teacher:
         """The address, with ``/v1``."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
-    def answer(self, body: dict) -> str:
+    def answer(self, body: dict[str, Any]) -> str:
         """Return what is said to the messages of a chat request; raises CourseError if it is nothing."""
-        found = recordings.load(body["model"]).get((recordings.digest(body["messages"]), body.get("seed")))
+        seed: Any = body.get("seed")
+        found = recordings.load(body["model"]).get((recordings.digest(body["messages"]), seed))
         if found is None:
             raise CourseError(
                 "没有录下这一问的回答：录音里只有课程自带的对象、场景、风格和例句，随机种子 42，"
@@ -62,7 +63,7 @@ class Teacher:
             )
         return found.text
 
-    def respond(self, body: dict) -> tuple[int, dict[str, str], Any]:
+    def respond(self, body: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
         """Answer the body of one chat request: status, extra headers, what is sent as JSON."""
         time.sleep(self.latency)
         messages, limit = body.get("messages"), body.get("max_tokens")
@@ -109,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1  # head and body in one segment
     timeout = 120  # seconds that an idle connection may stay
+    server: _Server
 
     def do_GET(self) -> None:
         if self.path.removeprefix("/v1") == "/models":
