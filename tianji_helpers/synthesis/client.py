@@ -20,13 +20,14 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from concurrent import futures
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
@@ -62,17 +63,21 @@ class Query(Protocol):
     ``schema`` is the JSON schema that the answer should follow, or None.
     """
 
-    round: int
-    seed: int
-
     @property
-    def messages(self) -> list[dict]: ...
+    def round(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def messages(self) -> list[dict[str, Any]]: ...
     @property
     def where(self) -> str: ...
     @property
     def answer_chars(self) -> int: ...
     @property
-    def schema(self) -> dict | None: ...
+    def schema(self) -> dict[str, Any] | None: ...
+
+
+Asked = TypeVar("Asked", bound=Query)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Settings:
     price: Price | None = None
     progress: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if type(self.concurrency) is not int or not 0 <= self.concurrency <= 512:
             raise CourseError(f"concurrency={self.concurrency!r}，应当是 0（自己找）到 512 之间的整数。")
         if not isinstance(self.temperature, (int, float)) or not 0 <= self.temperature <= 2:
@@ -162,7 +167,9 @@ class Summary:
     @property
     def cost(self) -> float | None:
         """Yuan of this run, or None if the price is not known."""
-        return self.price and self.price.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
+        if not self.price:
+            return None
+        return self.price.cost(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
 
     def tolerate(self, share: float = 0.1) -> None:
         """Say (printed) which requests failed; raise CourseError if it is more than ``share`` of them.
@@ -212,7 +219,7 @@ class CostEstimate:
     @property
     def cost(self) -> float | None:
         """Yuan, or None if the price is not known."""
-        return self.price and self.price.cost(self.prompt_tokens, self.completion_tokens)
+        return self.price.cost(self.prompt_tokens, self.completion_tokens) if self.price else None
 
     def __str__(self) -> str:
         source = f"（价格表日期 {self.price.date}）" if self.price and self.price.date else ""
@@ -282,13 +289,13 @@ class Engine:
         """Return the journal's key of a request."""
         return _key(self.provider, self.settings, request)
 
-    def answer(self, request: Query) -> dict | None:
+    def answer(self, request: Query) -> dict[str, Any] | None:
         """Return the stored answer of a request (``text``, ``seed``, tokens) with its key, or None."""
         key = self.key(request)
         answer = self.journal.get(key)
         return answer and answer | {"request": key}
 
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, Any]:
         """Return what of the settings shapes the answers: it belongs to a round's identity."""
         return {
             "provider": self.provider.name,
@@ -297,7 +304,7 @@ class Engine:
             "max_tokens": self.settings.max_tokens,
         }
 
-    def provenance(self, request: Query, answer: dict) -> dict:
+    def provenance(self, request: Query, answer: dict[str, Any]) -> dict[str, Any]:
         """Return the fields that tell where a row comes from."""
         return {
             "provider": self.provider.name,
@@ -310,11 +317,11 @@ class Engine:
 
     def run(
         self,
-        requests: Iterable[Query],
+        requests: Iterable[Asked],
         total: int,
         what: str,
         check: Callable[[str], object] = bool,
-        answered: Callable[[list[Query]], object] = bool,
+        answered: Callable[[list[Asked]], object] = bool,
     ) -> None:
         """Get an answer for every request into the journal; ``summary`` tells how it went.
 
@@ -333,7 +340,8 @@ class Engine:
             disable=not self.settings.progress,
         )
         with bar:
-            self._bar, self._check, self._answered = bar, check, answered
+            self._bar, self._check = bar, check
+            self._answered: Callable[[list[Any]], object] = answered
             self._stopping, self._stop = False, asyncio.Event()
             self._in_thread(iter(requests))
         self.summary.distrusted = len(self.journal.distrusted)
@@ -352,7 +360,7 @@ class Engine:
     async def _run(self, requests: Iterator[Query]) -> None:
         self._window = Window(self.settings.concurrency or self.provider.slots)
         self._draw = asyncio.Lock()
-        self._good: list[tuple[str, dict, Query]] = []  # answers that are not in the journal yet
+        self._good: list[tuple[str, dict[str, Any], Query]] = []  # answers that are not in the journal yet
         self._keeping = asyncio.create_task(self._keep())
         timeout = self.settings.timeout or self.provider.timeout
         client = connect(self.provider, timeout, self._window.most)
@@ -363,7 +371,8 @@ class Engine:
             work = asyncio.gather(*workers)
             stop = asyncio.create_task(self._stop.wait())
             try:
-                await asyncio.wait([work, stop], return_when=asyncio.FIRST_COMPLETED)
+                either: list[asyncio.Future[Any]] = [work, stop]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 # stopped early: answers under way are paid for, so they get a moment to arrive
                 self._stopping = True
@@ -378,7 +387,7 @@ class Engine:
                 await client.close()
             await asyncio.gather(self._keeping, work)  # of both, what went wrong is heard
 
-    async def _missing(self, requests: Iterator[Query]) -> AsyncIterator[tuple[str, Query]]:
+    async def _missing(self, requests: Iterator[Query]) -> AsyncGenerator[tuple[str, Query], None]:
         """Yield the requests that the journal does not answer, with their keys."""
         while batch := {self.key(request): request for request in islice(requests, _BATCH)}:
             known = await self._on_disk(self.journal.known, list(batch))
@@ -410,12 +419,13 @@ class Engine:
                     self._keeping.result()  # raises if the disk refused: that stops the run
                     self._keeping = asyncio.create_task(self._keep())
 
-    async def _ask(self, client: Client, request: Query) -> dict:
+    async def _ask(self, client: Client, request: Query) -> dict[str, Any]:
         """Return a good answer; raises Retryable when the tries are used up."""
         unusable = 0
         tokens = sum(_expected_tokens(request)) if self.settings.tpm else 0
         for attempt in range(1, self.settings.tries + 1):
-            seed, failure = request.seed + unusable, None
+            failure: Exception | None = None
+            seed = request.seed + unusable
             if not await self._window.enter():
                 raise _Stopped
             try:
@@ -453,8 +463,7 @@ class Engine:
         while True:
             await self._sleep_until(lambda: self._resume_at)
             pause = self._resume_at
-            moment = self._pace.reserve(tokens, time.monotonic())
-            await self._sleep_until(lambda moment=moment: moment)
+            await self._sleep_until(partial(float, self._pace.reserve(tokens, time.monotonic())))
             if self._resume_at == pause:  # else: a limit hit meanwhile, so this turn is void
                 return
 
@@ -490,12 +499,12 @@ class Engine:
             await self._on_disk(self._store, batch)
             self._show(len(batch))  # durable, so it counts
 
-    def _store(self, batch: list[tuple[str, dict, Query]]) -> None:
+    def _store(self, batch: list[tuple[str, dict[str, Any], Query]]) -> None:
         self.journal.add((key, answer) for key, answer, _ in batch)
         self.summary.answered += len(batch)
         self._answered([request for *_, request in batch])
 
-    def _on_disk(self, function: Callable, *arguments) -> asyncio.Future:
+    def _on_disk(self, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
         """Call a function in the one thread that reads and writes the journal during a run."""
         return asyncio.get_running_loop().run_in_executor(self._disk, function, *arguments)
 
@@ -512,7 +521,7 @@ class _Stopped(Exception):
     """The run is being stopped; this request was not sent."""
 
 
-def _body(provider: Provider, settings: Settings, request: Query, seed: int) -> dict:
+def _body(provider: Provider, settings: Settings, request: Query, seed: int) -> dict[str, Any]:
     """Return the body of a request, as it goes over the wire (but see ``_bound``)."""
     body = {
         "model": provider.model,
@@ -528,7 +537,7 @@ def _body(provider: Provider, settings: Settings, request: Query, seed: int) -> 
     return body
 
 
-def _bound(provider: Provider, settings: Settings, request: Query) -> dict:
+def _bound(provider: Provider, settings: Settings, request: Query) -> dict[str, Any]:
     """Return the field that keeps an answer from going on and on, unless the run has its own ``max_tokens``.
 
     It is not part of a request's key: an answer that was cut is not kept.

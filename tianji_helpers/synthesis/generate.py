@@ -10,6 +10,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tianji_helpers import paths, wishes
 from tianji_helpers.errors import CourseError
@@ -35,14 +36,16 @@ class _Round:
 
     label: str
     number: int
-    identity: dict
+    identity: dict[str, Any]
     asked: Callable[[], Iterable[Prompt]]
     known: Callable[[], Iterable[Prompt]]
     size: int
     unsuitable: int = 0
 
 
-def preview(provider: str = "offline", *, output_dir: str | Path = "", examples: int = 1, **work) -> Preview:
+def preview(
+    provider: str = "offline", *, output_dir: str | Path = "", examples: int = 1, **work: Any
+) -> Preview:
     """Show what ``synthesize`` would send and about what it costs, without sending or writing anything.
 
     work: as for ``synthesize``; no key is needed. examples: how many prompts to show.
@@ -65,7 +68,7 @@ def synthesize(
     requests: Iterable[str] | None = None,
     best_of: int = 1,
     rate: selection.Rate | None = None,
-    **options,
+    **options: Any,
 ) -> Summary:
     """Generate the wishes of all suitable pairs, and write one file a style and round.
 
@@ -79,7 +82,13 @@ def synthesize(
     Raises CourseError for bad parameters, a wrong key, model or address, a locked or damaged journal.
     Source: the synthesis step of the 送祝福 guide, whose script lost a whole round when it died.
     """
-    work = {"styles": styles, "rounds": rounds, "seed": seed, "limit": limit, "matrix": matrix}
+    work: dict[str, Any] = {
+        "styles": styles,
+        "rounds": rounds,
+        "seed": seed,
+        "limit": limit,
+        "matrix": matrix,
+    }
     work |= {"requests": requests, "best_of": best_of, "rate": rate}
     settings, matrix, planned, _ = _plan(provider, **work, **options)
     with started(settings, output_dir) as engine:
@@ -150,7 +159,7 @@ def _plan(
     requests: Iterable[str] | None = None,
     best_of: int = 1,
     rate: selection.Rate | None = None,
-    **options,
+    **options: Any,
 ) -> tuple[Settings, wishes.Matrix, list[_Round], int]:
     """Return what ``synthesize`` is asked for, checked; the rounds in the order in which they are asked."""
     settings = Settings(provider, **options)
@@ -160,9 +169,11 @@ def _plan(
     if requests is not None:
         texts = read_requests(matrix, requests)[: limit or None]
         identity = {"requests": sha256("\n".join(texts).encode()).hexdigest(), "seed": seed}
-        planned = []
+        planned: list[_Round] = []
         for number in numbers:
-            asked = partial(list, [prompts.build_asked(matrix, text, number, seed) for text in texts])
+            asked: Callable[[], Iterable[Prompt]] = partial(
+                list, [prompts.build_asked(matrix, text, number, seed) for text in texts]
+            )
             planned.append(_Round(_REQUESTS, number, identity | {"round": number}, asked, asked, len(texts)))
     else:
         styles = _chosen_styles(matrix, styles)
@@ -189,7 +200,7 @@ def read_requests(matrix: wishes.Matrix, lines: Iterable[str]) -> list[str]:
 
     Raises CourseError, naming the line, for one that cannot be asked, and if there is none.
     """
-    found = {}
+    found: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         if text := line.strip():
             try:
@@ -254,7 +265,9 @@ def _write_round(
         engine.summary.files.append(file)
 
 
-def _rows(engine: Engine, matrix: wishes.Matrix, chosen: Iterable[tuple[Prompt, dict]]) -> Iterator[dict]:
+def _rows(
+    engine: Engine, matrix: wishes.Matrix, chosen: Iterable[tuple[Prompt, dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
     for prompt, answer in chosen:
         yield {
             "system": matrix.system,

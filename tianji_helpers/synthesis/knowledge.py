@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tianji_helpers import records
 from tianji_helpers.errors import CourseError
@@ -50,7 +51,7 @@ class ChunkPrompt:
         return self.pairs * _PAIR_CHARS
 
     @property
-    def schema(self) -> dict:
+    def schema(self) -> dict[str, Any]:
         """The JSON schema of an answer."""
         fields = {
             name: {"type": "string", "minLength": 2, "maxLength": most} for name, most in _MOST_CHARS.items()
@@ -70,12 +71,12 @@ class ChunkPrompt:
         )
 
     @property
-    def messages(self) -> list[dict]:
+    def messages(self) -> list[dict[str, Any]]:
         """The chat messages."""
         return [{"role": "system", "content": _ASKER}, {"role": "user", "content": self.text}]
 
 
-def _only(fields: dict) -> dict:
+def _only(fields: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON schema of an object with these fields, all of them, and no others."""
     names = list(fields)
     return {"type": "object", "properties": fields, "required": names, "additionalProperties": False}
@@ -92,7 +93,7 @@ class KnowledgeSummary(Summary):
         return f"{super().__str__()}\n得到问答 {self.pairs} 对，弃用 {self.rejected} 对。"
 
 
-def parse(text: str) -> tuple[list[dict], list[dict]]:
+def parse(text: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the good pairs of a reply, and the rejected ones, each with its ``reason``.
 
     Raises ValueError if there is no good pair.
@@ -100,7 +101,8 @@ def parse(text: str) -> tuple[list[dict], list[dict]]:
     >>> parse('好的：```json\\n{"qa": [{"question": "几时？", "answer": "八月十五。"},]}```')[0]
     [{'question': '几时？', 'answer': '八月十五。'}]
     """
-    good, bad = [], []
+    good: list[dict[str, str]] = []
+    bad: list[dict[str, Any]] = []
     for item in _objects(text):
         reason = _fault(item)
         if reason:
@@ -114,7 +116,7 @@ def parse(text: str) -> tuple[list[dict], list[dict]]:
 
 
 def preview_knowledge(
-    folder: str | Path, provider: str = "offline", *, output_dir: str | Path = "", **work
+    folder: str | Path, provider: str = "offline", *, output_dir: str | Path = "", **work: Any
 ) -> tuple[CostEstimate, list[ChunkPrompt]]:
     """Return what ``synthesize_knowledge`` would send and cost, and its requests; nothing is sent."""
     settings, plan = _plan(folder, provider, **work)
@@ -131,7 +133,7 @@ def synthesize_knowledge(
     limit: int | None = None,
     size: int = 400,
     overlap: int = 80,
-    **options,
+    **options: Any,
 ) -> KnowledgeSummary:
     """Ask for questions and answers about all texts of a folder; write one file a round.
 
@@ -139,7 +141,14 @@ def synthesize_knowledge(
     overlap: of the chunks, in characters (see ``chunks``). limit: chunks, from the beginning; None or 0 is
     all. The rest, and the errors, as for ``synthesize``; and CourseError if there is no text.
     """
-    work = {"pairs": pairs, "rounds": rounds, "seed": seed, "limit": limit, "size": size, "overlap": overlap}
+    work: dict[str, Any] = {
+        "pairs": pairs,
+        "rounds": rounds,
+        "seed": seed,
+        "limit": limit,
+        "size": size,
+        "overlap": overlap,
+    }
     settings, plan = _plan(folder, provider, **work, **options)
     with started(settings, output_dir) as engine:
         engine.summary = summary = KnowledgeSummary(price=engine.summary.price)
@@ -191,7 +200,7 @@ def _plan(
     limit: int | None = None,
     size: int = 400,
     overlap: int = 80,
-    **options,
+    **options: Any,
 ) -> tuple[Settings, list[ChunkPrompt]]:
     settings = Settings(provider, **{"max_tokens": _MAX_TOKENS} | options)
     found = read_chunks(folder, size, overlap, limit)
@@ -206,9 +215,11 @@ def _plan(
     return settings, plan
 
 
-def _write_round(engine: Engine, asked: list[ChunkPrompt], identity: dict, files: list[Path]) -> None:
+def _write_round(
+    engine: Engine, asked: list[ChunkPrompt], identity: dict[str, Any], files: list[Path]
+) -> None:
     """Write the round's pairs and rejects; a question that was asked before is a reject."""
-    rejects: list[dict] = []
+    rejects: list[dict[str, Any]] = []
     folder = engine.folder / "qa"
     texts = {"pairs": asked[0].pairs, "sources": [records.sha256(file) for file in files]}
     file = round_store.write(
@@ -227,11 +238,15 @@ def _write_round(engine: Engine, asked: list[ChunkPrompt], identity: dict, files
         records.write_jsonl(beside, rejects)
     records.write_provenance(beside, stage="01_synthesis", parameters={}, counts={"rejects": len(rejects)})
     engine.summary.files.append(file)
-    engine.summary.rejected += len(rejects)
-    engine.summary.pairs += sum(1 for _ in records.iter_json_array(file))
+    summary = engine.summary
+    assert isinstance(summary, KnowledgeSummary)
+    summary.rejected += len(rejects)
+    summary.pairs += sum(1 for _ in records.iter_json_array(file))
 
 
-def _rows(engine: Engine, asked: list[ChunkPrompt], rejects: list[dict]) -> Iterator[dict]:
+def _rows(
+    engine: Engine, asked: list[ChunkPrompt], rejects: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     seen = set()
     for question in asked:
         answer = engine.answer(question)
@@ -260,7 +275,7 @@ def _rows(engine: Engine, asked: list[ChunkPrompt], rejects: list[dict]) -> Iter
         rejects.extend(place | item for item in bad)
 
 
-def _objects(text: str) -> Iterator[dict]:
+def _objects(text: str) -> Iterator[dict[str, Any]]:
     """Yield the innermost objects of a reply, as many as are whole."""
     text = re.sub(r",(\s*[}\]])", r"\1", text)  # a comma too many
     decoder, start = json.JSONDecoder(), 0
@@ -275,7 +290,7 @@ def _objects(text: str) -> Iterator[dict]:
         start = end
 
 
-def _fault(item: dict) -> str:
+def _fault(item: dict[str, Any]) -> str:
     """Return what is wrong with a pair, or an empty string."""
     for field, most in _MOST_CHARS.items():
         value = item.get(field)

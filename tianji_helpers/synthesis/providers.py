@@ -16,7 +16,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -55,7 +55,7 @@ class Provider:
     timeout: float = 60.0  # seconds for one request
     slots: int = 0  # answers that it is known to write at once; 0 is found out
     keeps_schemas: bool = False  # the server lets the model write nothing but JSON of a given schema
-    extra: dict = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict[str, Any])
     longest: int = 0
     socket: str = ""
 
@@ -155,7 +155,7 @@ class Refused(HidesSecrets):
 class Client(Protocol):
     """An open connection to a provider."""
 
-    async def ask(self, body: dict) -> Reply:
+    async def ask(self, body: dict[str, Any]) -> Reply:
         """Send one chat request (``model``, ``messages``, ``temperature`` ...) and return the reply.
 
         Raises Retryable, Refused, or CourseError if the whole run must stop.
@@ -202,7 +202,7 @@ class _OpenAIClient:
             ),
         )
 
-    async def ask(self, body: dict) -> Reply:
+    async def ask(self, body: dict[str, Any]) -> Reply:
         try:
             with anyio.fail_after(self._timeout):
                 text = await self._client.post(self._url, body=body, cast_to=str)
@@ -245,15 +245,16 @@ class _ZhipuClient:
         )
         self._limiter = anyio.CapacityLimiter(concurrency)
 
-    async def ask(self, body: dict) -> Reply:
-        abandoned = {"abandon_on_cancel": True, "limiter": self._limiter}
+    async def ask(self, body: dict[str, Any]) -> Reply:
         try:
             with anyio.fail_after(self._timeout):  # httpx has one for each read only
-                return await anyio.to_thread.run_sync(self._send, body, **abandoned)
+                return await anyio.to_thread.run_sync(
+                    self._send, body, abandon_on_cancel=True, limiter=self._limiter
+                )
         except TimeoutError:
             raise Retryable("超时没有回答", overload=True) from None
 
-    def _send(self, body: dict) -> Reply:
+    def _send(self, body: dict[str, Any]) -> Reply:
         try:
             # as ``chat.completions.create`` does, which would make a model of an answer of any shape
             text = self._client.post("/chat/completions", body=body, cast_type=str)
@@ -277,14 +278,14 @@ _PLAIN = {"Accept-Encoding": "identity"}
 class _Bounded(httpx.SyncByteStream, httpx2.AsyncByteStream):
     """A body that breaks off where it becomes too long, or takes too long."""
 
-    def __init__(self, stream, seconds: float):
+    def __init__(self, stream: Any, seconds: float):
         self._stream, self._left, self._until = stream, _MOST_BYTES, time.monotonic() + seconds
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[bytes]:
         for chunk in self._stream:
             yield self._counted(chunk)
 
-    async def __aiter__(self):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._stream:
             yield self._counted(chunk)
 
@@ -364,7 +365,7 @@ def _content(content: Any) -> str:
     return content
 
 
-def _object(value: Any) -> dict:
+def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
@@ -372,7 +373,7 @@ def _tokens(value: Any) -> int:
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else 0
 
 
-def _translate(provider: Provider, reached: bool, error: Exception) -> Exception:
+def _translate(provider: Provider, reached: bool, error: Any) -> Exception:
     """Say what a client's exception means. reached: the server has answered before."""
     if hasattr(error, "status_code"):
         return _explain(provider, error.status_code, error.response.text, error.response.headers)
@@ -425,7 +426,7 @@ def _explain(provider: Provider, status: int, text: str, headers: Mapping[str, s
     return Refused(answer)
 
 
-def _causes(error: BaseException | None):
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

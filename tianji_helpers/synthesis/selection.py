@@ -7,6 +7,7 @@ what was paid for can be looked at, and running again computes nothing twice.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tianji_helpers import faults, wishes
 from tianji_helpers.synthesis.client import Engine
@@ -25,7 +26,7 @@ def variants(prompt: Prompt, count: int) -> list[Prompt]:
 
 def choose(
     engine: Engine, matrix: wishes.Matrix, prompts: Iterable[Prompt], count: int, rate: Rate | None
-) -> Iterator[tuple[Prompt, dict]]:
+) -> Iterator[tuple[Prompt, dict[str, Any]]]:
     """Yield each prompt that has an answer with its best one, as ``Engine.answer`` returns it.
 
     count: how many answers a prompt was asked for; 1 chooses nothing, and needs no ``rate``.
@@ -35,20 +36,23 @@ def choose(
     if count == 1:
         yield from ((prompt, answer) for prompt, (answer,) in found)
         return
-    found = list(found)
+    asked = list(found)
     keys = [
         key_of("choice", prompt.round, {"among": [a["request"] for a in answers]})
-        for prompt, answers in found
+        for prompt, answers in asked
     ]
     new = [number for number, key in enumerate(keys) if engine.journal.get(key) is None]
     if new:
-        judged = _judge([(matrix.read(found[n][0].input), found[n][1]) for n in new], rate)
+        assert rate  # ``synthesize`` has seen to it
+        judged = _judge([(matrix.read(asked[n][0].input), asked[n][1]) for n in new], rate)
         engine.journal.add((keys[number], choice) for number, choice in zip(new, judged, strict=True))
-    for key, (prompt, answers) in zip(keys, found, strict=True):
-        yield prompt, answers[engine.journal.get(key)["best"]]
+    for key, (prompt, answers) in zip(keys, asked, strict=True):
+        choice = engine.journal.get(key)
+        assert choice  # it has just been stored
+        yield prompt, answers[choice["best"]]
 
 
-def _judge(groups: Sequence[tuple], rate: Rate) -> list[dict]:
+def _judge(groups: Sequence[tuple[Any, ...]], rate: Rate) -> list[dict[str, Any]]:
     """Return a choice for each (request, answers): the best one's place, and the reasons."""
     pairs = [(request.text, answer["text"]) for request, answers in groups for answer in answers]
     rated = iter(rate(pairs))
