@@ -10,7 +10,14 @@ from synthesis_teachers import RecordingTeacher
 from tianji_helpers import paths, records
 from tianji_helpers.dataset.merge import merge_rounds
 from tianji_helpers.errors import CourseError
-from tianji_helpers.synthesis import preview_knowledge, round_files, synthesize, synthesize_knowledge
+from tianji_helpers.synthesis import (
+    preview_knowledge,
+    providers,
+    recordings,
+    round_files,
+    synthesize,
+    synthesize_knowledge,
+)
 from tianji_helpers.synthesis.journal import Journal
 from tianji_helpers.synthesis.knowledge import parse
 
@@ -136,6 +143,36 @@ def test_a_reply_that_is_no_json_is_asked_for_again_under_another_seed(tmp_path)
         first, second = (body["seed"] for body in teacher.bodies[:2])
         assert second == first + 1
         assert rows_of(summary)[0]["seed"] == second
+
+
+@pytest.mark.parametrize("name", providers.PROVIDERS)
+def test_a_server_that_keeps_schemas_is_given_that_of_the_answer(tmp_path, teacher, monkeypatch, name):
+    for key_name in ("DEEPSEEK_API_KEY", "ZHIPUAI_API_KEY"):
+        monkeypatch.setenv(key_name, "sk-0123456789.secretsecret")
+    asked = {"provider": name, "model": recordings.LARGE, "base_url": teacher.base_url}
+    assert run(tmp_path, **asked, pairs=2, limit=1).answered == 1
+    synthesize(**asked, styles=["正常"], limit=1, output_dir=tmp_path, progress=False)
+    questions, wish = (body.get("response_format") for body in teacher.bodies)
+    assert wish is None, "a wish is no JSON"
+    if name != "embedded":
+        assert questions is None
+        return
+    pair = {
+        "type": "object",
+        "properties": {
+            "question": {"type": "string", "minLength": 2, "maxLength": 200},
+            "answer": {"type": "string", "minLength": 2, "maxLength": 2000},
+        },
+        "required": ["question", "answer"],
+        "additionalProperties": False,
+    }
+    schema = {
+        "type": "object",
+        "properties": {"qa": {"type": "array", "items": pair, "minItems": 2, "maxItems": 2}},
+        "required": ["qa"],
+        "additionalProperties": False,
+    }
+    assert questions == {"type": "json_schema", "json_schema": {"schema": schema}}
 
 
 def test_answers_of_another_shape_in_a_journal_do_not_stop_the_rest(tmp_path):
