@@ -62,6 +62,8 @@ def synthesize(style, requests, dry_run, **asking) -> int:
         plan = synthesis.preview(**options)
         print(f"{plan}\n不合适而跳过的组合 {plan.unsuitable} 对。第一条提示词：\n{plan.examples[0].text}")
         return 0
+    if asking["best_of"] > 1 and (plan := synthesis.preview(**options)).cost:
+        print(plan, flush=True)  # what is paid N times is seen first
     return _report(synthesis.synthesize(**options))
 
 

@@ -27,6 +27,21 @@ def test_best_of_keeps_what_the_embedded_model_finds_likelier(tmp_path, base_dir
     assert len(records.read_conversations(file)) == 6 and len(teacher.bodies) == 12
 
 
+def test_the_price_of_asking_several_times_is_shown_before_anything_is_sent(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "sk-0123456789.secretsecret")
+    command = [*WISHES, "--provider", "deepseek", "--concurrency", "1", "--output", str(tmp_path)]
+    shown = []  # when a request arrives
+    with RecordingTeacher() as teacher:
+        teacher.reply = lambda body: shown.append(capsys.readouterr().out) or (402, {}, {"error": {}})
+        command += ["--base-url", teacher.base_url]
+        assert cli.main([*command, "--best-of", "3", "--dry-run"]) == 0
+        estimate = "".join(capsys.readouterr().out.splitlines(keepends=True)[:2])
+        assert "要发 18 个请求" in estimate and "价格表日期 2026" in estimate
+        assert cli.main([*command, "--best-of", "3"]) == 1
+        assert cli.main(command) == 1  # once: as before, nothing
+    assert shown == [estimate, ""]
+
+
 @pytest.mark.parametrize("command", [WISHES, TEXTS])
 def test_a_failed_row_makes_the_exit_status_1(tmp_path, capsys, command):
     with RecordingTeacher() as teacher:
