@@ -16,7 +16,7 @@ import msgspec
 from tianji_helpers import paths, tables
 from tianji_helpers.errors import CourseError
 
-_FREE = ("local", "offline")  # providers that send no bill
+_FREE = ("embedded", "local", "offline")  # providers that send no bill
 _CHINESE = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]")
 _Yuan = Annotated[float, msgspec.Meta(ge=0, le=1e6)]
 
