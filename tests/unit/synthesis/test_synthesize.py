@@ -174,14 +174,15 @@ def test_the_small_teacher_is_stopped_where_it_goes_on_and_on(tmp_path, teacher,
     assert client._bound(known, client.Settings("embedded"), few) == {"max_tokens": 64}
 
 
-def test_each_slot_of_the_small_teacher_goes_through_neighbours(tmp_path, teacher, monkeypatch):
+def test_each_slot_of_the_small_teacher_goes_through_neighbours(tmp_path, monkeypatch):
     known = replace(providers.PROVIDERS["embedded"], model=recordings.LARGE)
     monkeypatch.setitem(providers.PROVIDERS, "embedded", known)
-    run(teacher, tmp_path, provider="embedded", styles=["正常"], limit=80, concurrency=2)
+    with RecordingTeacher(dirt_share=0.0, latency=0.05) as teacher:
+        run(teacher, tmp_path, provider="embedded", styles=["正常"], limit=80, concurrency=2)
     asked = [body["messages"][-1]["content"] for body in teacher.bodies]
     order = sorted(asked)
-    first, second = order.index(asked[0]), order.index(asked[1])
-    assert len(asked) == 80 and {first, second} == {0, 32}
+    # the second slot's stretch begins long before the first one's ends
+    assert len(asked) == 80 and asked.index(order[0]) < 20 > asked.index(order[32])
 
 
 def test_all_rows_come_right_through_thirty_percent_faults(tmp_path, monkeypatch):
