@@ -637,6 +637,7 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
     something in, and it is kept under another name, which is returned.
     """
     file, kept, is_ours = provenance_path(folder), None, False
+    sync(made)
     if folder.exists():
         is_ours = provenance(folder).get("files") == listing(folder)
         kept = set_aside(folder)
@@ -654,6 +655,14 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
         shutil.rmtree(kept, ignore_errors=True)  # the new one stands, whatever is left of this
         kept = None
     return kept
+
+
+def sync(made: Path) -> None:
+    """Have a file, or all files below a folder, on the disk: a name given then never stands for half."""
+    for file in (made, *made.rglob("*")):
+        if file.is_file() and not file.is_symlink():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
 
 
 @contextmanager

@@ -326,6 +326,24 @@ def test_a_folder_is_replaced_only_if_all_in_it_is_ours(tmp_path):
     assert (folder / "part" / "a.txt").read_text() == "six"
 
 
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    made, synced = tmp_path / "made", []
+    (made / "part").mkdir(parents=True)
+    files = [made / "a.bin", made / "part" / "b.bin"]
+    for file in files:
+        file.write_bytes(b"x")
+    (made / "link").symlink_to(tmp_path / "nowhere")
+
+    def sync(handle):
+        assert not (tmp_path / "result").exists()
+        synced.append(os.fstat(handle).st_ino)
+
+    expected = sorted(file.stat().st_ino for file in files)
+    monkeypatch.setattr(records.os, "fsync", sync)
+    records.replace_folder(made, tmp_path / "result")
+    assert sorted(synced) == expected and (tmp_path / "result" / "part" / "b.bin").is_file()
+
+
 def test_the_name_decides_whether_conversations_are_an_array_or_lines(tmp_path):
     turns = [
         {"system": "s", "input": "甲", "output": "乙", "history": [["a", "b"]]},

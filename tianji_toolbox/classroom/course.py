@@ -204,7 +204,6 @@ def _execute(
     lesson: Lesson, notebook: nbformat.NotebookNode, run: Path, output: Path | None, label: str
 ) -> None:
     """Execute a notebook into ``output``. Raises CourseError with what stopped it, in short."""
-    import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
@@ -218,17 +217,7 @@ def _execute(
             "\n前面的结果都留着；处理好之后，再运行一次 tianji course 就从这一课接着走。"
         )
     try:
-        papermill.execute_notebook(
-            notebook,
-            target,
-            parameters=lesson.given,
-            kernel_name=KERNEL,
-            progress_bar=bar,
-            cwd=paths.ROOT,
-            start_timeout=300,
-            iopub_timeout=IOPUB_TIMEOUT,
-            extra_arguments=KERNEL_ARGUMENTS,
-        )
+        execute(notebook, target, parameters=lesson.given, progress_bar=bar)
     except PapermillExecutionError as error:
         raise CourseError(f"{label}：停在代码格 [{error.exec_count}]。\n{reason(error)}{again}") from error
     except DeadKernelError as error:
@@ -236,6 +225,27 @@ def _execute(
             f"{label}：笔记本的内核被系统结束了，多半是内存不够"
             f"（现在{doctor.check_memory().message}）。关掉别的程序，或把训练量调小。{again}"
         ) from error
+
+
+def execute(
+    notebook: nbformat.NotebookNode, target: str | None = None, **options: Any
+) -> nbformat.NotebookNode:
+    """Execute a notebook from the top folder of the course, and return it with its outputs.
+
+    target, options: as papermill's ``execute_notebook`` takes them. Raises what it raises.
+    """
+    import papermill
+
+    return papermill.execute_notebook(
+        notebook,
+        target,
+        kernel_name=KERNEL,
+        cwd=paths.ROOT,
+        start_timeout=300,
+        iopub_timeout=IOPUB_TIMEOUT,
+        extra_arguments=KERNEL_ARGUMENTS,
+        **options,
+    )
 
 
 def reason(error) -> str:

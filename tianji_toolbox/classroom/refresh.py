@@ -16,11 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import nbformat
-from nbclient import NotebookClient
 
 from tianji_helpers import paths, records, threads
 from tianji_helpers.errors import CourseError
-from tianji_toolbox.classroom.course import IOPUB_TIMEOUT, KERNEL, KERNEL_ARGUMENTS, find_notebooks
+from tianji_toolbox.classroom import course
 
 SOLUTIONS = paths.NOTEBOOKS / "solutions"
 MARK = ".refresh"  # in the folder that the lessons work in; as old as what the last of them left
@@ -38,22 +37,11 @@ PASSING = (
 def refresh(file: Path) -> None:
     """Execute a notebook with its default parameters and write it back, without the noise.
 
-    Raises nbclient's CellExecutionError if a cell fails, CourseError if an output names this machine;
+    Raises papermill's PapermillExecutionError if a cell fails, CourseError if an output names this machine;
     the file stays as it was.
     """
-    notebook = nbformat.read(file, as_version=4)
-    NotebookClient(
-        notebook,
-        kernel_name=KERNEL,
-        timeout=None,
-        startup_timeout=300,
-        iopub_timeout=IOPUB_TIMEOUT,
-        raise_on_iopub_timeout=True,
-        extra_arguments=KERNEL_ARGUMENTS,
-        record_timing=False,
-        coalesce_streams=True,  # also resolves carriage returns
-        resources={"metadata": {"path": str(paths.ROOT)}},
-    ).execute()
+    # coalescing also resolves carriage returns
+    notebook = course.execute(course.read(file), progress_bar=False, coalesce_streams=True)
     for line in strip(notebook):
         print(f"    {file.name}：不保存 {line}")
     if traces := find_traces(notebook):
@@ -74,7 +62,7 @@ def strip(notebook: nbformat.NotebookNode) -> list[str]:
     dropped = []
     notebook.metadata = nbformat.from_dict(
         {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": KERNEL},
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": course.KERNEL},
             "language_info": {"name": "python"},
         }
     )
@@ -140,7 +128,7 @@ def main(names: list[str]) -> None:
     os.environ.update(threads.with_defaults(), TIANJI_OUTPUT_DIR=str(folder))
     if not names or "01" in names:
         empty(folder)
-    for file in (*find_notebooks(), *find_notebooks(SOLUTIONS)):
+    for file in (*course.find_notebooks(), *course.find_notebooks(SOLUTIONS)):
         if not names or file.stem[:2] in names:
             began, mark = time.monotonic(), folder / MARK
             ours = mark.is_file() and records.is_untouched(folder, mark)

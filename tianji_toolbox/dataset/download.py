@@ -119,7 +119,9 @@ def fetch(
         fetched = part / published.file
         rows = list(formats.iter_rows(fetched))  # whole, and JSON
         shape = formats.detect(rows[0][1], rows[0][0]) if rows else "空"
-        fetched.replace(target)
+        with records.writing(target):
+            records.sync(fetched)
+            fetched.replace(target)
         records.write_provenance(
             target,
             stage=STAGE,

@@ -106,6 +106,7 @@ def write(model_dir: str | Path, platform: str, folder: str | Path) -> Path:
         _copy_package(part)
         _write_settings(part, platform, entry)
         part.chmod(0o755)
+        records.sync(part)
         if folder.exists():
             folder.rmdir()
         part.rename(folder)

@@ -6,7 +6,6 @@ is named by what is in the folder: when that changes, a new file takes its place
 
 import glob
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -68,8 +67,7 @@ def gguf_file(model: inspection.ModelFolder, report: Callable[[str], None] = pri
     stored = model.config.get("dtype") or model.config.get("torch_dtype")
     with records.scratch(target) as part:
         export.convert(model.path, part / name, _EXACT.get(stored, "bf16"), part)
-        with (part / name).open("rb") as made:
-            os.fsync(made.fileno())
+        records.sync(part / name)
         (part / name).replace(target)
     with records.writing(target):
         for old in target.parent.glob(f"{glob.escape(model.path.name)}.{'[0-9a-f]' * _DIGITS}.gguf"):

@@ -2,8 +2,8 @@
 
 import nbformat
 import pytest
-from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
+from papermill.exceptions import PapermillExecutionError
 
 from tianji_helpers import paths, records
 from tianji_helpers.errors import CourseError
@@ -75,7 +75,7 @@ def test_standard_error_of_a_compared_cell_stays_to_be_seen(file):
 def test_a_failing_notebook_stays_as_it_was(file):
     path = file(new_code_cell("1 / 0"))
     before = path.read_bytes()
-    with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
+    with pytest.raises(PapermillExecutionError, match="ZeroDivisionError"):
         refresh.refresh(path)
     assert path.read_bytes() == before
 
