@@ -41,6 +41,19 @@ def base_dir():
 
 
 @pytest.fixture
+def synced(monkeypatch):
+    """Whether all files of a folder, or a file, were put on the disk in this test."""
+    seen, sync = set(), os.fsync
+
+    def watch(handle):
+        seen.add(os.fstat(handle).st_ino)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    return lambda made: {path.stat().st_ino for path in (made, *made.rglob("*"))} <= seen
+
+
+@pytest.fixture
 def homeless(monkeypatch):
     """A user without HOME and without an entry in the list of users: a container's bare number."""
 

@@ -637,20 +637,21 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
     something in, and it is kept under another name, which is returned.
     """
     file, kept, is_ours = provenance_path(folder), None, False
-    sync(made)
-    if folder.exists():
-        is_ours = provenance(folder).get("files") == listing(folder)
-        kept = set_aside(folder)
-    try:
-        made.rename(folder)
-        if provenance_path(made).is_file():
-            provenance_path(made).replace(file)
-    except OSError:  # all as it was
+    with writing(folder):
+        sync(made)
         if folder.exists():
-            folder.rename(made)
-        if kept:
-            kept.rename(folder)
-        raise
+            is_ours = provenance(folder).get("files") == listing(folder)
+            kept = set_aside(folder)
+        try:
+            made.rename(folder)
+            if provenance_path(made).is_file():
+                provenance_path(made).replace(file)
+        except OSError:  # all as it was
+            if folder.exists():
+                folder.rename(made)
+            if kept:
+                kept.rename(folder)
+            raise
     if kept and is_ours:
         shutil.rmtree(kept, ignore_errors=True)  # the new one stands, whatever is left of this
         kept = None
@@ -658,11 +659,17 @@ def replace_folder(made: Path, folder: Path) -> Path | None:
 
 
 def sync(made: Path) -> None:
-    """Have a file, or all files below a folder, on the disk: a name given then never stands for half."""
-    for file in (made, *made.rglob("*")):
-        if file.is_file() and not file.is_symlink():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+    """Have a file, or a folder with all below it, on the disk: a name given then never stands for half.
+
+    Links are not followed. Raises OSError.
+    """
+    for path in (made, *made.rglob("*")):
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 @contextmanager

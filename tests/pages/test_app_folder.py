@@ -110,9 +110,10 @@ def test_to_try_it_opens_it_to_this_machine_only(model_dir, packages, tmp_path, 
             process.kill()
 
 
-def test_each_platform_finds_its_settings(model_dir, tmp_path):
+def test_each_platform_finds_its_settings(model_dir, tmp_path, synced):
     folders = {name: app_folder.write(model_dir, name, tmp_path / name) for name in app_folder.PLATFORMS}
     for folder in folders.values():
+        assert synced(folder)
         server = toml.loads((folder / ".streamlit" / "config.toml").read_text())["server"]
         assert (server["address"], server["port"], server["headless"]) == ("0.0.0.0", 7860, True)
         assert {"streamlit", "torch", "transformers"} <= {

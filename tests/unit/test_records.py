@@ -332,13 +332,14 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     files = [made / "a.bin", made / "part" / "b.bin"]
     for file in files:
         file.write_bytes(b"x")
-    (made / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "elsewhere").write_bytes(b"x")
+    (made / "link").symlink_to(tmp_path / "elsewhere")
 
     def sync(handle):
         assert not (tmp_path / "result").exists()
         synced.append(os.fstat(handle).st_ino)
 
-    expected = sorted(file.stat().st_ino for file in files)
+    expected = sorted(path.stat().st_ino for path in (made, made / "part", *files))
     monkeypatch.setattr(records.os, "fsync", sync)
     records.replace_folder(made, tmp_path / "result")
     assert sorted(synced) == expected and (tmp_path / "result" / "part" / "b.bin").is_file()

@@ -5,7 +5,6 @@ place in a prompt, and ``encode`` a whole batch of chats, for ``inference.answer
 ``inference.stream``.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,10 +146,8 @@ def finish(
     ``launch.merge``.
     """
     target, converted = paths.resolve(target), paths.resolve(converted)
-    made = launch.merge(model_dir, converted / "llm_adapter", target, device=device)
-    for name, source in {"projector": converted / "projector", "tower": paths.resolve(tower_dir)}.items():
-        shutil.rmtree(made / name, ignore_errors=True)
-        shutil.copytree(source, made / name)
+    eyes = {"projector": converted / "projector", "tower": paths.resolve(tower_dir)}
+    made = launch.merge(model_dir, converted / "llm_adapter", target, device=device, eyes=eyes)
     about = {**models.recorded(model_dir), **models.recorded(converted), **models.recorded(made)}
     about["sees"] = True
     records.write_provenance(made, stage="07_see_wish", parameters=about)

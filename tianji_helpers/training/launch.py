@@ -289,14 +289,16 @@ def merge(
     device: str = "cpu",
     dtype: str = "",
     max_shard_size: str = "2GB",
+    eyes: Mapping[str, Path] | None = None,
 ) -> Path:
     """Merge an adapter into the unquantized base model and return the new model's folder.
 
     device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16`` or ``float32``; empty means that of the base
     model, and ``float32`` for one in half precision. max_shard_size: of one safetensors file. The folder
     appears only when it is complete; what the adapter's provenance says goes with it. A base that sees keeps
-    its eyes, with the projector that was trained beside the adapter, if one was. Raises CourseError for
-    folders that don't fit, a quantized base, too little disk, or a target that holds something else.
+    its eyes, with the projector that was trained beside the adapter, if one was; eyes: the folders that it
+    gets instead, by their names in it. Raises CourseError for folders that don't fit, a quantized base, too
+    little disk, or a target that holds something else.
     """
     merged_dir = paths.resolve(merged_dir)
     base = inspection.inspect_model(model_dir)
@@ -313,7 +315,7 @@ def merge(
     dtype = dtype if dtype in ("bfloat16", "float32") else "float32"
     options = ["--safe-serialization", "--device", device, "--max-shard-size", max_shard_size]
     inspection.check_architecture(base)
-    eyes = _eyes(base.path, adapter.path)
+    eyes = _eyes(base.path, adapter.path) if eyes is None else eyes
 
     with new_folder(
         merged_dir,

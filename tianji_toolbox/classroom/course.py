@@ -125,7 +125,7 @@ def read(file: Path) -> nbformat.NotebookNode:
         return nbformat.read(file, as_version=4)
     except _UNREADABLE as error:
         raise CourseError(
-            f"读不了笔记本 {file}：{error}。课程的可用 git checkout -- {file.name} 恢复。"
+            f"读不了笔记本 {file}：{error}。课程的可用 git checkout -- {paths.told(file)} 恢复。"
         ) from error
 
 
@@ -207,8 +207,6 @@ def _execute(
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    # papermill fills {names} into paths
-    target = None if output is None else str(output).replace("{", "{{").replace("}", "}}")
     bar = {"desc": label, "leave": False} if sys.stderr.isatty() else False
     again = ""
     if output:
@@ -217,7 +215,7 @@ def _execute(
             "\n前面的结果都留着；处理好之后，再运行一次 tianji course 就从这一课接着走。"
         )
     try:
-        execute(notebook, target, parameters=lesson.given, progress_bar=bar)
+        execute(notebook, output, parameters=lesson.given, progress_bar=bar)
     except PapermillExecutionError as error:
         raise CourseError(f"{label}：停在代码格 [{error.exec_count}]。\n{reason(error)}{again}") from error
     except DeadKernelError as error:
@@ -228,15 +226,18 @@ def _execute(
 
 
 def execute(
-    notebook: nbformat.NotebookNode, target: str | None = None, **options: Any
+    notebook: nbformat.NotebookNode, output: Path | None = None, **options: Any
 ) -> nbformat.NotebookNode:
-    """Execute a notebook from the top folder of the course, and return it with its outputs.
+    """Execute a copy of a notebook from the top folder of the course, and return the copy.
 
-    target, options: as papermill's ``execute_notebook`` takes them. Raises what it raises.
+    output: where it is also written, after every cell. options: as papermill's ``execute_notebook`` takes
+    them. Raises what that raises, and CourseError for a cell that ends the notebook by itself.
     """
     import papermill
 
-    return papermill.execute_notebook(
+    # papermill fills {names} into paths
+    target = None if output is None else str(output).replace("{", "{{").replace("}", "}}")
+    done = papermill.execute_notebook(
         notebook,
         target,
         kernel_name=KERNEL,
@@ -246,6 +247,9 @@ def execute(
         extra_arguments=KERNEL_ARGUMENTS,
         **options,
     )
+    if done.metadata.papermill.exception:  # to papermill, sys.exit() is no error
+        raise CourseError("有一格用 sys.exit() 结束了笔记本，后面的都没有运行。请删掉它，再运行一次。")
+    return done
 
 
 def reason(error) -> str:

@@ -80,6 +80,15 @@ def test_a_failing_notebook_stays_as_it_was(file):
     assert path.read_bytes() == before
 
 
+def test_a_notebook_that_ends_itself_stays_as_it_was(file):
+    leave = new_code_cell("import sys\nsys.exit()", metadata={"tags": ["nbval-ignore-output"]})
+    path = file(leave, new_code_cell("print(1)"))
+    before = path.read_bytes()
+    with pytest.raises(CourseError, match=r"sys\.exit"):
+        refresh.refresh(path)
+    assert path.read_bytes() == before
+
+
 def test_two_refreshes_store_the_same_bytes(file):
     times = (
         "import time\nprint(f'训练用时 {time.monotonic():.3f} 分钟，损失 1.284')\n"
@@ -118,7 +127,7 @@ def test_only_the_named_notebooks_are_refreshed(file, monkeypatch, capsys):
     path = file(new_code_cell("print(1)"))
     other = path.with_name("02_toy.ipynb")
     other.write_bytes(path.read_bytes())
-    monkeypatch.setattr(refresh, "find_notebooks", lambda folder=None: [] if folder else [path, other])
+    monkeypatch.setattr(refresh.course, "find_notebooks", lambda folder=None: [] if folder else [path, other])
     refresh.main(["02"])
     assert "02_toy.ipynb" in capsys.readouterr().out
     assert nbformat.read(other, as_version=4).cells[0].outputs
