@@ -28,6 +28,23 @@ def read_turns(path: str | Path) -> list[dict]:
     return [{"system": "", **turn} for turn in formats.read_turns(path)]
 
 
+def pick(turns: Sequence[dict], rows: int = 0) -> list[dict]:
+    """Return the turns to examine a model on: each request once, at most ``rows`` (0: all), evenly spread.
+
+    A teacher may have answered a request twice; asked twice, a model only says the same again.
+    """
+    asked: dict[str, dict] = {}
+    for turn in turns:
+        asked.setdefault(repr(chat(turn)), turn)
+    return evenly(list(asked.values()), rows or len(asked))
+
+
+def evenly(items: Sequence, count: int) -> list:
+    """Return ``count`` of the items, evenly spread; all where there are fewer."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
 def encode(tokenizer, turn: dict, prompt_template: str, max_length: int = 2048) -> dict:
     """Return ``input_ids`` and ``labels`` of one turn, made by the very functions that train on it.
 

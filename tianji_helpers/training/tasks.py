@@ -138,8 +138,7 @@ def _words(output_dir: str | Path) -> dict:
     asked = [dict.fromkeys(turn["input"] for turn in turns if "history" not in turn) for turns in parts]
     questions = list(asked[0]) if len(asked[0]) >= _SAMPLED else [*asked[0], *asked[1]]
     questions = questions or [parts[1][0]["history"][0][0]]
-    count = min(_SAMPLED, len(questions))
-    sampled = [questions[index * len(questions) // count] for index in range(count)]
+    sampled = evaluation.evenly(questions, _SAMPLED)
     return {"system": systems.most_common(1)[0][0], "evaluation_inputs": sampled}
 
 

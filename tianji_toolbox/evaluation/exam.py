@@ -5,13 +5,14 @@ the task's test rows, and a fixed set of everyday questions that no task trains 
 and how sure one can be of it, is said in ``training.figures``; here it is put side by side.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from tianji_helpers import paths, plots, records
+from tianji_helpers import paths, plots, records, wishes
 from tianji_helpers.dataset import self_cognition
 from tianji_helpers.errors import CourseError
 from tianji_helpers.synthesis import Settings
@@ -34,10 +35,11 @@ def examine(
 ) -> dict:
     """Examine the training of a run's task, and write ``evaluation.json`` and ``evaluation.png`` beside it.
 
-    rows: of the test file, evenly spread; 0 is all. judge: whom to ask for an opinion (costs money).
-    seed: of the intervals. Returns what is in the file: ``before`` and ``after``, each figure as
-    ``{"value", "low", "high"}`` (bounds are None where there is no interval), ``change`` (paired),
-    ``answers`` and perhaps ``judge``.
+    rows: of the test file, each request once, evenly spread; 0 is all. judge: whom to ask for an opinion
+    (costs money). seed: of the intervals. Returns what is in the file: ``before`` and ``after``, each figure
+    as ``{"value", "low", "high"}`` (bounds are None where there is no interval), ``change`` (paired),
+    ``answers``, of wishes ``styles`` (of each, how many requests and the share without a hard fault), and
+    perhaps ``judge``.
     Raises CourseError if the task was not trained, or its rows are missing.
     """
     folder = paths.stage_dir("05", output_dir, make=False) / task
@@ -47,9 +49,7 @@ def examine(
     if not (made := models.recorded(adapter)):
         raise CourseError(f"{paths.told(adapter)} 旁边没有出处文件，不知道它的基座模型。请重新运行第 5 课。")
     base = models.find(made["base_model"])
-    turns = evaluation.read_turns(tasks.test_file(task, output_dir))
-    count = min(rows, len(turns)) if rows else len(turns)
-    turns = [turns[index * len(turns) // count] for index in range(count)]
+    turns = evaluation.pick(evaluation.read_turns(tasks.test_file(task, output_dir)), rows)
     general = [{"system": "", **turn} for turn in self_cognition.load_general()[1]]
     trained = {turn["output"].strip() for turn in evaluation.read_turns(tasks.train_file(task, output_dir))}
 
@@ -78,6 +78,8 @@ def examine(
     result["change"] = {
         name: figures.interval((found["after"][name], found["before"][name]), rng) for name in found["after"]
     }
+    if kind == "wishes":
+        result["styles"] = _by_style(requests, rows)
     both = zip(rows["before"], rows["after"], strict=True)
     result["answers"] = [
         {"request": old["request"], "before": old["answer"], "after": new["answer"]}
@@ -90,6 +92,16 @@ def examine(
     records.write_json(folder / FILE, result)
     draw(result).savefig((folder / FILE).with_suffix(".png"))
     return result
+
+
+def _by_style(requests: list[str], rows: dict[str, list[dict]]) -> dict:
+    rng = np.random.default_rng()  # not used: shares have Wilson's interval
+    styles = [wishes.load().read(request).style for request in requests]
+    found: dict[str, dict] = {style: {"rows": styles.count(style)} for style in dict.fromkeys(styles)}
+    for style, when in itertools.product(found, rows):
+        mine = (not row["faults"] for row, its in zip(rows[when], styles, strict=True) if its == style)
+        found[style][when] = figures.interval(figures.shares(mine), rng)
+    return found
 
 
 def _persona(task: str, output_dir: str | Path) -> Callable[[str], bool] | None:
@@ -122,6 +134,9 @@ def table(result: dict) -> str:
         old, new, change = (result[part][name] for part in ("before", "after", "change"))
         shown = f"{figures.show(name, old):>22} → {figures.show(name, new):<22}"
         lines.append(f"{figures.TITLES[name]:　<8}{shown}{_tendency(name, change)}")
+    for style, found in result.get("styles", {}).items():
+        old, new = (figures.show("faultless", found[when]) for when in ("before", "after"))
+        lines.append(f"没有硬伤，{style}风格（{found['rows']} 条）：{old} → {new}")
     lines.append("方括号里是 95% 区间；多样性没有区间。· 是每种硬伤占多少回答。")
     lines.append(
         "质量（0 到 1）是没有硬伤的回答的平均分：编辑会原样留下的在 2/3 以上，要改的在 1/3 以上，其余不要；"

@@ -51,10 +51,19 @@ def run(taught, tmp_path, monkeypatch):
 
 
 def test_what_was_learned_is_found_and_what_was_not_too(run, capsys):
-    folder = run(["祝姐姐生日"] * 6 + ["祝奶奶春节"] * 2, trained=("祝姐姐生日", SAID))
+    sisters = [
+        "祝姐姐生日",
+        "祝姐姐生日快乐",
+        "祝姐姐，生日",
+        "祝我姐姐生日",
+        "姐姐生日",
+        "祝姐姐生日,严肃风格",
+    ]
+    folder = run([*sisters, *sisters, "祝奶奶春节", "祝爷爷春节"], trained=("祝姐姐生日", SAID))
     assert cli.main(["evaluate", str(folder)]) == 0
     shown = capsys.readouterr().out
     result = json.loads((folder / "05_training" / "wishes" / exam.FILE).read_text())
+    assert result["rows"] == 8, "each request once"
     assert result["before"]["faultless"]["value"] == 0 and result["after"]["faultless"]["value"] == 0.75
     assert result["after"]["faultless"]["low"] < 0.75 < result["after"]["faultless"]["high"]
     assert result["before"]["fault_no_wish"]["value"] == 1 and result["after"]["fault_no_wish"]["value"] == 0
@@ -69,6 +78,8 @@ def test_what_was_learned_is_found_and_what_was_not_too(run, capsys):
     assert not first["faults"] and "wrong_scene" in last["faults"]
     lines = {line.split("　")[0].split(" ")[0]: line for line in shown.splitlines()}
     assert lines["没有硬伤"].endswith("变好") and "75%" in lines["没有硬伤"] and "— →" in lines["质量"]
+    assert result["styles"]["正常"]["rows"] == 7 and result["styles"]["严肃"]["after"]["value"] == 1
+    assert "没有硬伤，正常风格（7 条）：0% [0%, 35%] → 71% [36%, 92%]" in shown
     assert lines["串味"].endswith("变差")
     assert lines["照抄训练数据"].endswith("变差")
     assert (folder / "05_training" / "wishes" / "evaluation.png").stat().st_size > 10_000

@@ -33,6 +33,16 @@ def test_chat_template_gives_the_ids_of_training(folder, template, request):
     assert example["input_ids"] == tokenizer.apply_chat_template(whole)
 
 
+def test_each_request_is_examined_once():
+    turns = [{"system": "", "input": str(number // 2), "output": str(number)} for number in range(20)]
+    later = {**turns[0], "history": [["早", "早"]]}  # the same words, somewhere else in a chat
+    assert evaluation.pick([*turns, later]) == [*turns[::2], later]
+    assert (
+        evaluation.pick(turns, 3) == [turns[0], turns[6], turns[12]]
+        and evaluation.pick(turns, 99) == turns[::2]
+    )
+
+
 def test_loss_looks_at_the_answer_and_its_end_only(tokenizer):
     example = evaluation.encode(tokenizer, TURN, "internlm2_chat")
     seen = [label for label in example["labels"] if label != -100]
