@@ -79,7 +79,7 @@ def examine(
         name: figures.interval((found["after"][name], found["before"][name]), rng) for name in found["after"]
     }
     if kind == "wishes":
-        result["styles"] = _by_style(requests, rows)
+        result["styles"] = _by_style(requests, rows, rng)
     both = zip(rows["before"], rows["after"], strict=True)
     result["answers"] = [
         {"request": old["request"], "before": old["answer"], "after": new["answer"]}
@@ -94,8 +94,7 @@ def examine(
     return result
 
 
-def _by_style(requests: list[str], rows: dict[str, list[dict]]) -> dict:
-    rng = np.random.default_rng()  # not used: shares have Wilson's interval
+def _by_style(requests: list[str], rows: dict[str, list[dict]], rng: np.random.Generator) -> dict:
     styles = [wishes.load().read(request).style for request in requests]
     found: dict[str, dict] = {style: {"rows": styles.count(style)} for style in dict.fromkeys(styles)}
     for style, when in itertools.product(found, rows):
