@@ -31,7 +31,8 @@ def read_turns(path: str | Path) -> list[dict]:
 def pick(turns: Sequence[dict], rows: int = 0) -> list[dict]:
     """Return the turns to examine a model on: each request once, at most ``rows`` (0: all), evenly spread.
 
-    A teacher may have answered a request twice; asked twice, a model only says the same again.
+    A teacher may have answered a request twice; asked twice, a model only says the same again. The first of
+    the teacher's answers is the expected one.
     """
     asked: dict[str, dict] = {}
     for turn in turns:

@@ -296,9 +296,9 @@ def merge(
     device: ``cpu``, ``cuda`` or ``auto``. dtype: ``bfloat16`` or ``float32``; empty means that of the base
     model, and ``float32`` for one in half precision. max_shard_size: of one safetensors file. The folder
     appears only when it is complete; what the adapter's provenance says goes with it. A base that sees keeps
-    its eyes, with the projector that was trained beside the adapter, if one was; eyes: the folders that it
-    gets instead, by their names in it. Raises CourseError for folders that don't fit, a quantized base, too
-    little disk, or a target that holds something else.
+    its eyes, with the projector that was trained beside the adapter, if one was; eyes: the folders that the
+    model gets instead, ``projector`` and ``tower``, or none. Raises CourseError for folders that don't fit, a
+    quantized base, too little disk, or a target that holds something else.
     """
     merged_dir = paths.resolve(merged_dir)
     base = inspection.inspect_model(model_dir)
@@ -316,6 +316,12 @@ def merge(
     options = ["--safe-serialization", "--device", device, "--max-shard-size", max_shard_size]
     inspection.check_architecture(base)
     eyes = _eyes(base.path, adapter.path) if eyes is None else eyes
+    for folder in eyes.values():
+        if not (folder / "config.json").is_file():
+            raise CourseError(
+                f"{paths.told(folder)} 里没有 config.json，合并出来的模型就看不见了。请重新做第 7 课；"
+                "基座会看图而不要它看，就先把基座里的 projector 移走。"
+            )
 
     with new_folder(
         merged_dir,
@@ -343,13 +349,7 @@ def _eyes(base: Path, adapter: Path) -> dict[str, Path]:
         return {}
     beside = adapter.with_name("projector")  # as the conversion leaves it
     learnt = adapter.name == "llm_adapter" and beside.is_dir()
-    eyes = {"projector": beside if learnt else base / "projector", "tower": base / "tower"}
-    if lacking := [name for name, folder in eyes.items() if not (folder / "config.json").is_file()]:
-        raise CourseError(
-            f"{paths.told(base)} 会看图，可是它的 {lacking[0]} 里没有 config.json，合并出来的模型就看不见了。"
-            "请重新做第 7 课；不要它看图，就先把里面的 projector 移走。"
-        )
-    return eyes
+    return {"projector": beside if learnt else base / "projector", "tower": base / "tower"}
 
 
 @contextmanager

@@ -216,6 +216,8 @@ def _execute(
         )
     try:
         execute(notebook, output, parameters=lesson.given, progress_bar=bar)
+    except CourseError as error:
+        raise CourseError(f"{label}：{error}{again}") from None
     except PapermillExecutionError as error:
         raise CourseError(f"{label}：停在代码格 [{error.exec_count}]。\n{reason(error)}{again}") from error
     except DeadKernelError as error:
@@ -248,7 +250,7 @@ def execute(
         **options,
     )
     if done.metadata.papermill.exception:  # to papermill, sys.exit() is no error
-        raise CourseError("有一格用 sys.exit() 结束了笔记本，后面的都没有运行。请删掉它，再运行一次。")
+        raise CourseError("有一格用 sys.exit() 结束了笔记本，后面的都没有运行。请删掉它。")
     return done
 
 

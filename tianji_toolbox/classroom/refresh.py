@@ -37,7 +37,7 @@ PASSING = (
 def refresh(file: Path) -> None:
     """Execute a notebook with its default parameters and write it back, without the noise.
 
-    Raises papermill's PapermillExecutionError if a cell fails, CourseError if an output names this machine;
+    Raises as ``course.execute`` if a cell fails, CourseError if an output names this machine;
     the file stays as it was.
     """
     # coalescing also resolves carriage returns

@@ -86,7 +86,7 @@ def export(model_dir, output_dir, format, quantize, check) -> None:
     if check:
         from tianji_helpers.training import evaluation
 
-        requests = [turn["input"] for turn in evaluation.read_turns(check)]
+        requests = list(dict.fromkeys(turn["input"] for turn in evaluation.read_turns(check)))
         print(export.compare(exported.gguf, model_dir, requests))
 
 

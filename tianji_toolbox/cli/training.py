@@ -143,7 +143,7 @@ def merge_adapter(model_dir, adapter_dir, merged_dir, **how) -> None:
 @arg.command(
     arg.RUN_DIR,
     arg.choice("--task", ("wishes", "self_cognition", "ruozhiba", "own"), "考哪个任务", "wishes"),
-    arg.whole("--rows", "考几条，均匀地抽（默认全部）", 0),
+    arg.whole("--rows", "考几条，均匀地抽，同一个请求只考一次（默认全部）", 0),
     arg.DEVICE,
     arg.SEED,
     arg.word("--judge", "P", "再请一个大模型盲评：deepseek、zhipu 或 local（要花钱）", ""),

@@ -5,7 +5,6 @@ the task's test rows, and a fixed set of everyday questions that no task trains 
 and how sure one can be of it, is said in ``training.figures``; here it is put side by side.
 """
 
-import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +37,7 @@ def examine(
     rows: of the test file, each request once, evenly spread; 0 is all. judge: whom to ask for an opinion
     (costs money). seed: of the intervals. Returns what is in the file: ``before`` and ``after``, each figure
     as ``{"value", "low", "high"}`` (bounds are None where there is no interval), ``change`` (paired),
-    ``answers``, of wishes ``styles`` (of each, how many requests and the share without a hard fault), and
+    ``answers``, of wishes ``styles`` (of each the share without a hard fault), and
     perhaps ``judge``.
     Raises CourseError if the task was not trained, or its rows are missing.
     """
@@ -79,7 +78,7 @@ def examine(
         name: figures.interval((found["after"][name], found["before"][name]), rng) for name in found["after"]
     }
     if kind == "wishes":
-        result["styles"] = _by_style(requests, rows, rng)
+        result["styles"] = _by_style(requests, [found[when]["faultless"] for when in raw], rng)
     both = zip(rows["before"], rows["after"], strict=True)
     result["answers"] = [
         {"request": old["request"], "before": old["answer"], "after": new["answer"]}
@@ -94,13 +93,19 @@ def examine(
     return result
 
 
-def _by_style(requests: list[str], rows: dict[str, list[dict]], rng: np.random.Generator) -> dict:
-    styles = [wishes.load().read(request).style for request in requests]
-    found: dict[str, dict] = {style: {"rows": styles.count(style)} for style in dict.fromkeys(styles)}
-    for style, when in itertools.product(found, rows):
-        mine = (not row["faults"] for row, its in zip(rows[when], styles, strict=True) if its == style)
-        found[style][when] = figures.interval(figures.shares(mine), rng)
-    return found
+def _by_style(requests: list[str], faultless: list[np.ndarray], rng: np.random.Generator) -> dict:
+    """Return of each style the share of ``faultless`` answers, before and after, with the change."""
+    styles, before, after = np.array([wishes.load().read(request).style for request in requests]), *faultless
+    return {
+        style: {
+            "rows": int((mine := styles == style).sum()),
+            "before": figures.interval(before[mine], rng),
+            "after": figures.interval(after[mine], rng),
+            "change": figures.interval((after[mine], before[mine]), rng),
+        }
+        for style in dict.fromkeys(styles.tolist())
+        if style in wishes.load().styles
+    }
 
 
 def _persona(task: str, output_dir: str | Path) -> Callable[[str], bool] | None:
@@ -135,7 +140,8 @@ def table(result: dict) -> str:
         lines.append(f"{figures.TITLES[name]:　<8}{shown}{_tendency(name, change)}")
     for style, found in result.get("styles", {}).items():
         old, new = (figures.show("faultless", found[when]) for when in ("before", "after"))
-        lines.append(f"没有硬伤，{style}风格（{found['rows']} 条）：{old} → {new}")
+        tendency = _tendency("faultless", found["change"])
+        lines.append(f"没有硬伤，{style}风格（{found['rows']} 条）：{old} → {new}  {tendency}")
     lines.append("方括号里是 95% 区间；多样性没有区间。· 是每种硬伤占多少回答。")
     lines.append(
         "质量（0 到 1）是没有硬伤的回答的平均分：编辑会原样留下的在 2/3 以上，要改的在 1/3 以上，其余不要；"

@@ -302,9 +302,13 @@ def test_a_model_that_sees_is_merged_with_its_eyes(adapter_dir, tiny_dir, tmp_pa
     records.write_json(learnt.with_name("projector") / "config.json", {"of": "second stage"})
     again = launch.merge(base, learnt, tmp_path / "again")
     assert records.read_json(again / "projector" / "config.json") == {"of": "second stage"}
+    given = {"projector": learnt.with_name("projector"), "tower": base / "tower"}
+    other = launch.merge(base, adapter_dir, tmp_path / "other", eyes=given)
+    assert records.read_json(other / "projector" / "config.json") == {"of": "second stage"}
     shutil.rmtree(base / "tower")
-    with pytest.raises(CourseError, match=r"会看图.*tower 里没有 config\.json"):
-        launch.merge(base, adapter_dir, tmp_path / "blind")
+    for name, eyes in {"blind": None, "given": given}.items():
+        with pytest.raises(CourseError, match=r"tower 里没有 config\.json，合并出来的模型就看不见了"):
+            launch.merge(base, adapter_dir, tmp_path / name, eyes=eyes)
 
 
 @pytest.mark.parametrize("marker", ["config.json", ""])
