@@ -1,7 +1,9 @@
 """Data contracts and files: bytes as promised, never half a file, errors that name the place."""
 
+import errno
 import json
 import os
+import stat
 from unittest import mock
 
 import pytest
@@ -343,6 +345,22 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(records.os, "fsync", sync)
     records.replace_folder(made, tmp_path / "result")
     assert sorted(synced) == expected and (tmp_path / "result" / "part" / "b.bin").is_file()
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.EIO])
+def test_a_disk_that_cannot_sync_folders_takes_them_all_the_same(tmp_path, monkeypatch, error):
+    def sync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(error, os.strerror(error))
+
+    (tmp_path / "made").mkdir()
+    monkeypatch.setattr(records.os, "fsync", sync)
+    if error == errno.EIO:
+        with pytest.raises(CourseError, match=r"写不了 .*result：Input/output error"):
+            records.replace_folder(tmp_path / "made", tmp_path / "result")
+    else:
+        records.replace_folder(tmp_path / "made", tmp_path / "result")
+    assert (tmp_path / "result").exists() == (error == errno.EINVAL)
 
 
 def test_the_name_decides_whether_conversations_are_an_array_or_lines(tmp_path):

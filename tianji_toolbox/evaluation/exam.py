@@ -37,8 +37,7 @@ def examine(
     rows: of the test file, each request once, evenly spread; 0 is all. judge: whom to ask for an opinion
     (costs money). seed: of the intervals. Returns what is in the file: ``before`` and ``after``, each figure
     as ``{"value", "low", "high"}`` (bounds are None where there is no interval), ``change`` (paired),
-    ``answers``, of wishes ``styles`` (of each the share without a hard fault), and
-    perhaps ``judge``.
+    ``answers``, of wishes ``styles`` (of each the share without a hard fault), and perhaps ``judge``.
     Raises CourseError if the task was not trained, or its rows are missing.
     """
     folder = paths.stage_dir("05", output_dir, make=False) / task
